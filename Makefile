@@ -1,0 +1,50 @@
+# Each target sets up what it needs in .venv first; see `make help`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# a sourced ROS workspace must not shadow the pinned packages
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs model constraints clean environment
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: environment ## run the demo model on the demo world; video and scenes go to out/demo
+	$(BIN)/lfm-perception run demo --out out/demo
+
+test: lint ## lint, type check and all tests
+	$(BIN)/python -m pytest
+
+lint: environment ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: environment ## put the code into the common format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: environment ## write the files that are made from the settings
+	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
+	$(BIN)/python -m lfm_perception.settings markdown > docs/settings.md
+
+model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	$(BIN)/python -m lfm_perception.demo.train --out build/demo_model
+	$(BIN)/python -m lfm_perception.demo.release --checkpoint build/demo_model/checkpoint.pt
+
+constraints: environment ## pin the newest versions of all dependencies
+	$(BIN)/python -m pip install --quiet uv
+	printf 'cmake\nninja\npip\nscikit-build-core\n' | $(BIN)/uv pip compile --quiet --universal \
+	  --python-version 3.10 --extra test --no-annotate --custom-compile-command "make constraints" \
+	  setup.cfg - --output-file constraints.txt --upgrade
+
+clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)
+	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+environment:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed ($(PYTHON)): install it, or name it with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) tools/environment.py

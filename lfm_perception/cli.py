@@ -1,0 +1,357 @@
+"""The command line.
+
+Exit codes: 0 done; 1 the input or the model cannot be used; 2 wrong usage; 130 ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+import lfm_perception
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import Settings
+
+if TYPE_CHECKING:
+    from lfm_perception.evaluation.demo import TrialReport
+
+DEMO_SECONDS = 10.0
+"""Length of a demo run unless the user says otherwise; the demo world itself never ends."""
+
+REPORTED_PACKAGES = ("llama-cpp-python", "numpy", "opencv-python-headless", "av", "filterpy", "rosbags")
+
+app = typer.Typer(
+    help="A vision-language model finds, names, describes and follows what a camera sees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; `arguments` are the process's own unless given."""
+    try:
+        app(arguments, prog_name="lfm-perception")
+    except PerceptionError as error:
+        print(f"lfm-perception: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lfm-perception {lfm_perception.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A vision-language model finds, names, describes and follows what a camera sees."""
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`demo`, a video, an image, a folder or pattern of images, the number of a camera, "
+            "or a rosbag2 (folder, .mcap or .db3)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="What to look for, separated by commas: `person,red box`.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="End after so many frames of the source.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.001, help="End after so many seconds of the source.")
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The model looks at every n-th frame; tracks fill the gaps. By default it looks about "
+            "5 times per second of a film, and at every image of a folder.",
+        ),
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic, for a bag that has several.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=1000.0, help="Images per second of a folder, 10 by default.")
+    ] = None,
+    bag: Annotated[bool, typer.Option("--bag", help="Also write the results as a rosbag2 (mcap).")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the demo world and of the model's draws.")] = 0,
+) -> None:
+    """Look at a recording or a camera, and write down what is there.
+
+    The folder then holds `scenes.jsonl` (one JSON object for each frame the model looked at, described by
+    scene.schema.json in the package), `overlay.mp4` and `overlay.png` (what was seen, drawn over the
+    pictures), `summary.json` (rates, latencies, tokens, counts, settings) and with `--bag` a rosbag2. They
+    appear together at the end, also after Ctrl-C or when the source breaks off in the middle: then they hold
+    everything until there.
+    """
+    # Here, because it takes a second that `--help` should not.
+    from lfm_perception.media.report import Report, table
+    from lfm_perception.media.run import Limits, record
+    from lfm_perception.media.sinks import open_recording
+    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.perception import open_perception
+
+    chosen = _chosen_settings(settings, set_ or [], labels, seed)
+    _check_apart(source, out)
+    if source == DEMO and frames is None and seconds is None:
+        seconds = DEMO_SECONDS
+    limits = Limits(frames, seconds)
+    badge = Path(chosen.model.path).stem if chosen.model.path else "demo model"
+    broken: PerceptionError | None = None
+    with (
+        _stop_signals() as stop,
+        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        open_recording(out, opened.rate, bag=bag) as recording,
+        _progress() as progress,
+    ):
+        task = progress.add_task("loading the model", total=limits.total(opened))
+        with open_perception(chosen) as perception:
+            progress.reset(task, description="looking")
+            report = Report()
+
+            def advance() -> bool:
+                progress.advance(task)
+                return not stop.number
+
+            try:
+                if not stop.number:
+                    record(
+                        opened, perception, recording, report,
+                        every=every or opened.every, limits=limits, badge=badge, advance=advance,
+                    )  # fmt: skip
+            except PerceptionError as error:
+                broken = error
+        if not report.scenes:
+            if stop.number:
+                raise typer.Exit(128 + stop.number)
+            raise broken or PerceptionError(f"{opened.name} holds no frames")
+        summary = {
+            "source": opened.name,
+            "ended": str(broken) if broken else "interrupted" if stop.number else "complete",
+            "every": every or opened.every,
+            **report.summary(),
+            "model": _about_model(chosen),
+            "settings": chosen.values(),
+            "versions": _versions(),
+        }
+        recording.finish(summary)
+    Console().print(table(summary))
+    print(f"results in {out}")
+    if broken:
+        raise PerceptionError(f"{broken}; what came before is in {out}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
+evaluate = typer.Typer(help="Measure how good a model is.", no_args_is_help=True)
+app.add_typer(evaluate, name="eval")
+
+
+@evaluate.callback()
+def _eval_options() -> None:
+    """Measure how good a model is."""
+
+
+@evaluate.command("demo")
+def eval_demo(
+    scenes: Annotated[int, typer.Option(min=1, help="Fresh scenes in each trial.")] = 200,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Only this trial, `easy` or `caption` for example. Repeatable.")
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write all measures here.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+) -> None:
+    """Ask the model about fresh scenes of the demo world, in many ways, and compare with the truth.
+
+    Trials: easy and hard scenes, other frame sizes, some of the labels, a label that is not there, other
+    words, the other dialect, captions. `right` is the share of answers without a false box; for captions,
+    of those that are wholly true. Boxes count as found at an overlap (IoU) of 0.5.
+    """
+    from lfm_perception.evaluation.demo import TRIALS, as_json, judge, run_trial
+    from lfm_perception.vlm.llama import LlamaVlm
+
+    names = [each.name for each in TRIALS]
+    for name in trial or []:
+        if name not in names:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(names)}", param_hint="--trial")
+    if json_ and not json_.parent.is_dir():
+        raise PerceptionError(f"{json_} cannot be written: there is no folder {json_.parent}")
+    chosen = _chosen_settings(settings, set_ or [], None, 0)
+    wanted = [each for each in TRIALS if not trial or each.name in trial]
+    reports = []
+    with LlamaVlm(chosen) as vlm, _progress() as progress:
+        task = progress.add_task("", total=scenes * len(wanted))
+        for each in wanted:
+            progress.update(task, description=each.name)
+            asked = []
+            for result in run_trial(vlm, each, scenes, seed):
+                asked.append(result)
+                progress.advance(task)
+            reports.append(judge(each, asked))
+    Console().print(_trial_table(reports))
+    if json_:
+        measures = {
+            "model": _about_model(chosen),
+            "versions": _versions(),
+            "settings": chosen.values(),
+            "trials": {report.name: as_json(report) for report in reports},
+        }
+        json_.write_text(json.dumps(measures, indent=2) + "\n")
+        print(f"all measures in {json_}")
+
+
+def _trial_table(reports: Sequence[TrialReport]) -> Table:
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), caption="encode, prefill, decode: median ms"
+    )
+    table.add_column("trial", style="bold", no_wrap=True)
+    heads = ("prec", "recall", "F1", "IoU", "count", "right", "encode", "prefill", "decode")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for report in reports:
+        d, usage = report.detection, report.usage
+        measures = (d.at_50.precision, d.at_50.recall, d.at_50.f1, d.mean_iou, d.count_exact) if d else ()
+        table.add_row(
+            report.name,
+            *(f"{measure:.3f}" for measure in measures),
+            *([""] * (5 - len(measures))),
+            f"{report.right:.3f}",
+            *(f"{1000 * stage:.0f}" for stage in (usage.encode_s, usage.prefill_s, usage.decode_s)),
+        )
+    return table
+
+
+def _chosen_settings(file: Path | None, changes: Sequence[str], labels: str | None, seed: int) -> Settings:
+    """The settings of the file, changed by the options."""
+    values: dict[str, object] = {"sampling.seed": seed} if seed else {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(
+                f"the value of {change!r} is not valid YAML", param_hint="--set"
+            ) from error
+    if labels is not None:
+        values["detect.labels"] = [label.strip() for label in labels.split(",") if label.strip()]
+    return (Settings.load(file) if file else Settings()).with_values(values)
+
+
+def _check_apart(source: str, out: Path) -> None:
+    """Refuse results that would replace the source, or be read as part of it the next time."""
+    from lfm_perception.media.sinks import RESULTS
+
+    read, written = Path(source).resolve(), out.resolve()
+    results = {written / name for name in RESULTS}
+    if read == written or results & {read, *read.parents}:
+        raise PerceptionError(
+            f"the results would mix with the source {source}: choose a folder other than {out}"
+        )
+
+
+def _about_model(settings: Settings) -> dict[str, Any]:
+    from lfm_perception.vlm.llama import model_files
+
+    files = {}
+    for role, path in zip(("model", "mmproj"), model_files(settings), strict=True):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        files[role] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"demo": not settings.model.path, **files}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"lfm_perception": lfm_perception.__version__, "python": platform.python_version()}
+    for package in REPORTED_PACKAGES:
+        with suppress(PackageNotFoundError):  # a robot may have OpenCV by another name
+            versions[package] = version(package)
+    return versions
+
+
+class _Stop:
+    """Remembers the first Ctrl-C or SIGTERM, for the run to end after the frame; a second ends it at once."""
+
+    number = 0
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0.0:.1f} frames/s")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,179 @@
+"""How well a model knows the demo world: fresh scenes, asked in many ways, judged against the truth."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lfm_perception.demo.questions import HELD_OUT
+from lfm_perception.demo.world import EASY, HARD, LABELS, Difficulty, Snapshot, TrueObject, describe, still
+from lfm_perception.evaluation.detection import DetectionReport, evaluate, tally
+from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.scene import Answer, Detection, Usage
+from lfm_perception.vlm import FramePlan, Vlm
+from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, Prompt, Question, ask, detect
+
+ANSWER_TOKENS = 400
+CAPTION_TOKENS = 64
+SAME_EDGE = 0.02
+"""Objects whose left edges lie closer than this (image widths) may be named in either order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One way of testing. `scenes` names the scenes: trials with the same name see the same ones."""
+
+    name: str
+    question: Callable[[random.Random, Snapshot], Question]
+    scenes: str = "easy"
+    difficulty: Difficulty = EASY
+    width: int = 256
+    height: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """`detection` is None for captions. `right`: share of captions that are wholly true, or of answers
+    without a false box. `usage`: medians over the scenes.
+    """
+
+    name: str
+    scenes: int
+    detection: DetectionReport | None
+    right: float
+    usage: Usage
+
+
+def _everything(_: random.Random, __: Snapshot) -> Question:
+    return detect(BBOX, LABELS)
+
+
+def _other_dialect(_: random.Random, __: Snapshot) -> Question:
+    return detect(BBOX_2D, LABELS)
+
+
+def _subset(rng: random.Random, _: Snapshot) -> Question:
+    return detect(BBOX, rng.sample(LABELS, rng.randint(1, len(LABELS) - 1)))
+
+
+def _absent(rng: random.Random, snapshot: Snapshot) -> Question:
+    missing = sorted(set(LABELS) - {thing.label for thing in snapshot.objects})
+    return detect(BBOX, [rng.choice(missing or ["dog"])])
+
+
+def _reworded(rng: random.Random, _: Snapshot) -> Question:
+    return detect(replace(BBOX, user=rng.choice(HELD_OUT[BBOX.name])), LABELS)
+
+
+def _other_reworded(rng: random.Random, _: Snapshot) -> Question:
+    return detect(replace(BBOX_2D, user=rng.choice(HELD_OUT[BBOX_2D.name])), LABELS)
+
+
+def _caption(_: random.Random, __: Snapshot) -> Question:
+    return ask(CAPTION)
+
+
+def _caption_reworded(rng: random.Random, _: Snapshot) -> Question:
+    return ask(Prompt(rng.choice(HELD_OUT["caption"])))
+
+
+TRIALS = (
+    Trial("easy", _everything),
+    Trial("hard", _everything, "hard", HARD),
+    Trial("384x288", _everything, "384x288", width=384, height=288),
+    Trial("512x384", _everything, "512x384", width=512, height=384),
+    Trial("subset", _subset),
+    Trial("absent label", _absent),
+    Trial("reworded", _reworded),
+    Trial("bbox_2d", _other_dialect),
+    Trial("bbox_2d reworded", _other_reworded),
+    Trial("caption", _caption),
+    Trial("caption reworded", _caption_reworded),
+)
+
+
+def run_trial(
+    vlm: Vlm, trial: Trial, scenes: int, seed: int = 0
+) -> Iterator[tuple[Question, Snapshot, Answer]]:
+    """Ask about `scenes` fresh scenes, one at a time."""
+    image = plan_image(trial.width, trial.height, ImageLimits())
+    for index in range(scenes):
+        snapshot = still(
+            random.Random(f"evaluation {seed} {trial.scenes} {index}"),
+            trial.width,
+            trial.height,
+            trial.difficulty,
+        )
+        question = trial.question(random.Random(f"{seed} {trial.name} {index}"), snapshot)
+        limit = ANSWER_TOKENS if question.dialect else CAPTION_TOKENS
+        yield question, snapshot, vlm.describe(snapshot.frame, question, FramePlan(image, limit))
+
+
+def judge(trial: Trial, asked: Sequence[tuple[Question, Snapshot, Answer]]) -> TrialReport:
+    """Compare the answers of a trial with the truth."""
+    usage = _median([answer.usage for _, _, answer in asked])
+    if asked[0][0].dialect is None:
+        right = [caption_is_true(answer.text, snapshot.objects) for _, snapshot, answer in asked]
+        return TrialReport(trial.name, len(asked), None, statistics.mean(right), usage)
+    pairs: list[tuple[Sequence[Detection], Sequence[TrueObject]]] = [
+        (answer.detections, [thing for thing in snapshot.objects if thing.label in question.labels])
+        for question, snapshot, answer in asked
+    ]
+    report = evaluate(pairs)
+    clean = [tally(detections, truth).false == 0 for detections, truth in pairs]
+    return TrialReport(trial.name, len(asked), report, statistics.mean(clean), usage)
+
+
+def caption_is_true(text: str, objects: Sequence[TrueObject]) -> bool:
+    """Whether a caption names exactly these objects, from left to right."""
+    remaining = sorted(objects, key=lambda thing: thing.box.x1)
+    named = [word for word in text.replace(",", " ").replace(".", " ").split() if word in LABELS]
+    if text.strip() != describe(named):
+        return False
+    for label in named:
+        fitting = next((thing for thing in remaining if thing.label == label), None)
+        if fitting is None or fitting.box.x1 > remaining[0].box.x1 + SAME_EDGE:
+            return False
+        remaining.remove(fitting)
+    return not remaining
+
+
+def as_json(report: TrialReport) -> dict[str, Any]:
+    """A trial's measures, ready for `json.dumps`."""
+    shown: dict[str, Any] = {"scenes": report.scenes, "right": report.right, "usage": asdict(report.usage)}
+    if report.detection:
+        d = report.detection
+        shown |= {
+            "precision": d.at_50.precision,
+            "recall": d.at_50.recall,
+            "f1": d.at_50.f1,
+            "f1_at_75": d.at_75.f1,
+            "mean_iou": d.mean_iou,
+            "count_exact": d.count_exact,
+            "by_label": {
+                label: {"precision": t.precision, "recall": t.recall, "f1": t.f1, **asdict(t)}
+                for label, t in d.by_label.items()
+            },
+            "reliability": [asdict(score_bin) for score_bin in d.reliability],
+            "calibration_error": d.calibration_error,
+            "auroc": d.auroc,
+        }
+    return shown
+
+
+def _median(usages: Sequence[Usage]) -> Usage:
+    def of(name: str) -> float:
+        return float(statistics.median(getattr(usage, name) for usage in usages))
+
+    return Usage(
+        image_tokens=round(of("image_tokens")),
+        text_tokens=round(of("text_tokens")),
+        answer_tokens=round(of("answer_tokens")),
+        encode_s=of("encode_s"),
+        prefill_s=of("prefill_s"),
+        decode_s=of("decode_s"),
+        decode_calls=round(of("decode_calls")),
+    )

@@ -1,0 +1,236 @@
+"""Drawing: what was seen, over the picture it was seen in, with a strip of words below.
+
+Thick coloured boxes are tracks (one colour per id, an arrow for where the centre will be half a second
+later); thin white ones are detections that are no track yet. OpenCV 5's own font has the scripts of
+all the languages the model speaks.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lfm_perception.geometry import Box, iou_matrix, stack
+from lfm_perception.scene import Detection, Frame, Image, Scene, Track, Usage, Velocity
+
+Colour = tuple[int, int, int]
+
+SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
+"""The longer side of the picture is brought between these, pixels: small frames stay legible."""
+
+NARROWEST = 480
+"""Width of the strip of words below a picture narrower than this, pixels."""
+
+ARROW_S = 0.5
+SAME_OBJECT = 0.5
+"""A detection that overlaps a track this much is not drawn beside it."""
+
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+STRIP: Colour = (24, 26, 31)
+QUIET: Colour = (165, 172, 184)
+BADGE: Colour = (255, 196, 61)
+
+REGULAR, BOLD = 400, 600
+"""Weights of the font."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one drawing shows: a frame, the tracks at its stamp, and the latest scene the model saw.
+
+    `seconds` counts from the start of the recording; `look_s` is the time the model took for the scene.
+    """
+
+    frame: Frame
+    seconds: float
+    tracks: Sequence[Track]
+    scene: Scene | None
+    look_s: float
+
+    @property
+    def since_look_s(self) -> float | None:
+        """Seconds since the frame of the scene; None before the first."""
+        return None if self.scene is None else (self.frame.stamp_ns - self.scene.stamp_ns) / 1e9
+
+
+class Overlay:
+    """Draws views of one recording, all to the same size, which the first frame's size decides.
+
+    `badge` is a note shown on every picture, such as the kind of model. Frames of another shape are
+    fitted in with black borders.
+    """
+
+    def __init__(self, width: int, height: int, badge: str = "") -> None:
+        longest = max(width, height)
+        scale = min(max(longest, SHORTEST_SIDE), LONGEST_SIDE) / longest
+        self._picture = _even(width * scale), _even(height * scale)
+        self.width = max(self._picture[0], NARROWEST)
+        self._size = round(10 + self.width / 128)
+        self._line = round(self._size * 1.5)
+        self.height = _even(self._picture[1] + 3 * self._line + self._size)
+        self._badge = badge
+        self._font = cv2.FontFace("sans")
+
+    def draw(self, view: View) -> Image:
+        """The picture, RGB, shape (self.height, self.width, 3)."""
+        canvas = np.zeros((self.height, self.width, 3), np.uint8)
+        canvas[self._picture[1] :] = STRIP
+        place = self._fitted(view.frame)
+        method = cv2.INTER_AREA if place.width < view.frame.width else cv2.INTER_CUBIC
+        resized = cv2.resize(view.frame.image, (place.width, place.height), interpolation=method)
+        canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
+        marks = [_mark(track) for track in view.tracks]
+        if view.scene is not None and view.since_look_s == 0.0:
+            marks += [_mark(detection) for detection in _untracked(view.scene.detections, view.tracks)]
+        for mark in marks:
+            self._draw_outline(canvas, place, mark)
+        for mark in marks:
+            self._draw_name(canvas, place, mark)
+        self._draw_words(canvas, view)
+        return canvas
+
+    def _fitted(self, frame: Frame) -> _Place:
+        scale = min(self._picture[0] / frame.width, self._picture[1] / frame.height)
+        wide, tall = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+        return _Place((self.width - wide) // 2, (self._picture[1] - tall) // 2, wide, tall)
+
+    def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
+        x1, y1, x2, y2 = place.pixels(mark.box)
+        corner, opposite = (round(x1), round(y1)), (round(x2), round(y2))
+        cv2.rectangle(canvas, corner, opposite, mark.colour, mark.thickness, cv2.LINE_AA)
+        dx, dy = mark.velocity.x * ARROW_S * place.width, mark.velocity.y * ARROW_S * place.height
+        length = math.hypot(dx, dy)
+        if length >= self._size / 2:
+            x, y = (x1 + x2) / 2, (y1 + y2) / 2
+            start, end = (round(x), round(y)), (round(x + dx), round(y + dy))
+            for thickness, ink in ((4, BLACK), (2, mark.colour)):
+                cv2.arrowedLine(canvas, start, end, ink, thickness, cv2.LINE_AA, 0, min(0.5, 8 / length))
+
+    def _draw_name(self, canvas: Image, place: _Place, mark: _Mark) -> None:
+        x, y = (round(side) for side in place.pixels(mark.box)[:2])
+        chip_wide, chip_tall = self._text_width(mark.text, BOLD) + self._size // 2, round(self._size * 1.3)
+        x = min(max(x - 1, 0), max(self.width - chip_wide, 0))
+        y = y - chip_tall if y >= chip_tall else y
+        cv2.rectangle(canvas, (x, y), (x + chip_wide, y + chip_tall), mark.colour, cv2.FILLED)
+        baseline = y + round(self._size * 0.98)
+        self._write(canvas, mark.text, x + self._size // 4, baseline, _ink(mark.colour), BOLD)
+
+    def _draw_words(self, canvas: Image, view: View) -> None:
+        margin = self._size // 2
+        baseline = self._picture[1] + self._line
+        caption = view.scene.caption if view.scene and view.scene.caption else ""
+        for line in self._wrapped(caption, self.width - 2 * margin, 2):
+            self._write(canvas, line, margin, baseline, WHITE)
+            baseline += self._line
+        room = self.width - 2 * margin
+        baseline = self._picture[1] + 3 * self._line
+        if self._badge:
+            wide = self._text_width(self._badge) + 2 * margin
+            corner = self.width - margin - wide, baseline - self._size
+            cv2.rectangle(canvas, corner, (corner[0] + wide, baseline + margin), BADGE, cv2.FILLED)
+            self._write(canvas, self._badge, corner[0] + margin, baseline, BLACK)
+            room -= wide + margin
+        facts = _facts(view)
+        while len(facts) > 1 and self._text_width("  |  ".join(facts)) > room:
+            facts.pop()
+        self._write(canvas, "  |  ".join(facts), margin, baseline, QUIET)
+
+    def _wrapped(self, text: str, room: int, lines: int) -> list[str]:
+        """The text in at most `lines` lines that fit, with an ellipsis where it goes on."""
+        words = text.split()
+        # Chinese and Japanese put no spaces between words: any of their characters may end a line.
+        gap, parts = (" ", words) if len(words) > 1 else ("", list(text.strip()))
+        wrapped = [""]
+        for part in parts:
+            longer = wrapped[-1] + gap + part if wrapped[-1] else part
+            if not wrapped[-1] or self._text_width(longer) <= room:
+                wrapped[-1] = longer
+            elif len(wrapped) < lines:
+                wrapped.append(part)
+            else:
+                wrapped[-1] += "…"
+                break
+        return wrapped
+
+    def _text_width(self, text: str, weight: int = REGULAR) -> int:
+        _, _, wide, _ = cv2.getTextSize((0, 0), text, (0, 0), self._font, self._size, weight)
+        return int(wide)
+
+    def _write(
+        self, canvas: Image, text: str, x: int, baseline: int, colour: Colour, weight: int = REGULAR
+    ) -> None:
+        cv2.putText(canvas, text, (x, baseline), colour, self._font, self._size, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the frame lies on the canvas, pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def pixels(self, box: Box) -> list[float]:
+        """The corners of a normalized box on the canvas, `xyxy`."""
+        x1, y1, x2, y2 = box.in_pixels(self.width, self.height).tolist()
+        return [self.left + x1, self.top + y1, self.left + x2, self.top + y2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """One box to draw, with its words and the arrow of its velocity."""
+
+    box: Box
+    text: str
+    colour: Colour
+    thickness: int
+    velocity: Velocity
+
+
+def _mark(item: Track | Detection) -> _Mark:
+    if isinstance(item, Track):
+        text = f"{item.label} #{item.track_id} {item.score:.0%}"
+        return _Mark(item.box, text, _colour(item.track_id), 2, item.velocity)
+    return _Mark(item.box, f"{item.label} {item.score:.0%}", WHITE, 1, Velocity(0.0, 0.0))
+
+
+def _facts(view: View) -> list[str]:
+    """The line of facts, the most telling first."""
+    facts = [f"{view.seconds:.2f} s"]
+    if view.scene is None or view.since_look_s is None:
+        return facts
+    facts.append("seen by the model" if view.since_look_s == 0.0 else f"predicted {view.since_look_s:+.2f} s")
+    usage, caption = view.scene.usage, view.scene.caption_usage or Usage()
+    facts.append(f"{view.look_s * 1e3:.0f} ms")
+    facts.append(f"{usage.image_tokens} + {usage.answer_tokens + caption.answer_tokens} tokens")
+    facts.append(f"{len(view.tracks)} objects" if len(view.tracks) != 1 else "1 object")
+    return facts
+
+
+def _untracked(detections: Sequence[Detection], tracks: Sequence[Track]) -> list[Detection]:
+    overlap = iou_matrix(stack(d.box for d in detections), stack(t.box for t in tracks))
+    return [d for d, row in zip(detections, overlap, strict=True) if not (row >= SAME_OBJECT).any()]
+
+
+def _colour(track_id: int) -> Colour:
+    """A bright colour; the golden ratio keeps those of neighbouring ids far apart."""
+    red, green, blue = colorsys.hsv_to_rgb(track_id * 0.618034 % 1.0, 0.7, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _ink(colour: Colour) -> Colour:
+    """Black or white, whichever reads better on the colour."""
+    red, green, blue = colour
+    return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else WHITE
+
+
+def _even(length: float) -> int:
+    """Rounded to the even number of pixels that video needs, at least 2."""
+    return max(2, 2 * round(length / 2))

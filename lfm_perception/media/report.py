@@ -1,0 +1,121 @@
+"""What a run came to: rates, latencies, tokens and counts, as `summary.json` and as a table."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from lfm_perception.scene import Scene, Usage
+
+PERCENTILES = (50, 90, 99)
+
+
+class Report:
+    """Gathers the figures of one run. The clock runs from construction to `summary`."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.scenes = 0
+        self._started = time.perf_counter()
+        self._first_ns = self._last_ns = 0
+        self._times: dict[str, list[float]] = {}
+        self._tokens: dict[str, list[int]] = {}
+        self._detections: Counter[str] = Counter()
+        self._track_labels: dict[int, str] = {}
+        self._rejects: Counter[str] = Counter()
+        self._truncated = 0
+        self._captions = 0
+
+    def add_frame(self, stamp_ns: int) -> None:
+        """A frame was taken from the source."""
+        self._first_ns = stamp_ns if not self.frames else self._first_ns
+        self._last_ns = stamp_ns
+        self.frames += 1
+
+    def add_scene(self, scene: Scene, look_s: float) -> None:
+        """The model looked at a frame, which took `look_s` seconds from image to tracks."""
+        self.scenes += 1
+        self._times.setdefault("look", []).append(look_s)
+        self._add_usage("detect", scene.usage)
+        if scene.caption_usage is not None:
+            self._captions += 1
+            self._add_usage("caption", scene.caption_usage)
+        self._detections.update(detection.label for detection in scene.detections)
+        self._track_labels.update({track.track_id: track.label for track in scene.tracks})
+        self._rejects.update(scene.rejects)
+        self._truncated += scene.truncated
+
+    def _add_usage(self, question: str, usage: Usage) -> None:
+        seconds = {"encode": usage.encode_s, "prefill": usage.prefill_s, "decode": usage.decode_s}
+        for stage, value in seconds.items():
+            self._times.setdefault(f"{question}.{stage}", []).append(value)
+        counts = {"image": usage.image_tokens, "text": usage.text_tokens, "answer": usage.answer_tokens}
+        for part, count in counts.items():
+            self._tokens.setdefault(f"{question}.{part}", []).append(count)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, ready for `json.dumps`. Times are milliseconds, rates per second of the run."""
+        wall_s = time.perf_counter() - self._started
+        return {
+            "frames": self.frames,
+            "scenes": self.scenes,
+            "source_s": round((self._last_ns - self._first_ns) / 1e9, 3),
+            "wall_s": round(wall_s, 3),
+            "frames_per_s": round(self.frames / wall_s, 2),
+            "scenes_per_s": round(self.scenes / wall_s, 2),
+            "latency_ms": {stage: _distribution(values, 1e3, 2) for stage, values in self._times.items()},
+            "tokens": {part: _distribution(values, 1.0, 1) for part, values in self._tokens.items()},
+            "captions": self._captions,
+            "truncated": self._truncated,
+            "rejects": dict(self._rejects.most_common()),
+            "detections_by_label": dict(self._detections.most_common()),
+            "tracks_by_label": dict(Counter(self._track_labels.values()).most_common()),
+        }
+
+
+def _distribution(values: Sequence[float], scale: float, digits: int) -> dict[str, float]:
+    scaled = np.asarray(values, dtype=np.float64) * scale
+    figures = {"mean": scaled.mean(), "max": scaled.max()}
+    figures |= {f"p{p}": np.percentile(scaled, p) for p in PERCENTILES}
+    return {name: round(float(value), digits) for name, value in figures.items()}
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The summary for a person."""
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="bold")
+    shown.add_column()
+    frames, scenes = summary["frames"], summary["scenes"]
+    shown.add_row(
+        "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, model on {scenes}"
+    )
+    look = summary["latency_ms"]["look"]
+    shown.add_row(
+        "one look", f"{look['p50']:.0f} ms median, {look['p90']:.0f} ms p90, {look['max']:.0f} ms max"
+    )
+    stages = {
+        name: summary["latency_ms"][f"detect.{name}"]["p50"] for name in ("encode", "prefill", "decode")
+    }
+    shown.add_row(
+        "detection", ", ".join(f"{name} {value:.0f}" for name, value in stages.items()) + " ms median"
+    )
+    tokens = summary["tokens"]
+    shown.add_row(
+        "tokens",
+        f"{tokens['detect.image']['p50']:.0f} image + {tokens['detect.answer']['p50']:.0f} answer, median",
+    )
+    shown.add_row("objects", _counted(summary["tracks_by_label"]) or "none")
+    if summary["rejects"]:
+        shown.add_row("rejects", _counted(summary["rejects"]))
+    if summary["truncated"]:
+        shown.add_row("truncated", f"{summary['truncated']} answers reached their token limit")
+    return shown
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

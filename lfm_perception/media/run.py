@@ -1,0 +1,87 @@
+"""One run: every frame of a source is drawn, every n-th is looked at, and the results are recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.report import Report
+from lfm_perception.media.sinks import Recording
+from lfm_perception.media.sources import Source
+from lfm_perception.perception import Perception
+from lfm_perception.scene import Frame, Scene
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a run ends at the latest, None for no limit: frames of the source, seconds by their stamps."""
+
+    frames: int | None = None
+    seconds: float | None = None
+
+    def total(self, source: Source) -> int | None:
+        """The frames that will be read, as far as that can be known."""
+        counts = [
+            source.count,
+            self.frames,
+            None if self.seconds is None else max(1, round(self.seconds * source.rate)),
+        ]
+        return min((count for count in counts if count is not None), default=None)
+
+
+def record(
+    source: Source,
+    perception: Perception,
+    recording: Recording,
+    report: Report,
+    *,
+    every: int,
+    limits: Limits,
+    badge: str,
+    advance: Callable[[], bool],
+) -> None:
+    """Run until the source ends, a limit is reached or `advance`, called after each frame, returns False.
+
+    The model looks at frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their
+    stamps. `badge` is the note on every picture. Figures go into `report`. Raises PerceptionError when a
+    frame cannot be had or looked at; frames before it are recorded.
+    """
+    overlay: Overlay | None = None
+    scene: Scene | None = None
+    look_s, first_ns, most = 0.0, 0, -1
+    for index, frame in enumerate(_limited(source.frames, limits)):
+        if overlay is None:
+            overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
+        looked = index % every == 0
+        if looked:
+            started = time.perf_counter()
+            try:
+                scene = perception.look(frame)
+            except PerceptionError as error:
+                raise PerceptionError(f"frame {index} of {source.name}: {error}") from error
+            look_s = time.perf_counter() - started
+            report.add_scene(scene, look_s)
+            recording.write_scene(scene, index)
+        tracks = scene.tracks if scene and looked else perception.tracks(frame.stamp_ns)
+        picture = overlay.draw(View(frame, (frame.stamp_ns - first_ns) / 1e9, tracks, scene, look_s))
+        recording.write_frame(frame, tracks, picture)
+        report.add_frame(frame.stamp_ns)
+        if scene and looked and (shown := max(len(tracks), len(scene.detections))) > most:
+            most = shown
+            recording.keep_still(picture)
+        if not advance():
+            return
+
+
+def _limited(frames: Iterator[Frame], limits: Limits) -> Iterator[Frame]:
+    first_ns: int | None = None
+    for index, frame in enumerate(frames):
+        first_ns = frame.stamp_ns if first_ns is None else first_ns
+        if limits.seconds is not None and frame.stamp_ns - first_ns >= limits.seconds * 1e9:
+            return
+        yield frame
+        if index + 1 == limits.frames:
+            return

@@ -1,0 +1,143 @@
+"""From a frame to a scene: plan, ask the model, follow what it saw. The only place that wires the parts."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lfm_perception.planning.image_plan import TILE_TOKENS, ImageLimits, ImagePlan, plan_image
+from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
+from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings
+from lfm_perception.tracking import Tracker
+from lfm_perception.tracking.sort import SortTracker
+from lfm_perception.vlm import FramePlan, Vlm
+from lfm_perception.vlm.prompts import Prompt, ask, detect
+
+IMAGE_SHARE = 0.75
+"""Most of `budget.tokens` that the image may take; the answer keeps the rest, or one object at least."""
+
+LOW_SCORE = "low score"
+"""The reject of a detection below `detect.min_score`."""
+
+
+class Perception:
+    """Looks at frames one after the other and knows, at any later moment, where things are.
+
+    Owned by one thread. A frame older than the one before it is a new beginning: a bag that starts
+    over, a clock that was set back.
+    """
+
+    def __init__(self, settings: Settings, vlm: Vlm, tracker: Tracker) -> None:
+        self._settings = settings
+        self._vlm = vlm
+        self._tracker = tracker
+        self._detect = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
+        self._caption = ask(Prompt(settings.caption.prompt))
+        self._limits = _image_limits(settings)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget tracks and caption."""
+        self._tracker.reset()
+        self._newest_ns: int | None = None
+        self._caption_text: str | None = None
+        self._caption_ns: int | None = None
+
+    def look(self, frame: Frame) -> Scene:
+        """Have the model look at a frame; it describes the scene in words too when that is due.
+
+        Raises PerceptionError when the frame cannot be shown to the model or the model fails.
+        """
+        started = time.perf_counter()
+        if self._newest_ns is not None and frame.stamp_ns < self._newest_ns:
+            self.reset()
+        self._newest_ns = frame.stamp_ns
+
+        image = plan_image(frame.width, frame.height, self._limits)
+        plan = self._plan(image, self._settings.detect.max_tokens, 0, started)
+        answer = self._vlm.describe(frame, self._detect, plan)
+        detections, rejects = self._accepted(answer)
+        self._tracker.update(detections, frame.stamp_ns / 1e9)
+        caption_usage = self._describe(frame, image, answer.usage.answer_tokens, started)
+        return Scene(
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            width=frame.width,
+            height=frame.height,
+            detections=detections,
+            tracks=self.tracks(frame.stamp_ns),
+            caption=self._caption_text,
+            truncated=answer.truncated,
+            rejects=rejects,
+            usage=answer.usage,
+            caption_stamp_ns=self._caption_ns,
+            caption_usage=caption_usage,
+        )
+
+    def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
+        """Where the known objects are at a stamp at or after the last frame looked at."""
+        return self._tracker.predict(stamp_ns / 1e9)
+
+    def _plan(self, image: ImagePlan, wanted_tokens: int, spent_tokens: int, started: float) -> FramePlan:
+        """What is left of the frame's budgets for one answer of at most `wanted_tokens`."""
+        tokens, latency_s = self._settings.budget.tokens, self._settings.budget.latency
+        left = tokens - image.tokens - spent_tokens if tokens else wanted_tokens
+        deadline_s = latency_s - (time.perf_counter() - started) if latency_s else None
+        return FramePlan(image, min(wanted_tokens, left), deadline_s)
+
+    def _accepted(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
+        """The detections that score high enough, and all rejects by reason."""
+        least = self._settings.detect.min_score
+        accepted = tuple(detection for detection in answer.detections if detection.score >= least)
+        rejects = Counter(answer.rejects)
+        if len(accepted) < len(answer.detections):
+            rejects[LOW_SCORE] = len(answer.detections) - len(accepted)
+        return accepted, rejects
+
+    def _describe(self, frame: Frame, image: ImagePlan, spent_tokens: int, started: float) -> Usage | None:
+        """Ask for a caption when it is due and the budgets allow one; returns its cost."""
+        settings = self._settings.caption
+        if not settings.enabled:
+            return None
+        if self._caption_ns is not None and frame.stamp_ns - self._caption_ns < settings.period * 1e9:
+            return None
+        plan = self._plan(image, settings.max_tokens, spent_tokens, started)
+        if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
+            return None
+        answer = self._vlm.describe(frame, self._caption, plan)
+        self._caption_text, self._caption_ns = answer.text.strip(), frame.stamp_ns
+        return answer.usage
+
+
+@contextmanager
+def open_perception(settings: Settings) -> Iterator[Perception]:
+    """Perception with the model the settings name, in this process; the model is freed on leaving.
+
+    Raises PerceptionError when the model cannot be used.
+    """
+    from lfm_perception.vlm.llama import LlamaVlm  # here, because it loads llama.cpp
+
+    tracker = SortTracker(
+        min_iou=settings.tracker.min_iou,
+        min_hits=settings.tracker.min_hits,
+        forget_after=settings.tracker.forget_after,
+    )
+    vlm = LlamaVlm(settings)
+    try:
+        yield Perception(settings, vlm, tracker)
+    finally:
+        vlm.close()
+
+
+def _image_limits(settings: Settings) -> ImageLimits:
+    """The image settings, tightened so that the token budget leaves room for an answer."""
+    image, budget = settings.image, settings.budget.tokens
+    max_tokens, max_tiles = image.max_tokens, image.max_tiles
+    if budget:
+        room = max(image.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * IMAGE_SHARE)))
+        max_tokens = min(max_tokens, room)
+        beside_tiles = max_tokens if image.thumbnail else 0
+        max_tiles = min(max_tiles, max(1, (room - beside_tiles) // TILE_TOKENS))
+    return ImageLimits(image.min_tokens, max_tokens, max_tiles, image.splitting, image.thumbnail)

@@ -1,0 +1,264 @@
+"""What LFM2-VL makes of an image, in whole numbers: sizes, tiles, thumbnail and tokens. Pure functions.
+
+One image token covers 32x32 pixels (a 2x2 square of 16x16 patches). A picture whose area is at most
+twice `max_tokens` is one tile, with sides that are multiples of 32. A larger one becomes 2 to 10 tiles
+of 512x512 in the grid that comes nearest to its aspect ratio, followed by a thumbnail of the whole.
+The sizes are those of the family's preprocessor as llama.cpp (`tools/mtmd/mtmd-image.cpp`) and
+Transformers (`models/lfm2_vl`) compute them. llama.cpp works in 32-bit floats, so this does too: a
+picture on the border between two sizes then falls on the same side. (The model card's one example of
+tiling, 1,020 tokens for 1000x3000, is not what either computes: both make it 3 x 256 + 9 x 27 = 1,011.)
+
+Where it differs, on purpose: `max_tokens` is a promise. The preprocessor passes it when a small image
+is enlarged (100x100 at 32 to 32 tokens gives 36) and for long, thin images. A plan does not: it takes
+the size below, or says that the image is too long and thin.
+
+**Passing through llama.cpp unchanged.** The frame is resized here, to exactly the planned size, and
+given to llama.cpp picture by picture (see `pictures`). Load it with `image_min_tokens=1` and an
+`image_max_tokens` that no picture passes (`max_tokens`, and 256 for tiles): every planned picture is a
+multiple of 32 on both sides, inside those bounds and below the tiling threshold, so llama.cpp copies it
+as it is, never resizes and never tiles. Tiles are fed by ourselves because llama.cpp's own tiling cannot
+be set (up to 10 tiles and a thumbnail, always) and pads the grid with black bars where the reference
+stretches the image; bars would also break the one rule for boxes below.
+
+**Boxes.** The whole frame is stretched to the planned size, nothing is cropped or padded. Normalized
+coordinates therefore mean the same in the frame, in the resized picture and in the thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.scene import Image
+
+TOKEN_SIDE = 32
+"""Pixels on each side of the square that one image token covers."""
+
+TILE_SIDE = 512
+"""Pixels on each side of a tile."""
+
+TILE_TOKENS = (TILE_SIDE // TOKEN_SIDE) ** 2
+
+MAX_TILES = 10
+"""The largest grid the models were trained with."""
+
+_PATCH_SIDE = 16
+_TOKEN_AREA = TOKEN_SIDE**2
+_TILING_TOLERANCE = 2.0  # `max_pixels_tolerance` of the preprocessor
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a plan may spend.
+
+    `min_tokens` and `max_tokens` bound a single tile and the thumbnail; a tile of a grid always costs
+    256. `max_tiles` is 1 to 10, where 1 never tiles; neither does `splitting=False`. `thumbnail` adds a
+    small picture of the whole to a grid.
+
+    Raises PerceptionError when a limit is out of range or the two bounds contradict each other.
+    """
+
+    min_tokens: int = 32
+    max_tokens: int = 256
+    max_tiles: int = 1
+    splitting: bool = True
+    thumbnail: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_tokens < 1 or self.max_tokens < self.min_tokens:
+            raise PerceptionError(
+                f"image.min_tokens {self.min_tokens} and image.max_tokens {self.max_tokens} contradict each "
+                f"other: give 1 <= min_tokens <= max_tokens"
+            )
+        if not 1 <= self.max_tiles <= MAX_TILES:
+            raise PerceptionError(f"image.max_tiles must be 1 to {MAX_TILES}, got {self.max_tiles}")
+
+    @property
+    def tiling(self) -> bool:
+        """Whether a large image may become a grid of tiles."""
+        return self.splitting and self.max_tiles > 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """How one frame is shown to the model.
+
+    The whole frame is resized to `width` x `height` pixels: multiples of 32 for a single tile, and
+    `columns * 512` x `rows * 512` for a grid. `thumbnail_width` and `thumbnail_height` are 0 when there
+    is no thumbnail.
+    """
+
+    width: int
+    height: int
+    columns: int = 1
+    rows: int = 1
+    thumbnail_width: int = 0
+    thumbnail_height: int = 0
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the frame is cut into tiles of 512x512."""
+        return self.columns * self.rows > 1
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of all pictures; the text tokens that mark image, row, column are not counted."""
+        return (self.width * self.height + self.thumbnail_width * self.thumbnail_height) // _TOKEN_AREA
+
+
+def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
+    """The plan for a frame of `width` x `height` pixels.
+
+    A single tile or a thumbnail never has more than `limits.max_tokens` tokens; a frame that is small is
+    enlarged to `limits.min_tokens` where that fits.
+
+    Raises PerceptionError for an image without pixels, and for one so long and thin that no size of
+    about its shape fits into `limits.max_tokens`.
+    """
+    if width < 1 or height < 1:
+        raise PerceptionError(f"the image is {width}x{height} and has no pixels: check the image source")
+    single_width, single_height = _single_tile(width, height, limits)
+    if not (limits.tiling and _wants_tiles(width, height, limits.max_tokens)):
+        return ImagePlan(single_width, single_height)
+    columns, rows = _nearest_grid(width, height, limits.max_tiles)
+    return ImagePlan(
+        width=columns * TILE_SIDE,
+        height=rows * TILE_SIDE,
+        columns=columns,
+        rows=rows,
+        thumbnail_width=single_width if limits.thumbnail else 0,
+        thumbnail_height=single_height if limits.thumbnail else 0,
+    )
+
+
+def resize(image: Image, plan: ImagePlan) -> Image:
+    """The whole image at the planned size: uint8, shape (plan.height, plan.width, 3), C-contiguous.
+
+    One pass, with the filter nearest to the antialiased bilinear one that the models were trained with:
+    INTER_AREA when the picture loses pixels (on frames of the demo world 0.3 to 0.9 grey levels away in
+    the mean, INTER_LINEAR 0.6 to 3.5), else INTER_LINEAR (0.2 away, INTER_AREA 1.4). An image that has
+    the planned size already is not copied when it is contiguous.
+
+    Raises PerceptionError when `image` is not uint8 of shape (height, width, 3).
+    """
+    return _resized(image, plan.width, plan.height)
+
+
+def pictures(image: Image, plan: ImagePlan) -> Iterator[Image]:
+    """The pictures in the order the model reads them: the tiles row by row, the thumbnail last.
+
+    A plan without tiles gives one picture. Each is uint8, shape (height, width, 3), C-contiguous.
+    The model expects `<|img_row_R_col_C|>` before each tile (counted from 1) and `<|img_thumbnail|>`
+    before the thumbnail, all between one `<|image_start|>` and one `<|image_end|>`.
+
+    Raises PerceptionError as `resize` does.
+    """
+    whole = resize(image, plan)
+    if not plan.tiled:
+        yield whole
+        return
+    for top in range(0, plan.height, TILE_SIDE):
+        for left in range(0, plan.width, TILE_SIDE):
+            yield np.ascontiguousarray(whole[top : top + TILE_SIDE, left : left + TILE_SIDE])
+    if plan.thumbnail_width:
+        yield _resized(image, plan.thumbnail_width, plan.thumbnail_height)
+
+
+def _resized(image: Image, width: int, height: int) -> Image:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise PerceptionError(
+            f"an image must be uint8 RGB of shape (height, width, 3), got {image.dtype} {image.shape}: "
+            f"convert it first"
+        )
+    source = np.ascontiguousarray(image)
+    source_height, source_width = source.shape[:2]
+    if (source_width, source_height) == (width, height):
+        return source
+    shrinks = width * height < source_width * source_height
+    filtering = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(source, (width, height), interpolation=filtering), dtype=np.uint8)
+
+
+def _single_tile(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height, multiples of 32, of about the image's shape and within the limits."""
+    size = _aligned(width, height)
+    if _tokens(size) > limits.max_tokens:
+        size = _shrunk(width, height, limits.max_tokens)
+    elif _tokens(size) < limits.min_tokens:
+        size = _enlarged(width, height, limits.min_tokens)
+        if _tokens(size) > limits.max_tokens:
+            size = _shrunk(width, height, limits.max_tokens)
+    if _tokens(size) > limits.max_tokens:
+        raise PerceptionError(
+            f"the image is {width}x{height}, too long and thin for {limits.max_tokens} image tokens of "
+            f"{TOKEN_SIDE}x{TOKEN_SIDE} pixels: crop it, or raise image.max_tokens"
+        )
+    return size
+
+
+def _tokens(size: tuple[int, int]) -> int:
+    return size[0] * size[1] // _TOKEN_AREA
+
+
+def _aligned(width: int, height: int) -> tuple[int, int]:
+    """Both sides to the nearest multiple of 32, halves up, at least 32."""
+    across, down = (max(1, (2 * side + TOKEN_SIDE) // (2 * TOKEN_SIDE)) for side in (width, height))
+    return across * TOKEN_SIDE, down * TOKEN_SIDE
+
+
+def _shrunk(width: int, height: int, max_tokens: int) -> tuple[int, int]:
+    """Both sides divided alike, so that the area is `max_tokens`, then down to multiples of 32."""
+    area = np.float32(height) * np.float32(width)
+    factor = np.sqrt(area / np.float32(max_tokens * _TOKEN_AREA))
+    across, down = (
+        max(1, int(np.floor(np.float32(side) / factor / np.float32(TOKEN_SIDE)))) for side in (width, height)
+    )
+    return across * TOKEN_SIDE, down * TOKEN_SIDE
+
+
+def _enlarged(width: int, height: int, min_tokens: int) -> tuple[int, int]:
+    """Both sides multiplied alike, so that the area is `min_tokens`, then up to multiples of 32."""
+    area = np.float32(height) * np.float32(width)
+    factor = np.sqrt(np.float32(min_tokens * _TOKEN_AREA) / area)
+    across, down = (
+        int(np.ceil(np.float32(side) * factor / np.float32(TOKEN_SIDE))) for side in (width, height)
+    )
+    return across * TOKEN_SIDE, down * TOKEN_SIDE
+
+
+def _wants_tiles(width: int, height: int, max_tokens: int) -> bool:
+    """Whether the image's rounded area is more than twice `max_tokens`.
+
+    Here, unlike in `_aligned`, halves round to the even neighbour and a side is at least one patch.
+    """
+    across, down = (max(_PATCH_SIDE, round(side / TOKEN_SIDE) * TOKEN_SIDE) for side in (width, height))
+    return across * down > max_tokens * _TOKEN_AREA * _TILING_TOLERANCE
+
+
+def _nearest_grid(width: int, height: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of the grid whose aspect ratio is nearest to the image's.
+
+    Among equally near grids a larger one wins when the image has more than half of its pixels.
+    """
+    aspect = np.float32(width) / np.float32(height)
+    best, best_distance = (1, 1), np.float32(np.inf)
+    for columns, rows in _grids(max_tiles):
+        distance = abs(aspect - np.float32(columns) / np.float32(rows))
+        if distance < best_distance:
+            best, best_distance = (columns, rows), distance
+        elif distance == best_distance and 2 * width * height > columns * rows * TILE_SIDE**2:
+            best = columns, rows
+    return best
+
+
+@cache
+def _grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All grids of 2 to `max_tiles` tiles, small ones first."""
+    sides = range(1, max_tiles + 1)
+    grids = [(columns, rows) for columns in sides for rows in sides if 2 <= columns * rows <= max_tiles]
+    return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))

@@ -1,0 +1,394 @@
+"""LFM2-VL in this process, on llama.cpp and its mtmd library.
+
+One thread of its own makes every call into llama.cpp: loading, encoding, decoding, freeing. What
+would end the process there is refused before the call (see `gguf` for the files, `_Engine` for the
+rest).
+
+The image is prepared here (`planning.image_plan`) and given to mtmd picture by picture, so that size,
+tiles and markers are exactly the planned ones; the text around it is tokenized here, so that words from
+outside are never more than words. The picture's embeddings are kept until another frame comes: a second
+question about the same frame does not encode it again. A later prefix cache, drafts and batches belong
+between `_Engine.prefill` and `_Engine.step`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache, partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
+from lfm_perception.scene import Answer, Frame, Image, Usage
+from lfm_perception.settings import EngineSettings, Settings
+from lfm_perception.vlm import CancelledError, FramePlan, gguf
+from lfm_perception.vlm.answers import parse
+from lfm_perception.vlm.cores import CoreWatch
+from lfm_perception.vlm.decoding import Grammar, Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.native import failure, keep_quiet, llama_cpp, mtmd_cpp
+from lfm_perception.vlm.prompts import IMAGE_END, IMAGE_START, THUMBNAIL, Question, Special, converse, tile
+from lfm_perception.vlm.vocabulary import Vocabulary
+
+LARGEST_PICTURE = 1024
+"""Image tokens of the largest single picture; mtmd is loaded with this, so that it resizes none."""
+
+_DEMO = Path(__file__).parents[1] / "demo" / "model"
+
+
+def model_files(settings: Settings) -> tuple[Path, Path]:
+    """The language model and the vision file that the settings name; without names, the demo model's."""
+    if settings.model.path:
+        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
+    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
+
+
+class LlamaVlm:
+    """A `Vlm` in this process. Safe to use from several threads; questions are answered one by one.
+
+    A deadline and `cancel` take effect within a step of the language model on the CPU, and after the
+    step on a GPU; the encoding of one picture is never interrupted.
+
+    Raises PerceptionError when the model's files cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        model, mmproj = model_files(settings)
+        gguf.check_pair(
+            model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256
+        )
+        self._jobs: set[_Stop] = set()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
+        try:
+            self._engine = self._thread.submit(_Engine, model, mmproj, settings).result()
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
+        self._free = weakref.finalize(self, _free, self._thread, self._engine)
+        self._free.atexit = False  # the end of the process frees everything
+
+    def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+        """See `Vlm.describe`."""
+        stop = _Stop()
+        self._jobs.add(stop)
+        try:
+            job = self._submit(frame, question, plan, stop)
+            try:
+                wait((job,), timeout=None if plan.deadline_s is None else max(0.0, plan.deadline_s))
+            finally:  # time is up, or Ctrl-C came; a finished job does not mind
+                stop.request()
+            return job.result()
+        finally:
+            self._jobs.discard(stop)
+
+    def cancel(self) -> None:
+        """See `Vlm.cancel`."""
+        for stop in tuple(self._jobs):
+            stop.request(cancelled=True)
+
+    def close(self) -> None:
+        """See `Vlm.close`."""
+        self.cancel()
+        self._free()
+        self._thread.shutdown()
+
+    def __enter__(self) -> LlamaVlm:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: _Stop) -> Future[Answer]:
+        try:
+            return self._thread.submit(self._engine.answer, frame, question, plan, stop)
+        except RuntimeError as error:
+            raise PerceptionError("the model has been closed: open it again before asking") from error
+
+
+def _free(thread: ThreadPoolExecutor, engine: _Engine) -> None:
+    """Free the engine after what it still does. Does not wait: the collector may call it on that thread."""
+    thread.submit(engine.free)
+    thread.shutdown(wait=False)
+
+
+class _Stop:
+    """A request to stop, which llama.cpp looks at before every operation.
+
+    It calls C's `strlen` on the flag, which is 0 for an empty text and 1 for one letter: a callback in
+    Python would wait for the interpreter's lock hundreds of times in every step.
+    """
+
+    check = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+    def __init__(self) -> None:
+        self.flag = ctypes.create_string_buffer(2)
+        self.cancelled = False
+
+    def request(self, *, cancelled: bool = False) -> None:
+        self.cancelled |= cancelled
+        self.flag[0] = b"x"
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.flag.value)
+
+
+_Embeddings = NDArray[np.float32]
+"""What the language model sees of a picture: shape (image tokens, width)."""
+
+
+class _Engine:
+    """Everything that lives on the inference thread."""
+
+    def __init__(self, model: Path, mmproj: Path, settings: Settings) -> None:
+        self._model = self._context = self._vision = None
+        self._sampling = settings.sampling
+        self._seen: tuple[Frame, ImagePlan, list[_Embeddings]] | None = None
+        self._decode_calls = 0
+        cores = CoreWatch()
+        keep_quiet()
+        try:
+            self._load(model, mmproj, settings.engine, cores)
+        except BaseException:
+            self.free()
+            raise
+        self._grammar = lru_cache(maxsize=8)(partial(Grammar, self.vocabulary))
+
+    def _load(self, model: Path, mmproj: Path, settings: EngineSettings, cores: CoreWatch) -> None:
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = settings.n_gpu_layers
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
+        if not self._model:
+            raise failure(f"llama.cpp cannot load {model}")
+        self._width = llama_cpp.llama_model_n_embd_inp(self._model)
+        self.vocabulary = Vocabulary(self._model)
+        for special in (IMAGE_START, IMAGE_END, THUMBNAIL):
+            self.vocabulary.special(special)
+
+        threads = settings.n_threads or cores.free()
+        flash_attention = {"auto": -1, "off": 0, "on": 1}[settings.flash_attn]
+        context = llama_cpp.llama_context_default_params()
+        context.n_ctx = settings.n_ctx
+        context.n_batch = context.n_ubatch = settings.n_batch
+        context.n_outputs_max = 1  # `_feed` asks for the logits of one token; llama.cpp reserves for a batch
+        context.n_threads = context.n_threads_batch = threads
+        context.flash_attn_type = flash_attention
+        self._context = llama_cpp.llama_init_from_model(self._model, context)
+        if not self._context:
+            raise failure(f"llama.cpp cannot make a context of {settings.n_ctx} tokens for {model}")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._no_logits = (ctypes.c_int8 * settings.n_batch)()
+
+        vision = mtmd_cpp.mtmd_context_params_default()
+        vision.use_gpu = settings.n_gpu_layers != 0
+        vision.n_threads = threads
+        vision.flash_attn_type = flash_attention
+        vision.image_min_tokens, vision.image_max_tokens = 1, LARGEST_PICTURE
+        vision.print_timings = False
+        vision.warmup = False
+        self._vision = mtmd_cpp.mtmd_init_from_file(os.fsencode(mmproj), self._model, vision)
+        if not self._vision:
+            raise failure(f"llama.cpp cannot load {mmproj}")
+        if not mtmd_cpp.mtmd_support_vision(self._vision):
+            raise PerceptionError(f"{mmproj} has no vision tower: give the mmproj file of {model.name}")
+
+    def answer(self, frame: Frame, question: Question, plan: FramePlan, stop: _Stop) -> Answer:
+        llama_cpp.llama_set_abort_callback(self._context, stop.check, stop.flag)
+        llama_cpp.llama_memory_clear(self._memory, False)
+        self._stop = stop
+        self._decode_calls = 0
+        try:
+            return self._answer(frame, question, plan)
+        except PerceptionError:
+            llama_cpp.llama_memory_clear(self._memory, True)  # with the numbers: NaN would spread from there
+            raise
+
+    def _answer(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+        times = [time.perf_counter()]
+        talk = converse(question.prompt)
+        before = self.vocabulary.encode((*talk.before, IMAGE_START))
+        after = self.vocabulary.encode((IMAGE_END, *talk.after))
+        markers = [self.vocabulary.encode(marker) for marker in _markers(plan.image)]
+        text_tokens = len(before) + sum(map(len, markers)) + len(after)
+        self._check_room(plan, text_tokens)
+
+        seen = self._see(frame, plan.image)
+        times.append(time.perf_counter())
+        logits = self.prefill(before, markers, seen, after) if seen else None
+        times.append(time.perf_counter())
+        prefill_calls = self._decode_calls
+        written = self._write(question, logits, plan.answer_tokens)
+        times.append(time.perf_counter())
+        if self._stop.cancelled:
+            raise CancelledError("the question was cancelled")
+
+        encode_s, prefill_s, decode_s = np.diff(times).tolist()
+        usage = Usage(
+            image_tokens=plan.image.tokens,
+            text_tokens=text_tokens,
+            answer_tokens=written.decoded,
+            encode_s=encode_s,
+            prefill_s=prefill_s,
+            decode_s=decode_s,
+            decode_calls=self._decode_calls - prefill_calls,
+        )
+        if question.dialect is None:
+            return Answer(written.text, truncated=written.truncated, usage=usage)
+        parsed = parse(written.text, question.dialect, labels=question.labels, closed=question.closed)
+        return Answer(
+            text=written.text,
+            detections=parsed.scored(written.tokens),
+            truncated=written.truncated,
+            rejects=parsed.rejects,
+            usage=usage,
+        )
+
+    def _write(self, question: Question, logits: Logits | None, limit: int) -> Written:
+        sampler = Sampler(self._sampling)
+        if question.dialect is None:
+            return write_words(self.vocabulary, logits, self.step, sampler, limit)
+        grammar = self._grammar(question.dialect, question.labels if question.closed else None)
+        return write_boxes(grammar, logits, self.step, sampler, limit)
+
+    def prefill(
+        self,
+        before: Sequence[int],
+        markers: Sequence[Sequence[int]],
+        seen: Sequence[_Embeddings],
+        after: Sequence[int],
+    ) -> Logits | None:
+        """Feed the prompt: text, pictures each with its marker, text. None when stopped."""
+        parts: list[Sequence[int] | _Embeddings] = [before]
+        for marker, embeddings in zip(markers, seen, strict=True):
+            parts += [marker, embeddings]
+        return self.step(after) if all(self._feed(part) for part in parts) else None
+
+    def step(self, tokens: Sequence[int]) -> Logits | None:
+        """Feed tokens; the logits after the last, valid until the next step. None when stopped."""
+        if not self._feed(tokens, logits=True):
+            return None
+        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(len(self.vocabulary.pieces),))
+
+    def _feed(self, part: Sequence[int] | _Embeddings, *, logits: bool = False) -> bool:
+        """Decode tokens or embeddings, in batches that llama.cpp can take. False when stopped."""
+        largest = len(self._no_logits)
+        for begin in range(0, len(part), largest):
+            if self._stop.requested:
+                return False
+            piece = part[begin : begin + largest]
+            batch = llama_cpp.llama_batch(n_tokens=len(piece))
+            if isinstance(piece, np.ndarray):
+                batch.embd = piece.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # type: ignore[assignment]
+            else:
+                batch.token = (llama_cpp.llama_token * len(piece))(*piece)
+            if not logits or begin + largest < len(part):
+                batch.logits = self._no_logits
+            code = llama_cpp.llama_decode(self._context, batch)
+            self._decode_calls += 1
+            if code == _ABORTED:
+                return False
+            if code:
+                raise failure(f"llama.cpp could not compute a batch (code {code})")
+        return True
+
+    def _see(self, frame: Frame, plan: ImagePlan) -> list[_Embeddings] | None:
+        """The embeddings of the plan's pictures. None when stopped."""
+        if self._seen and self._seen[0] is frame and self._seen[1] == plan:
+            return self._seen[2]
+        self._seen = None
+        embeddings = []
+        for picture in pictures(frame.image, plan):
+            if self._stop.requested:
+                return None
+            embeddings.append(self._encode(picture))
+        self._seen = frame, plan, embeddings
+        return embeddings
+
+    def _encode(self, picture: Image) -> _Embeddings:
+        height, width = picture.shape[:2]
+        planned = height // TOKEN_SIDE * (width // TOKEN_SIDE)
+        if height % TOKEN_SIDE or width % TOKEN_SIDE or not 0 < planned <= LARGEST_PICTURE:
+            raise PerceptionError(
+                f"the plan has a picture of {width}x{height}: its sides must be multiples of {TOKEN_SIDE} "
+                f"and it may have at most {LARGEST_PICTURE} image tokens"
+            )
+        pixels = picture.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, pixels)
+        chunks = mtmd_cpp.mtmd_input_chunks_init()
+        try:
+            marker = mtmd_cpp.mtmd_default_marker()
+            text = mtmd_cpp.mtmd_input_text(marker, len(marker), False, False)
+            bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
+            if mtmd_cpp.mtmd_tokenize(self._vision, chunks, ctypes.byref(text), bitmaps, 1):
+                raise failure(f"llama.cpp cannot take a picture of {width}x{height}")
+            (chunk,) = _image_chunks(chunks)
+            tokens = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)
+            if tokens != planned:
+                raise PerceptionError(
+                    f"llama.cpp makes {tokens} tokens of a picture of {width}x{height}, planned are {planned}"
+                )
+            if mtmd_cpp.mtmd_encode_chunk(self._vision, chunk):
+                raise failure(f"llama.cpp could not encode a picture of {width}x{height}")
+            embeddings = mtmd_cpp.mtmd_get_output_embd(self._vision)
+            return np.ctypeslib.as_array(embeddings, shape=(tokens, self._width)).copy()
+        finally:
+            mtmd_cpp.mtmd_input_chunks_free(chunks)
+            mtmd_cpp.mtmd_bitmap_free(bitmap)
+
+    def _check_room(self, plan: FramePlan, text_tokens: int) -> None:
+        needed = plan.image.tokens + text_tokens + plan.answer_tokens
+        room = llama_cpp.llama_n_ctx(self._context)
+        if plan.answer_tokens < 1:
+            raise PerceptionError(
+                f"the plan leaves {plan.answer_tokens} tokens for the answer: raise the budget"
+            )
+        if needed > room:
+            raise PerceptionError(
+                f"the question needs {needed} tokens (image {plan.image.tokens}, text {text_tokens}, answer "
+                f"{plan.answer_tokens}) and engine.n_ctx is {room}: raise it, or lower image.max_tokens, "
+                f"image.max_tiles or the answer's limit"
+            )
+
+    def free(self) -> None:
+        """Give all memory back. Nothing may be asked afterwards."""
+        self._seen = None
+        if self._vision:
+            mtmd_cpp.mtmd_free(self._vision)
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+        self._vision = self._context = self._model = None
+
+
+_ABORTED = 2
+"""llama_decode: the abort callback said so."""
+
+
+def _markers(plan: ImagePlan) -> list[tuple[Special, ...]]:
+    """The special tokens before each picture of the plan."""
+    if not plan.tiled:
+        return [()]
+    rows, columns = range(1, plan.rows + 1), range(1, plan.columns + 1)
+    markers: list[tuple[Special, ...]] = [(tile(row, column),) for row in rows for column in columns]
+    return [*markers, (THUMBNAIL,)] if plan.thumbnail_width else markers
+
+
+def _image_chunks(chunks: Any) -> Iterator[Any]:
+    for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
+        chunk = mtmd_cpp.mtmd_input_chunks_get(chunks, index)
+        if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == mtmd_cpp.MTMD_INPUT_CHUNK_TYPE_IMAGE:
+            yield chunk

@@ -1,0 +1,228 @@
+"""How to ask: grounding dialects, captions and free questions, as values.
+
+A dialect is the contract between prompt, constrained decoder and parser; all three are derived from
+it. Two ship: the one on the LFM2.5-VL-450M model card, and the one the larger LFM2.5-VL models know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.geometry import Box
+
+SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
+"""Text that would be read as a special token, or as the place of an image."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The words of one request. An empty system text means no system turn.
+
+    Raises PerceptionError for text that holds a special token, so that words from outside can never
+    pass for the structure of the conversation.
+    """
+
+    user: str
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        for text in (self.user, self.system):
+            if found := SPECIAL_TOKEN.search(text):
+                raise PerceptionError(f"a prompt must not hold the special token {found.group()!r}: {text!r}")
+
+
+class Special(str):
+    """The text of a special token, found in the vocabulary as a whole and never cut into pieces."""
+
+
+START = Special("<|startoftext|>")
+TURN_START = Special("<|im_start|>")
+TURN_END = Special("<|im_end|>")
+IMAGE_START = Special("<|image_start|>")
+IMAGE_END = Special("<|image_end|>")
+THUMBNAIL = Special("<|img_thumbnail|>")
+
+
+def tile(row: int, column: int) -> Special:
+    """The special token before the tile in this row and column, counted from 1."""
+    return Special(f"<|img_row_{row}_col_{column}|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A request in the family's chat template: what stands before the image, and what after it.
+
+    `Special` parts are special tokens; the others are plain text.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def converse(prompt: Prompt) -> Conversation:
+    """The chat template of LFM2-VL: ChatML with the image first in the user's turn."""
+    system = (TURN_START, f"system\n{prompt.system}", TURN_END, "\n") if prompt.system else ()
+    return Conversation(
+        before=(START, *system, TURN_START, "user\n"),
+        after=(prompt.user, TURN_END, "\n", TURN_START, "assistant\n"),
+    )
+
+
+FINEST = 10_000
+"""Most steps from 0 to the end of a coordinate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One way of asking for boxes and of writing them.
+
+    An answer is a JSON array of objects whose keys come in the order of `keys`. `box_key` holds
+    [x1, y1, x2, y2], each from 0 to `coordinate_range`: integers when `decimals` is 0, else numbers
+    with at most that many decimals. `label_key` holds the name. Any other key holds the integer 0
+    (`image_id`: the index of the only image). `{labels}` in `user` is replaced by the labels.
+
+    Raises PerceptionError when the parts do not make a dialect.
+    """
+
+    name: str
+    user: str
+    system: str = ""
+    keys: tuple[str, ...] = ("label", "bbox")
+    label_key: str = "label"
+    box_key: str = "bbox"
+    coordinate_range: int = 1
+    decimals: int = 3
+
+    def __post_init__(self) -> None:
+        where = f"dialect '{self.name}'"
+        Prompt(self.user, self.system)
+        if "{labels}" not in self.user:
+            raise PerceptionError(f"{where}: 'user' must contain {{labels}}, got {self.user!r}")
+        for key in (self.label_key, self.box_key):
+            if self.keys.count(key) != 1:
+                raise PerceptionError(f"{where}: 'keys' must hold {key!r} once, got {self.keys}")
+        if self.label_key == self.box_key:
+            raise PerceptionError(f"{where}: label_key and box_key are both {self.box_key!r}")
+        if len(set(self.keys)) < len(self.keys) or not all(re.fullmatch(r"\w+", key) for key in self.keys):
+            raise PerceptionError(
+                f"{where}: 'keys' must be different names of letters, digits and '_', got {self.keys}"
+            )
+        if self.coordinate_range < 1 or not 0 <= self.decimals <= 6:
+            raise PerceptionError(
+                f"{where}: coordinate_range must be at least 1 and decimals 0 to 6, "
+                f"got {self.coordinate_range} and {self.decimals}"
+            )
+        if self.decimals == 0 and self.coordinate_range < 2:
+            raise PerceptionError(f"{where}: integers from 0 to {self.coordinate_range} cannot place a box")
+        if self.coordinate_range * 10**self.decimals > FINEST:
+            raise PerceptionError(
+                f"{where}: coordinate_range {self.coordinate_range} with {self.decimals} decimals is finer "
+                f"than 1 in {FINEST}, which no model can mean: lower one of them"
+            )
+
+    def prompt(self, labels: Sequence[str]) -> Prompt:
+        """The request for all instances of `labels`; without labels, for every object."""
+        asked = ", ".join(labels) if labels else "all objects"
+        return Prompt(user=self.user.replace("{labels}", asked), system=self.system)
+
+    def number(self, value: float) -> str:
+        """A normalized coordinate as this dialect writes it."""
+        scaled = min(max(value, 0.0), 1.0) * self.coordinate_range
+        return f"{scaled:.{self.decimals}f}" if self.decimals else str(round(scaled))
+
+    def numbers(self) -> tuple[str, ...]:
+        """Every coordinate that may stand in an answer, as it is written."""
+        if not self.decimals:
+            return tuple(str(value) for value in range(self.coordinate_range + 1))
+        return tuple(
+            f"{whole}.{fraction:0{digits}d}"
+            for digits in range(1, self.decimals + 1)
+            for whole in range(self.coordinate_range + 1)
+            for fraction in range(1 if whole == self.coordinate_range else 10**digits)
+        )
+
+    def answer(self, objects: Sequence[tuple[str, Box]]) -> str:
+        """The JSON text of an answer, in the spacing a model writes it (one space after , and :)."""
+        return self.spell(
+            [(in_json(label), [self.number(side) for side in box.xyxy.tolist()]) for label, box in objects]
+        )
+
+    def spell(self, objects: Sequence[tuple[str, Sequence[str]]]) -> str:
+        """The JSON text of an answer whose labels and numbers are already written as JSON."""
+        return "[" + ", ".join(self._object(label, numbers) for label, numbers in objects) + "]"
+
+    def _object(self, label: str, numbers: Sequence[str]) -> str:
+        values = {self.label_key: f'"{label}"', self.box_key: f"[{', '.join(numbers)}]"}
+        return "{" + ", ".join(f'"{key}": {values.get(key, "0")}' for key in self.keys) + "}"
+
+
+def in_json(label: str) -> str:
+    """A label as it stands between the quotes of a JSON string."""
+    return json.dumps(label, ensure_ascii=False)[1:-1]
+
+
+BBOX = Dialect(
+    name="bbox",
+    user=(
+        "Detect all instances of: {labels}. Response must be a JSON array: "
+        '[{"label": ..., "bbox": [x1, y1, x2, y2]}, ...]. Coordinates are normalized to [0,1].'
+    ),
+)
+"""The grounding prompt of the LFM2.5-VL-450M model card."""
+
+BBOX_2D = Dialect(
+    name="bbox_2d",
+    system=(
+        "Answer with a valid JSON array, one item for each visible match: "
+        '{"image_id": 0-based index of the image, "bbox_2d": [xmin, ymin, xmax, ymax] as integers '
+        'normalized to [0, 1000], "label": name}. Answer [] if there is none.'
+    ),
+    user="Box every: {labels}.",
+    keys=("image_id", "bbox_2d", "label"),
+    box_key="bbox_2d",
+    coordinate_range=1000,
+    decimals=0,
+)
+"""The grounding dialect of LFM2.5-VL-3B and newer, in our words."""
+
+DIALECTS = {dialect.name: dialect for dialect in (BBOX, BBOX_2D)}
+
+CAPTION = Prompt(user="Describe the scene in one sentence.")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request about one image. With a dialect the answer is a list of boxes, else free text.
+
+    `labels` are the names asked for; with `closed` the answer may hold no other name.
+    """
+
+    prompt: Prompt
+    dialect: Dialect | None = None
+    labels: tuple[str, ...] = ()
+    closed: bool = False
+
+
+def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> Question:
+    """Ask for boxes. `closed` restricts the names in the answer to `labels`.
+
+    Raises PerceptionError when `closed` is asked for without labels, and for a label that is blank or
+    holds control characters.
+    """
+    for label in labels:
+        if not label.strip() or _CONTROL.search(label):
+            raise PerceptionError(f"a label must not be blank or hold control characters, got {label!r}")
+    if closed and not labels:
+        raise PerceptionError("a closed vocabulary needs at least one label")
+    return Question(dialect.prompt(labels), dialect, tuple(labels), closed)
+
+
+def ask(prompt: Prompt) -> Question:
+    """Ask in words and get words: a caption, or an operator's question."""
+    return Question(prompt)

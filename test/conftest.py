@@ -1,0 +1,42 @@
+"""What several tests share: the demo model's files, its vocabulary, an engine that has loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from lfm_perception.settings import Settings
+from lfm_perception.vlm.llama import LlamaVlm, model_files
+from lfm_perception.vlm.native import llama_cpp
+from lfm_perception.vlm.vocabulary import Vocabulary
+
+# Property tests judge values, not the speed of a busy machine.
+settings.register_profile("everyday", deadline=None)
+settings.load_profile("everyday")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> tuple[Path, Path]:
+    """The language model and the vision file that ship with the package."""
+    return model_files(Settings())
+
+
+@pytest.fixture(scope="session")
+def vocabulary(demo_model: tuple[Path, Path]) -> Iterator[Vocabulary]:
+    """The demo model's vocabulary, read by llama.cpp without the weights."""
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(demo_model[0]).encode(), params)
+    assert model
+    yield Vocabulary(model)
+    llama_cpp.llama_model_free(model)
+
+
+@pytest.fixture(scope="session")
+def vlm() -> Iterator[LlamaVlm]:
+    """The demo model, loaded, at temperature 0."""
+    with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as loaded:
+        yield loaded

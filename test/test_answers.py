@@ -1,0 +1,389 @@
+"""Answers: every whole object is found, the rest is counted, and nothing raises."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfm_perception.geometry import Box
+from lfm_perception.vlm.answers import LABEL_LIMIT, OVERSHOOT, REJECTS, Parsed, TokenLogProb, parse, score
+from lfm_perception.vlm.prompts import BBOX, BBOX_2D, Dialect
+
+_FUZZ_FILE = Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py"
+_spec = importlib.util.spec_from_file_location("parser_fuzz", _FUZZ_FILE)
+assert _spec is not None
+assert _spec.loader is not None
+parser_fuzz = importlib.util.module_from_spec(_spec)
+sys.modules["parser_fuzz"] = parser_fuzz
+_spec.loader.exec_module(parser_fuzz)
+
+PERSON = '{"label": "person", "bbox": [0.1, 0.2, 0.3, 0.4]}'
+CONE = '{"label": "cone", "bbox": [0.5, 0.6, 0.7, 0.8]}'
+BOTH = [("person", (0.1, 0.2, 0.3, 0.4)), ("cone", (0.5, 0.6, 0.7, 0.8))]
+
+
+def named(parsed: Parsed) -> list[tuple[str, tuple[float, ...]]]:
+    return [(d.label, (d.box.x1, d.box.y1, d.box.x2, d.box.y2)) for d in parsed.detections]
+
+
+# --- what models write ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{PERSON}, {CONE}]",
+        f"[{PERSON},{CONE}]".replace(": ", ":").replace(", ", ","),
+        f"```json\n[{PERSON}, {CONE}]\n```",
+        f"Here's the scene (2 objects):\n[{PERSON}, {CONE}]\nThat's \"all\" I see.",
+        f'The answer is "[{PERSON}, {CONE}]".',
+        f"[{PERSON}, {CONE},]".replace("]}", ",],}"),
+        str([json.loads(PERSON), json.loads(CONE)]),
+        f"[{PERSON}, {CONE}]".replace('"', ""),
+        f"{PERSON}\n{CONE}",
+        f"{PERSON} {CONE}".replace("[", "(").replace("]", ")"),
+        json.dumps([json.loads(PERSON), json.loads(CONE)], indent=4),
+        json.dumps({"objects": [json.loads(PERSON), json.loads(CONE)]}),
+        json.dumps({"answer": {"detections": [json.loads(PERSON), json.loads(CONE)]}}),
+        f"[{PERSON}, {CONE}]".replace("bbox", "bounding_box").replace("label", "category"),
+        f"[{PERSON}, {CONE}]".replace('"bbox"', '"BBox"').replace('"label"', '"Name"'),
+        f"[{PERSON}, {CONE}]".replace("[0.1, 0.2, 0.3, 0.4]", '["0.1", "0.2", "0.3", "0.4"]'),
+        f"[{PERSON}, {CONE}]".replace("[0.1, 0.2, 0.3, 0.4]", '"[0.1, 0.2, 0.3, 0.4]"'),
+        f"[{PERSON}, {CONE}]".replace("[0.1, 0.2, 0.3, 0.4]", "[[0.1, 0.2], [0.3, 0.4]]"),
+        f"[{PERSON}, {CONE}]".replace("[0.1, 0.2, 0.3, 0.4]", "[[0.1, 0.2, 0.3, 0.4]]"),
+        f"[{PERSON}, {CONE}]".replace("[0.1, 0.2, 0.3, 0.4]", '{"x1": 0.1, "y1": 0.2, "x2": 0.3, "y2": 0.4}'),
+        '[{"name": "person", "xmin": 0.1, "ymin": 0.2, "xmax": 0.3, "ymax": 0.4}, ' + CONE,
+        '[{"x0": ".1", "y0": 0.2, "x1": 3e-1, "y1": +0.4, "class": "person"}, ' + CONE,
+        '{"person": [[0.1, 0.2, 0.3, 0.4]], "cone": [[0.5, 0.6, 0.7, 0.8]]}',
+        '{"person": [0.1, 0.2, 0.3, 0.4], "cone": {"bbox": [0.5, 0.6, 0.7, 0.8]}}',
+        '[{"label": "person", "boxes": [[0.1, 0.2, 0.3, 0.4]]}, {"label": "cone", "instances": '
+        '[{"bbox": [0.5, 0.6, 0.7, 0.8]}]}]',
+        f"[{PERSON}, {CONE}]".replace('"label": "person", ', "").replace("0.4]", '0.4], "label": "person"'),
+        "[{“label”： “person”， “bbox”： [0.1， 0.2， 0.3， 0.4]}， " + CONE + "]",
+    ],
+)
+def test_the_same_objects_however_they_are_written(text: str) -> None:
+    parsed = parse(text, BBOX)
+    assert named(parsed) == BOTH
+    assert not parsed.rejects
+
+
+@pytest.mark.parametrize(
+    "dialect", [BBOX, BBOX_2D, Dialect("mine", "{labels}", keys=("b", "l"), label_key="l", box_key="b")]
+)
+def test_what_a_dialect_writes_is_read_back(dialect: Dialect) -> None:
+    objects = [("traffic light", Box(0.125, 0.25, 0.5, 1.0)), ("猫 (left)", Box(0.0, 0.0, 0.001, 0.999))]
+    parsed = parse(dialect.answer(objects), dialect)
+    assert [(found.label, found.box) for found in parsed.objects] == objects
+    assert not parsed.rejects
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "```json\n[]\n```", "There is nothing to see.", "{}", "null", "No. (Sorry!)"]
+)
+def test_an_answer_without_objects_is_empty(text: str) -> None:
+    parsed = parse(text, BBOX, labels=["person"])
+    assert (parsed.objects, dict(parsed.rejects)) == ((), {})
+
+
+def test_swapped_corners_are_put_in_order() -> None:
+    parsed = parse('[{"label": "person", "bbox": [0.3, 0.4, 0.1, 0.2]}]', BBOX)
+    assert named(parsed) == BOTH[:1]
+
+
+# --- units ---------------------------------------------------------------------------------------------
+
+
+def test_the_unit_is_the_dialects_unless_it_is_given() -> None:
+    text = '[{"label": "person", "bbox": [64, 48, 320, 240]}]'
+    per_mille = ("person", (0.064, 0.048, 0.32, 0.24))
+    assert named(parse(text, BBOX_2D)) == [per_mille]
+    assert named(parse(text, BBOX, coordinates="per_mille")) == [per_mille]
+    assert named(parse(text, BBOX, coordinates="pixels", image_size=(640, 480))) == [
+        ("person", (0.1, 0.1, 0.5, 0.5))
+    ]
+    assert parse(text, BBOX).rejects == {"out_of_range": 1}
+    assert parse(text, BBOX_2D, coordinates="normalized").rejects == {"out_of_range": 1}
+
+
+@pytest.mark.parametrize("size", [None, (0, 480)])
+def test_pixels_need_the_size_of_the_image(size: tuple[int, int] | None) -> None:
+    with pytest.raises(ValueError, match="need the size of the image"):
+        parse("[]", BBOX, coordinates="pixels", image_size=size)
+
+
+def test_a_little_outside_is_clipped_and_more_is_dropped() -> None:
+    near, far = 1.0 + OVERSHOOT / 2, 1.0 + OVERSHOOT * 2
+    text = '[{"label": "a", "bbox": [%s, 0.2, %s, 0.4]}]'
+    assert named(parse(text % (1.0 - near, near), BBOX)) == [("a", (0.0, 0.2, 1.0, 0.4))]
+    assert parse(text % (0.1, far), BBOX).rejects == {"out_of_range": 1}
+    assert parse(text % (1.0 - far, 0.5), BBOX).rejects == {"out_of_range": 1}
+
+
+# --- rejects -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"label": "x", "bbox": [0.1, 0.2, 0.3]}', "not_four_numbers"),
+        ('{"label": "x", "bbox": [0.1, 0.2, 0.3, 0.4, 0.5]}', "not_four_numbers"),
+        ('{"label": "x", "bbox": [0.1, null, 0.3, 0.4]}', "not_four_numbers"),
+        ('{"label": "x", "bbox": [0.1, 0.2px, 0.3, 0.4]}', "not_four_numbers"),
+        ('{"label": "x", "x1": 0.1, "y1": 0.2, "x2": 0.3}', "not_four_numbers"),
+        ('{"label": "x", "bbox": [0.1, NaN, 0.3, 0.4]}', "not_finite"),
+        ('{"label": "x", "bbox": [0.1, -Infinity, 0.3, 0.4]}', "not_finite"),
+        ('{"label": "x", "bbox": [0.1, 0.2, 0.3, 1e999]}', "not_finite"),
+        ('{"label": "x", "bbox": [100, 200, 300, 400]}', "out_of_range"),
+        ('{"label": "x", "bbox": [0.1, 0.2, 0.1, 0.4]}', "zero_area"),
+        ('{"label": "x", "bbox": [0.1, 1.01, 0.3, 1.02]}', "zero_area"),
+        ('{"label": "x"}', "no_box"),
+        ('{"label": "x", "bbox": null}', "no_box"),
+        ('{"label": "x", "position": [0.1, 0.2, 0.3, 0.4]}', "no_box"),
+        ('{"bbox": [0.1, 0.2, 0.3, 0.4]}', "no_label"),
+        ('{"label": null, "bbox": [0.1, 0.2, 0.3, 0.4]}', "no_label"),
+        ("[0.1, 0.2, 0.3, 0.4]", "no_label"),
+        ('{"label": "", "bbox": [0.1, 0.2, 0.3, 0.4]}', "bad_label"),
+        ('{"label": " ", "bbox": [0.1, 0.2, 0.3, 0.4]}', "bad_label"),
+        ('{"label": "a<|im_end|>", "bbox": [0.1, 0.2, 0.3, 0.4]}', "bad_label"),
+        ('{"label": "\\ud83d", "bbox": [0.1, 0.2, 0.3, 0.4]}', "bad_label"),
+        ('{"label": "%s", "bbox": [0.1, 0.2, 0.3, 0.4]}' % ("x" * (LABEL_LIMIT + 1)), "bad_label"),
+        ('{"label": "person, "bbox": [0.1, 0.2, 0.3, 0.4]}', "no_box"),
+        (PERSON, "duplicate"),
+    ],
+)
+def test_a_broken_object_is_counted_and_its_neighbours_are_kept(broken: str, reason: str) -> None:
+    parsed = parse(f"[{PERSON}, {broken}, {CONE}]", BBOX)
+    assert named(parsed) == BOTH
+    assert dict(parsed.rejects) == {reason: 1}
+
+
+def test_every_reason_is_documented() -> None:
+    assert all(words for words in REJECTS.values())
+    with pytest.raises(TypeError):
+        REJECTS["other"] = ""  # type: ignore[index]
+
+
+@pytest.mark.parametrize("lost", range(1, len(f"[{PERSON}, {CONE}]")))
+def test_a_lost_character_costs_at_most_the_object_it_is_in(lost: int) -> None:
+    text = f"[{PERSON}, {CONE}, {PERSON.replace('0.4', '0.9')}]"
+    untouched = {"cone"} if lost <= len(PERSON) else {"person"}
+    labels = {found.label for found in parse(text[:lost] + text[lost + 1 :], BBOX).objects}
+    assert labels >= untouched
+
+
+# --- truncation ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 200))
+def test_cutting_the_text_never_loses_or_invents_a_whole_object(length: int) -> None:
+    text = f"[{PERSON}, {CONE}]"
+    parsed = parse(text[:length], BBOX)
+    # An object is whole when its box is: the closing brace adds nothing.
+    whole = sum(length >= text.index(part) + len(part) for part in ("0.4]", "0.8]"))
+    assert named(parsed) == BOTH[:whole]
+    begun = sum(length > text.index(part) for part in ('{"label": "person"', '{"label": "cone"'))
+    assert sum(parsed.rejects.values()) == begun - whole
+    assert set(parsed.rejects) <= {"truncated"}
+
+
+def test_a_cut_label_or_number_is_not_believed() -> None:
+    assert parse('[{"image_id": 0, "bbox_2d": [1, 2, 3, 4], "label": "traffic li', BBOX_2D).rejects == {
+        "truncated": 1
+    }
+    assert parse('{"label": "x", "x1": 0.1, "y1": 0.2, "x2": 0.3, "y2": 0.4', BBOX).rejects == {
+        "truncated": 1
+    }
+
+
+# --- labels --------------------------------------------------------------------------------------------
+
+
+def test_labels_take_the_spelling_that_was_asked_for() -> None:
+    text = '[{"label": " Traffic  LIGHT", "bbox": [0.1, 0.2, 0.3, 0.4]}]'
+    assert parse(text, BBOX, labels=["traffic light", "cone"]).objects[0].label == "traffic light"
+    assert parse(text, BBOX).objects[0].label == "Traffic LIGHT"
+
+
+def test_a_closed_vocabulary_drops_other_names() -> None:
+    parsed = parse(f"[{PERSON}, {CONE}]", BBOX, labels=["cone"], closed=True)
+    assert named(parsed) == BOTH[1:]
+    assert dict(parsed.rejects) == {"not_asked": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[[0.1, 0.2, 0.3, 0.4]]", '{"bbox": [0.1, 0.2, 0.3, 0.4]}', '{"objects": [(0.1, 0.2, 0.3, 0.4)]}'],
+)
+def test_a_box_without_a_name_is_the_one_label_that_was_asked_for(text: str) -> None:
+    (found,) = parse(text, BBOX, labels=["person"]).objects
+    assert (found.label, found.label_span) == ("person", None)
+    assert parse(text, BBOX, labels=["person", "cone"]).rejects == {"no_label": 1}
+
+
+@pytest.mark.parametrize(
+    "label",
+    ['a "quoted" thing', "back\\slash", "driver's seat", "box [red]", "a {b}", "nota\tbene", "貓", "عربة"],
+)
+@pytest.mark.parametrize("dialect", [BBOX, BBOX_2D])
+def test_any_name_that_was_asked_for_is_read_back(label: str, dialect: Dialect) -> None:
+    text = dialect.answer([(label, Box(0.1, 0.2, 0.3, 0.4)), ("cone", Box(0.5, 0.6, 0.7, 0.8))])
+    parsed = parse(text, dialect, labels=[label, "cone"], closed=True)
+    assert [found.label for found in parsed.objects] == [label, "cone"]
+
+
+# --- spans and score -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{PERSON}, {CONE}]",
+        f"```\n[{CONE}, {PERSON}]".replace("[0.1, 0.2, 0.3, 0.4]", "[0.3, 0.4, 0.1, 0.2]"),
+        '{"person": [["0.1", 0.2, 0.3, 0.4]], "cone": {"y2": 0.8, "x2": 0.7, "x1": 0.5, "y1": 0.6}}',
+    ],
+)
+def test_spans_lead_back_to_the_text(text: str) -> None:
+    for found in parse(text, BBOX).objects:
+        sides = [float(text[start:end]) for start, end in found.number_spans]
+        assert sides == [found.box.x1, found.box.y1, found.box.x2, found.box.y2]
+        assert found.label_span is not None
+        assert text[slice(*found.label_span)] == found.label
+        assert text[found.opening[1] - 1] in "[{"
+
+
+def tokens_of(text: str, log_probs: dict[str, float], size: int = 2) -> list[TokenLogProb]:
+    """Tokens of `size` characters; those inside a given piece of text have its log-probability."""
+    spans = {(text.index(piece), text.index(piece) + len(piece)): value for piece, value in log_probs.items()}
+    return [
+        TokenLogProb(at, at + size, sum(v for (a, b), v in spans.items() if a < at + size and at < b))
+        for at in range(0, len(text), size)
+    ]
+
+
+def test_the_score_is_opening_times_mean_label_times_mean_number() -> None:
+    text = f"[{PERSON}]"
+    (found,) = parse(text, BBOX).objects
+    tokens = [TokenLogProb(at, at + 1, 0.0) for at in range(len(text))]
+
+    def at(piece: str, *log_probs: float) -> None:
+        start = text.index(piece)
+        for offset, log_prob in enumerate(log_probs):
+            tokens[start + offset] = TokenLogProb(start + offset, start + offset + 1, log_prob)
+
+    assert score(found, tokens) == 1.0
+    at("{", math.log(0.9))
+    assert score(found, tokens) == pytest.approx(0.9)
+    at("person", *[math.log(0.8)] * 6)
+    assert score(found, tokens) == pytest.approx(0.9 * 0.8)
+    at("0.3", *[math.log(0.5)] * 3)
+    assert score(found, tokens) == pytest.approx(0.9 * 0.8 * 0.5**0.25)
+    at('"bbox"', -9.0, -9.0)  # syntax says nothing about the object
+    assert score(found, tokens) == pytest.approx(0.9 * 0.8 * 0.5**0.25)
+
+
+def test_a_token_counts_where_it_overlaps_and_once_in_each_part() -> None:
+    text = f"[{PERSON}]"
+    (found,) = parse(text, BBOX).objects
+    whole = [TokenLogProb(0, len(text), math.log(0.5))]
+    assert score(found, whole) == pytest.approx(0.5**3)
+    assert score(found, []) == 1.0
+
+
+@given(st.lists(st.floats(-20.0, 0.0), min_size=1, max_size=60))
+def test_a_score_is_a_probability(log_probs: Sequence[float]) -> None:
+    text = f"[{PERSON}, {CONE}]"
+    size = -(-len(text) // len(log_probs))
+    tokens = [TokenLogProb(i * size, (i + 1) * size, value) for i, value in enumerate(log_probs)]
+    for detection in parse(text, BBOX).scored(tokens):
+        assert 0.0 <= detection.score <= 1.0
+
+
+# --- anything at all -----------------------------------------------------------------------------------
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-2000, 2000) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["label", "bbox", "x1", "y1", "x2", "y2", "objects", "person"]), inner, max_size=5
+        )
+    ),
+    max_leaves=20,
+)
+
+
+def check(text: str, parsed: Parsed) -> None:
+    assert not list(parser_fuzz.faults(parsed, text)), text
+
+
+@given(st.text())
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    check(text, parse(text, BBOX, labels=["person"]))
+
+
+@given(st.text(alphabet="[]{}(),:\"'\\“” \n.-+0123456789eElabxy_NaN|<>", max_size=200))
+def test_any_text_of_structure_is_read_without_an_error(text: str) -> None:
+    check(text, parse(text, BBOX, labels=["person"]))
+    check(text, parse(text, BBOX_2D, coordinates="pixels", image_size=(640, 480)))
+
+
+@given(json_like)
+def test_any_json_is_read_without_an_error(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value)):
+        check(text, parse(text, BBOX))
+
+
+def test_a_hundred_thousand_broken_answers_are_read_without_an_error() -> None:
+    for number, text in enumerate(parser_fuzz.broken_answers(100_000, seed=1)):
+        parsed = parse(text, (BBOX, BBOX_2D)[number % 2], labels=parser_fuzz.LABELS[: number % 4])
+        if parsed.objects or number % 16 == 0:
+            check(text, parsed)
+
+
+NASTY = (
+    *(
+        "[",
+        "{",
+        "[{",
+        "]",
+        "}",
+        '"',
+        "'",
+        '{"',
+        '"\\',
+        '[\\"',
+        "['a ",
+        '["[',
+        "“[",
+        "(,",
+        "\\",
+        " ",
+        ",",
+        "-",
+    ),
+    *("[1,", "1", "1.", "1e", "a ", '{"a":', "{{a:", '{"x1":1,', '"label":"a",', '{"label":"', "[[1,2],"),
+    *('{"label":"a","bbox":[', "[0.1,0.2,0.3,0.4,"),
+)
+
+
+@pytest.mark.parametrize("piece", NASTY)
+def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    """Four times the text may take ten times as long, not sixteen. 100 kB nested to any depth are read."""
+
+    def seconds(size: int) -> float:
+        text = "[{" + piece * (size // len(piece))
+        start = time.process_time()
+        parse(text, BBOX, labels=["person"])
+        return time.process_time() - start
+
+    assert seconds(100_000) < 10 * seconds(25_000) + 0.05

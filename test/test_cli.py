@@ -1,0 +1,285 @@
+"""The command line as a person meets it: what it leaves behind, what it says, how it exits."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader
+
+import lfm_perception
+from lfm_perception.cli import main
+from lfm_perception.demo.world import World
+from lfm_perception.media.scenes import SCHEMA
+from lfm_perception.media.sinks import BAG
+
+RESULTS = ["overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
+QUICK = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    return Command(capfd)
+
+
+class Command:
+    """`lfm-perception` with these words, in this process."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+
+    def __call__(self, *words: str | Path) -> Outcome:
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = self._capfd.readouterr()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return Outcome(code or 0, out, err)
+
+    def refuses(self, out: Path, *words: str | Path) -> str:
+        """The one sentence with which `run` refuses, having left nothing behind."""
+        outcome = self("run", *words, "--out", out)
+        assert outcome.code == 1
+        assert not out.exists()
+        (sentence,) = [line for line in outcome.err.splitlines() if line.startswith("lfm-perception: ")]
+        assert "Traceback" not in outcome.err
+        return sentence.removeprefix("lfm-perception: ")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_demo_video(path: Path, frames: int = 12) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (256, 192))
+    world = World(seed=2, width=256, height=192, fps=10.0)
+    for index in range(frames):
+        writer.write(cv2.cvtColor(world.snapshot(index).frame.image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+# --- what it does ----------------------------------------------------------------------------------
+
+
+def test_a_demo_run_leaves_scenes_overlay_and_summary(command: Command, tmp_path: Path) -> None:
+    outcome = command("run", "demo", "--out", tmp_path / "out", "--frames", "13", "--bag")
+    assert outcome.code == 0, outcome.err
+    out = tmp_path / "out"
+    assert names(out) == sorted([BAG, *RESULTS])
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+    scenes = [json.loads(line) for line in (out / "scenes.jsonl").read_text().splitlines()]
+    for scene in scenes:
+        validator.validate(scene)
+    assert [scene["index"] for scene in scenes] == [0, 6, 12]
+    assert scenes[0]["global_caption"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["scenes"], summary["ended"]) == (13, 3, "complete")
+    assert summary["model"]["demo"] is True
+    assert len(summary["model"]["model"]["sha256"]) == 64
+    assert summary["settings"]["image.max_tokens"] == 256
+    assert summary["versions"]["lfm_perception"] == lfm_perception.__version__
+    with av.open(str(out / "overlay.mp4")) as film:
+        assert film.streams.video[0].frames == 13
+    assert cv2.imread(str(out / "overlay.png")) is not None
+    with Reader(out / BAG) as bag:
+        assert {c.topic: c.msgcount for c in bag.connections}["/detections"] == 3
+    assert "13 (0.4 s)" in outcome.out
+    again = command("run", out / BAG, "--out", tmp_path / "again", "--every", "6", *QUICK)
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "again" / "summary.json").read_text())["frames"] == 13
+    assert str(out) in outcome.out.replace("\n", "")
+
+
+def test_a_video_and_a_folder_of_images_are_looked_at(command: Command, tmp_path: Path) -> None:
+    film = write_demo_video(tmp_path / "film.avi")
+    assert command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK).code == 0
+    assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index, (width, height) in enumerate([(64, 48), (200, 300), (1, 1)]):
+        cv2.imwrite(str(pictures / f"{index}.png"), np.full((height, width), 90, np.uint16))
+    assert command("run", pictures, "--out", tmp_path / "out", *QUICK).code == 0
+    scenes = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
+    assert [(scene["width"], scene["height"]) for scene in scenes] == [(64, 48), (200, 300), (1, 1)]
+    assert [scene["stamp"]["nanosec"] for scene in scenes] == [0, 10**8, 2 * 10**8]
+
+
+def test_settings_come_from_a_file_and_options_change_them(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("image: {max_tokens: 64}\ncaption: {enabled: false}\n")
+    words: list[str | Path] = [
+        "--settings",
+        tmp_path / "mine.yaml",
+        "--set",
+        "detect.closed=true",
+        "--labels",
+        "person, cone",
+    ]
+    outcome = command(
+        "run", "demo", "--out", tmp_path / "out", "--frames", "1", "--seed", "5", *words, *QUICK
+    )
+    assert outcome.code == 0, outcome.err
+    settings = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
+    assert settings["image.max_tokens"] == 64
+    assert settings["caption.enabled"] is False
+    assert settings["detect.labels"] == ["person", "cone"]
+    assert settings["sampling.seed"] == 5
+    (scene,) = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
+    assert {d["label"] for d in scene["detections"]} <= {"person", "cone"}
+    assert scene["usage"]["detect"]["image_tokens"] <= 64
+
+
+def test_help_and_version_are_there(command: Command) -> None:
+    helped = command("run", "--help")
+    assert helped.code == 0
+    for option in ("--settings", "--set", "--labels", "--frames", "--seconds", "--every", "--topic", "--bag"):
+        assert option in helped.out
+    assert command("--version").out == f"lfm-perception {lfm_perception.__version__}\n"
+
+
+# --- what it refuses -------------------------------------------------------------------------------
+
+
+def test_wrong_usage_exits_with_2(command: Command, tmp_path: Path) -> None:
+    assert command("run", "demo").code == 2
+    assert command("run", "demo", "--out", tmp_path / "out", "--frames", "none").code == 2
+    assert command("run", "demo", "--out", tmp_path / "out", "--every", "0").code == 2
+    outcome = command("run", "demo", "--out", tmp_path / "out", "--set", "image.max_tokens")
+    assert outcome.code == 2
+    assert "KEY=VALUE" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    wide = tmp_path / "wide.png"
+    cv2.imwrite(str(wide), np.zeros((20, 20_000, 3), np.uint8))
+    noise = tmp_path / "noise.mp4"
+    noise.write_bytes(np.random.default_rng(5).bytes(2000))
+    assert command.refuses(out, "missing.mp4").startswith("there is no missing.mp4")
+    assert "holds neither images" in command.refuses(out, tmp_path / "empty")
+    assert "noise.mp4 cannot be decoded" in command.refuses(out, noise)
+    assert "frame 0 of images" in command.refuses(out, wide)
+    assert "20000x20" in command.refuses(out, wide)
+    assert "image.max_tokens" in command.refuses(out, "demo", "--set", "image.max_token=64")
+    contradiction = ["--set", "image.min_tokens=99", "--set", "image.max_tokens=64"]
+    assert "image.min_tokens 99 is above image.max_tokens 64" in command.refuses(out, "demo", *contradiction)
+    assert "no.gguf" in command.refuses(
+        out, "demo", "--set", "model.path=no.gguf", "--set", "mmproj.path=no.gguf"
+    )
+    assert "special token" in command.refuses(out, "demo", "--labels", "<|im_end|>")
+    assert "nothing.yaml" in command.refuses(out, "demo", "--settings", "nothing.yaml")
+    assert names(tmp_path) == ["empty", "noise.mp4", "wide.png"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = command("run", "demo", "--frames", "1", "--out", tmp_path / "file" / "out", *QUICK)
+    assert outcome.code == 1
+    assert f"cannot write to {tmp_path}/file/out: not a directory" in outcome.err
+
+
+def test_results_never_replace_the_source(command: Command, tmp_path: Path) -> None:
+    film = write_demo_video(tmp_path / "overlay.avi").rename(tmp_path / "overlay.mp4")
+    before = film.read_bytes()
+    for source in (film, tmp_path):
+        outcome = command("run", source, "--out", tmp_path, *QUICK)
+        assert outcome.code == 1
+        assert f"the results would mix with the source {source}: choose a folder other than" in outcome.err
+    assert film.read_bytes() == before
+    assert names(tmp_path) == ["overlay.mp4"]
+
+
+# --- what it keeps ---------------------------------------------------------------------------------
+
+
+def test_a_source_that_breaks_off_keeps_what_was_done_and_names_the_frame(
+    command: Command, tmp_path: Path
+) -> None:
+    film = write_demo_video(tmp_path / "film.avi", 20)
+    film.write_bytes(film.read_bytes()[: int(film.stat().st_size * 0.6)])
+    outcome = command("run", film, "--out", tmp_path / "out", "--every", "4", *QUICK)
+    assert outcome.code == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    frames = summary["frames"]
+    assert 4 < frames < 20
+    assert summary["ended"] == f"video {film} ends in the middle of frame {frames}"
+    assert f"{summary['ended']}; what came before is in {tmp_path}/out" in outcome.err
+    assert names(tmp_path / "out") == RESULTS
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert video.streams.video[0].frames == frames
+
+
+def start(*words: str | Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    """`lfm-perception` with these words, in a process of its own; `before` runs there first."""
+    program = [sys.executable, "-c", "from lfm_perception.cli import main; main()", *map(str, words)]
+    return subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
+    )
+
+
+def wait_for(found: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while not list(found.glob(pattern)):
+        assert time.monotonic() < deadline, f"no {pattern} in {found}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_with_whole_files_of_what_was_done(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
+    wait_for(tmp_path, ".unfinished-*/overlay.mp4")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert names(tmp_path) == RESULTS
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["ended"] == "interrupted"
+    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["scenes"] >= 1
+    assert str(tmp_path) in out
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    process = start("run", "demo", "--out", tmp_path / "out", "--seconds", "3600", *QUICK)
+    wait_for(tmp_path, "out/.unfinished-*")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == RESULTS  # the first frame may win
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    process = start(
+        "run", "demo", "--out", tmp_path / "out", "--frames", "60", *QUICK, before=limit_file_size
+    )
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    assert f"cannot write to {tmp_path}/out: file too large" in err
+    assert not (tmp_path / "out").exists()

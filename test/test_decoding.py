@@ -1,0 +1,317 @@
+"""Grounded decoding writes the dialect's JSON and nothing else, in the model's own tokens."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.geometry import Box
+from lfm_perception.settings import SamplingSettings
+from lfm_perception.vlm.answers import parse
+from lfm_perception.vlm.decoding import Grammar, Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.prompts import BBOX, BBOX_2D, TURN_END, Dialect
+from lfm_perception.vlm.vocabulary import Vocabulary
+
+USERS_OWN = Dialect(
+    name="users_own",
+    user="{labels}!",
+    keys=("where", "nr", "what", "sure"),
+    label_key="what",
+    box_key="where",
+    coordinate_range=100,
+    decimals=1,
+)
+LABELS = ("person", "traffic cone", "コーン", "box", "box 2", "#1 (big) box", 'a "quoted" \\ name', "[x]")
+NAMES = LABELS[:5]
+"""Labels that also an open vocabulary cuts as the rest of the text does: no punctuation at their edges."""
+
+GREEDY = SamplingSettings(temperature=0.0, repeat_penalty=1.0)
+ANYTHING = SamplingSettings(temperature=1.0, min_p=0.0)
+
+
+class Monkey:
+    """A model of which the logits are chance, the same for the same seed."""
+
+    def __init__(self, vocabulary: Vocabulary, seed: int, favoured: Sequence[int] = ()) -> None:
+        self._random = np.random.default_rng(seed)
+        self._size = len(vocabulary.pieces)
+        self._favoured = list(favoured)
+        self.steps = 0
+
+    def __call__(self, tokens: Sequence[int]) -> Logits:
+        self.steps += 1
+        logits = self._random.normal(scale=4.0, size=self._size).astype(np.float32)
+        logits[self._favoured] += np.float32(8.0)
+        return logits
+
+
+class Parrot:
+    """A model that wants to say one text, in the tokens into which the vocabulary cuts it."""
+
+    def __init__(self, vocabulary: Vocabulary, text: str) -> None:
+        self.wanted = vocabulary.plain(text)
+        self._size = len(vocabulary.pieces)
+        self._said = 0
+        self.steps = 0
+
+    def __call__(self, tokens: Sequence[int]) -> Logits:
+        self.steps += 1
+        assert list(tokens) == self.wanted[self._said : self._said + len(tokens)]
+        self._said += len(tokens)
+        logits = np.zeros(self._size, dtype=np.float32)
+        logits[self.wanted[self._said]] = 20.0
+        return logits
+
+
+def scribble(grammar: Grammar, seed: int, limit: int) -> Written:
+    """An answer to random logits that like to begin objects."""
+    openings = (grammar.vocabulary.plain(text)[0] for text in ('[{"', "},", "]},", ", "))
+    monkey = Monkey(grammar.vocabulary, seed, tuple(openings))
+    return write_boxes(grammar, monkey(()), monkey, Sampler(replace(ANYTHING, seed=seed)), limit)
+
+
+def say(grammar: Grammar, text: str, limit: int = 10_000) -> tuple[Written, Parrot]:
+    parrot = Parrot(grammar.vocabulary, text)
+    return write_boxes(grammar, parrot(()), parrot, Sampler(GREEDY), limit), parrot
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(dialect, labels) for dialect in (BBOX, BBOX_2D, USERS_OWN) for labels in (LABELS, None)],
+    ids=lambda param: f"{param[0].name}-{'closed' if param[1] else 'open'}",
+)
+def grammar(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Grammar:
+    return Grammar(vocabulary, *request.param)
+
+
+# --- whatever the model wants, the answer is the dialect's --------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 300))
+def test_any_logits_give_whole_objects_of_the_dialect(grammar: Grammar, seed: int, limit: int) -> None:
+    dialect = grammar.dialect
+    written = scribble(grammar, seed, limit)
+    assert written.decoded == len(written.tokens) <= limit
+    for found in json.loads(written.text):
+        assert tuple(found) == dialect.keys
+        assert found[dialect.label_key].strip()
+        assert grammar.labels is None or found[dialect.label_key] in grammar.labels
+        assert len(found[dialect.box_key]) == 4
+        assert all(0 <= side <= dialect.coordinate_range for side in found[dialect.box_key])
+        assert all(found[key] == 0 for key in set(dialect.keys) - {dialect.label_key, dialect.box_key})
+
+
+@given(seed=st.integers(0, 10**6))
+def test_numbers_are_written_in_the_dialects_form(grammar: Grammar, seed: int) -> None:
+    numbers = re.findall(r"[\d.]+(?=[],])", re.sub(r'"[^"]*"', "", scribble(grammar, seed, 300).text))
+    assert set(numbers) <= {*grammar.dialect.numbers(), "0"}
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 300))
+def test_the_parser_takes_every_object_that_is_written(grammar: Grammar, seed: int, limit: int) -> None:
+    written = scribble(grammar, seed, limit)
+    parsed = parse(written.text, grammar.dialect, labels=grammar.labels or (), closed=bool(grammar.labels))
+    assert len(parsed.objects) + sum(parsed.rejects.values()) == len(json.loads(written.text))
+    assert set(parsed.rejects) <= {"zero_area", "duplicate"}
+
+
+@given(seed=st.integers(0, 10**6))
+def test_a_smaller_limit_gives_the_beginning_of_the_same_answer(grammar: Grammar, seed: int) -> None:
+    long, short = scribble(grammar, seed, 400), scribble(grammar, seed, 100)
+    objects = json.loads(short.text)
+    assert json.loads(long.text)[: len(objects)] == objects
+    assert short.truncated or short == long
+
+
+def test_open_labels_finish_the_characters_they_begin(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, None)
+    begun = list(vocabulary.names.begun)
+    monkey = Monkey(vocabulary, seed=1, favoured=[*begun, vocabulary.plain('[{"')[0]])
+    written = write_boxes(grammar, monkey(()), monkey, Sampler(ANYTHING), 2000)
+    labels = [found["label"] for found in json.loads(written.text)]
+    assert any(ord(letter) > 127 for label in labels for letter in label)
+
+
+# --- whatever the dialect can say can be written, and as the model would cut it -----------------------
+
+
+@given(data=st.data())
+def test_any_answer_is_written_in_the_vocabularys_own_tokens(grammar: Grammar, data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(grammar.labels or NAMES), max_size=6))
+    spans = st.lists(st.integers(0, 10_000), min_size=2, max_size=2).map(sorted)
+    objects = []
+    for name in names:
+        (x1, x2), (y1, y2) = data.draw(spans), data.draw(spans)
+        objects.append((name, Box(x1 / 1e4, y1 / 1e4, x2 / 1e4, y2 / 1e4)))
+    text = grammar.dialect.answer(objects)
+    written, parrot = say(grammar, text)  # the parrot checks every token it is fed
+    assert written.text == text
+    assert not written.truncated
+    assert written.decoded == len(parrot.wanted)
+
+
+def test_forced_tokens_share_a_step_with_a_decision(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, ("person", "box"))
+    text = BBOX.answer([("person", Box(0.1, 0.2, 0.3, 0.4))] * 3)
+    written, parrot = say(grammar, text)
+    # one object or none, then for each: name, 0 or 1 and the digits of four coordinates, and whether one more
+    assert parrot.steps == 1 + 3 * (1 + 4 * 2 + 1)
+    assert written.decoded > 2 * parrot.steps
+
+
+# --- limits -------------------------------------------------------------------------------------------
+
+THREE = [("person", Box(0.1, 0.2, 0.3, 0.4)), ("box", Box(0.5, 0.5, 0.75, 1.0)), ("box 2", Box(0, 0, 1, 1))]
+
+
+def test_every_limit_keeps_the_whole_objects_that_fit(grammar: Grammar) -> None:
+    full = grammar.dialect.answer(THREE)
+    sizes = [len(grammar.vocabulary.plain(grammar.dialect.answer(THREE[:count]))) for count in range(4)]
+    for limit in range(1, sizes[3] + 2):
+        written, _ = say(grammar, full, limit)
+        kept = max((count for count, size in enumerate(sizes) if size <= limit), default=0)
+        assert written.text == grammar.dialect.answer(THREE[:kept])
+        assert written.truncated == (limit < sizes[3])
+        assert written.decoded <= limit
+
+
+def test_an_object_that_cannot_fit_is_not_begun(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, ("person",))
+    one = len(vocabulary.plain(BBOX.answer(THREE[:1])))
+    written, parrot = say(grammar, BBOX.answer([THREE[0]] * 3), limit=one + 10)
+    assert written.decoded < one
+    assert parrot.steps == 10
+
+
+def test_when_time_is_up_whole_objects_are_kept(grammar: Grammar) -> None:
+    full = grammar.dialect.answer(THREE)
+    parrot = Parrot(grammar.vocabulary, full)
+    steps = 0
+
+    def until_time_is_up(tokens: Sequence[int]) -> Logits | None:
+        nonlocal steps
+        steps += 1
+        return parrot(tokens) if steps < 15 else None
+
+    written = write_boxes(grammar, parrot(()), until_time_is_up, Sampler(GREEDY), 1000)
+    assert written.truncated
+    assert written.text in {grammar.dialect.answer(THREE[:count]) for count in (1, 2)}
+    assert write_boxes(grammar, None, until_time_is_up, Sampler(GREEDY), 1000).text == "[]"
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def test_words_end_where_the_model_ends_them(vocabulary: Vocabulary) -> None:
+    parrot = Parrot(vocabulary, "A person stands by a コーン.")
+    parrot.wanted.append(vocabulary.special(TURN_END))
+    written = write_words(vocabulary, parrot(()), parrot, Sampler(GREEDY), 100)
+    assert written.text == "A person stands by a コーン."
+    assert not written.truncated
+    assert written.decoded == len(parrot.wanted) - 1
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 50))
+def test_words_keep_their_limit(vocabulary: Vocabulary, seed: int, limit: int) -> None:
+    monkey = Monkey(vocabulary, seed)
+    written = write_words(vocabulary, monkey(()), monkey, Sampler(ANYTHING), limit)
+    assert written.decoded <= limit
+    assert written.truncated == (written.decoded == limit)
+    assert monkey.steps <= limit
+    assert "<|" not in written.text
+
+
+# --- log-probabilities --------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6))
+def test_spans_cover_the_text_in_order(grammar: Grammar, seed: int) -> None:
+    written = scribble(grammar, seed, 300)
+    whole = 0
+    for token in written.tokens:
+        assert token.start <= whole <= token.end
+        assert token.log_prob <= 0.0
+        whole = token.end
+    assert written.truncated or whole == len(written.text)
+
+
+def test_a_decision_has_the_models_own_probability_and_a_forced_token_none(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, ("person", "box"))
+    text = BBOX.answer(THREE[:1])
+    written, _ = say(grammar, text)
+    sure = 20.0 - math.log(math.exp(20.0) + len(vocabulary.pieces) - 1)
+    by_start = {text[token.start : token.end]: token.log_prob for token in written.tokens}
+    assert by_start["person"] == pytest.approx(sure, abs=1e-9)
+    assert by_start["label"] == by_start["bbox"] == by_start["."] == 0.0
+    (detection,) = parse(text, BBOX).scored(written.tokens)
+    assert 0.9 < detection.score <= 1.0
+
+
+def test_a_model_pressed_into_a_closed_vocabulary_shows_it(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, ("cone",))
+    person, first = vocabulary.plain("person")[0], vocabulary.plain('[{"')[0]
+    logits = np.zeros(len(vocabulary.pieces), dtype=np.float32)
+    logits[[person, first]] = 20.0
+    written = write_boxes(grammar, logits, lambda tokens: logits, Sampler(GREEDY), 40)
+    assert json.loads(written.text)[0]["label"] == "cone"
+
+
+# --- sampling -----------------------------------------------------------------------------------------
+
+
+def draws(settings: SamplingSettings, logits: Sequence[float], count: int) -> list[int]:
+    """First draws of `count` fresh samplers with different seeds."""
+    row = np.array(logits, dtype=np.float32)
+    return [Sampler(replace(settings, seed=seed)).draw(row)[0] for seed in range(count)]
+
+
+def test_temperature_0_takes_the_likeliest() -> None:
+    assert set(draws(GREEDY, [0.0, 1.0, 0.9], 50)) == {1}
+
+
+def test_sampling_follows_the_softmax() -> None:
+    drawn = draws(ANYTHING, [math.log(0.7), math.log(0.2), math.log(0.1)], 4000)
+    shares = np.bincount(drawn) / len(drawn)
+    assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
+
+
+def test_min_p_leaves_out_what_is_unlikely_beside_the_likeliest() -> None:
+    drawn = draws(replace(ANYTHING, min_p=0.15), [math.log(0.7), math.log(0.2), math.log(0.1)], 1000)
+    assert set(drawn) == {0, 1}
+
+
+def test_a_low_temperature_sharpens_after_min_p() -> None:
+    drawn = draws(SamplingSettings(temperature=0.1), [1.0, 0.9, -5.0], 4000)
+    assert np.mean(np.equal(drawn, 0)) == pytest.approx(1 / (1 + math.exp(-1.0)), abs=0.03)
+
+
+def test_the_penalty_turns_to_another_token_of_about_the_same_logit() -> None:
+    sampler = Sampler(replace(GREEDY, repeat_penalty=1.05))
+    logits = np.array([10.0, 9.8, -1.0], dtype=np.float32)
+    assert [sampler.draw(logits)[0] for _ in range(3)] == [0, 1, 0]
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 50)).astype(np.float32)
+    first, second = (Sampler(replace(ANYTHING, seed=7)) for _ in range(2))
+    assert [first.draw(row) for row in logits] == [second.draw(row) for row in logits]
+
+
+def test_only_allowed_tokens_are_drawn() -> None:
+    logits = np.array([9.0, 1.0, 5.0, 2.0], dtype=np.float32)
+    assert Sampler(GREEDY).draw(logits, np.array([1, 3]))[0] == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_numbers_are_an_error(bad: float) -> None:
+    with pytest.raises(PerceptionError, match="NaN or infinity"):
+        Sampler(GREEDY).draw(np.array([1.0, bad, 0.0], dtype=np.float32))

@@ -1,0 +1,522 @@
+"""The engine: what the model is told, how it is stopped and freed, and which files it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.planning.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.scene import Frame
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import CancelledError, FramePlan
+from lfm_perception.vlm.gguf import check_pair, read
+from lfm_perception.vlm.llama import LlamaVlm
+from lfm_perception.vlm.prompts import (
+    BBOX,
+    BBOX_2D,
+    CAPTION,
+    IMAGE_END,
+    IMAGE_START,
+    Dialect,
+    Prompt,
+    ask,
+    converse,
+    detect,
+)
+from lfm_perception.vlm.vocabulary import Vocabulary
+
+FIND = detect(BBOX, ("person", "box", "cone", "forklift", "pallet"))
+SMALL = FramePlan(plan_image(256, 256, ImageLimits(32, 64)), 200)
+LARGE = FramePlan(plan_image(2048, 1024, ImageLimits(32, 256, 8)), 200)
+"""2 x 4 tiles and a thumbnail: seconds of work."""
+
+
+def noise(width: int = 256, height: int = 256, seed: int = 0) -> Frame:
+    return Frame(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8), 0)
+
+
+# --- asking -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", [BBOX, BBOX_2D], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+def test_boxes_come_in_the_dialect(vlm: LlamaVlm, dialect: Dialect, closed: bool) -> None:
+    answer = vlm.describe(noise(), detect(dialect, ("person", "box"), closed=closed), SMALL)
+    assert answer.text.startswith("[")
+    assert answer.text.endswith("]")
+    assert answer.usage.image_tokens == SMALL.image.tokens
+    assert answer.usage.answer_tokens <= SMALL.answer_tokens
+    assert all(0.0 <= detection.score <= 1.0 for detection in answer.detections)
+
+
+def test_a_caption_is_words(vlm: LlamaVlm) -> None:
+    answer = vlm.describe(noise(), ask(CAPTION), SMALL)
+    assert answer.text
+    assert "<|" not in answer.text
+    assert answer.detections == ()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "limits"),
+    [(640, 480, ImageLimits(32, 64)), (33, 700, ImageLimits(1, 32)), (640, 480, ImageLimits(32, 256)),
+     (1280, 720, ImageLimits(32, 64, 4)), (1280, 720, ImageLimits(32, 64, 2, thumbnail=False))],
+)  # fmt: skip
+def test_every_plan_passes_through_llama_cpp_unchanged(
+    vlm: LlamaVlm, width: int, height: int, limits: ImageLimits
+) -> None:
+    plan = FramePlan(plan_image(width, height, limits), 5)
+    usage = vlm.describe(noise(width, height), ask(CAPTION), plan).usage
+    assert usage.image_tokens == plan.image.tokens
+
+
+def test_a_plan_that_llama_cpp_would_change_is_refused(vlm: LlamaVlm) -> None:
+    for width, height in ((100, 96), (2048, 1024)):
+        with pytest.raises(PerceptionError, match="multiples of 32 and it may have at most 1024"):
+            vlm.describe(noise(), FIND, FramePlan(ImagePlan(width, height), 50))
+
+
+def test_the_same_frame_is_encoded_once(vlm: LlamaVlm) -> None:
+    frame = noise(seed=1)
+    first = vlm.describe(frame, FIND, SMALL)
+    again = vlm.describe(frame, FIND, SMALL)
+    assert again.usage.encode_s < first.usage.encode_s / 2
+    assert (again.text, again.detections) == (first.text, first.detections)
+
+
+def test_an_answer_does_not_depend_on_what_was_asked_before(vlm: LlamaVlm) -> None:
+    first = vlm.describe(noise(seed=2), FIND, SMALL)
+    vlm.describe(noise(640, 480, seed=3), ask(CAPTION), LARGE_CAPTION)
+    vlm.describe(noise(seed=4), detect(BBOX_2D, ("cone",)), SMALL)
+    again = vlm.describe(noise(seed=2), FIND, SMALL)
+    assert (again.text, again.detections) == (first.text, first.detections)
+
+
+LARGE_CAPTION = FramePlan(plan_image(640, 480, ImageLimits(32, 256)), 30)
+
+
+def test_prompts_longer_than_a_batch_are_split(demo_model: tuple[Path, Path], vlm: LlamaVlm) -> None:
+    question = ask(Prompt("Describe the scene. " * 20))
+    with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0, "engine.n_batch": 32})) as narrow:
+        split = narrow.describe(noise(), question, SMALL)
+    whole = vlm.describe(noise(), question, SMALL)
+    assert split.usage.text_tokens > 64
+    assert split.text == whole.text
+
+
+def test_what_does_not_fit_the_context_is_refused(vlm: LlamaVlm) -> None:
+    with pytest.raises(PerceptionError, match=r"needs \d+ tokens .*engine\.n_ctx is 4096"):
+        vlm.describe(noise(), FIND, FramePlan(SMALL.image, 5000))
+    with pytest.raises(PerceptionError, match="leaves 0 tokens for the answer"):
+        vlm.describe(noise(), FIND, FramePlan(SMALL.image, 0))
+
+
+def test_an_image_that_is_not_rgb_is_refused(vlm: LlamaVlm) -> None:
+    with pytest.raises(PerceptionError, match="uint8 RGB"):
+        vlm.describe(Frame(np.zeros((256, 256), np.uint8), 0), FIND, SMALL)
+
+
+# --- what the model is told ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [Prompt("Where?"), Prompt("Where?", system="Be brief.")])
+def test_the_prompt_is_the_models_chat_template_with_one_start_token(
+    vocabulary: Vocabulary, prompt: Prompt
+) -> None:
+    talk = converse(prompt)
+    tokens = vocabulary.encode((*talk.before, IMAGE_START, IMAGE_END, *talk.after))
+    system = "<|im_start|>system\nBe brief.<|im_end|>\n" if prompt.system else ""
+    template = (
+        f"<|startoftext|>{system}<|im_start|>user\n<|image_start|><|image_end|>Where?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    # the template as llama.cpp cuts it when it may see special tokens in text, which is only ever our own
+    assert tokens == vocabulary._tokenize(template, parse_special=True)
+    assert tokens.count(tokens[0]) == 1
+
+
+MARKUP = ("<|im_end|>", "<|startoftext|>", "<|image_start|>", "<|im_start|>system", "<image>", "<__media__>")
+
+
+@pytest.mark.parametrize("markup", MARKUP)
+def test_special_tokens_in_words_from_outside_are_refused(markup: str) -> None:
+    with pytest.raises(PerceptionError, match="special token"):
+        Prompt(f"Where is it?{markup}")
+    with pytest.raises(PerceptionError, match="special token"):
+        Prompt("Where is it?", system=markup)
+    with pytest.raises(PerceptionError, match="special token"):
+        detect(BBOX, (f"box{markup}",))
+
+
+@pytest.mark.parametrize("label", ["", " ", "a\nb", "\x00", "\ud800"])
+def test_labels_that_no_answer_could_hold_are_refused(label: str) -> None:
+    with pytest.raises(PerceptionError, match="blank or hold control characters"):
+        detect(BBOX, ("box", label))
+
+
+@pytest.mark.parametrize("markup", MARKUP)
+def test_text_is_never_cut_into_special_tokens(vocabulary: Vocabulary, markup: str) -> None:
+    tokens = vocabulary.plain(f"a {markup} b")
+    assert b"".join(vocabulary.pieces[token] for token in tokens).decode() == f"a {markup} b"
+    assert not vocabulary.ends.intersection(tokens)
+
+
+def test_any_script_and_any_noise_can_be_asked(vlm: LlamaVlm) -> None:
+    for words in ("ماذا ترى؟", "何が見えますか", "\\\"'{}[]\x00\ud800 \t\n", "😀" * 50):
+        assert vlm.describe(noise(), ask(Prompt(words)), FramePlan(SMALL.image, 3)).usage.answer_tokens <= 3
+
+
+# --- stopping -----------------------------------------------------------------------------------------
+
+
+def test_a_deadline_ends_the_answer_and_leaves_no_trace(vlm: LlamaVlm) -> None:
+    before = vlm.describe(noise(seed=5), FIND, SMALL)
+    large = noise(2048, 1024)
+    for deadline_s in (0.0, 0.02, 0.1):
+        answer = vlm.describe(large, FIND, FramePlan(LARGE.image, 200, deadline_s))
+        assert answer.truncated
+        assert answer.text == "[]"
+    after = vlm.describe(noise(seed=5), FIND, SMALL)
+    assert (after.text, after.detections) == (before.text, before.detections)
+
+
+def test_a_deadline_reaches_into_a_step_of_the_model(vlm: LlamaVlm) -> None:
+    frame = noise(2048, 1024)
+    whole = vlm.describe(frame, FIND, LARGE)
+    # encoded already: what is stopped now is the prefill of two thousand tokens
+    answer = vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, whole.usage.prefill_s / 10))
+    assert answer.truncated
+    assert answer.usage.prefill_s < whole.usage.prefill_s
+    again = vlm.describe(frame, FIND, LARGE)
+    assert (again.text, again.detections) == (whole.text, whole.detections)
+
+
+def test_a_question_can_be_cancelled(vlm: LlamaVlm) -> None:
+    before = vlm.describe(noise(seed=5), FIND, SMALL)
+    timer = threading.Timer(0.05, vlm.cancel)
+    timer.start()
+    with pytest.raises(CancelledError):
+        vlm.describe(noise(2048, 1024, seed=6), FIND, LARGE)
+    timer.join()
+    after = vlm.describe(noise(seed=5), FIND, SMALL)
+    assert (after.text, after.detections) == (before.text, before.detections)
+
+
+def test_questions_of_several_threads_are_answered_one_by_one(vlm: LlamaVlm) -> None:
+    alone = [vlm.describe(noise(seed=seed), FIND, SMALL).text for seed in range(4)]
+    together: dict[int, str] = {}
+
+    def asking(seed: int) -> None:
+        together[seed] = vlm.describe(noise(seed=seed), FIND, SMALL).text
+
+    threads = [threading.Thread(target=asking, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[seed] for seed in range(4)] == alone
+
+
+# --- opening and closing ------------------------------------------------------------------------------
+
+
+def test_the_engine_starts_within_a_second() -> None:
+    started = time.process_time()  # of the processor: other programs may keep it busy
+    LlamaVlm(Settings()).close()
+    assert time.process_time() - started < 1.0
+
+
+def test_closing_ends_what_runs_and_frees_the_model() -> None:
+    engine = LlamaVlm(Settings())
+    thread = engine._thread
+    engine.describe(noise(), FIND, SMALL)
+    engine.close()
+    engine.close()
+    assert thread._shutdown
+    with pytest.raises(PerceptionError, match="has been closed"):
+        engine.describe(noise(), FIND, SMALL)
+
+
+def test_an_engine_that_is_let_go_is_freed() -> None:
+    engine = LlamaVlm(Settings())
+    thread = engine._thread
+    del engine
+    gc.collect()
+    assert thread._shutdown
+
+
+def test_engines_can_live_side_by_side_and_one_after_another(vlm: LlamaVlm) -> None:
+    expected = vlm.describe(noise(), FIND, SMALL).text
+    for _ in range(2):
+        with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as other:
+            assert other.describe(noise(), FIND, SMALL).text == expected
+    assert vlm.describe(noise(), FIND, SMALL).text == expected
+
+
+def test_opening_and_closing_gives_the_memory_back() -> None:
+    def resident_after(count: int) -> int:
+        for _ in range(count):
+            with LlamaVlm(Settings()) as engine:
+                engine.describe(noise(), FIND, SMALL)
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed memory is not the question
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident_after(4)
+    assert resident_after(12) - before < 60 * 2**20  # twelve models that were not freed would be 180 MB
+
+
+def test_llama_cpp_keeps_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with LlamaVlm(Settings()) as engine:
+        engine.describe(noise(), FIND, SMALL)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- files that cannot work ---------------------------------------------------------------------------
+
+
+def open_pair(model: Path, mmproj: Path, checksums: dict[str, str] | None = None) -> None:
+    files = {"model.path": str(model), "mmproj.path": str(mmproj)}
+    LlamaVlm(Settings().with_values({**files, **(checksums or {})})).close()
+
+
+Damage = Callable[[Path], None]
+
+
+def cut(share: float) -> Damage:
+    def damage(path: Path) -> None:
+        os.truncate(path, int(path.stat().st_size * share))
+
+    return damage
+
+
+def last_byte(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def random_bytes(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(100_000))
+
+
+def random_bytes_after_the_magic(path: Path) -> None:
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + np.random.default_rng(0).bytes(100_000))
+
+
+def zeros_after_the_magic(path: Path) -> None:
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100_000))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("role", ["model", "mmproj"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut(0.001), "damaged or cut short"),
+        (cut(0.5), "damaged or cut short"),
+        (cut(0.99), "damaged or cut short"),
+        (last_byte, "damaged or cut short"),
+        (random_bytes, "not a GGUF file"),
+        (random_bytes_after_the_magic, "damaged or cut short"),
+        (zeros_after_the_magic, "not"),
+        (empty, "is empty"),
+        (missing, "no such file"),
+        (directory, "is not a file"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(
+    demo_model: tuple[Path, Path], tmp_path: Path, role: str, damage: Damage, words: str
+) -> None:
+    copies = {part: tmp_path / f"{part}.gguf" for part in ("model", "mmproj")}
+    for source, copy in zip(demo_model, copies.values(), strict=True):
+        shutil.copy(source, copy)
+    damage(copies[role])
+    with pytest.raises(PerceptionError, match=words) as refusal:
+        open_pair(copies["model"], copies["mmproj"])
+    assert str(copies[role]) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_cannot_be_opened_is_refused(demo_model: tuple[Path, Path]) -> None:
+    with pytest.raises(PerceptionError, match=r"cannot open .*/inside: not a directory"):
+        open_pair(demo_model[0] / "inside", demo_model[1])
+
+
+def test_swapped_files_are_refused(demo_model: tuple[Path, Path]) -> None:
+    with pytest.raises(PerceptionError, match=r"swap model\.path and mmproj\.path"):
+        open_pair(demo_model[1], demo_model[0])
+
+
+def test_a_text_model_in_place_of_the_mmproj_is_refused(demo_model: tuple[Path, Path]) -> None:
+    with pytest.raises(PerceptionError, match="not the vision part of an LFM2-VL"):
+        open_pair(demo_model[0], demo_model[0])
+
+
+def test_a_text_only_model_is_refused(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
+    text_only = tmp_path / "text.gguf"
+    text_only.write_bytes(demo_model[0].read_bytes().replace(b"<|image_start|>", b"<|reserved_498>"))
+    with pytest.raises(PerceptionError, match=r"no special token <\|image_start\|>: it is not an LFM2-VL"):
+        open_pair(text_only, demo_model[1])
+
+
+def test_another_architecture_is_refused(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(demo_model[0].read_bytes().replace(b"lfm2", b"lfm3", 1))
+    with pytest.raises(PerceptionError, match="architecture 'lfm3', not 'lfm2'"):
+        open_pair(other, demo_model[1])
+
+
+@pytest.mark.parametrize("role", ["model", "mmproj"])
+def test_checksums_are_compared(demo_model: tuple[Path, Path], role: str) -> None:
+    right = hashlib.sha256(demo_model[("model", "mmproj").index(role)].read_bytes()).hexdigest()
+    open_pair(*demo_model, {f"{role}.sha256": right.upper()})
+    with pytest.raises(PerceptionError, match=r"has SHA-256 .* expected 0000"):
+        open_pair(*demo_model, {f"{role}.sha256": "0" * 64})
+
+
+def changed(source: Path, target: Path, key: str, value: bytes) -> Path:
+    """A copy of a GGUF file with the bytes of a metadata value, after its type, replaced."""
+    data = bytearray(source.read_bytes())
+    begin = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key) + 4
+    data[begin : begin + len(value)] = value
+    target.write_bytes(data)
+    return target
+
+
+NUMBERS = {
+    "clip.vision.patch_size": (0, 1, 7, 17, 2**31),
+    "clip.vision.embedding_length": (0, 1, 191, 2**31 - 1),
+    "clip.vision.feed_forward_length": (0, 64, 513),
+    "clip.vision.block_count": (0, 6, 2**32 - 1),
+    "clip.vision.projection_dim": (0, 64, 2**32 - 1),
+    "clip.vision.attention.head_count": (0, 7, 2**32 - 1),
+    "clip.vision.projector.scale_factor": (0, 1, 3, 64, 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_that_contradict_the_tensors_are_refused(
+    demo_model: tuple[Path, Path], tmp_path: Path, key: str
+) -> None:
+    for value in NUMBERS[key]:
+        mmproj = changed(demo_model[1], tmp_path / "mmproj.gguf", key, struct.pack("<I", value))
+        with pytest.raises(PerceptionError, match=r"mmproj\.gguf"):
+            check_pair(demo_model[0], mmproj)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_an_epsilon_that_is_none_is_refused(
+    demo_model: tuple[Path, Path], tmp_path: Path, value: float
+) -> None:
+    number = struct.pack("<f", value)
+    mmproj = changed(demo_model[1], tmp_path / "v.gguf", "clip.vision.attention.layer_norm_epsilon", number)
+    with pytest.raises(PerceptionError, match="layer_norm_epsilon is"):
+        check_pair(demo_model[0], mmproj)
+    model = changed(demo_model[0], tmp_path / "m.gguf", "lfm2.attention.layer_norm_rms_epsilon", number)
+    with pytest.raises(PerceptionError, match="layer_norm_rms_epsilon is"):
+        check_pair(model, demo_model[1])
+
+
+def test_a_count_of_layers_that_are_not_there_is_refused(
+    demo_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for count in (0, 7, 513, 2**31 - 1, 2**32 - 1):
+        model = changed(demo_model[0], tmp_path / "m.gguf", "lfm2.block_count", struct.pack("<I", count))
+        with pytest.raises(PerceptionError, match=f"lfm2.block_count is {count}"):
+            check_pair(model, demo_model[1])
+
+
+def test_values_of_another_type_are_refused(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
+    for key, kind in read(demo_model[1]).kinds.items():
+        if key.startswith("clip.") and kind == 4:
+            data = bytearray(demo_model[1].read_bytes())
+            begin = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
+            data[begin : begin + 4] = struct.pack("<I", 5)
+            (tmp_path / "mmproj.gguf").write_bytes(data)
+            with pytest.raises(PerceptionError, match=f"{key} has GGUF type 5, not 4"):
+                check_pair(demo_model[0], tmp_path / "mmproj.gguf")
+
+
+def test_a_header_with_any_byte_changed_never_ends_the_process(
+    demo_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Changed where the numbers of the vision file stand, and given to the engine in a process of its own."""
+    rng = np.random.default_rng(0)
+    source = demo_model[1].read_bytes()
+    header = source[: source.index(b"v.blk.0")]
+    copies = []
+    for number in range(40):
+        data = bytearray(source)
+        for place in rng.integers(24, len(header), rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        copies.append(tmp_path / f"{number}.gguf")
+        copies[-1].write_bytes(data)
+    command = [sys.executable, "-c", OPEN_ALL, str(demo_model[0]), *map(str, copies)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+OPEN_ALL = """
+import sys
+import numpy as np
+from lfm_perception.errors import PerceptionError
+from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.scene import Frame
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import FramePlan
+from lfm_perception.vlm.llama import LlamaVlm
+from lfm_perception.vlm.prompts import CAPTION, ask
+
+for mmproj in sys.argv[2:]:
+    try:
+        with LlamaVlm(Settings().with_values({"model.path": sys.argv[1], "mmproj.path": mmproj})) as vlm:
+            for size in ((128, 96), (256, 256)):
+                image = np.zeros((*size[::-1], 3), np.uint8)
+                vlm.describe(Frame(image, 0), ask(CAPTION), FramePlan(ImagePlan(*size), 3))
+    except PerceptionError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("role", "tensor"), [("model", "token_embd_norm.weight"), ("mmproj", "mm.2.bias")])
+def test_weights_that_are_not_numbers_are_reported(
+    demo_model: tuple[Path, Path], tmp_path: Path, role: str, tensor: str
+) -> None:
+    copies = {part: tmp_path / f"{part}.gguf" for part in ("model", "mmproj")}
+    for source, copy in zip(demo_model, copies.values(), strict=True):
+        shutil.copy(source, copy)
+    fill_with_nan(copies[role], tensor)
+    files = {f"{part}.path": str(copy) for part, copy in copies.items()}
+    error = pytest.raises(PerceptionError, match="NaN or infinity")
+    with LlamaVlm(Settings().with_values(files)) as engine, error:
+        engine.describe(noise(), FIND, SMALL)
+
+
+def fill_with_nan(path: Path, tensor: str) -> None:
+    found = read(path).tensors[tensor]
+    with path.open("r+b") as file:
+        file.seek(found.begin)
+        file.write(struct.pack("<f", float("nan")) * (found.size // 4))

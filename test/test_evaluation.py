@@ -1,0 +1,110 @@
+"""The judge is judged: counts, ratios and calibration of hand-made scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lfm_perception.evaluation.detection import (
+    Match,
+    Tally,
+    auroc,
+    calibration_error,
+    evaluate,
+    match,
+    reliability,
+    tally,
+)
+from lfm_perception.geometry import Box
+from lfm_perception.scene import Detection
+
+
+def found(label: str, x1: float, y1: float, x2: float, y2: float, score: float = 0.9) -> Detection:
+    return Detection(label, Box(x1, y1, x2, y2), score)
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> list[Detection]:
+    corner = st.floats(0.0, 1.0)
+    boxes = draw(st.lists(st.tuples(corner, corner, corner, corner), max_size=6))
+    return [
+        found(
+            draw(st.sampled_from(["box", "person"])),
+            *(min(a, c), min(b, d), max(a, c), max(b, d)),
+            draw(st.floats(0, 1)),
+        )
+        for a, b, c, d in boxes
+    ]
+
+
+def test_a_box_is_a_hit_once_with_its_label_and_enough_overlap() -> None:
+    truth = [found("box", 0.0, 0.0, 0.4, 0.4)]
+    twice = [found("box", 0.0, 0.0, 0.4, 0.4), found("box", 0.0, 0.0, 0.4, 0.38)]
+    assert tally(twice, truth) == Tally(hits=1, false=1, missed=0)
+    assert match(twice, truth) == (Match(detection=0, truth=0, iou=1.0),)
+    assert tally([found("cone", 0.0, 0.0, 0.4, 0.4)], truth) == Tally(0, 1, 1)
+    assert tally([found("box", 0.0, 0.0, 0.4, 0.19)], truth) == Tally(0, 1, 1)
+
+
+def test_more_pairs_win_over_closer_ones() -> None:
+    truth = [found("box", 0.0, 0.0, 0.4, 1.0), found("box", 0.12, 0.0, 0.52, 1.0)]
+    detections = [found("box", 0.1, 0.0, 0.5, 1.0), found("box", 0.24, 0.0, 0.64, 1.0)]
+    assert [(m.detection, m.truth) for m in match(detections, truth)] == [(0, 0), (1, 1)]
+
+
+def test_ratios_without_a_case_are_one() -> None:
+    assert (Tally().precision, Tally().recall, Tally().f1) == (1.0, 1.0, 1.0)
+    assert Tally(hits=6, false=2, missed=4).f1 == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+
+
+def test_a_report_counts_by_label_and_by_threshold() -> None:
+    truth = [found("box", 0.0, 0.0, 0.5, 0.5), found("person", 0.6, 0.6, 0.9, 0.9)]
+    near = [found("box", 0.0, 0.0, 0.5, 0.3, score=0.8), found("person", 0.6, 0.6, 0.9, 0.9, score=0.7)]
+    ghost = [found("cone", 0.1, 0.1, 0.2, 0.2, score=0.3)]
+    report = evaluate([(near, truth), (ghost, [])])
+    assert report.at_50 == Tally(hits=2, false=1, missed=0)
+    assert report.at_75 == Tally(hits=1, false=2, missed=1)
+    assert report.mean_iou == pytest.approx(0.8)
+    assert report.count_exact == 0.5
+    assert report.by_label == {"box": Tally(1, 0, 0), "cone": Tally(0, 1, 0), "person": Tally(1, 0, 0)}
+    assert report.auroc == 1.0
+    assert report.calibration_error == pytest.approx((0.2 + 0.3 + 0.3) / 3)
+
+
+def test_no_scene_is_an_error_and_an_empty_scene_is_not() -> None:
+    with pytest.raises(ValueError, match="no scene"):
+        evaluate([])
+    report = evaluate([([], [])])
+    assert (report.at_50.f1, report.count_exact, report.auroc, report.reliability) == (1.0, 1.0, None, ())
+
+
+def test_scores_that_tell_the_truth_have_no_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.0, 1.0, 200_000)
+    hits = rng.uniform(0.0, 1.0, 200_000) < scores
+    bins = reliability(scores, hits)
+    assert len(bins) == 10
+    assert sum(b.count for b in bins) == 200_000
+    assert calibration_error(bins) < 0.01
+    assert calibration_error(reliability(np.full(100, 1.0), np.zeros(100, dtype=bool))) == 1.0
+
+
+def test_auroc_counts_ties_as_half() -> None:
+    scores = np.array([0.5, 0.5, 0.9, 0.1])
+    assert auroc(scores, np.array([True, False, True, False])) == pytest.approx((0.5 + 1 + 1 + 1) / 4)
+    assert auroc(np.array([0.5, 0.6]), np.array([True, True])) is None
+
+
+@settings(deadline=None)
+@given(detections=scenes(), truth=scenes())
+def test_every_box_is_counted_once_and_a_stricter_threshold_never_helps(
+    detections: list[Detection], truth: list[Detection]
+) -> None:
+    report = evaluate([(detections, truth)])
+    assert report.at_50.hits + report.at_50.false == len(detections)
+    assert report.at_50.hits + report.at_50.missed == len(truth)
+    assert report.at_75.hits <= report.at_50.hits
+    assert sum(report.by_label.values(), Tally()) == report.at_50
+    assert all(0.5 <= pair.iou <= 1.0 + 1e-9 for pair in match(detections, truth))

@@ -1,0 +1,318 @@
+"""Settings: one list of knobs, checked as a whole, with errors that say what to write instead."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import ImageSettings, Settings, as_markdown, as_yaml, describe
+from lfm_perception.vlm.prompts import BBOX, BBOX_2D
+
+ROOT = Path(__file__).parent.parent
+NAMES = [knob.name for knob in describe()]
+PAIR = {"model.path": "m.gguf", "mmproj.path": "v.gguf"}
+
+
+def message(values: dict[str, object]) -> str:
+    with pytest.raises(PerceptionError) as caught:
+        Settings.from_dict(values)
+    return str(caught.value)
+
+
+def message_of_file(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PerceptionError) as caught:
+        Settings.load(path)
+    return str(caught.value)
+
+
+def test_defaults_are_the_model_cards() -> None:
+    settings = Settings()
+    assert (settings.sampling.temperature, settings.sampling.min_p) == (0.1, 0.15)
+    assert settings.sampling.repeat_penalty == 1.05
+    assert (settings.image.min_tokens, settings.image.max_tokens, settings.image.splitting) == (32, 256, True)
+    assert settings.dialect == BBOX
+    assert settings.engine.n_gpu_layers == 0
+
+
+def test_every_default_is_allowed_and_every_knob_has_words() -> None:
+    for knob in describe():
+        assert knob.check(knob.default) == knob.default
+        assert knob.words
+        assert (knob.low is None) == (knob.high is None) == (knob.kind not in (int, float))
+
+
+def test_groups_and_dotted_names_mean_the_same() -> None:
+    nested = Settings.from_dict({"image": {"max_tokens": 64}, "detect": {"labels": ["dog"], "closed": True}})
+    dotted = Settings.from_dict({"image.max_tokens": 64, "detect.labels": ["dog"], "detect.closed": True})
+    assert nested == dotted
+    assert nested.image == ImageSettings(max_tokens=64)
+    assert nested.detect.labels == ("dog",)
+
+
+def test_values_give_back_what_was_set() -> None:
+    settings = Settings.from_dict({**PAIR, "budget.latency": 0.5, "detect.labels": ["a dog", "Hund"]})
+    assert list(settings.values()) == NAMES
+    assert Settings.from_dict(settings.values()) == settings
+
+
+def test_with_values_keeps_the_rest() -> None:
+    settings = Settings.from_dict({"image.max_tokens": 64, "detect.dialect": "bbox_2d"})
+    changed = settings.with_values({"image.min_tokens": 16, "budget.latency": 1})
+    assert (changed.image.min_tokens, changed.image.max_tokens) == (16, 64)
+    assert changed.dialect == BBOX_2D
+    assert changed.budget.latency == 1.0
+    assert isinstance(changed.budget.latency, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("image.max_tokens", 5000, "image.max_tokens must be a whole number from 1 to 1024 tokens, got 5000"),
+        ("image.max_tokens", True, "image.max_tokens must be a whole number from 1 to 1024 tokens, got true"),
+        ("image.max_tokens", 64.0, "image.max_tokens must be a whole number from 1 to 1024 tokens, got 64.0"),
+        ("image.splitting", 1, "image.splitting must be true or false, got 1"),
+        ("sampling.min_p", "0.1", "sampling.min_p must be a number from 0 to 1, got '0.1'"),
+        ("sampling.temperature", math.nan, "sampling.temperature must be a number from 0 to 2, got nan"),
+        ("budget.latency", math.inf, "budget.latency must be a number from 0 to 600 s, got inf"),
+        ("budget.latency", False, "budget.latency must be a number from 0 to 600 s, got false"),
+        (
+            "budget.latency",
+            10**18,
+            "budget.latency must be a number from 0 to 600 s, got 1000000000000000000",
+        ),
+        ("engine.flash_attn", "yes", "engine.flash_attn must be one of auto, on, off, got 'yes'"),
+        ("detect.labels", "person", "detect.labels must be a list of texts, got 'person'"),
+        ("detect.labels", ["person", 3], "detect.labels must be a list of texts, got ['person', 3]"),
+        ("model.path", None, "model.path must be text, got nothing"),
+        ("model.path", "a\0b", r"model.path must be text, got 'a\x00b'"),
+        ("model.sha256", "abc", "model.sha256 must be 64 hexadecimal digits or empty, got 'abc'"),
+        ("caption.prompt", " ", "caption.prompt must not be blank, got ' '"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_name_range_and_value(name: str, value: object, said: str) -> None:
+    assert message({name: value}) == said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"image.max_token": 1}, "unknown setting 'image.max_token': did you mean 'image.max_tokens'?"),
+        ({"image": {"max_token": 1}}, "unknown setting 'image.max_token': did you mean 'image.max_tokens'?"),
+        ({"images": {"max_tokens": 1}}, "unknown setting 'images': did you mean 'image'?"),
+        ({"temperature": 1}, "unknown setting 'temperature': did you mean 'sampling.temperature'?"),
+        (
+            {"engine": {"temprature": 1}},
+            "unknown setting 'engine.temprature': did you mean 'sampling.temperature'?",
+        ),
+        ({"dialect": {}}, "unknown setting 'dialect': did you mean 'dialects'?"),
+        ({"engine": 3}, "engine must be a group of settings (engine.… : value), got 3"),
+        ({"image": {"max_tokens": 9}, "image.max_tokens": 8}, "setting image.max_tokens is given twice"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(values: dict[str, object], said: str) -> None:
+    assert message(values) == said
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"image.min_tokens": 300}, ["image.min_tokens 300", "image.max_tokens 256"]),
+        ({"model.path": "m.gguf"}, ["model.path is 'm.gguf'", "mmproj.path is ''"]),
+        ({"mmproj.path": "v.gguf"}, ["model.path is ''", "mmproj.path is 'v.gguf'"]),
+        ({"detect.closed": True, "detect.labels": []}, ["detect.closed", "detect.labels is empty"]),
+        ({"detect.labels": ["dog", "dog"]}, ["detect.labels holds 'dog' more than once"]),
+        ({"detect.labels": ["dog", "  "]}, ["detect.labels must not be blank"]),
+        ({"detect.dialect": "bbox2d"}, ["detect.dialect", "bbox, bbox_2d", "did you mean 'bbox_2d'?"]),
+        ({"engine.n_batch": 4096, "engine.n_ctx": 2048}, ["engine.n_batch 4096", "engine.n_ctx 2048"]),
+        ({"engine.n_ctx": 512}, ["engine.n_ctx 512", "about 8", "image.max_tokens"]),
+        ({"image.max_tiles": 10, "engine.n_ctx": 3000}, ["engine.n_ctx 3000", "image.max_tiles"]),
+        ({"detect.labels": [f"thing {i}" for i in range(3000)]}, ["engine.n_ctx 4096"]),
+        ({"budget.tokens": 63}, ["budget.tokens 63", "at least 64", "image.min_tokens 32"]),
+    ],
+)
+def test_a_contradiction_names_both_sides(values: dict[str, object], named: list[str]) -> None:
+    said = message(values)
+    assert all(part in said for part in named), said
+
+
+def test_a_budget_bounds_the_context_that_is_needed() -> None:
+    assert Settings.from_dict({"engine.n_ctx": 512, "budget.tokens": 300}).budget.tokens == 300
+
+
+@pytest.mark.parametrize("name", ["caption.prompt", "detect.labels"])
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|startoftext|>", "<__media__>", "<image>"])
+def test_special_tokens_in_prompts_are_refused(name: str, token: str) -> None:
+    text = f"a dog {token} a cat"
+    said = message({name: text if name == "caption.prompt" else [text]})
+    assert said.startswith(f"{name} must not hold the special token '{token}'")
+
+
+def test_quotes_backslashes_and_other_scripts_are_labels_like_any_other() -> None:
+    labels = ('the "red" one', "back\\slash", "Gabelstapler", "叉车", "رافعة شوكية")
+    assert Settings.from_dict({"detect.labels": list(labels), "detect.closed": True}).detect.labels == labels
+
+
+def test_a_user_dialect_becomes_a_dialect(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        """
+        detect: {dialect: corners, labels: [dog]}
+        dialects:
+          corners:
+            user: "Give the corners of every {labels} as JSON."
+            keys: [corners, name]
+            label_key: name
+            box_key: corners
+            coordinate_range: 1000
+            decimals: 0
+        """
+    )
+    dialect = Settings.load(path).dialect
+    assert dialect.name == "corners"
+    assert dialect.keys == ("corners", "name")
+    assert dialect.prompt(["dog"]).user == "Give the corners of every dog as JSON."
+    assert Settings.load(path).with_values({"detect.max_tokens": 100}).dialect == dialect
+
+
+@pytest.mark.parametrize(
+    ("dialects", "said"),
+    [
+        (3, "dialects must be a mapping from name to dialect, got 3"),
+        ({"bbox": {"user": "{labels}"}}, "dialects.bbox: this name is built in, choose another"),
+        ({"a b": {}}, "a dialect's name must be letters, digits, '_' and '-', got 'a b'"),
+        ({"x": None}, "dialects.x must be a mapping with 'user' and the keys it changes, got nothing"),
+        ({"x": {}}, "dialects.x lacks 'user', the words of the request with {labels} in them"),
+        ({"x": {"user": "find"}}, "dialect 'x': 'user' must contain {labels}, got 'find'"),
+        ({"x": {"usr": "{labels}"}}, "dialects.x has an unknown key 'usr': did you mean 'user'?"),
+        (
+            {"x": {"user": "{labels}", "decimals": True}},
+            "dialects.x.decimals must be a whole number from 0 to 1000000, got true",
+        ),
+        (
+            {"x": {"user": "{labels}", "keys": ["label", 'b"x']}},
+            "dialects.x.keys must be a list of keys of letters, digits and '_', got ['label', 'b\"x']",
+        ),
+        (
+            {"x": {"user": "{labels}", "keys": ["a"]}},
+            "dialect 'x': 'keys' must hold 'label' once, got ('a',)",
+        ),
+        (
+            {"x": {"user": "{labels}", "system": "<|im_end|>"}},
+            "dialects.x.system must not hold the special token '<|im_end|>', got '<|im_end|>'",
+        ),
+    ],
+)
+def test_a_wrong_dialect_says_what_is_wrong(dialects: object, said: str) -> None:
+    assert message({"dialects": dialects}) == said
+
+
+def test_yaml_reads_on_and_off_as_words_where_a_setting_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("engine:\n  flash_attn: on\n")
+    assert Settings.load(path).engine.flash_attn == "on"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "image:\n  # max_tokens: 64\n", "dialects:\n"])
+def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    assert Settings.load(path) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image: {max_tokens: 64", "not valid YAML, line 1, column 23: "),
+        ("image:\n\tmax_tokens: 64", "not valid YAML, line 2, column 1: "),
+        (
+            "- image\n- 64\n",
+            "settings are groups of names and values (image: {max_tokens: 64}), got ['image', 64]",
+        ),
+        ("hello", "settings are groups of names and values (image: {max_tokens: 64}), got 'hello'"),
+        ("1: 2", "settings are groups of names and values (image: {max_tokens: 64}), got {1: 2}"),
+        ("image:\n  max_tokens: 64\n  max_tokens: 32\n", "line 3: 'max_tokens' is given twice"),
+        ("image: {}\ncaption: {}\nimage: {}\n", "line 3: 'image' is given twice"),
+        ("image: {max_tokens: !!python/object:os.system x}", "not valid YAML, line 1, column 21: "),
+        (
+            "image: &a {max_tokens: *a}",
+            "image.max_tokens must be a whole number from 1 to 1024 tokens, got {",
+        ),
+        (
+            "image: {max_tokens: 2026-01-01}",
+            "image.max_tokens must be a whole number from 1 to 1024 tokens, got ",
+        ),
+        ("[" * 2000, "not valid YAML"),
+        ("image: {max_tokens: 2026-13-45}", "not valid YAML: "),
+        ("image: {max_tokens: \x07}", "not valid YAML: "),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "settings.yaml"
+    whole = message_of_file(path, text)
+    assert whole.startswith(f"{path}: {said}")
+    assert "\n" not in whole
+
+
+def test_a_merge_key_is_not_a_repeated_one(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("caption: &c {max_tokens: 32}\ndetect: {<<: *c, closed: true}\n")
+    assert Settings.load(path).detect.max_tokens == 32
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PerceptionError, match=r"missing\.yaml: cannot read the settings: no such file"):
+        Settings.load(tmp_path / "missing.yaml")
+    with pytest.raises(PerceptionError, match="cannot read the settings: is a directory"):
+        Settings.load(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00image")
+    with pytest.raises(PerceptionError, match=r"binary\.yaml: not a text file in UTF-8"):
+        Settings.load(binary)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def attempt(values: dict[str, object]) -> Settings | str:
+    """The settings, or the one line that says why not."""
+    try:
+        return Settings.from_dict(values)
+    except PerceptionError as error:
+        return str(error)
+
+
+@given(name=st.sampled_from(NAMES), value=json_values)
+def test_any_value_is_taken_exactly_or_refused_by_name(name: str, value: object) -> None:
+    outcome = attempt({name: value})
+    if isinstance(outcome, str):
+        assert name in outcome
+        assert "\n" not in outcome
+    else:
+        expected = tuple(value) if isinstance(value, list) else value
+        if name == "engine.flash_attn" and isinstance(value, bool):
+            expected = "on" if value else "off"
+        assert outcome.values()[name] == expected
+
+
+@given(st.dictionaries(st.text() | st.sampled_from([*NAMES, "image", "dialects"]), json_values, max_size=4))
+def test_any_mapping_gives_settings_or_one_sentence(mapping: dict[str, object]) -> None:
+    outcome = attempt(mapping)
+    assert isinstance(outcome, Settings) or "\n" not in outcome
+
+
+def test_the_example_file_and_the_table_are_the_settings() -> None:
+    assert (ROOT / "config" / "perception.yaml").read_text(encoding="utf-8") == as_yaml()
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == as_markdown()
+    assert Settings.load(ROOT / "config" / "perception.yaml") == Settings()
+    assert set(yaml.safe_load(as_yaml())) == {name.partition(".")[0] for name in NAMES} | {"dialects"}
