@@ -48,6 +48,8 @@ DECAY_STAGE = 0.35
 """Share of the steps, at the end, in which the learning rate falls to zero."""
 ROUNDED_STAGE = 0.25
 """Share of the steps, at the end, with 4-bit weights in the language model."""
+SPREAD = (10.0, 4.0, 1.5)
+"""Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
 
 COMMON_SIZES = ((256, 256),) * 3 + (
     *((320, 256), (256, 192), (384, 288), (384, 288), (512, 384), (512, 384), (320, 192), (256, 320)),
@@ -478,9 +480,9 @@ def train(run: Run, out: Path) -> None:
     fast_bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     while step < run.steps:
         progress = step / run.steps
-        grown = 1.0 if run.start else progress
+        grown = 0.6 + 0.4 * progress if run.start else progress
         language = grown >= VISION_STAGE
-        width = 10.0 - 6.0 * min(1.0, grown / 0.6)
+        width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
         batch = make_batch(tokenizer, run.seed, step, grown, run.scale)
         for opt in opts:
             for group in opt.param_groups:
