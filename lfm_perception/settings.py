@@ -117,6 +117,11 @@ class DetectSettings:
     dialect: str = _knob("bbox", "way of asking for boxes: bbox, bbox_2d, or a name under 'dialects'")
     closed: bool = _knob(False, "the answer may hold no name but detect.labels")
     max_tokens: int = _knob(512, "longest answer; whole objects are kept", unit="tokens", low=16, high=4096)
+    coordinates: str = _knob(
+        "mean",
+        "mean: boxes from the model's probabilities of the numbers; printed: from the printed numbers",
+        choices=("mean", "printed"),
+    )
     min_score: float = _knob(0.0, "detections with a lower score are dropped", low=0.0, high=1.0)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.settings import SamplingSettings
 from lfm_perception.vlm.answers import parse
-from lfm_perception.vlm.decoding import Grammar, Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.decoding import NEARBY, Grammar, Logits, Sampler, Written, write_boxes, write_words
 from lfm_perception.vlm.prompts import BBOX, BBOX_2D, TURN_END, Dialect
 from lfm_perception.vlm.vocabulary import Vocabulary
 
@@ -72,6 +72,24 @@ class Parrot:
         return logits
 
 
+class Doubter(Parrot):
+    """A parrot that gives the numbers around the wanted one a bell of probabilities, a bit to the right."""
+
+    OFFSET, STD = 0.0004, 0.003
+
+    def __init__(self, vocabulary: Vocabulary, text: str) -> None:
+        super().__init__(vocabulary, text)
+        self._digits = [vocabulary.plain(f"0.{number:03d}")[-1] for number in range(1000)]
+
+    def __call__(self, tokens: Sequence[int]) -> Logits:
+        logits = super().__call__(tokens)
+        wanted = int(logits.argmax())
+        if wanted in self._digits:
+            away = (np.arange(1000) - self._digits.index(wanted)) / 1000 - self.OFFSET
+            logits[self._digits] = 20.0 - 0.5 * (away / self.STD) ** 2
+        return logits
+
+
 def scribble(grammar: Grammar, seed: int, limit: int) -> Written:
     """An answer to random logits that like to begin objects."""
     openings = (grammar.vocabulary.plain(text)[0] for text in ('[{"', "},", "]},", ", "))
@@ -122,6 +140,28 @@ def test_the_parser_takes_every_object_that_is_written(grammar: Grammar, seed: i
     parsed = parse(written.text, grammar.dialect, labels=grammar.labels or (), closed=bool(grammar.labels))
     assert len(parsed.objects) + sum(parsed.rejects.values()) == len(json.loads(written.text))
     assert set(parsed.rejects) <= {"zero_area", "duplicate"}
+
+
+@given(seed=st.integers(0, 10**6))
+def test_means_are_near_the_printed_numbers(grammar: Grammar, seed: int) -> None:
+    written = scribble(grammar, seed, 300)
+    parsed = parse(written.text, grammar.dialect)
+    for found, detection in zip(parsed.objects, parsed.scored(written.tokens, means=True), strict=True):
+        assert np.abs(found.box.xyxy - detection.box.xyxy).max() <= NEARBY + 1e-9
+
+
+def test_a_box_is_the_mean_of_the_models_probabilities(vocabulary: Vocabulary) -> None:
+    text = BBOX.answer([("box", Box(0.25, 0.3, 0.5, 0.75)), ("person", Box(0.6, 0.1, 0.7, 1.0))])
+    doubter = Doubter(vocabulary, text)
+    written = write_boxes(Grammar(vocabulary, BBOX, None), doubter(()), doubter, Sampler(GREEDY), 300)
+    assert written.text == text
+    box, person = parse(text, BBOX).scored(written.tokens, means=True)
+    assert box.box.xyxy == pytest.approx(np.array([0.25, 0.3, 0.5, 0.75]) + Doubter.OFFSET, abs=5e-5)
+    assert box.std is not None
+    assert person.std is not None
+    assert astuple(box.std) == pytest.approx([Doubter.STD] * 4, rel=0.02)
+    assert (person.box.y2, person.std.y2) == (1.0, 0.0)
+    assert parse(text, BBOX).scored(written.tokens)[0].box == Box(0.25, 0.3, 0.5, 0.75)
 
 
 @given(seed=st.integers(0, 10**6))

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -388,19 +389,22 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, matrices: Sequence[nn.Parameter], momentum: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": 1.0, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            alike = defaultdict(list)
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    alike[matrix.shape].append(matrix)
-            for shape, matrices in alike.items():
-                updates = _orthogonal(torch.stack([self._moved(m, group["momentum"]) for m in matrices]))
-                # as large as an AdamW step would be (Moonshot AI, "Muon is scalable", 2025)
-                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for matrix, update in zip(matrices, updates, strict=True):
-                    matrix.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+        with torch.no_grad():
+            for group in self.param_groups:
+                self._step(group)
+
+    def _step(self, group: dict[str, Any]) -> None:
+        alike = defaultdict(list)
+        for matrix in group["params"]:
+            if matrix.grad is not None:
+                alike[matrix.shape].append(matrix)
+        for shape, matrices in alike.items():
+            updates = _orthogonal(torch.stack([self._moved(m, group["momentum"]) for m in matrices]))
+            # as large as an AdamW step would be (Moonshot AI, "Muon is scalable", 2025)
+            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+            for matrix, update in zip(matrices, updates, strict=True):
+                matrix.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
 
     def _moved(self, matrix: Tensor, momentum: float) -> Tensor:
         """The gradient with Nesterov's momentum."""
@@ -428,7 +432,10 @@ def optimizers(trainee: Trainee) -> list[torch.optim.Optimizer]:
     for name, parameter in trainee.named_parameters():
         matrix = parameter.dim() == 2 and not name.endswith(("embedding.weight", "kernel"))
         (matrices if matrix else others).append(parameter)
-    return [Muon(matrices, momentum=0.95, weight_decay=0.02), torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+    return [
+        Muon(matrices, momentum=0.95, weight_decay=0.02),
+        torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def rate(progress: float, peak: float) -> float:

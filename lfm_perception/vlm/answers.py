@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +35,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from lfm_perception.geometry import Box
-from lfm_perception.scene import Detection
+from lfm_perception.scene import CoordinateStd, Detection
 from lfm_perception.vlm.prompts import Dialect
 
 Coordinates = Literal["normalized", "per_mille", "pixels"]
@@ -84,12 +84,24 @@ class ParsedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """A coordinate as the model's probabilities for its last token have it, normalized."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogProb:
-    """Natural logarithm of the probability of one answer token, which spans text[start:end]."""
+    """Natural logarithm of the probability of one answer token, which spans text[start:end].
+
+    `spread` is there where the token ends a coordinate and the choice was the model's.
+    """
 
     start: int
     end: int
     log_prob: float
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +116,30 @@ class Parsed:
         """The objects with score 1, for text whose token probabilities are not known."""
         return tuple(Detection(found.label, found.box, 1.0) for found in self.objects)
 
-    def scored(self, tokens: Sequence[TokenLogProb]) -> tuple[Detection, ...]:
-        """The objects with the score of `score`."""
-        return tuple(Detection(found.label, found.box, score(found, tokens)) for found in self.objects)
+    def scored(self, tokens: Sequence[TokenLogProb], *, means: bool = False) -> tuple[Detection, ...]:
+        """The objects with the score of `score` and, where the tokens tell it, the spread of their sides.
+
+        `means`: boxes are made of the means of their sides, which are finer than the printed numbers.
+        """
+        return tuple(_scored(found, tokens, means) for found in self.objects)
+
+
+def _scored(found: ParsedObject, tokens: Sequence[TokenLogProb], means: bool) -> Detection:
+    box, std = found.box, None
+    spreads = [_spread(tokens, span) for span in found.number_spans]
+    known = [spread for spread in spreads if spread is not None]
+    if len(known) == len(spreads):
+        std = CoordinateStd(*(spread.std for spread in known))
+        x1, y1, x2, y2 = (spread.mean for spread in known)
+        if means and x1 < x2 and y1 < y2:
+            box = Box(x1, y1, x2, y2)
+    return Detection(found.label, box, score(found, tokens), std)
+
+
+def _spread(tokens: Sequence[TokenLogProb], span: Span) -> Spread | None:
+    """Of the token that ends the number in this span."""
+    index = bisect_left(tokens, span[1], key=lambda token: token.end)
+    return tokens[index].spread if index < len(tokens) and tokens[index].end == span[1] else None
 
 
 def score(found: ParsedObject, tokens: Sequence[TokenLogProb]) -> float:

@@ -32,12 +32,16 @@ from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.settings import SamplingSettings
-from lfm_perception.vlm.answers import TokenLogProb
+from lfm_perception.vlm.answers import Spread, TokenLogProb
 from lfm_perception.vlm.prompts import Dialect, in_json
 from lfm_perception.vlm.vocabulary import NameTokens, Vocabulary
 
 Logits = NDArray[np.float32]
 """One number for each token of the vocabulary, shape (tokens,)."""
+
+NEARBY = 0.012
+"""How far from the number that was drawn others count for its mean, as a part of the image. Farther ones
+are other answers, such as the side of another object, and not spread."""
 
 LONGEST_LABEL = 16
 """Tokens in the longest label of an open vocabulary, not counting those that finish a character."""
@@ -117,27 +121,31 @@ def write_boxes(grammar: Grammar, logits: Logits | None, step: Step, sampler: Sa
     state = grammar.start
     tokens: list[int] = []
     log_probs: list[float] = []
+    spreads: list[Spread | None] = []
     fed, refused = 0, b""
     while state.allowed.size:
         if state.allowed.size == 1:
-            token, log_prob = int(state.allowed[0]), 0.0
+            token, log_prob, spread = int(state.allowed[0]), 0.0, None
         else:
             if fed < len(tokens):
                 logits, fed = step(tokens[fed:]), len(tokens)
             if logits is None:
                 break
             token, log_prob = sampler.draw(logits, state.allowed)
+            spread = _spread(logits, state, token)
         following = state.after(token)
         if len(tokens) + 1 + following.to_end > limit:
             refused = grammar.vocabulary.pieces[token]  # it may hold the brace that ends an object
             break
         tokens.append(token)
         log_probs.append(log_prob)
+        spreads.append(spread)
         state = following
     pieces = [grammar.vocabulary.pieces[token] for token in tokens]
     text = (b"".join(pieces) + refused).decode(errors="ignore")
     truncated = bool(state.allowed.size)
-    return Written(_whole(text) if truncated else text, _spans(pieces, log_probs), len(tokens), truncated)
+    spans = _spans(pieces, log_probs, spreads)
+    return Written(_whole(text) if truncated else text, spans, len(tokens), truncated)
 
 
 def write_words(
@@ -158,23 +166,31 @@ def write_words(
             logits = step([token])
     pieces = [vocabulary.pieces[token] for token in tokens]
     text = b"".join(pieces).decode(errors="ignore")
-    return Written(text, _spans(pieces, log_probs), len(tokens), truncated)
+    spans = _spans(pieces, log_probs, [None] * len(pieces))
+    return Written(text, spans, len(tokens), truncated)
 
 
 class State:
     """A place in the automaton: which tokens may come next, and where they lead.
 
-    `to_end` is the least number of tokens from here to the end of the answer.
+    `to_end` is the least number of tokens from here to the end of the answer. `sides` are the
+    coordinates, normalized, that are complete with one of the tokens that may come next.
     """
 
     def __init__(self) -> None:
         self.edges: dict[int, State] = {}
+        self.sides: dict[int, float] = {}
         self.to_end = 0
 
     @cached_property
     def allowed(self) -> NDArray[np.intp]:
         """The tokens that may come next; none at the end of the answer."""
         return np.fromiter(self.edges, dtype=np.intp)
+
+    @cached_property
+    def allowed_sides(self) -> NDArray[np.float64]:
+        """The coordinate that each of the allowed tokens completes; NaN: none."""
+        return np.array([self.sides.get(int(token), math.nan) for token in self.allowed])
 
     def after(self, token: int) -> State:
         """Where one of the allowed tokens leads."""
@@ -207,15 +223,18 @@ class Grammar:
         self.start = self._either(_Way("", dialect.spell([]), "", end), _Way("", opening, number, x1))
 
         comma = self._cut(box, separator, number)
-        numbers = [self._cut(first, text, separator) for text in dialect.numbers()]
+        numbers = [(self._cut(first, text, separator), float(text)) for text in dialect.numbers()]
 
         def number_then(place: State) -> State:
-            return _trie((path, place) for path in numbers)
+            start = _trie((path, place) for path, _ in numbers)
+            for path, value in numbers:
+                _walk(start, path[:-1]).sides[path[-1]] = value / dialect.coordinate_range
+            return start
 
         place = number_then(after_box)
         for _ in range(3):
             place = number_then(_trie([(comma, place)]))
-        x1.edges = place.edges
+        x1.edges, x1.sides = place.edges, place.sides
         _measure(self.start, end)
 
     def _either(self, *ways: _Way) -> State:
@@ -282,6 +301,13 @@ def _trie(paths: Iterable[tuple[Sequence[int], State]]) -> State:
         if token in state.edges:  # one path is the beginning of another: 100 and 1000
             onward.edges.update(state.edges[token].edges)
         state.edges[token] = onward
+    return state
+
+
+def _walk(state: State, path: Iterable[int]) -> State:
+    """The place to which a path of tokens leads."""
+    for token in path:
+        state = state.after(token)
     return state
 
 
@@ -373,13 +399,28 @@ def _whole(text: str) -> str:
 _JSON = json.JSONDecoder()
 
 
-def _spans(pieces: Sequence[bytes], log_probs: Sequence[float]) -> tuple[TokenLogProb, ...]:
-    """Log-probabilities with the characters their tokens touch, the last possibly in part."""
+def _spread(logits: Logits, state: State, token: int) -> Spread | None:
+    """The model's mean and standard deviation of the coordinate that ends with `token`."""
+    drawn = state.sides.get(token)
+    if drawn is None:
+        return None
+    near = np.abs(state.allowed_sides - drawn) <= NEARBY  # NaN is not
+    sides, likely = state.allowed_sides[near], logits[state.allowed[near]].astype(np.float64)
+    weights = np.exp(likely - likely.max())
+    weights /= weights.sum()
+    mean = min(float(weights @ sides), 1.0)  # the sum of the weights is 1 but for rounding
+    return Spread(mean, math.sqrt(float(weights @ (sides - mean) ** 2)))
+
+
+def _spans(
+    pieces: Sequence[bytes], log_probs: Sequence[float], spreads: Sequence[Spread | None]
+) -> tuple[TokenLogProb, ...]:
+    """What is known of each token, with the characters it touches, the last possibly in part."""
     spans = []
     begun = 0
-    for piece, log_prob in zip(pieces, log_probs, strict=True):
+    for piece, log_prob, spread in zip(pieces, log_probs, spreads, strict=True):
         starts = [byte & 0xC0 != 0x80 for byte in piece]
         first = begun - (bool(starts) and not starts[0])
         begun += sum(starts)
-        spans.append(TokenLogProb(first, begun, log_prob))
+        spans.append(TokenLogProb(first, begun, log_prob, spread))
     return tuple(spans)

@@ -154,6 +154,7 @@ class _Engine:
     def __init__(self, model: Path, mmproj: Path, settings: Settings) -> None:
         self._model = self._context = self._vision = None
         self._sampling = settings.sampling
+        self._means = settings.detect.coordinates == "mean"
         self._seen: tuple[Frame, ImagePlan, list[_Embeddings]] | None = None
         self._decode_calls = 0
         cores = CoreWatch()
@@ -249,7 +250,7 @@ class _Engine:
         parsed = parse(written.text, question.dialect, labels=question.labels, closed=question.closed)
         return Answer(
             text=written.text,
-            detections=parsed.scored(written.tokens),
+            detections=parsed.scored(written.tokens, means=self._means),
             truncated=written.truncated,
             rejects=parsed.rejects,
             usage=usage,
