@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,25 +26,41 @@ LOW_SCORE = "low score"
 class Perception:
     """Looks at frames one after the other and knows, at any later moment, where things are.
 
-    Owned by one thread. A frame older than the one before it is a new beginning: a bag that starts
-    over, a clock that was set back.
+    Owned by one thread, but for `tracks`, which any thread may call and which never waits for the
+    model. A frame older than the one before it is a new beginning: a bag that starts over, a clock that
+    was set back.
     """
 
     def __init__(self, settings: Settings, vlm: Vlm, tracker: Tracker) -> None:
-        self._settings = settings
         self._vlm = vlm
         self._tracker = tracker
+        self._tracker_lock = threading.Lock()
+        self._adopt(settings)
+        self.reset()
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings from the next frame on; what is known stays.
+
+        Those with which the model was loaded keep their values in the model.
+        """
+        self._adopt(settings)
+        with self._tracker_lock:
+            self._tracker.change(settings.tracker)
+
+    def _adopt(self, settings: Settings) -> None:
+        self._settings = settings
         self._detect = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
         self._caption = ask(Prompt(settings.caption.prompt))
         self._limits = _image_limits(settings)
-        self.reset()
 
     def reset(self) -> None:
         """Forget tracks and caption."""
-        self._tracker.reset()
+        with self._tracker_lock:
+            self._tracker.reset()
         self._newest_ns: int | None = None
         self._caption_text: str | None = None
         self._caption_ns: int | None = None
+        self._caption_wanted = False
 
     def look(self, frame: Frame) -> Scene:
         """Have the model look at a frame; it describes the scene in words too when that is due.
@@ -59,7 +76,8 @@ class Perception:
         plan = self._plan(image, self._settings.detect.max_tokens, 0, started)
         answer = self._vlm.describe(frame, self._detect, plan)
         detections, rejects = self._accepted(answer)
-        self._tracker.update(detections, frame.stamp_ns / 1e9)
+        with self._tracker_lock:
+            self._tracker.update(detections, frame.stamp_ns / 1e9)
         caption_usage = self._describe(frame, image, answer.usage.answer_tokens, started)
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -74,11 +92,26 @@ class Perception:
             usage=answer.usage,
             caption_stamp_ns=self._caption_ns,
             caption_usage=caption_usage,
+            text=answer.text,
         )
+
+    def caption_next(self) -> None:
+        """Have the next frame described in words, whether or not that is due."""
+        self._caption_wanted = True
+
+    def answer(self, frame: Frame, question: str) -> str:
+        """What the model says to a question in words about a frame, within the caption's token limit.
+
+        Raises PerceptionError when the question cannot be asked or the model fails.
+        """
+        image = plan_image(frame.width, frame.height, self._limits)
+        plan = self._plan(image, self._settings.caption.max_tokens, 0, time.perf_counter())
+        return self._vlm.describe(frame, ask(Prompt(question)), plan).text.strip()
 
     def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
         """Where the known objects are at a stamp at or after the last frame looked at."""
-        return self._tracker.predict(stamp_ns / 1e9)
+        with self._tracker_lock:
+            return self._tracker.predict(stamp_ns / 1e9)
 
     def _plan(self, image: ImagePlan, wanted_tokens: int, spent_tokens: int, started: float) -> FramePlan:
         """What is left of the frame's budgets for one answer of at most `wanted_tokens`."""
@@ -99,15 +132,17 @@ class Perception:
     def _describe(self, frame: Frame, image: ImagePlan, spent_tokens: int, started: float) -> Usage | None:
         """Ask for a caption when it is due and the budgets allow one; returns its cost."""
         settings = self._settings.caption
-        if not settings.enabled:
-            return None
-        if self._caption_ns is not None and frame.stamp_ns - self._caption_ns < settings.period * 1e9:
+        due = settings.enabled and (
+            self._caption_ns is None or frame.stamp_ns - self._caption_ns >= settings.period * 1e9
+        )
+        if not due and not self._caption_wanted:
             return None
         plan = self._plan(image, settings.max_tokens, spent_tokens, started)
         if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
             return None
         answer = self._vlm.describe(frame, self._caption, plan)
         self._caption_text, self._caption_ns = answer.text.strip(), frame.stamp_ns
+        self._caption_wanted = False
         return answer.usage
 
 
@@ -119,11 +154,8 @@ def open_perception(settings: Settings) -> Iterator[Perception]:
     """
     from lfm_perception.vlm.llama import LlamaVlm  # here, because it loads llama.cpp
 
-    tracker = SortTracker(
-        min_iou=settings.tracker.min_iou,
-        min_hits=settings.tracker.min_hits,
-        forget_after=settings.tracker.forget_after,
-    )
+    tracker = SortTracker()
+    tracker.change(settings.tracker)
     vlm = LlamaVlm(settings)
     try:
         yield Perception(settings, vlm, tracker)

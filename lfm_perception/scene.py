@@ -130,9 +130,9 @@ class Track:
 class Scene:
     """Everything known about one inferred frame.
 
-    `caption` is the latest one and `caption_stamp_ns` the stamp of the frame it describes, both None
-    before the first. `truncated`, `rejects` and `usage` are the detection's; `caption_usage` is None
-    where no caption was asked for on this frame.
+    `text` is the detection answer as it came. `caption` is the latest one and `caption_stamp_ns` the stamp
+    of the frame it describes, both None before the first. `truncated`, `rejects` and `usage` are the
+    detection's; `caption_usage` is None where no caption was asked for on this frame.
     """
 
     stamp_ns: int
@@ -147,3 +147,4 @@ class Scene:
     usage: Usage
     caption_stamp_ns: int | None = None
     caption_usage: Usage | None = None
+    text: str = ""

@@ -34,6 +34,10 @@ ONE_OBJECT_TOKENS = 32
 """Answer tokens that hold one object in either built-in dialect (three objects take 72 to 89)."""
 
 
+LOADED = "the model is loaded with it"
+SUBSCRIBED = "the image subscription is made with it"
+
+
 def _knob(
     default: T,
     words: str,
@@ -42,8 +46,9 @@ def _knob(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    fixed: str = "",
 ) -> T:
-    about = {"words": words, "unit": unit, "low": low, "high": high, "choices": choices}
+    about = {"words": words, "unit": unit, "low": low, "high": high, "choices": choices, "fixed": fixed}
     return field(default=default, metadata=about)
 
 
@@ -51,27 +56,37 @@ def _knob(
 class ModelSettings:
     """The language model."""
 
-    path: str = _knob("", "GGUF file of the language model; empty: the demo model that ships")
-    sha256: str = _knob("", "SHA-256 the file must have, 64 hexadecimal digits; empty: not checked")
+    path: str = _knob("", "GGUF file of the language model; empty: the demo model that ships", fixed=LOADED)
+    sha256: str = _knob(
+        "", "SHA-256 the file must have, 64 hexadecimal digits; empty: not checked", fixed=LOADED
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class MmprojSettings:
     """The vision tower and projector that belong to the language model."""
 
-    path: str = _knob("", "GGUF file of the vision tower and projector; empty: the demo model's")
-    sha256: str = _knob("", "SHA-256 the file must have, 64 hexadecimal digits; empty: not checked")
+    path: str = _knob(
+        "", "GGUF file of the vision tower and projector; empty: the demo model's", fixed=LOADED
+    )
+    sha256: str = _knob(
+        "", "SHA-256 the file must have, 64 hexadecimal digits; empty: not checked", fixed=LOADED
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """How llama.cpp runs."""
 
-    n_gpu_layers: int = _knob(0, "layers on the GPU; 0: CPU only, -1: all", low=-1, high=999)
-    n_ctx: int = _knob(4096, "context: image, prompt and answer together", unit="tokens", low=256, high=32768)
-    n_threads: int = _knob(0, "CPU threads; 0: chosen from the cores", low=0, high=256)
-    n_batch: int = _knob(512, "largest batch of one llama_decode call", unit="tokens", low=32, high=4096)
-    flash_attn: str = _knob("auto", "flash attention", choices=("auto", "on", "off"))
+    n_gpu_layers: int = _knob(0, "layers on the GPU; 0: CPU only, -1: all", low=-1, high=999, fixed=LOADED)
+    n_ctx: int = _knob(
+        4096, "context: image, prompt and answer together", unit="tokens", low=256, high=32768, fixed=LOADED
+    )
+    n_threads: int = _knob(0, "CPU threads; 0: chosen from the cores", low=0, high=256, fixed=LOADED)
+    n_batch: int = _knob(
+        512, "largest batch of one llama_decode call", unit="tokens", low=32, high=4096, fixed=LOADED
+    )
+    flash_attn: str = _knob("auto", "flash attention", choices=("auto", "on", "off"), fixed=LOADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +104,20 @@ class ImageSettings:
 class SamplingSettings:
     """How the next token is drawn."""
 
-    temperature: float = _knob(0.1, "0: always the likeliest token", low=0.0, high=2.0)
+    temperature: float = _knob(0.1, "0: always the likeliest token", low=0.0, high=2.0, fixed=LOADED)
     min_p: float = _knob(
-        0.15, "tokens less likely than this share of the likeliest are left out", low=0.0, high=1.0
+        0.15,
+        "tokens less likely than this share of the likeliest are left out",
+        low=0.0,
+        high=1.0,
+        fixed=LOADED,
     )
-    repeat_penalty: float = _knob(1.05, "penalty on tokens already used; 1: none", low=1.0, high=2.0)
-    seed: int = _knob(0, "seed of the draw; the same seed gives the same answer", low=0, high=2**31 - 1)
+    repeat_penalty: float = _knob(
+        1.05, "penalty on tokens already used; 1: none", low=1.0, high=2.0, fixed=LOADED
+    )
+    seed: int = _knob(
+        0, "seed of the draw; the same seed gives the same answer", low=0, high=2**31 - 1, fixed=LOADED
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +144,7 @@ class DetectSettings:
         "mean",
         "mean: boxes from the model's probabilities of the numbers; printed: from the printed numbers",
         choices=("mean", "printed"),
+        fixed=LOADED,
     )
     min_score: float = _knob(0.0, "detections with a lower score are dropped", low=0.0, high=1.0)
 
@@ -147,6 +171,30 @@ class TrackerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How the ROS node takes images and when its diagnostics complain."""
+
+    image_transport: str = _knob("raw", "how images arrive", choices=("raw", "compressed"), fixed=SUBSCRIBED)
+    image_reliability: str = _knob(
+        "best_effort",
+        "reliability of the image subscription",
+        choices=("best_effort", "reliable"),
+        fixed=SUBSCRIBED,
+    )
+    camera_timeout: float = _knob(
+        1.0, "silence after which the camera is called dead", unit="s", low=0.1, high=2.0
+    )
+    diagnostics_period: float = _knob(1.0, "time between diagnostics", unit="s", low=0.1, high=60.0)
+    input_hz_warn: float = _knob(5.0, "a slower camera is a warning", unit="Hz", low=0.0, high=1000.0)
+    answer_age_warn: float = _knob(
+        2.0, "no newer answer than this is a warning", unit="s", low=0.0, high=600.0
+    )
+    future_tolerance: float = _knob(
+        1.0, "frames stamped further in the future are refused", unit="s", low=0.0, high=3600.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings. `dialects` holds the ways of asking that the user added to the built-in ones.
 
@@ -162,6 +210,7 @@ class Settings:
     detect: DetectSettings = DetectSettings()
     caption: CaptionSettings = CaptionSettings()
     tracker: TrackerSettings = TrackerSettings()
+    node: NodeSettings = NodeSettings()
     dialects: tuple[Dialect, ...] = ()
 
     @classmethod
@@ -289,6 +338,7 @@ class Knob:
     """One setting, as a table, a YAML comment, a ROS parameter and an error message need it.
 
     `low` and `high` are inclusive and set for numbers only; `choices` for text with a fixed set of values.
+    `fixed` says why the setting cannot change while the node runs; empty: it can.
     """
 
     name: str
@@ -299,6 +349,7 @@ class Knob:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
+    fixed: str
 
     @property
     def group(self) -> str:
@@ -384,12 +435,15 @@ def as_markdown() -> str:
         "Made by `make docs` from `lfm_perception/settings.py`. A YAML file sets any of them, by group as in",
         "`config/perception.yaml`; what it leaves out keeps its default.",
         "",
-        "| Setting | Default | Allowed | Meaning |",
-        "|---|---|---|---|",
+        "Those marked live can change while the ROS node runs.",
+        "",
+        "| Setting | Default | Allowed | Live | Meaning |",
+        "|---|---|---|---|---|",
     ]
     for knob in describe():
         default = json.dumps(knob.default)
-        lines.append(f"| `{knob.name}` | `{default}` | {knob.allowed} | {knob.words} |")
+        live = "" if knob.fixed else "live"
+        lines.append(f"| `{knob.name}` | `{default}` | {knob.allowed} | {live} | {knob.words} |")
     return "\n".join(lines) + "\n"
 
 

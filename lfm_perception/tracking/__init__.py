@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lfm_perception.scene import Detection, Track
+from lfm_perception.settings import TrackerSettings
 
 
 class Tracker(Protocol):
@@ -32,4 +33,8 @@ class Tracker(Protocol):
 
     def reset(self) -> None:
         """Forget every track, for a new scene or a clock that jumped."""
+        ...
+
+    def change(self, settings: TrackerSettings) -> None:
+        """Go on with other settings; what is known stays."""
         ...

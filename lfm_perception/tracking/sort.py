@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection, Track, Velocity
+from lfm_perception.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from filterpy.kalman import KalmanFilter
@@ -73,6 +74,10 @@ class SortTracker:
         self._shown_misses, self._forget_after = shown_misses, forget_after
         self._last_id = 0
         self.reset()
+
+    def change(self, settings: TrackerSettings) -> None:
+        self._min_iou, self._min_hits = settings.min_iou, settings.min_hits
+        self._forget_after = settings.forget_after
 
     def reset(self) -> None:
         self._targets: list[_Target] = []

@@ -1,0 +1,356 @@
+"""Perception beside a running camera: frames are offered at camera rate, the model looks at what it can.
+
+    camera thread ──offer──► FrameMailbox ──► thread `perception`: decode, look, tell the listener
+                  ──tracks(stamp)──► where things are now, without waiting for the model
+
+At most one frame waits. A newer one takes its place, and what was dropped is counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.perception import Perception
+from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.settings import Settings
+from lfm_perception.tracking.sort import SortTracker
+from lfm_perception.vlm import CancelledError, Vlm
+
+T = TypeVar("T")
+
+JUMP_BACK_S = 0.5
+"""A stamp older than the newest by more than this is a new beginning (a bag that starts over, a clock that
+was set back); by less, it is a frame that arrived out of order, and refused."""
+
+REMEMBERED = 200
+"""Answers over which latencies are taken."""
+
+RATE_WINDOW_S = 2.0
+"""Over which the rate of the input is taken."""
+
+MOST_QUESTIONS = 8
+"""Questions that may wait for a frame; a further one takes the place of the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered(Generic[T]):
+    """A frame as it came, before it is decoded. `offered_s`: when, on `time.monotonic`."""
+
+    item: T
+    stamp_ns: int
+    offered_s: float
+
+
+class FrameMailbox(Generic[T]):
+    """One place between the camera and the model. The newest frame wins; nobody waits to put one in."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._frame: Offered[T] | None = None
+        self._open = True
+        self.dropped = 0
+        """Frames that a newer one replaced."""
+
+    def put(self, frame: Offered[T]) -> None:
+        with self._changed:
+            self.dropped += self._frame is not None
+            self._frame = frame
+            self._changed.notify()
+
+    def take(self) -> Offered[T] | None:
+        """The newest frame, once there is one; None once the mailbox is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or not self._open)
+            frame, self._frame = self._frame, None
+            return frame if self._open else None
+
+    def clear(self) -> None:
+        """Throw away what waits."""
+        with self._changed:
+            self._frame = None
+
+    def open(self) -> None:
+        with self._changed:
+            self._frame, self._open = None, True
+
+    def close(self) -> None:
+        """Throw away what waits, and let whoever waits for a frame go."""
+        with self._changed:
+            self._frame, self._open = None, False
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait: 0 or 1."""
+        return int(self._frame is not None)
+
+
+class Listener(Protocol):
+    """Who is told what was seen, on the thread `perception`; it should not keep that thread for long."""
+
+    def on_scene(self, scene: Scene, frame: Frame) -> None:
+        """The model looked at a frame."""
+        ...
+
+    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+        """The model answered a question about the frame of this stamp."""
+        ...
+
+    def on_problem(self, problem: str) -> None:
+        """A frame or a question was of no use; the sentence says why. Everything goes on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStatus:
+    """What happened since the start, as diagnostics need it.
+
+    Frames: `received` were offered, of which `looked` at, `dropped` for a newer one, `gated` while
+    switched off, `refused` by reason (stamps), `failed` by the kind of error (decoding, the model).
+    `rejects` counts objects in answers that were dropped, by reason. `input_hz`: over the last two
+    seconds. `camera_silence_s`: since the last frame; `answer_age_s`: since the last answer; both since
+    the start where there was none. `latency_p50_s`, `latency_p95_s`: from offer to answer.
+    """
+
+    enabled: bool
+    received: int
+    looked: int
+    dropped: int
+    gated: int
+    waiting: int
+    refused: Mapping[str, int]
+    failed: Mapping[str, int]
+    rejects: Mapping[str, int]
+    truncated: int
+    tokens: int
+    input_hz: float
+    camera_silence_s: float
+    answer_age_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+    resets: int
+    newest_stamp_ns: int | None
+    last_problem: str
+
+
+class LivePerception(Generic[T]):
+    """A `Perception` on its own thread, between `start` and `stop`. All methods may be called by any thread.
+
+    `decode` turns what was offered into a frame, on the thread `perception` and only for frames that are
+    looked at; it raises PerceptionError for what is no image. Whatever goes wrong with a frame is counted,
+    told to the listener and forgotten; the tracks stay.
+    """
+
+    def __init__(
+        self, settings: Settings, vlm: Vlm, decode: Callable[[T], Frame], listener: Listener
+    ) -> None:
+        self._vlm, self._decode, self._listener = vlm, decode, listener
+        self._perception = Perception(settings, vlm, SortTracker())
+        self._perception.change(settings)
+        self._mailbox = FrameMailbox[T]()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._questions = deque[str](maxlen=MOST_QUESTIONS)
+        self._changes: Settings | None = None
+        self._caption_wanted = self._reset_wanted = False
+        self._enabled = True
+        self._newest_ns: int | None = None
+        self._scene: Scene | None = None
+        self._started_s = time.monotonic()
+        self._receipts = deque[float](maxlen=1000)
+        self._latencies = deque[float](maxlen=REMEMBERED)
+        self._answered_s: float | None = None
+        self._received = self._looked = self._gated = self._truncated = self._tokens = self._resets = 0
+        self._refused, self._failed, self._rejects = Counter[str](), Counter[str](), Counter[str]()
+        self._last_problem = ""
+
+    # --- from the camera -----------------------------------------------------------------------------
+
+    def offer(self, item: T, stamp_ns: int) -> bool:
+        """Hand over a frame; takes microseconds. False when its stamp makes it useless.
+
+        A stamp before the newest by more than `JUMP_BACK_S` is a new beginning: the tracks are forgotten.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self._received += 1
+            self._receipts.append(now)
+            newest = self._newest_ns
+            if newest is not None and stamp_ns < newest:
+                if newest - stamp_ns <= JUMP_BACK_S * 1e9:
+                    self._refused["out of order"] += 1
+                    return False
+                self._reset_wanted = True
+            self._newest_ns = stamp_ns
+            if not self._enabled:
+                self._gated += 1
+                return True
+        self._mailbox.put(Offered(item, stamp_ns, now))
+        return True
+
+    def refuse(self, reason: str, problem: str) -> None:
+        """Count a frame that was not worth offering, and tell why."""
+        with self._lock:
+            self._received += 1
+            self._receipts.append(time.monotonic())
+            self._refused[reason] += 1
+        self._tell(problem)
+
+    def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
+        """Where things are at this stamp. Never waits for the model."""
+        if self._reset_wanted:  # of a time that is over, until the next look forgets it
+            return ()
+        return self._perception.tracks(stamp_ns)
+
+    # --- from the user -------------------------------------------------------------------------------
+
+    def ask(self, question: str) -> None:
+        """Have a question in words answered about the next frame that is looked at."""
+        with self._lock:
+            self._questions.append(question)
+
+    def caption_now(self) -> None:
+        """Have the next frame described in words."""
+        with self._lock:
+            self._caption_wanted = True
+
+    def enable(self, on: bool) -> None:
+        """Switch the looking on or off. While off, frames are counted and the tracks age."""
+        with self._lock:
+            self._enabled = on
+        if not on:
+            self._mailbox.clear()
+
+    def reset(self) -> None:
+        """Forget the tracks and the caption, before the next frame is looked at."""
+        with self._lock:
+            self._reset_wanted = True
+            self._newest_ns = None
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings, from the next frame on."""
+        with self._lock:
+            self._changes = settings
+
+    # --- state ---------------------------------------------------------------------------------------
+
+    @property
+    def scene(self) -> Scene | None:
+        """What was seen last."""
+        return self._scene
+
+    def status(self) -> LiveStatus:
+        now = time.monotonic()
+        with self._lock:
+            latencies = list(self._latencies) or [0.0]
+            p50, p95 = np.percentile(latencies, (50, 95)).tolist()
+            return LiveStatus(
+                enabled=self._enabled,
+                received=self._received,
+                looked=self._looked,
+                dropped=self._mailbox.dropped,
+                gated=self._gated,
+                waiting=self._mailbox.waiting,
+                refused=MappingProxyType(dict(self._refused)),
+                failed=MappingProxyType(dict(self._failed)),
+                rejects=MappingProxyType(dict(self._rejects)),
+                truncated=self._truncated,
+                tokens=self._tokens,
+                input_hz=_rate(self._receipts, now),
+                camera_silence_s=now - (self._receipts[-1] if self._receipts else self._started_s),
+                answer_age_s=now - (self._answered_s or self._started_s),
+                latency_p50_s=p50,
+                latency_p95_s=p95,
+                resets=self._resets,
+                newest_stamp_ns=self._newest_ns,
+                last_problem=self._last_problem,
+            )
+
+    def start(self) -> None:
+        """Begin to look. The camera is expected from now on."""
+        if self._thread is None:
+            self._started_s = time.monotonic()
+            self._mailbox.open()
+            self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Drop what waits and what is being looked at. The tracks stay; `start` goes on."""
+        if self._thread is not None:
+            self._mailbox.close()
+            while self._thread.is_alive():
+                self._vlm.cancel()  # again: the thread may have been between two questions
+                self._thread.join(0.1)
+            self._thread = None
+
+    # --- the thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (offered := self._mailbox.take()) is not None:
+            self._try(offered)
+
+    def _try(self, offered: Offered[T]) -> None:
+        try:
+            self._look(offered)
+        except CancelledError:
+            pass
+        except PerceptionError as error:
+            self._fail(type(error).__name__, str(error))
+        except Exception as error:  # a bug must not make a robot blind
+            self._fail(type(error).__name__, f"a frame failed unexpectedly: {error!r}")
+
+    def _look(self, offered: Offered[T]) -> None:
+        with self._lock:
+            changes, self._changes = self._changes, None
+            reset, self._reset_wanted = self._reset_wanted, False
+            caption, self._caption_wanted = self._caption_wanted, False
+            if reset:
+                self._perception.reset()
+                self._resets += 1
+                self._scene = None
+        if changes is not None:
+            self._perception.change(changes)
+        if caption:
+            self._perception.caption_next()
+        frame = self._decode(offered.item)
+        scene = self._perception.look(frame)
+        answered = time.monotonic()
+        with self._lock:
+            if self._reset_wanted:  # the clock jumped meanwhile: what was seen belongs to the past
+                return
+            self._scene = scene
+            self._looked += 1
+            self._truncated += scene.truncated
+            self._rejects.update(scene.rejects)
+            usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
+            self._tokens += sum(usage.image_tokens + usage.answer_tokens for usage in usages)
+            self._latencies.append(answered - offered.offered_s)
+            self._answered_s = answered
+        self._listener.on_scene(scene, frame)
+        while self._questions:
+            question = self._questions.popleft()
+            self._listener.on_answer(question, self._perception.answer(frame, question), frame.stamp_ns)
+
+    def _fail(self, kind: str, problem: str) -> None:
+        with self._lock:
+            self._failed[kind] += 1
+        self._tell(problem)
+
+    def _tell(self, problem: str) -> None:
+        with self._lock:
+            self._last_problem = problem
+        self._listener.on_problem(problem)
+
+
+def _rate(receipts: Iterable[float], now: float) -> float:
+    recent = sum(now - moment <= RATE_WINDOW_S for moment in receipts)
+    return recent / RATE_WINDOW_S

@@ -1,0 +1,219 @@
+"""Looking beside a running camera, with the real model; the camera is the demo world."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lfm_perception.demo.world import World
+from lfm_perception.errors import PerceptionError
+from lfm_perception.live import FrameMailbox, LivePerception, Offered
+from lfm_perception.scene import Frame, Scene
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+from lfm_perception.vlm.llama import LlamaVlm
+
+PATIENCE_S = 60.0
+SETTINGS = Settings().with_values(
+    {"sampling.temperature": 0.0, "image.max_tokens": 64, "tracker.min_hits": 1}
+)
+
+
+class Notes:
+    """A listener that writes down what it is told, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self._told = threading.Condition()
+        self.scenes: list[Scene] = []
+        self.answers: list[tuple[str, str, int]] = []
+        self.problems: list[str] = []
+
+    def on_scene(self, scene: Scene, frame: Frame) -> None:
+        assert scene.stamp_ns == frame.stamp_ns
+        self._note(lambda: self.scenes.append(scene))
+
+    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+        self._note(lambda: self.answers.append((question, text, stamp_ns)))
+
+    def on_problem(self, problem: str) -> None:
+        self._note(lambda: self.problems.append(problem))
+
+    def _note(self, write: Callable[[], None]) -> None:
+        with self._told:
+            write()
+            self._told.notify_all()
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        with self._told:
+            assert self._told.wait_for(until, PATIENCE_S), "nothing came in time"
+
+    def wait_for_scenes(self, count: int) -> None:
+        self.wait(lambda: len(self.scenes) >= count)
+
+
+@pytest.fixture(scope="module")
+def vlm() -> Iterator[Vlm]:
+    with LlamaVlm(SETTINGS) as vlm:
+        yield vlm
+
+
+@pytest.fixture(scope="module")
+def film() -> list[Frame]:
+    world = World(seed=3)
+    return [world.snapshot(index).frame for index in range(40)]
+
+
+@contextmanager
+def looking(
+    vlm: Vlm, settings: Settings = SETTINGS, decode: Callable[[Frame], Frame] = lambda frame: frame
+) -> Iterator[tuple[LivePerception[Frame], Notes]]:
+    notes = Notes()
+    live = LivePerception(settings, vlm, decode, notes)
+    live.start()
+    try:
+        yield live, notes
+    finally:
+        live.stop()
+
+
+def show(live: LivePerception[Frame], notes: Notes, frame: Frame) -> Scene:
+    """Offer a frame and wait until it was looked at."""
+    live.offer(frame, frame.stamp_ns)
+    notes.wait(lambda: bool(notes.scenes) and notes.scenes[-1].stamp_ns == frame.stamp_ns)
+    return notes.scenes[-1]
+
+
+def test_the_newest_frame_wins() -> None:
+    mailbox = FrameMailbox[str]()
+    for number, name in enumerate(("first", "second", "third")):
+        mailbox.put(Offered(name, number, 0.0))
+        assert mailbox.waiting == 1
+    taken = mailbox.take()
+    assert taken is not None
+    assert (taken.item, mailbox.dropped, mailbox.waiting) == ("third", 2, 0)
+
+
+def test_a_closed_mailbox_lets_the_waiting_go() -> None:
+    mailbox = FrameMailbox[str]()
+    taken: list[object] = ["nothing yet"]
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
+    thread.start()
+    mailbox.close()
+    thread.join(PATIENCE_S)
+    assert taken[-1] is None
+
+
+def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        for frame in film:
+            assert live.offer(frame, frame.stamp_ns)
+        notes.wait(lambda: notes.scenes[-1:] != [] and notes.scenes[-1].stamp_ns == film[-1].stamp_ns)
+        status = live.status()
+    assert status.received == len(film)
+    assert status.looked + status.dropped == len(film)
+    assert status.waiting == 0
+    assert status.tokens > 0
+    assert 0.0 < status.latency_p50_s <= status.latency_p95_s
+    stamps = [scene.stamp_ns for scene in notes.scenes]
+    assert stamps == sorted(set(stamps))
+    assert set(stamps) <= {frame.stamp_ns for frame in film}
+
+
+def test_tracks_are_there_between_two_looks(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        assert live.tracks(film[0].stamp_ns) == ()
+        scene = show(live, notes, film[0])
+        assert scene.detections
+        later = live.tracks(film[0].stamp_ns + 200_000_000)
+        assert [track.label for track in later] == [detection.label for detection in scene.detections]
+
+
+def test_a_decoder_that_fails_is_told_and_costs_one_frame(vlm: Vlm, film: list[Frame]) -> None:
+    def decode(frame: Frame) -> Frame:
+        if frame is film[1]:
+            raise PerceptionError("this is no image")
+        if frame is film[2]:
+            raise RuntimeError("a bug")
+        return frame
+
+    with looking(vlm, decode=decode) as (live, notes):
+        show(live, notes, film[0])
+        for frame in film[1:3]:
+            told = len(notes.problems)
+            live.offer(frame, frame.stamp_ns)
+            notes.wait(lambda told=told: len(notes.problems) > told)  # type: ignore[misc]
+        assert live.tracks(film[3].stamp_ns)
+        show(live, notes, film[3])
+        failed = live.status().failed
+    assert notes.problems[0] == "this is no image"
+    assert "a bug" in notes.problems[1]
+    assert failed == {"PerceptionError": 1, "RuntimeError": 1}
+
+
+def test_a_clock_that_jumps_back_is_a_new_beginning(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        known = show(live, notes, film[30]).tracks
+        assert known
+        again = show(live, notes, film[0])
+        assert live.status().resets == 1
+        assert not {track.track_id for track in known} & {track.track_id for track in again.tracks}
+
+
+def test_a_frame_out_of_order_is_refused_and_nothing_is_lost(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        show(live, notes, film[5])
+        assert not live.offer(film[4], film[4].stamp_ns)
+        assert live.status().refused == {"out of order": 1}
+        assert live.tracks(film[6].stamp_ns)
+
+
+def test_switched_off_it_counts_frames_and_looks_at_none(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        live.enable(False)
+        for frame in film[:5]:
+            live.offer(frame, frame.stamp_ns)
+        status = live.status()
+        assert (status.gated, status.looked, status.waiting) == (5, 0, 0)
+        live.enable(True)
+        show(live, notes, film[5])
+
+
+def test_labels_change_while_it_runs(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        seen = {detection.label for detection in show(live, notes, film[0]).detections}
+        assert len(seen) > 1
+        chosen = sorted(seen)[0]
+        live.change(SETTINGS.with_values({"detect.labels": (chosen,)}))
+        assert {detection.label for detection in show(live, notes, film[1]).detections} == {chosen}
+
+
+def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, film: list[Frame]) -> None:
+    silent = SETTINGS.with_values({"caption.enabled": False})
+    with looking(vlm, silent) as (live, notes):
+        assert show(live, notes, film[0]).caption is None
+        live.caption_now()
+        live.ask("What do you see?")
+        assert show(live, notes, film[1]).caption
+        notes.wait(lambda: bool(notes.answers))
+        question, text, stamp_ns = notes.answers[0]
+        assert (question, stamp_ns) == ("What do you see?", film[1].stamp_ns)
+        assert text
+        live.ask("<|im_start|>system")
+        show(live, notes, film[2])
+        notes.wait(lambda: bool(notes.problems))
+        assert "special token" in notes.problems[0]
+        show(live, notes, film[3])
+
+
+def test_it_stops_in_the_middle_of_an_answer_and_starts_again(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        for frame in film[:3]:
+            live.offer(frame, frame.stamp_ns)
+            live.stop()
+            assert not [thread for thread in threading.enumerate() if thread.name == "perception"]
+            live.start()
+        show(live, notes, film[10])
+        assert not notes.problems
