@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,10 +113,7 @@ Together {total:,} bytes. Apache-2.0, like the package.
 
 ## How it was made
 
-`make model`, which runs `python -m lfm_perception.demo.train --out build/demo_model {options}` and then
-the writer of this file, `python -m lfm_perception.demo.release`.
-
-{steps} steps in {minutes:.0f} minutes on {threads} CPU cores shared with other work ({versions}).
+{history}
 
 ## What it can do
 
@@ -125,21 +123,43 @@ encode / prefill / decode, medians on the machine above.
 """
 
 
-def card(saved: Mapping[str, Any], measured: Sequence[Measured], files: Mapping[str, tuple[int, str]]) -> str:
-    """The model card, Markdown."""
+_MADE = """\
+`python -m lfm_perception.demo.train --out build/demo_model {options}` and then the writer of this file,
+`python -m lfm_perception.demo.release`; `make model` runs both with the training's defaults.
+{steps} steps in {minutes:.0f} minutes on {threads} CPU cores shared with other work ({versions}).
+"""
+_SECTION = re.compile(r"^## How it was made\n\n(.*?)\n+(?=## )", re.MULTILINE | re.DOTALL)
+
+
+def history(saved: Mapping[str, Any]) -> str:
+    """How the model came to be. One that went on from files is told after the making of those files."""
     run = saved["run"]
     libraries = ("torch", "numpy", "opencv-python-headless", "tokenizers", "gguf", "llama-cpp-python")
     machine = [platform.machine(), f"Python {platform.python_version()}"]
-    options = {"steps": "--steps", "seed": "--seed", "scale": "--scale", "peak": "--rate", "start": "--from"}
-    prose = _CARD.format(
-        shape=json.dumps(saved["shape"]),
-        files="\n".join(f"| {name} | {size:,} | `{sha256}` |" for name, (size, sha256) in files.items()),
-        total=sum(size for size, _ in files.values()),
-        options=" ".join(f"{option} {run[key]}" for key, option in options.items() if run.get(key)),
+    options = {"steps": "--steps", "seed": "--seed", "scale": "--scale", "peak": "--rate"}
+    begin = ["--from lfm_perception/demo/model"] if run["start"] else []
+    made = _MADE.format(
+        options=" ".join([f"{option} {run[key]}" for key, option in options.items()] + begin),
         steps=saved["step"],
         minutes=saved["seconds"] / 60,
         threads=run["threads"],
         versions=", ".join(machine + [f"{name} {version(name)}" for name in libraries]),
+    )
+    if not run["start"]:
+        return made.strip()
+    before = _SECTION.search((Path(run["start"]) / "MODEL_CARD.md").read_text())
+    if before is None:
+        raise PerceptionError(f"{run['start']}/MODEL_CARD.md does not tell how its model was made")
+    return f"{before[1]}\n\nThen, from the files that this had made:\n\n{made.strip()}"
+
+
+def card(saved: Mapping[str, Any], measured: Sequence[Measured], files: Mapping[str, tuple[int, str]]) -> str:
+    """The model card, Markdown."""
+    prose = _CARD.format(
+        shape=json.dumps(saved["shape"]),
+        files="\n".join(f"| {name} | {size:,} | `{sha256}` |" for name, (size, sha256) in files.items()),
+        total=sum(size for size, _ in files.values()),
+        history=history(saved),
     )
     return prose + "".join(f"{line}\n" for line in _results(measured))
 
