@@ -29,6 +29,37 @@ X264 = {"preset": "veryfast", "crf": "23"}
 """About 5 ms for a picture of 640 x 480 on one core."""
 
 
+class Staging:
+    """Files gathered in the hidden folder `path`, which appear in `folder` together; see `staged`."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.folder, self.path = folder, path
+
+    def publish(self) -> None:
+        """Put everything in place, over what an earlier run left by the same names."""
+        for new in sorted(self.path.iterdir()):
+            old = self.folder / new.name
+            if old.is_dir():
+                old.rename(self.path / f"old-{new.name}")
+            new.replace(old)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Staging]:
+    """A place to gather files for `folder`, which is made where missing. Without `publish` no trace is left.
+
+    Raises PerceptionError when the folder cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with ExitStack() as cleaning:
+        cleaning.callback(_remove_empty, made)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            hidden = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+        cleaning.callback(shutil.rmtree, hidden, ignore_errors=True)
+        yield Staging(folder, hidden)
+
+
 @contextmanager
 def open_recording(folder: Path, rate: float, *, bag: bool = False) -> Iterator[Recording]:
     """A recording in `folder`, which is made where missing. Without `finish` it leaves no trace.
@@ -36,25 +67,20 @@ def open_recording(folder: Path, rate: float, *, bag: bool = False) -> Iterator[
     `rate` is the video's, frames per second; `bag` asks for a rosbag2 too. Raises PerceptionError when
     something cannot be written, here or in any method.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with ExitStack() as cleaning:
-        cleaning.callback(_remove_empty, made)
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            hidden = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-        cleaning.callback(shutil.rmtree, hidden, ignore_errors=True)
-        with _writing(folder):
-            recording = Recording(folder, hidden, rate, bag=bag)
+    with staged(folder) as staging, ExitStack() as cleaning:
+        with writing(folder):
+            recording = Recording(staging, rate, bag=bag)
         cleaning.callback(recording.abort)
         yield recording
 
 
 class Recording:
-    """The files of one run, gathered in `hidden` and put in place together; see `open_recording`."""
+    """The files of one run, put in place together; see `open_recording`."""
 
-    def __init__(self, folder: Path, hidden: Path, rate: float, *, bag: bool) -> None:
-        self.folder = folder
-        self._hidden = hidden
+    def __init__(self, staging: Staging, rate: float, *, bag: bool) -> None:
+        self.folder = staging.folder
+        self._staging = staging
+        hidden = self._hidden = staging.path
         self._rate = rate
         self._scenes = (hidden / SCENES).open("w", encoding="utf-8")
         self._video: VideoFile | None = None
@@ -64,14 +90,14 @@ class Recording:
     def write_scene(self, scene: Scene, index: int) -> None:
         """What the model saw in frame `index` of the source."""
         record = json.dumps(as_json(scene, index), ensure_ascii=False, allow_nan=False)
-        with _writing(self.folder):
+        with writing(self.folder):
             self._scenes.write(record + "\n")
             if self._bag is not None:
                 self._bag.write_scene(scene, record)
 
     def write_frame(self, frame: Frame, tracks: Sequence[Track], picture: Image) -> None:
         """The drawing of any frame, RGB; all have the size of the first, even in both directions."""
-        with _writing(self.folder):
+        with writing(self.folder):
             if self._video is None:
                 self._video = VideoFile(self._hidden / VIDEO, picture.shape[1], picture.shape[0], self._rate)
             self._video.write(picture)
@@ -84,7 +110,7 @@ class Recording:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Complete the files and put them in place, over those of an earlier run."""
-        with _writing(self.folder):
+        with writing(self.folder):
             self._scenes.close()
             if self._video is not None:
                 self._video.finish()
@@ -95,11 +121,7 @@ class Recording:
                 (self._hidden / STILL).write_bytes(png.tobytes())
             text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
             (self._hidden / SUMMARY).write_text(text + "\n", encoding="utf-8")
-            for new in sorted(self._hidden.iterdir()):
-                old = self.folder / new.name
-                if old.is_dir():
-                    old.rename(self._hidden / f"old-{new.name}")
-                new.replace(old)
+            self._staging.publish()
 
     def abort(self) -> None:
         """Let go of all files, finished or not."""
@@ -140,7 +162,8 @@ class VideoFile:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong with writing in this block is a PerceptionError that names `folder`."""
     try:
         yield
     except (OSError, WriterError, av.FFmpegError) as error:

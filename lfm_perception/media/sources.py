@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import re
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -43,7 +44,8 @@ INFERENCE_RATE = 5.0
 """Frames per second that a source is by default thinned to for the model; tracks fill the gaps."""
 
 BAG_SUFFIXES = (".db3", ".mcap")
-IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (COMPRESSED_TYPE, "sensor_msgs/msg/Image")
 
 SEMI_PLANAR = ("nv12", "nv21")
 """Encodings whose colour lies in further rows, half as many, below the brightness."""
@@ -238,8 +240,37 @@ def _holds_bag(folder: Path) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ImageTopic:
+    """The images of one topic of a bag."""
+
+    name: str
+    connections: tuple[Connection, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(connection.msgcount for connection in self.connections)
+
+    @property
+    def compressed(self) -> bool:
+        return self.connections[0].msgtype == COMPRESSED_TYPE
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """A message as it was recorded, serialized. `stamp_ns` is the header's, None for a type without."""
+
+    topic: str
+    logged_ns: int
+    stamp_ns: int | None
+    raw: bytes
+
+
 @contextmanager
-def _bag(path: Path, topic: str | None) -> Iterator[Source]:
+def open_bag(path: Path) -> Iterator[Reader]:
+    """A rosbag2, mcap or sqlite3, file or folder. Raises PerceptionError when it cannot be read."""
+    if not path.exists():
+        raise PerceptionError(f"there is no bag {path}")
     if path.is_dir() and not (path / "metadata.yaml").exists():
         raise PerceptionError(
             f"bag {path} has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
@@ -250,16 +281,14 @@ def _bag(path: Path, topic: str | None) -> Iterator[Source]:
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
         raise PerceptionError(f"bag {path} cannot be read: {_reason(error)}") from error
     with closing(reader):
-        connections = _image_connections(reader, path, topic)
-        name = f"bag {path} (topic {connections[0].topic})"
-        seconds = reader.duration / 1e9
-        count = sum(connection.msgcount for connection in connections)
-        rate = (count - 1) / seconds if count > 1 and seconds > 0 else IMAGE_RATE
-        yield Source(name, _bag_frames(reader, connections, name), rate, count, _thinning(rate))
+        yield reader
 
 
-def _image_connections(reader: Reader, path: Path, topic: str | None) -> list[Connection]:
-    """Everything recorded on the image topic asked for, or on the only one there is."""
+def image_topic(reader: Reader, path: Path, topic: str | None) -> ImageTopic:
+    """Everything recorded on the image topic asked for, or on the only one there is.
+
+    Raises PerceptionError when there is none, or when one has to be chosen.
+    """
     found = [c for c in reader.connections if c.msgtype in IMAGE_TYPES and c.msgcount]
     topics = sorted({connection.topic for connection in found})
     listed = ", ".join(topics)
@@ -270,12 +299,58 @@ def _image_connections(reader: Reader, path: Path, topic: str | None) -> list[Co
         raise PerceptionError(f"bag {path} has no images on topic {topic}, only on {listed}")
     if topic is None and len(topics) > 1:
         raise PerceptionError(f"bag {path} has images on several topics, choose one with --topic: {listed}")
-    return [connection for connection in found if connection.topic == (topic or topics[0])]
+    name = topic or topics[0]
+    return ImageTopic(name, tuple(connection for connection in found if connection.topic == name))
 
 
-def _bag_frames(reader: Reader, connections: Sequence[Connection], name: str) -> Iterator[Frame]:
+def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -> Iterator[BagMessage]:
+    """The images of a topic as they were recorded, and what else lies on the topics that end in `also`.
+
+    Raises PerceptionError at the image where the bag is damaged.
+    """
+    further = [c for c in reader.connections if c.topic.rpartition("/")[2] in also]
+    messages = reader.messages([*topic.connections, *further])
+    images = 0
+    while True:
+        try:
+            connection, logged_ns, raw = next(messages)
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
+            raise PerceptionError(
+                f"topic {topic.name} is damaged at frame {images}: {_reason(error)}"
+            ) from error
+        stamp_ns = None
+        if connection.msgtype in IMAGE_TYPES:
+            stamp_ns = header_stamp_ns(raw)
+            images += 1
+        yield BagMessage(connection.topic, logged_ns, stamp_ns, bytes(raw))
+
+
+def header_stamp_ns(raw: bytes | memoryview) -> int:
+    """The stamp of a serialized message that begins with a `std_msgs/Header`.
+
+    Raises PerceptionError when it is cut off.
+    """
+    if len(raw) < 12:
+        raise PerceptionError(f"a message of {len(raw)} bytes is too short to hold a header")
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] else ">iI", raw, 4)
+    return int(seconds) * 10**9 + int(nanoseconds)
+
+
+@contextmanager
+def _bag(path: Path, topic: str | None) -> Iterator[Source]:
+    with open_bag(path) as reader:
+        images = image_topic(reader, path, topic)
+        name = f"bag {path} (topic {images.name})"
+        seconds = reader.duration / 1e9
+        rate = (images.count - 1) / seconds if images.count > 1 and seconds > 0 else IMAGE_RATE
+        yield Source(name, _bag_frames(reader, images, name), rate, images.count, _thinning(rate))
+
+
+def _bag_frames(reader: Reader, images: ImageTopic, name: str) -> Iterator[Frame]:
     types = get_typestore(Stores.LATEST)  # image messages are the same in every ROS 2 distribution
-    messages = reader.messages(connections)
+    messages = reader.messages(images.connections)
     index = 0
     while True:
         try:
