@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,6 +184,59 @@ def run(
         raise typer.Exit(128 + stop.number)
 
 
+@app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(help="A rosbag2 with images: folder, .mcap or .db3.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    topic: Annotated[str | None, typer.Option(help="Image topic, for a bag that has several.")] = None,
+    pace: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="1: at the recorded pace, 2: twice as fast. 0: each image waits for the answer to the one "
+            "before, so that a replay can be repeated exactly.",
+        ),
+    ] = 0.0,
+    loops: Annotated[int, typer.Option(min=1, help="Play the bag so often.")] = 1,
+    frames: Annotated[int | None, typer.Option(min=1, help="End each loop after so many images.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="Play to this running node, `/cam1/perception`, instead of starting one."),
+    ] = None,
+) -> None:
+    """Play a bag through the ROS node, with /clock, and record what the node says.
+
+    The folder then holds `perception_bag` (mcap: detections, tracks, scene, caption, answers, diagnostics),
+    `scenes.jsonl`, `summary.json` and the node's log. The same bag gives the same detections and tracks,
+    byte for byte, without a pace and with `--set sampling.temperature=0`.
+    """
+    _need_ros()
+    from lfm_perception.ros.replay import Plan
+    from lfm_perception.ros.replay import replay as play
+
+    if node is not None and (settings or set_):
+        raise typer.BadParameter("a running node has its own settings", param_hint="--node")
+    chosen = _chosen_settings(settings, set_ or [], None, 0)
+    _check_apart(str(bag), out)
+    with _stop_signals() as stop, _progress() as progress:
+        task = progress.add_task("loading the model", total=None)
+
+        def advance() -> bool:
+            progress.update(task, advance=1, description="playing")
+            return not stop.number
+
+        summary = play(Plan(bag, topic, pace, loops, frames), chosen, out, node=node, advance=advance)
+    print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
 evaluate = typer.Typer(help="Measure how good a model is.", no_args_is_help=True)
 app.add_typer(evaluate, name="eval")
 
@@ -293,6 +347,15 @@ def _check_apart(source: str, out: Path) -> None:
     if read == written or results & {read, *read.parents}:
         raise PerceptionError(
             f"the results would mix with the source {source}: choose a folder other than {out}"
+        )
+
+
+def _need_ros() -> None:
+    """Say what is missing before the first import fails."""
+    if find_spec("rclpy") is None or find_spec("vision_msgs") is None:
+        raise PerceptionError(
+            "this needs ROS 2 (rclpy, vision_msgs): source a ROS distribution, "
+            "or run make environment on x86-64"
         )
 
 
