@@ -184,6 +184,10 @@ class World:
         frame = Frame(image, stamp_ns=round(seconds * 1e9), frame_id="demo_camera")
         return Snapshot(frame, objects, describe([o.label for o in objects]), instances)
 
+    def velocities(self, index: int) -> tuple[Velocity, ...]:
+        """Of all bodies at frame `index`, by `TrueObject.object_id`; much cheaper than a snapshot."""
+        return tuple(self._velocities(index / self.fps))
+
     def _pan(self, seconds: float) -> float:
         return self.pan * (0.7 * math.sin(0.45 * seconds + self.phase) + 0.3 * math.sin(1.1 * seconds))
 

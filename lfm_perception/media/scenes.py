@@ -1,4 +1,4 @@
-"""A scene as JSON. The format is `lfm_perception/scene.schema.json`."""
+"""A scene as JSON, and back. The format is `lfm_perception/scene.schema.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.scene import Detection, Scene, Track, Usage
+from lfm_perception.geometry import Box
+from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity
 
 SCHEMA = Path(__file__).parent.parent / "scene.schema.json"
 VERSION = 1
@@ -34,6 +35,49 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
             "caption": None if scene.caption_usage is None else _usage(scene.caption_usage),
         },
     }
+
+
+def from_json(record: Mapping[str, Any]) -> Scene:
+    """The scene that `as_json` wrote, as exact as its rounding."""
+    stamp_ns = record["stamp"]["sec"] * 10**9 + record["stamp"]["nanosec"]
+    caption_age_s = record["caption_age_s"]
+    caption_usage = record["usage"]["caption"]
+    return Scene(
+        stamp_ns=stamp_ns,
+        frame_id=record["frame_id"],
+        width=record["width"],
+        height=record["height"],
+        detections=tuple(_as_detection(entry) for entry in record["detections"]),
+        tracks=tuple(_as_track(entry) for entry in record["objects"]),
+        caption=record["global_caption"],
+        truncated=record["truncated"],
+        rejects=record["rejects"],
+        usage=Usage(**record["usage"]["detect"]),
+        caption_stamp_ns=None if caption_age_s is None else stamp_ns - round(caption_age_s * 1e9),
+        caption_usage=None if caption_usage is None else Usage(**caption_usage),
+    )
+
+
+def _as_detection(entry: Mapping[str, Any]) -> Detection:
+    std = entry["bbox_std"]
+    return Detection(
+        label=entry["label"],
+        box=Box(*entry["bbox"]),
+        score=entry["confidence"],
+        std=None if std is None else CoordinateStd(*std),
+    )
+
+
+def _as_track(entry: Mapping[str, Any]) -> Track:
+    return Track(
+        track_id=entry["track_id"],
+        label=entry["label"],
+        box=Box(*entry["bbox"]),
+        score=entry["confidence"],
+        velocity=Velocity(*entry["velocity"]),
+        age_s=entry["age_s"],
+        unseen_s=entry["unseen_s"],
+    )
 
 
 def _object(track: Track) -> dict[str, Any]:
