@@ -118,7 +118,8 @@ def link(name: str, generated: Generated, out: Path) -> None:
     # the dispatching library opens the type supports by name: they must be loaded with the module
     run(
         *compiler("CXX", "c++"),
-        *("-shared", "-o", python / f"{module}.so", *(objects[file] for file in python.glob("*.ep.*.c"))),
+        *("-shared", "-o", python / f"{module}.so"),
+        *(objects[file] for file in python.glob("*.ep.*.c")),
         *(*common, "-Wl,--no-as-needed", *own, "-Wl,--as-needed", *others),
         *(f"-l{library}" for library in RUNTIME),
     )

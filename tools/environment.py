@@ -2,7 +2,8 @@
 
     python3 tools/environment.py
 
-Returns at once when nothing has changed. llama.cpp is compiled once for each processor and set of build
+ROS 2 comes from the installation that is sourced, else from Python wheels, for which vision_msgs is built
+here. Returns at once when nothing has changed. llama.cpp is compiled once for each processor and set of build
 options (CMAKE_ARGS and friends); the wheel stays in ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/wheels, so
 that another clone or a new .venv does not compile it again.
 """
@@ -36,6 +37,8 @@ DESCRIBED_IN = (
     ROOT / "setup.cfg",
     ROOT / "setup.py",
     ROOT / "pyproject.toml",
+    ROOT / "tools" / "build_interfaces.py",
+    *sorted((ROOT / "interfaces").glob("*/msg/*.msg")),
     Path(__file__).resolve(),
 )
 BUILD_OPTIONS = ("CMAKE_ARGS", "CMAKE_GENERATOR", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
@@ -60,11 +63,13 @@ def main() -> None:
         wait_for(lock)
         make_venv()
         wheel = llama_wheel()
+        ros = "ros" if ros_wheels() else ""
         run(
             "installing the pinned packages",
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
-            *("--editable", f"{ROOT}[test]", wheel),
+            *("--editable", f"{ROOT}[test,{ros}]", wheel),
         )
+        use_ros()
         stamp.write_text(wanted)
     say(f"environment ready after {duration(time.monotonic() - started)}")
 
@@ -82,8 +87,36 @@ def fingerprint() -> str:
     """Changes when the environment must be made anew: its contents, its Python or its place differ."""
     interpreter = f"{sys.version} of {sys.base_prefix} in {VENV}"
     parts = [path.read_bytes() for path in DESCRIBED_IN]
-    parts += [interpreter.encode(), wheel_folder().name.encode()]
+    parts += [interpreter.encode(), wheel_folder().name.encode(), str(sourced_ros()).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def sourced_ros() -> list[Path]:
+    """Where the sourced ROS 2 installation keeps Python modules for this Python; none: none is sourced."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    places = (f"lib/{version}/site-packages", f"local/lib/{version}/dist-packages")
+    folders = [Path(prefix, place) for prefix in prefixes if prefix for place in places]
+    return [folder for folder in folders if folder.is_dir()] if "ROS_DISTRO" in os.environ else []
+
+
+def ros_wheels() -> bool:
+    """Whether ROS 2 comes from Python wheels, which there are for x86_64 only."""
+    return not sourced_ros() and (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
+def use_ros() -> None:
+    """Make ROS's own modules visible in .venv, or build what the wheels lack."""
+    modules = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    if folders := sourced_ros():
+        say(f"using ROS 2 {os.environ['ROS_DISTRO']} as it is sourced")
+        # after .venv's own packages, so that the pinned ones win
+        (modules / "sourced_ros.pth").write_text("".join(f"{folder}\n" for folder in folders))
+    elif ros_wheels():
+        for package in sorted((ROOT / "interfaces").iterdir()):
+            run(f"building {package.name}", PYTHON, ROOT / "tools" / "build_interfaces.py", package)
+    else:
+        say("no ROS 2 is sourced, and its Python wheels are for Linux on x86_64: the ROS parts are left out")
 
 
 def make_venv() -> None:

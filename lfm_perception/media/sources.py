@@ -6,7 +6,6 @@ opening, or from `frames` at the frame where it breaks; everything yielded befor
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import re
 import struct
@@ -22,15 +21,14 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from rosbags.image import ImageError, message_to_cvimage
-from rosbags.image.image import to_cvtype
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media import images
-from lfm_perception.scene import Frame, Image
+from lfm_perception.media.images import from_message, reason
+from lfm_perception.scene import Frame
 
 DEMO = "demo"
 DEMO_RATE = 30.0
@@ -46,9 +44,6 @@ INFERENCE_RATE = 5.0
 BAG_SUFFIXES = (".db3", ".mcap")
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (COMPRESSED_TYPE, "sensor_msgs/msg/Image")
-
-SEMI_PLANAR = ("nv12", "nv21")
-"""Encodings whose colour lies in further rows, half as many, below the brightness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +274,7 @@ def open_bag(path: Path) -> Iterator[Reader]:
     try:
         reader.open()
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
-        raise PerceptionError(f"bag {path} cannot be read: {_reason(error)}") from error
+        raise PerceptionError(f"bag {path} cannot be read: {reason(error)}") from error
     with closing(reader):
         yield reader
 
@@ -318,7 +313,7 @@ def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -
             return
         except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
             raise PerceptionError(
-                f"topic {topic.name} is damaged at frame {images}: {_reason(error)}"
+                f"topic {topic.name} is damaged at frame {images}: {reason(error)}"
             ) from error
         stamp_ns = None
         if connection.msgtype in IMAGE_TYPES:
@@ -359,36 +354,8 @@ def _bag_frames(reader: Reader, images: ImageTopic, name: str) -> Iterator[Frame
         except StopIteration:
             return
         except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
-            raise PerceptionError(f"{name} is damaged at frame {index}: {_reason(error)}") from error
+            raise PerceptionError(f"{name} is damaged at frame {index}: {reason(error)}") from error
         stamp = message.header.stamp
         stamp_ns = stamp.sec * 10**9 + stamp.nanosec or logged_ns
-        yield Frame(_message_image(message, f"frame {index} of {name}"), stamp_ns, message.header.frame_id)
+        yield Frame(from_message(message, f"frame {index} of {name}"), stamp_ns, message.header.frame_id)
         index += 1
-
-
-def _message_image(message: Any, name: str) -> Image:
-    """An Image or CompressedImage message as RGB."""
-    if hasattr(message, "format"):
-        return images.decode(message.data, name)
-    if not message.width or not message.height:
-        raise PerceptionError(f"{name} is empty: {message.width} x {message.height} pixels")
-    try:
-        bits, _, _, channels = to_cvtype(message.encoding)
-        row = message.width * channels * bits // 8
-        height = message.height * 3 // 2 if message.encoding in SEMI_PLANAR else message.height
-        padded = message.data[: message.step * height].reshape(height, message.step)
-        data = np.ascontiguousarray(padded[:, :row])  # rows may end in spare bytes
-        message = dataclasses.replace(message, height=height, step=row, data=data)
-        image = message_to_cvimage(message, "rgb8")
-    except (ImageError, TypeError, ValueError, cv2.error) as error:
-        raise PerceptionError(
-            f"{name} cannot be converted to RGB ({message.width} x {message.height}, encoding "
-            f"{message.encoding!r}, {message.data.size} bytes in rows of {message.step}): {_reason(error)}"
-        ) from error
-    return np.ascontiguousarray(image, dtype=np.uint8)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error of another library, without its closing full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,151 @@
+"""ROS messages to values and back. Pure translation: no node, no topic, no state.
+
+Messages measure boxes in pixels of their image; values measure them normalized (see `geometry`). Markers
+lie in the optical frame of the camera (REP 103: x right, y down, z forward), as if the image hung 1 m in
+front of it and were 1 m wide.
+"""
+
+from __future__ import annotations
+
+import array
+import colorsys
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import ColorRGBA, Header
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
+
+from lfm_perception import scene
+from lfm_perception.geometry import Box
+from lfm_perception.media import images
+
+NANOSECONDS = 10**9
+
+NAMESPACES = ("boxes", "names", "velocities")
+"""The three markers of a track, each in a namespace of its own with the track's id."""
+
+LINE_M = 0.004
+TEXT_M = 0.03
+
+
+def stamp_ns(stamp: Time) -> int:
+    """A stamp as nanoseconds."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def time(nanoseconds: int) -> Time:
+    """Nanoseconds as a stamp."""
+    return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
+
+
+def header(nanoseconds: int, frame_id: str) -> Header:
+    return Header(stamp=time(nanoseconds), frame_id=frame_id)
+
+
+def frame(message: Image | CompressedImage, topic: str) -> scene.Frame:
+    """The picture of a message, with the header it came with. `topic` is what errors call it.
+
+    Raises PerceptionError for an encoding nobody knows, and for data that is damaged or cut off.
+    """
+    picture = images.from_message(message, f"an image on {topic}")
+    return scene.Frame(picture, stamp_ns(message.header.stamp), message.header.frame_id)
+
+
+def image(rgb: scene.Image, header: Header) -> Image:
+    """A picture as a message, rgb8."""
+    height, width, channels = rgb.shape
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(rgb).data)  # ten times faster than bytes
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=channels * width, data=data)
+
+
+def detections(seen: scene.Scene) -> Detection2DArray:
+    """What the model named in one frame, under the frame's own header."""
+    top = header(seen.stamp_ns, seen.frame_id)
+    found = [_detection(top, d.label, d.score, d.box, "", seen.width, seen.height) for d in seen.detections]
+    return Detection2DArray(header=top, detections=found)
+
+
+def tracks(known: Sequence[scene.Track], header: Header, width: int, height: int) -> Detection2DArray:
+    """Tracks as detections whose `id` is the track's; `width` and `height` of the image in pixels."""
+    found = [
+        _detection(header, track.label, track.score, track.box, str(track.track_id), width, height)
+        for track in known
+    ]
+    return Detection2DArray(header=header, detections=found)
+
+
+def _detection(
+    header: Header, label: str, score: float, box: Box, track_id: str, width: int, height: int
+) -> Detection2D:
+    x1, y1, x2, y2 = box.in_pixels(width, height).tolist()
+    result = ObjectHypothesisWithPose()
+    result.hypothesis.class_id = label
+    result.hypothesis.score = float(score)
+    detection = Detection2D(header=header, results=[result], id=track_id)
+    detection.bbox.center.position.x = (x1 + x2) / 2
+    detection.bbox.center.position.y = (y1 + y2) / 2
+    detection.bbox.size_x, detection.bbox.size_y = x2 - x1, y2 - y1
+    return detection
+
+
+def markers(known: Sequence[scene.Track], header: Header, aspect: float) -> MarkerArray:
+    """Outline, name and velocity of each track, for rviz; `aspect` is the image's height over its width.
+
+    The first marker deletes those of the message before. The velocity's arrow ends where the centre will
+    be in one second.
+    """
+    shown = [Marker(header=header, action=Marker.DELETEALL)]
+    for track in known:
+        x1, y1, x2, y2 = track.box.xyxy.tolist()
+        centre = (x1 + x2) / 2, (y1 + y2) / 2
+        ahead = centre[0] + track.velocity.x, centre[1] + track.velocity.y
+        corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
+        outline = _marker(header, 0, track, Marker.LINE_STRIP)
+        outline.scale.x = LINE_M
+        outline.points = [_place(x, y, aspect) for x, y in corners]
+        name = _marker(header, 1, track, Marker.TEXT_VIEW_FACING)
+        name.scale.z = TEXT_M
+        name.text = f"{track.label} {track.track_id}"
+        name.pose.position = _place(centre[0], y1 - TEXT_M / 2 / aspect, aspect)
+        arrow = _marker(header, 2, track, Marker.ARROW)
+        arrow.scale.x, arrow.scale.y = LINE_M, 3 * LINE_M
+        arrow.points = [_place(*centre, aspect), _place(*ahead, aspect)]
+        shown += [outline, name, arrow]
+    return MarkerArray(markers=shown)
+
+
+def outlines(known: Sequence[scene.Track], header: Header, width: int, height: int) -> ImageMarker:
+    """The boxes of all tracks as lines over the image, in pixels, for Foxglove and rqt."""
+    lines = ImageMarker(header=header, ns="tracks", type=ImageMarker.LINE_LIST, scale=2.0)
+    for track in known:
+        x1, y1, x2, y2 = track.box.in_pixels(width, height).tolist()
+        corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
+        for begin, end in pairwise(corners):
+            lines.points += [Point(x=begin[0], y=begin[1]), Point(x=end[0], y=end[1])]
+            lines.outline_colors.append(_colour(track.track_id))
+    return lines
+
+
+def _marker(header: Header, namespace: int, track: scene.Track, kind: int) -> Marker:
+    marker = Marker(header=header, ns=NAMESPACES[namespace], id=track.track_id % 2**31, type=kind)
+    marker.pose.orientation.w = 1.0
+    marker.color = _colour(track.track_id)
+    return marker
+
+
+def _place(x: float, y: float, aspect: float) -> Point:
+    """A normalized place in the image as a point in the optical frame, metres."""
+    return Point(x=x - 0.5, y=(y - 0.5) * aspect, z=1.0)
+
+
+def _colour(track_id: int) -> ColorRGBA:
+    """The golden ratio keeps the colours of neighbouring ids far apart."""
+    red, green, blue = colorsys.hsv_to_rgb(math.modf(track_id * 0.618034)[0], 0.7, 1.0)
+    return ColorRGBA(r=red, g=green, b=blue, a=1.0)
