@@ -185,6 +185,48 @@ def run(
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=3600.0, help="How long, from the model's first answer on.")
+    ] = 20.0,
+    seed: Annotated[int, typer.Option(min=0, help="Which film of the demo world.")] = 0,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+) -> None:
+    """Run the ROS graph: the demo world's camera at 30 Hz, the perception node, and the truth beside it.
+
+    The folder then holds `index.html` (one page with all figures), `overlay.mp4` and `overlay.png`,
+    `scenes.jsonl`, `summary.json`, `perception_bag` (mcap: pictures, truth and all the node said) and the
+    logs.
+    """
+    _need_ros()
+    from lfm_perception.media.page import figures
+    from lfm_perception.ros.demo import Demo, run_demo
+
+    chosen = _chosen_settings(settings, set_ or [], None, 0)
+    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": _versions()}
+    with _stop_signals() as stop, _steps() as progress:
+        task = progress.add_task("starting", total=1.0)
+
+        def advance(step: str, share: float) -> bool:
+            progress.update(task, description=step, completed=share)
+            return not stop.number
+
+        report, _ = run_demo(Demo(seconds, seed), chosen, out, about=about, progress=advance)
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    for row in figures(report):
+        shown.add_row(*row)
+    Console().print(shown)
+    print(f"results in {out}: open {out / 'index.html'}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
+@app.command()
 def replay(
     bag: Annotated[Path, typer.Argument(help="A rosbag2 with images: folder, .mcap or .db3.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
@@ -418,3 +460,7 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+
+
+def _steps() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True))

@@ -197,7 +197,7 @@ class _Mark:
 def _mark(item: Track | Detection) -> _Mark:
     if isinstance(item, Track):
         text = f"{item.label} #{item.track_id} {item.score:.0%}"
-        return _Mark(item.box, text, _colour(item.track_id), 2, item.velocity)
+        return _Mark(item.box, text, track_colour(item.track_id), 2, item.velocity)
     return _Mark(item.box, f"{item.label} {item.score:.0%}", WHITE, 1, Velocity(0.0, 0.0))
 
 
@@ -219,7 +219,7 @@ def _untracked(detections: Sequence[Detection], tracks: Sequence[Track]) -> list
     return [d for d, row in zip(detections, overlap, strict=True) if not (row >= SAME_OBJECT).any()]
 
 
-def _colour(track_id: int) -> Colour:
+def track_colour(track_id: int) -> Colour:
     """A bright colour; the golden ratio keeps those of neighbouring ids far apart."""
     red, green, blue = colorsys.hsv_to_rgb(track_id * 0.618034 % 1.0, 0.7, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -139,8 +139,12 @@ class NodeProcess:
         """Raise PerceptionError when the process has ended."""
         code = self._process.poll()
         if code is not None:
-            lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-            raise PerceptionError("\n".join([f"{self.module} ended with code {code}; it said last:", *lines]))
+            raise PerceptionError(f"{self.module} ended with code {code}{self.last_words()}")
+
+    def last_words(self) -> str:
+        """What the process said last, to end a message with."""
+        lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        return "\n".join([f"; {self.module} said last:", *lines]) if lines else ""
 
     def stop(self) -> None:
         """End the process: asked by SIGINT, then SIGTERM, at last killed."""
@@ -175,7 +179,8 @@ def wait_for(
         for process in watch:
             process.check()
         if time.monotonic() > deadline:
-            raise PerceptionError(f"gave up waiting for {what} after {timeout_s:g} s")
+            words = "".join(process.last_words() for process in watch)
+            raise PerceptionError(f"gave up waiting for {what} after {timeout_s:g} s{words}")
         time.sleep(0.01)
 
 

@@ -1,0 +1,174 @@
+"""`lfm-perception demo`: the real graph for a short while, and what it saw against the truth.
+
+    demo camera (process) ──image_raw, 30 Hz──► perception node (process, and its worker)
+              └──ground_truth──► recorder (here) ◄──detections, tracks, scene, caption──┘
+
+Afterwards the bag is judged, drawn over the pictures it holds, and summed up on one page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from sensor_msgs.msg import CompressedImage
+from vision_msgs.msg import Detection2DArray
+
+from lfm_perception.demo.world import World
+from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, judge, read_run
+from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.page import write_page
+from lfm_perception.media.sinks import BAG, SCENES, STILL, SUMMARY, VIDEO, Staging, VideoFile, staged, writing
+from lfm_perception.media.sources import open_source
+from lfm_perception.ros import graph
+from lfm_perception.ros.recorder import Recorder
+from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
+from lfm_perception.scene import Frame, Image, Track, Velocity
+from lfm_perception.settings import Settings
+
+WIDTH, HEIGHT, RATE = 640, 480, 30.0
+CAMERA_LOG = "camera.log"
+PICTURES = "image_raw/compressed"
+TRUTH = "ground_truth"
+PAGE = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What is shown: seconds of the film `seed`, counted from the first answer of the model."""
+
+    seconds: float = 20.0
+    seed: int = 0
+
+
+def run_demo(
+    demo: Demo,
+    settings: Settings,
+    out: Path,
+    *,
+    about: Mapping[str, Any],
+    progress: Callable[[str, float], bool] = lambda step, share: True,
+) -> tuple[LiveReport, dict[str, Any]]:
+    """Run the graph, judge it, and leave pictures, bag and page in the folder `out`.
+
+    `about` (model, versions) goes into the summary, which is returned too. `progress` is told the step and
+    the share of it that is done; the film ends early when it returns False. Raises PerceptionError when a
+    process ends, or something cannot be written.
+    """
+    graph.set_transport()
+    with staged(out) as staging:
+        epoch_ns = _film(demo, settings, staging, progress)
+        world = World(demo.seed, WIDTH, HEIGHT, RATE)
+
+        def velocities(stamp_ns: int) -> dict[str, Velocity]:
+            index = round((stamp_ns - epoch_ns) * RATE / 1e9)
+            return {str(body): velocity for body, velocity in enumerate(world.velocities(index))}
+
+        run = read_run(staging.path / BAG, WIDTH, HEIGHT)
+        report = judge(run, velocities)
+        summary = {"seed": demo.seed, **_figures(report), **about}
+        with writing(out):
+            still = _draw(run, staging, "demo model" if not settings.model.path else "", progress)
+            _write_scenes(run, staging.path / SCENES)
+            (staging.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            write_page(staging.path / PAGE, run, report, still, about)
+            staging.publish()
+    return report, summary
+
+
+def _film(demo: Demo, settings: Settings, staging: Staging, progress: Callable[[str, float], bool]) -> int:
+    """Run the graph and record it; returns when the film began, ns."""
+    topics: dict[str, type] = {**OUTPUTS, PICTURES: CompressedImage, TRUTH: Detection2DArray}
+    with ExitStack() as running:
+        perception = running.enter_context(
+            graph.NodeProcess(graph.PERCEPTION, staging.path / NODE_LOG, graph.parameters(settings))
+        )
+        node = running.enter_context(graph.spinning_node("demo"))
+        progress("loading the model", 0.0)
+        graph.bring_up(node, f"/{PERCEPTION_NODE}", [perception])
+        recorder = running.enter_context(
+            Recorder(node, topics, staging.path / BAG, log_ns=time.time_ns, best_effort=(PICTURES,))
+        )
+        epoch_ns = time.time_ns()
+        parameters = {
+            "seed": demo.seed, "width": WIDTH, "height": HEIGHT, "rate": RATE, "epoch": epoch_ns,
+        }  # fmt: skip
+        camera = running.enter_context(graph.NodeProcess(graph.CAMERA, staging.path / CAMERA_LOG, parameters))
+        both = [perception, camera]
+        graph.wait_for(lambda: recorder.counts["scene"], graph.START_S, "the first answer of the model", both)
+        began_s = time.monotonic()
+        while (passed_s := time.monotonic() - began_s) < demo.seconds:
+            for process in both:
+                process.check()
+            if not progress("watching the demo world", passed_s / demo.seconds):
+                break
+            time.sleep(0.1)
+    return epoch_ns
+
+
+def _draw(run: LiveRun, staging: Staging, badge: str, progress: Callable[[str, float], bool]) -> Image:
+    """Draw what was known when each picture arrived over it, as a video; returns the fullest picture."""
+    overlay = Overlay(WIDTH, HEIGHT, badge)
+    video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
+    tracks = {boxes.stamp_ns: boxes for boxes in run.tracks}
+    scenes_ns = [heard.arrived_ns for heard in run.scenes]
+    still, most = None, -1
+    try:
+        with open_source(str(staging.path / BAG), topic=f"/{PICTURES}") as source:
+            first_ns = run.truth[0].stamp_ns
+            for index, frame in enumerate(source.frames):
+                view = _view(run, frame, first_ns, tracks.get(frame.stamp_ns), scenes_ns)
+                picture = overlay.draw(view)
+                video.write(picture)
+                if len(view.tracks) > most:
+                    still, most = picture, len(view.tracks)
+                progress("drawing", (index + 1) / (source.count or 1))
+        video.finish()
+    finally:
+        video.close()
+    assert still is not None  # a run without pictures was refused by `judge`
+    _, png = cv2.imencode(".png", cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
+    (staging.path / STILL).write_bytes(png.tobytes())
+    return still
+
+
+def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scenes_ns: list[int]) -> View:
+    """The tracks published for this very frame, and the latest answer that had arrived with them."""
+    seconds = (frame.stamp_ns - first_ns) / 1e9
+    if tracks is None:
+        return View(frame, seconds, (), None, 0.0)
+    arrived = bisect_right(scenes_ns, tracks.arrived_ns)
+    heard = run.scenes[arrived - 1] if arrived else None
+    known = {} if heard is None else {str(track.track_id): track for track in heard.scene.tracks}
+    shown = []
+    for item in tracks.items:
+        track = known.get(item.identity)
+        velocity = track.velocity if track else Velocity(0.0, 0.0)
+        shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
+    if heard is None:
+        return View(frame, seconds, shown, None, 0.0)
+    return View(frame, seconds, shown, heard.scene, (heard.arrived_ns - heard.scene.stamp_ns) / 1e9)
+
+
+def _write_scenes(run: LiveRun, path: Path) -> None:
+    from lfm_perception.media.scenes import as_json
+
+    with path.open("w", encoding="utf-8") as file:
+        for heard in run.scenes:
+            file.write(json.dumps(as_json(heard.scene), ensure_ascii=False) + "\n")
+
+
+def _figures(report: LiveReport) -> dict[str, Any]:
+    """The report for `summary.json`, with the ratios that its tallies stand for."""
+    figures = dataclasses.asdict(report)
+    for name, tally in (("detections", report.detections), ("tracks", report.tracks)):
+        figures[name] |= {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
+    return figures
