@@ -1,7 +1,7 @@
 """Perception beside a running camera: frames are offered at camera rate, the model looks at what it can.
 
     camera thread ──offer──► FrameMailbox ──► thread `perception`: decode, look, tell the listener
-                  ──tracks(stamp)──► where things are now, without waiting for the model
+                  ◄─────────── where things are at the frame's stamp, without waiting for the model
 
 At most one frame waits. A newer one takes its place, and what was dropped is counted.
 """
@@ -28,8 +28,8 @@ from lfm_perception.vlm import CancelledError, Vlm
 T = TypeVar("T")
 
 JUMP_BACK_S = 0.5
-"""A stamp older than the newest by more than this is a new beginning (a bag that starts over, a clock that
-was set back); by less, it is a frame that arrived out of order, and refused."""
+"""Two frames in a row that are older than the newest by more than this are a new beginning: a bag that starts
+over, a clock that was set back. One alone, or one that is older by less, is refused."""
 
 REMEMBERED = 200
 """Answers over which latencies are taken."""
@@ -105,7 +105,7 @@ class Listener(Protocol):
         """The model answered a question about the frame of this stamp."""
         ...
 
-    def on_problem(self, problem: str) -> None:
+    def on_problem(self, kind: str, problem: str) -> None:
         """A frame or a question was of no use; the sentence says why. Everything goes on."""
         ...
 
@@ -116,9 +116,10 @@ class LiveStatus:
 
     Frames: `received` were offered, of which `looked` at, `dropped` for a newer one, `gated` while
     switched off, `refused` by reason (stamps), `failed` by the kind of error (decoding, the model).
-    `rejects` counts objects in answers that were dropped, by reason. `input_hz`: over the last two
-    seconds. `camera_silence_s`: since the last frame; `answer_age_s`: since the last answer; both since
-    the start where there was none. `latency_p50_s`, `latency_p95_s`: from offer to answer.
+    `rejects` counts objects in answers that were dropped, by reason. `input_hz`: of frames that were not
+    refused, over the last two seconds. `camera_silence_s`: since the last of them; `answer_age_s`: since
+    the last answer; both since the start where there was none. `latency_p50_s`, `latency_p95_s`: from
+    offer to answer.
     """
 
     enabled: bool
@@ -164,6 +165,7 @@ class LivePerception(Generic[T]):
         self._caption_wanted = self._reset_wanted = False
         self._enabled = True
         self._newest_ns: int | None = None
+        self._suspect_ns: int | None = None
         self._scene: Scene | None = None
         self._started_s = time.monotonic()
         self._receipts = deque[float](maxlen=1000)
@@ -175,41 +177,60 @@ class LivePerception(Generic[T]):
 
     # --- from the camera -----------------------------------------------------------------------------
 
-    def offer(self, item: T, stamp_ns: int) -> bool:
-        """Hand over a frame; takes microseconds. False when its stamp makes it useless.
+    def offer(self, item: T, stamp_ns: int) -> tuple[Track, ...] | None:
+        """Hand over a frame, and have the tracks at its stamp as they are known before it is looked at.
 
-        A stamp before the newest by more than `JUMP_BACK_S` is a new beginning: the tracks are forgotten.
+        Takes microseconds and never waits for the model. None when its stamp makes the frame useless. Frames
+        that start over in the past are a new beginning: the tracks are forgotten.
         """
         now = time.monotonic()
         with self._lock:
             self._received += 1
-            self._receipts.append(now)
-            newest = self._newest_ns
-            if newest is not None and stamp_ns < newest:
-                if newest - stamp_ns <= JUMP_BACK_S * 1e9:
-                    self._refused["out of order"] += 1
-                    return False
-                self._reset_wanted = True
-            self._newest_ns = stamp_ns
-            if not self._enabled:
-                self._gated += 1
-                return True
-        self._mailbox.put(Offered(item, stamp_ns, now))
-        return True
+            problem = self._stamp_problem(stamp_ns)
+            if problem is None:
+                self._newest_ns, self._suspect_ns = stamp_ns, None
+                self._receipts.append(now)
+                enabled = self._enabled
+                self._gated += not enabled
+        if problem is not None:
+            self._refuse(*problem)
+            return None
+        # of a time that is over, until the next look forgets it
+        tracks = () if self._reset_wanted else self._perception.tracks(stamp_ns)
+        if enabled:
+            self._mailbox.put(Offered(item, stamp_ns, now))
+        return tracks
 
-    def refuse(self, reason: str, problem: str) -> None:
+    def _stamp_problem(self, stamp_ns: int) -> tuple[str, str] | None:
+        """Why a stamp is of no use, in a word and in a sentence."""
+        newest_ns, suspect_ns = self._newest_ns, self._suspect_ns
+        if newest_ns is None or stamp_ns > newest_ns:
+            return None
+        if stamp_ns == newest_ns:
+            return (
+                "repeated",
+                "a frame has the stamp of the one before it and is refused",
+            )
+        behind_s = (newest_ns - stamp_ns) / 1e9
+        if behind_s <= JUMP_BACK_S:
+            return "out of order", f"a frame is {behind_s:.3f} s older than the one before and is refused"
+        if suspect_ns is None or stamp_ns <= suspect_ns:
+            self._suspect_ns = stamp_ns
+            sentence = f"a frame is {behind_s:.3f} s older than the one before: refused unless more follow"
+            return "jumped back", sentence
+        self._reset_wanted = True
+        return None
+
+    def refuse(self, kind: str, problem: str) -> None:
         """Count a frame that was not worth offering, and tell why."""
         with self._lock:
             self._received += 1
-            self._receipts.append(time.monotonic())
-            self._refused[reason] += 1
-        self._tell(problem)
+        self._refuse(kind, problem)
 
-    def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
-        """Where things are at this stamp. Never waits for the model."""
-        if self._reset_wanted:  # of a time that is over, until the next look forgets it
-            return ()
-        return self._perception.tracks(stamp_ns)
+    def _refuse(self, kind: str, problem: str) -> None:
+        with self._lock:
+            self._refused[kind] += 1
+        self._tell(kind, problem)
 
     # --- from the user -------------------------------------------------------------------------------
 
@@ -234,7 +255,8 @@ class LivePerception(Generic[T]):
         """Forget the tracks and the caption, before the next frame is looked at."""
         with self._lock:
             self._reset_wanted = True
-            self._newest_ns = None
+            self._newest_ns = self._suspect_ns = None
+        self._mailbox.clear()
 
     def change(self, settings: Settings) -> None:
         """Go on with other settings, from the next frame on."""
@@ -247,6 +269,11 @@ class LivePerception(Generic[T]):
     def scene(self) -> Scene | None:
         """What was seen last."""
         return self._scene
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from offer to answer, the last time; 0 before."""
+        return self._latencies[-1] if self._latencies else 0.0
 
     def status(self) -> LiveStatus:
         now = time.monotonic()
@@ -343,12 +370,12 @@ class LivePerception(Generic[T]):
     def _fail(self, kind: str, problem: str) -> None:
         with self._lock:
             self._failed[kind] += 1
-        self._tell(problem)
+        self._tell(kind, problem)
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, kind: str, problem: str) -> None:
         with self._lock:
             self._last_problem = problem
-        self._listener.on_problem(problem)
+        self._listener.on_problem(kind, problem)
 
 
 def _rate(receipts: Iterable[float], now: float) -> float:

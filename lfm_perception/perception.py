@@ -13,7 +13,7 @@ from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.sort import SortTracker
-from lfm_perception.vlm import FramePlan, Vlm
+from lfm_perception.vlm import FramePlan, Vlm, open_vlm
 from lfm_perception.vlm.prompts import Prompt, ask, detect
 
 IMAGE_SHARE = 0.75
@@ -148,15 +148,13 @@ class Perception:
 
 @contextmanager
 def open_perception(settings: Settings) -> Iterator[Perception]:
-    """Perception with the model the settings name, in this process; the model is freed on leaving.
+    """Perception with the model the settings name; the model is freed on leaving.
 
     Raises PerceptionError when the model cannot be used.
     """
-    from lfm_perception.vlm.llama import LlamaVlm  # here, because it loads llama.cpp
-
     tracker = SortTracker()
     tracker.change(settings.tracker)
-    vlm = LlamaVlm(settings)
+    vlm = open_vlm(settings)
     try:
         yield Perception(settings, vlm, tracker)
     finally:

@@ -87,6 +87,15 @@ class EngineSettings:
         512, "largest batch of one llama_decode call", unit="tokens", low=32, high=4096, fixed=LOADED
     )
     flash_attn: str = _knob("auto", "flash attention", choices=("auto", "on", "off"), fixed=LOADED)
+    isolation: str = _knob(
+        "process",
+        "where the model runs: in a process of its own, started again when it is lost, or in a thread",
+        choices=("process", "thread"),
+        fixed=LOADED,
+    )
+    answer_timeout: float = _knob(
+        30.0, "a process that owes an answer for longer is ended", unit="s", low=1.0, high=600.0, fixed=LOADED
+    )
 
 
 @dataclass(frozen=True, slots=True)

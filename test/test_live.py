@@ -38,7 +38,7 @@ class Notes:
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         self._note(lambda: self.answers.append((question, text, stamp_ns)))
 
-    def on_problem(self, problem: str) -> None:
+    def on_problem(self, kind: str, problem: str) -> None:
         self._note(lambda: self.problems.append(problem))
 
     def _note(self, write: Callable[[], None]) -> None:
@@ -109,7 +109,7 @@ def test_a_closed_mailbox_lets_the_waiting_go() -> None:
 def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         for frame in film:
-            assert live.offer(frame, frame.stamp_ns)
+            assert live.offer(frame, frame.stamp_ns) is not None
         notes.wait(lambda: notes.scenes[-1:] != [] and notes.scenes[-1].stamp_ns == film[-1].stamp_ns)
         status = live.status()
     assert status.received == len(film)
@@ -124,10 +124,12 @@ def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[
 
 def test_tracks_are_there_between_two_looks(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
-        assert live.tracks(film[0].stamp_ns) == ()
-        scene = show(live, notes, film[0])
+        assert live.offer(film[0], film[0].stamp_ns) == ()
+        notes.wait_for_scenes(1)
+        (scene,) = notes.scenes
         assert scene.detections
-        later = live.tracks(film[0].stamp_ns + 200_000_000)
+        later = live.offer(film[6], film[6].stamp_ns)
+        assert later is not None
         assert [track.label for track in later] == [detection.label for detection in scene.detections]
 
 
@@ -145,19 +147,22 @@ def test_a_decoder_that_fails_is_told_and_costs_one_frame(vlm: Vlm, film: list[F
             told = len(notes.problems)
             live.offer(frame, frame.stamp_ns)
             notes.wait(lambda told=told: len(notes.problems) > told)  # type: ignore[misc]
-        assert live.tracks(film[3].stamp_ns)
-        show(live, notes, film[3])
+        assert live.offer(film[3], film[3].stamp_ns)
         failed = live.status().failed
     assert notes.problems[0] == "this is no image"
     assert "a bug" in notes.problems[1]
     assert failed == {"PerceptionError": 1, "RuntimeError": 1}
 
 
-def test_a_clock_that_jumps_back_is_a_new_beginning(vlm: Vlm, film: list[Frame]) -> None:
+def test_frames_that_start_over_in_the_past_are_a_new_beginning(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         known = show(live, notes, film[30]).tracks
         assert known
-        again = show(live, notes, film[0])
+        assert live.offer(film[0], film[0].stamp_ns) is None
+        assert live.offer(film[1], film[1].stamp_ns) == ()
+        notes.wait_for_scenes(2)
+        again = notes.scenes[-1]
+        assert again.stamp_ns == film[1].stamp_ns
         assert live.status().resets == 1
         assert not {track.track_id for track in known} & {track.track_id for track in again.tracks}
 
@@ -165,9 +170,21 @@ def test_a_clock_that_jumps_back_is_a_new_beginning(vlm: Vlm, film: list[Frame])
 def test_a_frame_out_of_order_is_refused_and_nothing_is_lost(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         show(live, notes, film[5])
-        assert not live.offer(film[4], film[4].stamp_ns)
-        assert live.status().refused == {"out of order": 1}
-        assert live.tracks(film[6].stamp_ns)
+        assert live.offer(film[4], film[4].stamp_ns) is None
+        assert live.offer(film[5], film[5].stamp_ns) is None
+        assert live.status().refused == {"out of order": 1, "repeated": 1}
+        assert live.offer(film[6], film[6].stamp_ns)
+
+
+def test_one_frame_with_a_wild_stamp_costs_nothing(vlm: Vlm, film: list[Frame]) -> None:
+    with looking(vlm) as (live, notes):
+        known = show(live, notes, film[30]).tracks
+        assert live.offer(film[31], 1) is None
+        later = live.offer(film[32], film[32].stamp_ns)
+        assert later is not None
+        assert {track.track_id for track in known} == {track.track_id for track in later}
+        assert live.status().refused == {"jumped back": 1}
+        assert live.status().resets == 0
 
 
 def test_switched_off_it_counts_frames_and_looks_at_none(vlm: Vlm, film: list[Frame]) -> None:

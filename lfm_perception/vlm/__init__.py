@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import ImagePlan
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.vlm.prompts import Question
+
+if TYPE_CHECKING:
+    from lfm_perception.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,18 @@ class FramePlan:
     image: ImagePlan
     answer_tokens: int
     deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a back end is: whether it can be asked now, how often it had to be started again and what was the
+    matter last; `pid` of its process, None where it has none.
+    """
+
+    ready: bool = True
+    restarts: int = 0
+    problem: str = ""
+    pid: int | None = None
 
 
 class Vlm(Protocol):
@@ -40,6 +56,10 @@ class Vlm(Protocol):
         """End what is being asked now, from any thread; what is asked later is not affected."""
         ...
 
+    def health(self) -> Health:
+        """How the back end is; answers at once."""
+        ...
+
     def close(self) -> None:
         """Cancel, and free the model. May be called twice."""
         ...
@@ -47,3 +67,19 @@ class Vlm(Protocol):
 
 class CancelledError(PerceptionError):
     """The question was taken back before its answer was finished."""
+
+
+def open_vlm(settings: Settings, tell: Callable[[str], None] = lambda sentence: None) -> Vlm:
+    """The model that the settings name, in a process of its own or in this one (`engine.isolation`).
+
+    `tell` hears of losses and recoveries of that process. Raises PerceptionError when the model cannot be
+    used.
+    """
+    # Here, because one loads llama.cpp and the other shall not.
+    if settings.engine.isolation == "process":
+        from lfm_perception.vlm.worker import WorkerVlm
+
+        return WorkerVlm(settings, tell)
+    from lfm_perception.vlm.llama import LlamaVlm
+
+    return LlamaVlm(settings)

@@ -31,7 +31,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
 from lfm_perception.scene import Answer, Frame, Image, Usage
 from lfm_perception.settings import EngineSettings, Settings
-from lfm_perception.vlm import CancelledError, FramePlan, gguf
+from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf
 from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.cores import CoreWatch
 from lfm_perception.vlm.decoding import Grammar, Logits, Sampler, Written, write_boxes, write_words
@@ -94,6 +94,10 @@ class LlamaVlm:
         """See `Vlm.cancel`."""
         for stop in tuple(self._jobs):
             stop.request(cancelled=True)
+
+    def health(self) -> Health:
+        """See `Vlm.health`."""
+        return Health()
 
     def close(self) -> None:
         """See `Vlm.close`."""
