@@ -126,7 +126,7 @@ encode / prefill / decode, medians on the machine above.
 _MADE = """\
 `python -m lfm_perception.demo.train --out build/demo_model {options}` and then the writer of this file,
 `python -m lfm_perception.demo.release`; `make model` runs both with the training's defaults.
-{steps} steps in {minutes:.0f} minutes on {threads} CPU cores shared with other work ({versions}).
+{steps} steps in {minutes:.0f} minutes on {processes} CPU cores shared with other work ({versions}).
 """
 _SECTION = re.compile(r"^## How it was made\n\n(.*?)\n+(?=## )", re.MULTILINE | re.DOTALL)
 
@@ -142,7 +142,7 @@ def history(saved: Mapping[str, Any]) -> str:
         options=" ".join([f"{option} {run[key]}" for key, option in options.items()] + begin),
         steps=saved["step"],
         minutes=saved["seconds"] / 60,
-        threads=run["threads"],
+        processes=run["processes"],
         versions=", ".join(machine + [f"{name} {version(name)}" for name in libraries]),
     )
     if not run["start"]:

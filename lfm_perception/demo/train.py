@@ -7,7 +7,9 @@ hours on a CPU: auxiliary losses that are dropped afterwards (class and box at e
 class, rank and coordinates at the image token of each object's centre; class and box at the opening of
 each object in the answer), Muon for the matrices, coordinates started as Fourier codes and trained
 with soft targets, and a stage of vision alone at the beginning. In the last stage the language model's
-weights pass through 4-bit rounding, so that the Q4_0 file loses nothing.
+weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The work is shared by processes
+of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
+process of as many threads.
 
 Resume with the same command; the newest checkpoint under --out is picked up. With --from, training goes
 on from GGUF files that shipped, without the first stages; take another --seed, for other scenes.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import time
 from collections import defaultdict
@@ -32,7 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as fn
 
 from lfm_perception.demo import tokenizer as vocabulary
@@ -143,11 +146,11 @@ def _basis(count: int, size: int, generator: torch.Generator) -> Tensor:
 # --- scenes to tensors ---------------------------------------------------------------------------
 
 
-def make_batch(tokenizer: Tokenizer, seed: int, step: int, progress: float, scale: float) -> Batch:
-    """The scenes and questions of one step. `scale` multiplies the number of images."""
-    rng = random.Random(f"{seed} {step}")
-    width, height = _size(rng, progress)
-    count = max(3, round(scale * min(1.0, 65_536 / (width * height))))
+def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank: int) -> Batch:
+    """The scenes and questions of one step for the process `rank`; all have the same size of image."""
+    width, height = _size(random.Random(f"{run.seed} {step}"), progress)
+    rng = random.Random(f"{run.seed} {step} {rank}")
+    count = max(2, round(run.scale / run.processes * min(1.0, 65_536 / (width * height))))
     snapshots = [
         still(rng, width, height, rng.choices((EASY, HARD, FILM), (35, 40, 25))[0]) for _ in range(count)
     ]
@@ -448,21 +451,30 @@ def rate(progress: float, peak: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a training depends on. `scale`: images of 256x256 in a step; `peak`: highest learning rate;
-    `start`: folder of GGUF files to begin from, or empty.
+    `processes` share a step; `start`: folder of GGUF files to begin from, or empty.
     """
 
     steps: int
     seed: int
     scale: float
     peak: float
-    threads: int
+    processes: int
     start: str
 
 
 def train(run: Run, out: Path) -> None:
     """Train to the end of the run, from the newest checkpoint in `out` if there is one."""
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(run.threads)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = out.resolve() / "meeting"  # where the processes find each other
+    meeting.unlink(missing_ok=True)
+    multiprocessing.spawn(_train, (run, out, meeting.as_uri()), run.processes)
+
+
+def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
+    """One process's part of the training; the first writes the log and the checkpoints."""
+    distributed.init_process_group("gloo", meeting, world_size=run.processes, rank=rank)
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(run.seed)
     cv2.setNumThreads(1)
@@ -480,7 +492,9 @@ def train(run: Run, out: Path) -> None:
         for opt, state in zip(opts, saved["optimizers"], strict=True):
             opt.load_state_dict(state)
         step, spent = saved["step"], saved["seconds"]
-    print(f"{sum(p.numel() for p in trainee.model.parameters()):,} parameters, from step {step}", flush=True)
+    if rank == 0:
+        count = sum(p.numel() for p in trainee.model.parameters())
+        print(f"{count:,} parameters, from step {step}", flush=True)
     sums: defaultdict[str, float] = defaultdict(float)
     begin = last = time.monotonic()
     first = step
@@ -490,7 +504,7 @@ def train(run: Run, out: Path) -> None:
         grown = 0.6 + 0.4 * progress if run.start else progress
         language = grown >= VISION_STAGE
         width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
-        batch = make_batch(tokenizer, run.seed, step, grown, run.scale)
+        batch = make_batch(tokenizer, run, step, grown, rank)
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = rate(progress, run.peak)
@@ -498,13 +512,16 @@ def train(run: Run, out: Path) -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
                 terms = losses(trainee, batch, language, width)
             torch.stack(list(terms.values())).sum().backward()
+        _average_gradients(trainee)
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.5)
         for opt in opts:
             opt.step()
             opt.zero_grad()
         step += 1
+        if rank:
+            continue
         for name, term in terms.items():
-            sums[name] += float(term)
+            sums[name] += float(term.detach())
         if step % 50 == 0:
             pace = (time.monotonic() - begin) / (step - first)
             left = pace * (run.steps - step) / 60
@@ -525,6 +542,21 @@ def train(run: Run, out: Path) -> None:
             checkpoint.with_suffix(".part").replace(checkpoint)
 
 
+def _average_gradients(trainee: Trainee) -> None:
+    """Every process goes on with the mean of all gradients; a head without work in a step counts 0."""
+    parameters = list(trainee.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    together = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    begin = 0
+    for parameter in parameters:
+        parameter.grad = together[begin : begin + parameter.numel()].view_as(parameter)
+        begin += parameter.numel()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -536,11 +568,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=16.0, help="images of 256x256 in a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="one for each core")
     parser.add_argument("--from", dest="start", default="", help="folder of GGUF files to begin from")
     a = parser.parse_args()
     print(json.dumps({key: str(value) for key, value in vars(a).items()}), flush=True)
-    train(Run(a.steps, a.seed, a.scale, a.rate, a.threads, a.start), a.out)
+    train(Run(a.steps, a.seed, a.scale, a.rate, a.processes, a.start), a.out)
 
 
 if __name__ == "__main__":
