@@ -63,7 +63,7 @@ def run_demo(
     the share of it that is done; the film ends early when it returns False. Raises PerceptionError when a
     process ends, or something cannot be written.
     """
-    graph.set_transport()
+    graph.stay_local()
     with staged(out) as staging:
         epoch_ns = _film(demo, settings, staging, progress)
         world = World(demo.seed, WIDTH, HEIGHT, RATE)

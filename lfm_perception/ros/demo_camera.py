@@ -24,7 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.demo.world import Snapshot, World
-from lfm_perception.ros import messages
+from lfm_perception.ros import messages, transport
 from lfm_perception.scene import Track
 
 JPEG_QUALITY = 90
@@ -102,6 +102,7 @@ class DemoCamera(Node):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until Ctrl-C or the end of the context."""
+    transport.use()
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))
     try:

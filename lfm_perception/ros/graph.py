@@ -27,6 +27,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.ros import transport
 from lfm_perception.settings import Settings
 
 T = TypeVar("T")
@@ -46,13 +47,12 @@ STOP_S = 10.0
 LAST_LINES = 12
 
 
-def set_transport() -> None:
-    """Choose for this process and its children how Fast DDS carries images, unless the user did.
+def stay_local() -> None:
+    """Make this process and its children carry images well, and talk to nobody on other computers.
 
-    Its defaults lose most images of a megabyte and more. Discovery stays on this computer. Call before
-    rclpy is initialized.
+    Call before rclpy is initialized.
     """
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    transport.use()
     if "ROS_LOCALHOST_ONLY" not in os.environ:  # Humble's name for it, which would be warned of later
         newer = os.environ.get("ROS_DISTRO") != "humble"
         name, value = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") if newer else ("ROS_LOCALHOST_ONLY", "1")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import array
 import colorsys
 import math
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -46,6 +48,29 @@ def time(nanoseconds: int) -> Time:
 
 def header(nanoseconds: int, frame_id: str) -> Header:
     return Header(stamp=time(nanoseconds), frame_id=frame_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHead:
+    """What an image message begins with; the size in pixels is None where it is compressed."""
+
+    stamp_ns: int
+    frame_id: str
+    width: int | None
+    height: int | None
+
+
+def image_head(raw: bytes, *, compressed: bool) -> ImageHead:
+    """The head of a serialized Image or CompressedImage (CDR). Takes microseconds; no pixel is touched."""
+    order = "<" if raw[1] else ">"
+    seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
+    frame_id = raw[16 : 16 + length - 1].decode(errors="replace")
+    stamp = seconds * NANOSECONDS + nanoseconds
+    if compressed:
+        return ImageHead(stamp, frame_id, None, None)
+    end = 12 + length  # from here on, offsets count from behind the encapsulation
+    height, width = struct.unpack_from(f"{order}II", raw, 4 + end + -end % 4)
+    return ImageHead(stamp, frame_id, width, height)
 
 
 def frame(message: Image | CompressedImage, topic: str) -> scene.Frame:

@@ -116,7 +116,7 @@ def replay(
         if name == "scene":
             scenes.append(deserialize_message(raw, String).data)
 
-    graph.set_transport()
+    graph.stay_local()
     name = node or f"/{PERCEPTION_NODE}"
     with staged(out) as staging, ExitStack() as running:
         watch = []

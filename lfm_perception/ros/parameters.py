@@ -1,0 +1,107 @@
+"""The settings as ROS parameters: declared, described, read and changed under their dotted names.
+
+A wrong value never stops the node from starting. It is found when the node is configured, and named then in
+one sentence with all that is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import Knob, Settings, describe
+
+TYPES = {
+    bool: ParameterType.PARAMETER_BOOL,
+    int: ParameterType.PARAMETER_INTEGER,
+    float: ParameterType.PARAMETER_DOUBLE,
+    str: ParameterType.PARAMETER_STRING,
+    tuple: ParameterType.PARAMETER_STRING_ARRAY,
+}
+
+OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
+"""Parameters of every node, and the group of those that change a topic's quality of service."""
+
+
+class Parameters:
+    """The settings of a node, declared on it with its overrides (from files, launch or the command line)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._overrides: dict[str, Parameter] = dict(node._parameter_overrides)  # else shown nowhere
+        self._refused: dict[str, object] = {}
+        for knob in describe():
+            self._declare(knob)
+
+    def _declare(self, knob: Knob) -> None:
+        default = list(knob.default) if isinstance(knob.default, tuple) else knob.default
+        try:
+            self._node.declare_parameter(knob.name, default, descriptor(knob))
+        except (InvalidParameterTypeException, InvalidParameterValueException):
+            self._refused[knob.name] = self._overrides[knob.name].value
+            self._node.declare_parameter(knob.name, default, descriptor(knob), ignore_override=True)
+
+    def settings(self) -> Settings:
+        """The settings as the parameters stand now. Raises PerceptionError for what is wrong with them."""
+        known = {knob.name for knob in describe()}
+        for name in self._overrides:
+            if name not in known and name.partition(".")[0] not in OF_ROS:
+                Settings().with_values({name: None})  # says which name it may have been meant to be
+        now = {knob.name: self._node.get_parameter(knob.name).value for knob in describe()}
+        return Settings().with_values(
+            {name: plain(value) for name, value in {**now, **self._refused}.items()}
+        )
+
+    def changed(self, settings: Settings | None, parameters: Iterable[Parameter]) -> Settings | None:
+        """The settings after a change; parameters that are none of them are left to others.
+
+        `settings` are those of a configured node, where some must stay as they are, and all must agree. None
+        before: each value is then judged alone. Raises PerceptionError with the reason to refuse the change.
+        """
+        knobs = {knob.name: knob for knob in describe()}
+        values = {p.name: plain(p.value) for p in parameters if p.name in knobs}
+        for name, value in values.items():
+            now = knobs[name].check(value)
+            if settings is not None and knobs[name].fixed and now != settings.values()[name]:
+                raise PerceptionError(
+                    f"{name} cannot change now, {knobs[name].fixed}: clean the node up first"
+                )
+        after = None if settings is None else settings.with_values(values)
+        for name in values:
+            self._refused.pop(name, None)
+        return after
+
+
+def plain(value: Any) -> object:
+    """A parameter's value as a setting takes it: arrays, also those that rclpy packs, become lists."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else list(value)
+
+
+def descriptor(knob: Knob) -> ParameterDescriptor:
+    """What `ros2 param describe` shows of a setting."""
+    described: dict[str, Any] = {}
+    if knob.kind is int:
+        described["integer_range"] = [
+            IntegerRange(from_value=int(knob.low or 0), to_value=int(knob.high or 0))
+        ]
+    if knob.kind is float:
+        limits = FloatingPointRange(from_value=float(knob.low or 0), to_value=float(knob.high or 0))
+        described["floating_point_range"] = [limits]
+    constraints = knob.allowed
+    if knob.fixed:
+        constraints += f"; only before the node is configured: {knob.fixed}"
+    return ParameterDescriptor(
+        name=knob.name,
+        type=TYPES[knob.kind],
+        description=knob.words,
+        additional_constraints=constraints,
+        # a number without a point is a number too, and [] a list of texts
+        dynamic_typing=knob.kind in (float, tuple),
+        **described,
+    )

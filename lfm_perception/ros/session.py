@@ -1,0 +1,293 @@
+"""What a configured node has: the model, what is known, and the topics. Made by configure, ended by cleanup.
+
+A callback only translates and hands on. What arrives at camera rate stays serialized, of which only the
+head is read; pixels are touched for frames that the model looks at, on the thread `perception`. Drawing has
+a thread of its own, and work only while somebody watches.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+from vision_msgs.msg import Detection2DArray
+from visualization_msgs.msg import ImageMarker, MarkerArray
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.live import JUMP_BACK_S, FrameMailbox, LivePerception, Offered
+from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.scenes import as_json
+from lfm_perception.ros import messages
+from lfm_perception.ros.diagnostics import Snapshot, report
+from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+from lfm_perception.vlm.prompts import Prompt
+
+RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+KEPT = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""Who subscribes later gets the last message at once."""
+
+
+class Session:
+    """Subscribes between `start` and `stop`; `close` leaves nothing behind. A `live.Listener`.
+
+    `vlm` is closed with the session. `complain(kind, sentence)` hears of everything that goes wrong; nothing
+    that comes over a topic ends the session.
+    """
+
+    def __init__(
+        self, node: Node, settings: Settings, vlm: Vlm, complain: Callable[[str, str], None]
+    ) -> None:
+        self._node, self._settings, self._vlm, self._complain = node, settings, vlm, complain
+        compressed = settings.node.image_transport == "compressed"
+        self._image_type = CompressedImage if compressed else Image
+        self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
+        self._model = Path(settings.model.path).stem or "demo model"
+        self._live = LivePerception(settings, vlm, self._decode, self)
+        self._size = (0, 0)
+        self._tracks_shown = 0
+        self._before: Snapshot | None = None
+        self._inputs: list[Subscription] = []
+        self._detections = node.create_publisher(Detection2DArray, "detections", RESULTS)
+        self._tracks = node.create_publisher(Detection2DArray, "tracks", RESULTS)
+        self._scenes = node.create_publisher(String, "scene", RESULTS)
+        self._raw_answers = node.create_publisher(String, "raw_answer", RESULTS)
+        self._captions = node.create_publisher(String, "caption", KEPT)
+        self._answers = node.create_publisher(String, "answer", RESULTS)
+        self._markers = node.create_publisher(MarkerArray, "markers", LATEST)
+        self._image_markers = node.create_publisher(ImageMarker, "image_markers", LATEST)
+        self._pictures = node.create_publisher(Image, "dbg_image", LATEST)
+        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", RESULTS)
+        self._overlay = _OverlayThread(self._model, self._decode, self._pictures.publish, complain)
+        # Not the node's clock: diagnostics come also while simulated time stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(settings.node.diagnostics_period, self._diagnose, clock=steady)
+        # The clock was set back: a bag that starts over, a simulation that was reset.
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-JUMP_BACK_S))
+        self._jumps = node.get_clock().create_jump_callback(
+            threshold, post_callback=lambda _: self._live.reset()
+        )
+
+    @property
+    def topic(self) -> str:
+        """Where the images come from, in full."""
+        return self._topic
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def live(self) -> LivePerception[bytes]:
+        return self._live
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings; those marked fixed must be the same."""
+        self._live.change(settings)
+        if settings.node.diagnostics_period != self._settings.node.diagnostics_period:
+            self._timer.timer_period_ns = round(settings.node.diagnostics_period * 1e9)
+        self._settings = settings
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._live.start()
+        reliability = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
+        quality = QoSProfile(depth=1, reliability=reliability[self._settings.node.image_reliability])
+        camera = self._node.create_subscription(
+            self._image_type,
+            self._topic,
+            self._on_image,
+            quality,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            raw=True,
+        )
+        questions = self._node.create_subscription(String, "input_query", self._on_question, RESULTS)
+        self._inputs = [camera, questions]
+
+    def stop(self) -> None:
+        """Stop looking, and drop what is being looked at. What is known stays."""
+        inputs, self._inputs = self._inputs, []
+        for subscription in inputs:
+            self._node.destroy_subscription(subscription)
+        self._live.stop()
+
+    def close(self) -> None:
+        """Stop, free the model, and leave the graph."""
+        self.stop()
+        self._vlm.close()
+        self._overlay.close()
+        self._jumps.unregister()
+        self._node.destroy_timer(self._timer)
+        for publisher in (
+            *(self._detections, self._tracks, self._scenes, self._raw_answers, self._captions),
+            *(self._answers, self._markers, self._image_markers, self._pictures, self._diagnostics),
+        ):
+            self._node.destroy_publisher(publisher)
+
+    # --- in ------------------------------------------------------------------------------------------
+
+    def _on_image(self, raw: bytes) -> None:
+        """Publish where things are at the stamp of a frame, and hand the frame on."""
+        if not self._inputs:
+            return  # one that was under way when the session was stopped
+        head = messages.image_head(raw, compressed=self._image_type is CompressedImage)
+        if problem := self._clock_problem(head.stamp_ns):
+            self._live.refuse(*problem)
+            return
+        known = self._live.offer(raw, head.stamp_ns)
+        if known is None:
+            return
+        if head.width and head.height:
+            self._size = head.width, head.height
+        self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
+        if self._pictures.get_subscription_count():
+            self._overlay.show(_Drawing(raw, known, self._live.scene, self._live.latency_s), head.stamp_ns)
+
+    def _clock_problem(self, stamp_ns: int) -> tuple[str, str] | None:
+        """Why a stamp cannot be right, in a word and in a sentence."""
+        if stamp_ns <= 0:
+            return (
+                "no stamp",
+                "a frame is stamped 0 and is refused: the camera's driver must stamp its images",
+            )
+        now_ns = self._node.get_clock().now().nanoseconds
+        ahead_s, most_s = (stamp_ns - now_ns) / 1e9, self._settings.node.future_tolerance
+        if now_ns and ahead_s > most_s:  # simulated time is 0 until it comes
+            return "from the future", (
+                f"a frame is stamped {ahead_s:.3f} s in the future, over node.future_tolerance {most_s:g}, "
+                "and is refused: compare the clocks of camera and node"
+            )
+        return None
+
+    def _publish_tracks(self, known: Sequence[Track], header: Header) -> None:
+        width, height = self._size
+        self._tracks_shown = len(known)
+        self._tracks.publish(messages.tracks(known, header, width, height))
+        if self._markers.get_subscription_count():
+            self._markers.publish(messages.markers(known, header, height / max(width, 1)))
+        if self._image_markers.get_subscription_count():
+            self._image_markers.publish(messages.outlines(known, header, width, height))
+
+    def _decode(self, raw: bytes) -> Frame:
+        """The frame in a serialized image. Raises PerceptionError for what is no image."""
+        return messages.frame(deserialize_message(raw, self._image_type), self._topic)
+
+    def _on_question(self, message: String) -> None:
+        try:
+            if not message.data.strip():
+                raise PerceptionError("an empty question is not asked")
+            Prompt(message.data)  # refuses special tokens
+        except PerceptionError as error:
+            self._complain("question", f"input_query: {error}")
+        else:
+            self._live.ask(message.data)
+
+    # --- out -----------------------------------------------------------------------------------------
+
+    def on_scene(self, scene: Scene, frame: Frame) -> None:
+        """Publish what the model saw."""
+        self._size = frame.width, frame.height
+        self._detections.publish(messages.detections(scene))
+        self._scenes.publish(String(data=json.dumps(as_json(scene), ensure_ascii=False)))
+        self._raw_answers.publish(String(data=scene.text))
+        if scene.caption_usage is not None:
+            self._captions.publish(String(data=scene.caption or ""))
+
+    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+        """Publish the answer to a question."""
+        self._answers.publish(String(data=text))
+
+    def on_problem(self, kind: str, problem: str) -> None:
+        """Pass on what went wrong with a frame or a question."""
+        self._complain(kind, f"{self._topic}: {problem}")
+
+    def _diagnose(self) -> None:
+        now = Snapshot(
+            active=bool(self._inputs),
+            topic=self._topic,
+            model=self._model,
+            tracks=self._tracks_shown,
+            live=self._live.status(),
+            health=self._vlm.health(),
+        )
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        header = messages.header(self._node.get_clock().now().nanoseconds, "")
+        self._diagnostics.publish(report(now, self._before, self._settings.node, name, header))
+        self._before = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """A serialized image, the tracks at its stamp, the latest scene, and how long that took."""
+
+    raw: bytes
+    tracks: Sequence[Track]
+    scene: Scene | None
+    look_s: float
+
+
+class _OverlayThread:
+    """Draws what is known over the newest frame, as fast as it can and no faster than frames come."""
+
+    def __init__(
+        self,
+        badge: str,
+        decode: Callable[[bytes], Frame],
+        publish: Callable[[Image], None],
+        complain: Callable[[str, str], None],
+    ) -> None:
+        self._badge, self._decode, self._publish, self._complain = badge, decode, publish, complain
+        self._mailbox = FrameMailbox[_Drawing]()
+        self._overlay: Overlay | None = None
+        self._size = (0, 0)
+        self._began_ns: int | None = None
+        self._thread = threading.Thread(target=self._run, name="overlay", daemon=True)
+        self._thread.start()
+
+    def show(self, drawing: _Drawing, stamp_ns: int) -> None:
+        """Have a frame drawn, unless a newer one comes before."""
+        self._mailbox.put(Offered(drawing, stamp_ns, time.monotonic()))
+
+    def close(self) -> None:
+        self._mailbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (offered := self._mailbox.take()) is not None:
+            self._try(offered.item)
+
+    def _try(self, drawing: _Drawing) -> None:
+        try:
+            self._publish(self._drawn(drawing))
+        except PerceptionError:
+            pass  # no image: told where it is looked at
+        except Exception as error:  # a bug in drawing must not end the drawing
+            self._complain("overlay", f"dbg_image: a frame could not be drawn: {error!r}")
+
+    def _drawn(self, drawing: _Drawing) -> Image:
+        frame = self._decode(drawing.raw)
+        if self._overlay is None or self._size != (frame.width, frame.height):
+            self._overlay = Overlay(frame.width, frame.height, self._badge)
+            self._size = frame.width, frame.height
+        self._began_ns = self._began_ns or frame.stamp_ns
+        seconds = (frame.stamp_ns - self._began_ns) / 1e9
+        picture = self._overlay.draw(View(frame, seconds, drawing.tracks, drawing.scene, drawing.look_s))
+        return messages.image(picture, messages.header(frame.stamp_ns, frame.frame_id))
