@@ -337,7 +337,7 @@ def test_images_a_bag_cannot_give_are_named_with_their_frame(tmp_path: Path) -> 
     short.data = short.data[:100]
     unknown, depth = raw_message(picture(), 1, "jpeg2000"), raw_message(picture(), 1, "32FC1")
     expected = {
-        "is empty: 64 x 0 pixels": no_pixels,
+        "cannot be an image of 64 x 0 pixels": no_pixels,
         "cannot be converted to RGB (64 x 48, encoding 'rgb8', 100 bytes in rows of 192)": short,
         "cannot be converted to RGB (64 x 48, encoding 'jpeg2000'": unknown,
         "cannot be converted to RGB (64 x 48, encoding '32FC1'": depth,
