@@ -30,6 +30,7 @@ from lfm_perception.media.sources import BagMessage, header_stamp_ns, image_topi
 from lfm_perception.ros import graph
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.settings import Settings
+from lfm_perception.vlm.cores import usable_cores
 
 OUTPUTS: Mapping[str, type] = {
     "detections": Detection2DArray,
@@ -124,6 +125,8 @@ def replay(
             parameters = {
                 **graph.parameters(settings),
                 "use_sim_time": True,
+                # not as many as are free now: the last digits of what the model computes depend on it
+                "engine.n_threads": settings.engine.n_threads or usable_cores(),
                 "node.image_transport": "compressed" if compressed else "raw",
                 "node.image_reliability": "reliable",
             }
