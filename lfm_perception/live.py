@@ -55,18 +55,18 @@ class FrameMailbox(Generic[T]):
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._frame: Offered[T] | None = None
+        self._frame: T | None = None
         self._open = True
         self.dropped = 0
         """Frames that a newer one replaced."""
 
-    def put(self, frame: Offered[T]) -> None:
+    def put(self, frame: T) -> None:
         with self._changed:
             self.dropped += self._frame is not None
             self._frame = frame
             self._changed.notify()
 
-    def take(self) -> Offered[T] | None:
+    def take(self) -> T | None:
         """The newest frame, once there is one; None once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or not self._open)
@@ -157,7 +157,7 @@ class LivePerception(Generic[T]):
         self._vlm, self._decode, self._listener = vlm, decode, listener
         self._perception = Perception(settings, vlm, SortTracker())
         self._perception.change(settings)
-        self._mailbox = FrameMailbox[T]()
+        self._mailbox = FrameMailbox[Offered[T]]()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._questions = deque[str](maxlen=MOST_QUESTIONS)
