@@ -15,11 +15,19 @@ the constant velocity that suits the measure best, over the last 2 to 8 detectio
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
 import random
+import statistics
+import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,18 +38,28 @@ import numpy as np
 import supervision
 from filterpy.kalman import KalmanFilter
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from trackers import ByteTrackTracker, OCSORTTracker, SORTTracker
 
+from lfm_perception.evaluation.films import tud
 from lfm_perception.evaluation.tracking import (
+    DETECTORS,
     Detector,
+    Figures,
     Film,
     Follower,
     Shown,
+    follow,
+    judge,
+    mean,
     noisy,
 )
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
+from lfm_perception.tracking.motion import Motion
+from lfm_perception.tracking.tracker import KalmanTracker
 
 Boxes = NDArray[np.float64]
 REMEMBERED_S = 1.2
@@ -256,3 +274,142 @@ def informed(film: Film, detector: Detector, seed: int, memory: int) -> list[lis
                 boxes += labelled(figure.identity, line[0])
         shown.append(boxes)
     return shown
+
+
+# --- all side by side ----------------------------------------------------------------------------------
+
+
+OURS = "lfm_perception"
+
+
+def compare(detector: Detector, seeds: Sequence[int]) -> dict[str, Figures]:
+    """Everybody's figures under one protocol, means over the seeds."""
+    films = tud()
+    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    figures = {
+        name: mean(
+            [
+                judge({film.name: (film, follow(film, detector, make(film, detector), seed)) for film in films})
+                for seed in seeds
+            ]
+        )
+        for name, make in followers.items()
+    }
+    bounds = [
+        mean([judge({f.name: (f, informed(f, detector, seed, memory)) for f in films}) for seed in seeds])
+        for memory in range(2, 9)
+    ]
+    best = {key: max(getattr(b, key) for b in bounds) for key in ("hota", "deta", "assa", "mota", "idf1")}
+    least = {key: min(getattr(b, key) for b in bounds) for key in ("switches", "false", "missed")}
+    figures["bound"] = Figures(**best, **least)
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Median milliseconds: of showing where things are at a frame, and of taking in an answer."""
+
+    camera_ms: float
+    detection_ms: float
+
+
+def times(make: Callable[[Film, Detector], Follower], tracks: int, answers: int = 60) -> Times:
+    """With so many objects that stand apart, seen in every answer, 10 frames shown after each."""
+    detector = Detector("timing", every=6, delay=6)
+    side = int(np.ceil(np.sqrt(tracks)))
+    film = Film("timing", 25.0, 640, 480, ())
+    rng = random.Random(1)
+    follower = make(film, detector)
+    shown_s, taken_s = [], []
+    for answer in range(answers):
+        detections = []
+        for index in range(tracks):
+            x, y = (index % side + 0.2) / side, (index // side + 0.2) / side
+            jitter = [rng.gauss(0.0, 0.002) for _ in range(4)]
+            sides = (x, y, x + 0.6 / side, y + 0.6 / side)
+            box = Box(*(min(max(a + b, 0.0), 1.0) for a, b in zip(sides, jitter, strict=True)))
+            detections.append(Detection("person", box, 0.9))
+        begin = time.perf_counter()
+        follower.update(detections, answer * 0.24)
+        taken_s.append(time.perf_counter() - begin)
+        for frame in range(10):
+            begin = time.perf_counter()
+            follower.predict(answer * 0.24 + 0.024 * frame)
+            shown_s.append(time.perf_counter() - begin)
+    return Times(1e3 * statistics.median(shown_s[100:]), 1e3 * statistics.median(taken_s[10:]))
+
+
+def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
+    """Median microseconds for the filters of so many tracks: ours as arrays, filterpy's one by one."""
+    rng = np.random.default_rng(1)
+    measured, noise = rng.uniform(0.0, 1.0, (tracks, 4)), np.full((tracks, 4), 1e-3)
+    motion = Motion.starting(measured, noise, np.ones(4))
+    rows, agility = np.arange(tracks), np.full(4, 0.1)
+    single = [KalmanFilter(dim_x=8, dim_z=4) for _ in range(tracks)]
+    for kalman in single:
+        kalman.H = np.eye(4, 8)
+    transition, drift, spread = np.eye(8) + np.eye(8, k=4) * 0.03, np.eye(8) * 1e-5, np.eye(4) * 1e-3
+
+    def median_us(work: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begin)
+        return 1e6 * statistics.median(taken)
+
+    return {
+        "arrays_predict_us": median_us(lambda: motion.after(0.03, agility)),
+        "arrays_fuse_us": median_us(lambda: motion.fused(rows, measured, noise)),
+        "filterpy_predict_us": median_us(lambda: [k.predict(F=transition, Q=drift) for k in single]),
+        "filterpy_fuse_us": median_us(
+            lambda: [k.update(z, R=spread) for k, z in zip(single, measured, strict=True)]
+        ),
+    }
+
+
+def table(title: str, figures: Mapping[str, Figures], timing: Mapping[str, Times]) -> Table:
+    shown = Table(title=title, box=None, pad_edge=False, title_justify="left")
+    shown.add_column("tracker", no_wrap=True)
+    for head in ("HOTA", "MOTA", "IDF1", "switches", "false", "missed", "frame ms", "answer ms"):
+        shown.add_column(head, justify="right")
+    for name, each in figures.items():
+        row = (each.hota, each.mota, each.idf1, each.switches, each.false, each.missed)
+        cost = timing.get(name)
+        taken = (f"{cost.camera_ms:.3f}", f"{cost.detection_ms:.2f}") if cost else ("", "")
+        shown.add_row(name, *(f"{value:.1f}" for value in row), *taken)
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="file for the figures, JSON")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tracks", type=int, default=50, help="for the times")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    timing = {name: times(make, options.tracks) for name, make in followers.items()}
+    record: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "versions": {
+            name: version(name)
+            for name in ("trackers", "norfair", "filterpy", "trackeval", "motmetrics", "numpy", "scipy")
+        },
+        "seeds": options.seeds,
+        "tracks": options.tracks,
+        "times": {name: asdict(each) for name, each in timing.items()},
+        "filters": filters(options.tracks),
+        "figures": {},
+    }
+    for name, detector in DETECTORS.items():
+        figures = compare(detector, range(options.seeds))
+        record["figures"][name] = {who: asdict(each) for who, each in figures.items()}
+        Console().print(table(name, figures, timing))
+    print(json.dumps(record["filters"], indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ what it showed with the truth by HOTA, MOTA and IDF1, which the package `trackev
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
-from lfm_perception.scene import Detection
+from lfm_perception.scene import Detection, Image, Track
+from lfm_perception.tracking import Tracker
+from lfm_perception.tracking.camera import CameraMotion
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +152,48 @@ def _box(sides: Sequence[float], decimals: int) -> Box | None:
     return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def follow(film: Film, detector: Detector, follower: Follower, seed: int) -> list[Sequence[Shown]]:
-    """What the follower shows at each frame of the film."""
+Look = Callable[[int], Sequence[Detection]]
+"""What is seen in the frame of that index."""
+
+
+def from_truth(film: Film, noise: Noise, seed: int) -> Look:
+    """Detections made of the truth."""
+    rng = random.Random(f"{seed} {film.name} noise")
+    return lambda index: [detection for detection, _ in noisy(film.frames[index], noise, rng)]
+
+
+def follow(
+    film: Film, detector: Detector, follower: Follower, seed: int, look: Look | None = None
+) -> list[Sequence[Shown]]:
+    """What the follower shows at each frame of the film; `look` is by default the truth with the detector's noise."""
+    look = look or from_truth(film, detector.noise, seed)
     rng = random.Random(f"{seed} {film.name}")
-    noise = random.Random(f"{seed} {film.name} noise")
     looks = detector.looks(len(film.frames), rng)
     looked, arrives = next(looks, (0, len(film.frames)))
     shown = []
     for index in range(len(film.frames)):
         while arrives <= index:
-            detections = [d for d, _ in noisy(film.frames[looked], detector.noise, noise)]
-            follower.update(detections, looked / film.fps)
+            follower.update(look(looked), looked / film.fps)
             looked, arrives = next(looks, (0, len(film.frames)))
         shown.append(follower.predict(index / film.fps))
     return shown
+
+
+class Watching:
+    """A tracker that is also shown every picture, for the camera's motion."""
+
+    def __init__(self, tracker: Tracker, picture: Callable[[int], Image], fps: float) -> None:
+        self._tracker, self._picture, self._fps = tracker, picture, fps
+        self._camera = CameraMotion()
+
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> object:
+        return self._tracker.update(detections, stamp_s)
+
+    def predict(self, stamp_s: float) -> Sequence[Track]:
+        picture = self._picture(round(stamp_s * self._fps))
+        view = self._camera.measure(picture, self._tracker.moving(stamp_s))
+        self._tracker.camera_moved(view, stamp_s)
+        return self._tracker.predict(stamp_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +234,14 @@ def judge(runs: Mapping[str, tuple[Film, Sequence[Sequence[Shown]]]]) -> Figures
     ]
     hota, clear, identity = totals
     return Figures(
-        *(100.0 * float(np.mean(hota[name])) for name in ("HOTA", "DetA", "AssA")),
-        100.0 * float(clear["MOTA"]),
-        100.0 * float(identity["IDF1"]),
-        *(float(clear[name]) for name in ("IDSW", "CLR_FP", "CLR_FN")),
+        hota=100.0 * float(np.mean(hota["HOTA"])),
+        deta=100.0 * float(np.mean(hota["DetA"])),
+        assa=100.0 * float(np.mean(hota["AssA"])),
+        mota=100.0 * float(clear["MOTA"]),
+        idf1=100.0 * float(identity["IDF1"]),
+        switches=float(clear["IDSW"]),
+        false=float(clear["CLR_FP"]),
+        missed=float(clear["CLR_FN"]),
     )
 
 
