@@ -9,8 +9,8 @@ frames that nobody looked at, so each is used in the way that suits it best: tra
 detections given to them show their last boxes until the next answer; those that predict do so at every frame.
 Each is shown with its own defaults and once more showing tracks as soon as it can.
 
-`bound` is what no tracker can reach: it is told who is who and who is still there, leaves ghosts out, and fits
-the constant velocity that suits the measure best, over the last 2 to 8 detections.
+`bound` is what no tracker can reach: it is told who is who and who is still there, leaves ghosts out, and
+fits the constant velocity that suits the measure best, over the last 2 to 8 detections.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Norfair:
         self._known = self._tracker.update(detections, period=self._period if detections is not None else 1)
 
 
-PEERS: Mapping[str, Callable[[Film, Detector], Follower]] = {
+PEERS: Mapping[str, Callable[[Film, Detector], Follower[Shown]]] = {
     "SORT, holding": lambda film, detector: Sort(film, detector, coast=False, min_hits=3),
     "SORT, holding, shown at once": lambda film, detector: Sort(film, detector, coast=False, min_hits=1),
     "SORT, coasting": lambda film, detector: Sort(film, detector, coast=True, min_hits=3),
@@ -289,7 +289,9 @@ def compare(detector: Detector, seeds: Sequence[int]) -> dict[str, Figures]:
     figures = {
         name: mean(
             [
-                judge({film.name: (film, follow(film, detector, make(film, detector), seed)) for film in films})
+                judge(
+                    {film.name: (film, follow(film, detector, make(film, detector), seed)) for film in films}
+                )
                 for seed in seeds
             ]
         )
@@ -313,7 +315,7 @@ class Times:
     detection_ms: float
 
 
-def times(make: Callable[[Film, Detector], Follower], tracks: int, answers: int = 60) -> Times:
+def times(make: Callable[[Film, Detector], Follower[Shown]], tracks: int, answers: int = 60) -> Times:
     """With so many objects that stand apart, seen in every answer, 10 frames shown after each."""
     detector = Detector("timing", every=6, delay=6)
     side = int(np.ceil(np.sqrt(tracks)))

@@ -348,8 +348,8 @@ def eval_tracking(
     source: Annotated[
         str,
         typer.Argument(
-            help="`tud` (two street scenes that come with the extra `eval`), `demo` (the demo world, seen by the "
-            "model), or a folder of sequences in the form of the MOTChallenge."
+            help="`tud` (two street scenes that come with the extra `eval`), `demo` (the demo world, seen "
+            "by the model), or a folder of sequences in the form of the MOTChallenge."
         ),
     ] = "tud",
     protocol: Annotated[
@@ -376,11 +376,11 @@ def eval_tracking(
 
     A protocol says which frames are looked at, how late answers come and how the boxes err; tracks are judged
     at every frame. HOTA, MOTA and IDF1 in per cent, switches of identity and false and missed boxes are
-    means over the seeds. In the demo world the model itself looks, each seed is another film, and the speeds and
-    scores of the tracks are judged too.
+    means over the seeds. In the demo world the model itself looks, each seed is another film, and the
+    speeds and scores of the tracks are judged too.
     """
-    from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
     from lfm_perception.evaluation.tracking import DETECTORS
+    from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
 
     for name in protocol or []:
         if name not in DETECTORS:

@@ -28,8 +28,8 @@ class Perception:
     """Looks at frames one after the other and knows, at any later moment, where things are.
 
     Owned by one thread, but for `tracks`, which any thread may call, and `watch`, which one thread may; both
-    never wait for the model. A frame older than the one before it is a new beginning: a bag that starts over, a clock that
-    was set back.
+    never wait for the model. A frame older than the one before it is a new beginning: a bag that starts
+    over, a clock that was set back.
     """
 
     def __init__(self, settings: Settings, vlm: Vlm, tracker: Tracker) -> None:

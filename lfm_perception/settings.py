@@ -213,7 +213,7 @@ class TrackerSettings:
 
     @property
     def rules(self) -> Mapping[str, TrackerSettings]:
-        """The settings of each label that has its own. Raises PerceptionError when an entry is not understood."""
+        """The settings of each label that has its own; PerceptionError when an entry is not understood."""
         return dict(self._rule(entry) for entry in self.by_label)
 
     def _rule(self, entry: str) -> tuple[str, TrackerSettings]:

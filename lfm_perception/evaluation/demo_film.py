@@ -10,7 +10,7 @@ import numpy as np
 
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.evaluation.detection import ScoreBin, calibration_error, match, reliability
-from lfm_perception.evaluation.tracking import Detector, Figure, Film, Look, Watching, follow
+from lfm_perception.evaluation.tracking import Detector, Figure, Film, Follower, Look, Watching, follow
 from lfm_perception.planning.image_plan import ImageLimits, plan_image
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
@@ -28,8 +28,8 @@ AT_REST = 0.03
 @dataclass(frozen=True, slots=True)
 class DemoRun:
     """One film followed. `speed_errors`: length of the difference to the true velocity as a share of the true
-    speed, one for each settled track of a body that moves, at each answer's frame. `scores` and `right`: of each
-    track shown there, and whether it lay on a body of its label.
+    speed, one for each settled track of a body that moves, at each answer's frame. `scores` and `right`: of
+    each track shown there, and whether it lay on a body of its label.
     """
 
     film: Film
@@ -66,9 +66,10 @@ class DemoFilm:
 
     def run(self, detector: Detector, settings: Settings, seed: int, look: Look | None = None) -> DemoRun:
         tracker = KalmanTracker(settings.tracker)
-        watching = Watching(tracker, lambda index: self.snapshot(index).frame.image, self.film.fps)
-        with_camera = settings.tracker.camera_motion != "off"
-        shown = follow(self.film, detector, watching if with_camera else tracker, seed, look)
+        follower: Follower[Track] = tracker
+        if settings.tracker.camera_motion != "off":
+            follower = Watching(tracker, lambda index: self.snapshot(index).frame.image, self.film.fps)
+        shown = follow(self.film, detector, follower, seed, look)
         errors: list[float] = []
         scores: list[float] = []
         right: list[bool] = []

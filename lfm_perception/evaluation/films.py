@@ -12,8 +12,8 @@ from lfm_perception.evaluation.tracking import Figure, Film
 from lfm_perception.geometry import Box
 
 TUD = ("TUD-Campus", "TUD-Stadtmitte")
-"""Two street scenes with annotated pedestrians (Andriluka et al. 2008, 2010; CC BY-NC-SA), 640 x 480 at 25 Hz,
-whose truth is in the package `motmetrics`. They are read from there and not part of this package."""
+"""Two street scenes with annotated pedestrians (Andriluka et al. 2008, 2010; CC BY-NC-SA), 640 x 480 at 25
+Hz, whose truth is in the package `motmetrics`. They are read from there and not part of this package."""
 
 PEDESTRIAN = 1
 """Class number of the MOTChallenge from 2016 on, whose lines have nine numbers. Before, they had ten, and all

@@ -2,8 +2,8 @@
 
 A `Film` is the truth: who is where in every frame. A `Detector` says what a slow model makes of it: which
 frames it looks at, how late each answer comes, and how its boxes err. A `Follower` is told the answers when
-they arrive and is asked at every frame where things are now: `follow` plays a film to it, and `judge` compares
-what it showed with the truth by HOTA, MOTA and IDF1, which the package `trackeval` computes.
+they arrive and is asked at every frame where things are now: `follow` plays a film to it, and `judge`
+compares what it showed with the truth by HOTA, MOTA and IDF1, which the package `trackeval` computes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,8 @@ class Detector:
     """A protocol: how a detector sees a film.
 
     It looks at every `every`-th frame and answers `delay` frames later. With `slowest` it looks at the next
-    frame when it has answered, which takes from `delay` to `slowest` frames (one request in flight, jittered).
+    frame when it has answered, which takes from `delay` to `slowest` frames (one request in flight,
+    jittered).
     """
 
     name: str
@@ -113,14 +114,18 @@ class Shown(Protocol):
     def box(self) -> Box: ...
 
 
-class Follower(Protocol):
+S = TypeVar("S", bound=Shown)
+S_co = TypeVar("S_co", bound=Shown, covariant=True)
+
+
+class Follower(Protocol[S_co]):
     """What is judged. `lfm_perception.tracking.Tracker` is one."""
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> object:
         """The answer about the frame at `stamp_s` has arrived."""
         ...
 
-    def predict(self, stamp_s: float) -> Sequence[Shown]:
+    def predict(self, stamp_s: float) -> Sequence[S_co]:
         """Where things are; asked once per frame, in order."""
         ...
 
@@ -163,14 +168,14 @@ def from_truth(film: Film, noise: Noise, seed: int) -> Look:
 
 
 def follow(
-    film: Film, detector: Detector, follower: Follower, seed: int, look: Look | None = None
-) -> list[Sequence[Shown]]:
-    """What the follower shows at each frame of the film; `look` is by default the truth with the detector's noise."""
+    film: Film, detector: Detector, follower: Follower[S], seed: int, look: Look | None = None
+) -> list[Sequence[S]]:
+    """What the follower shows at each frame of the film. Without `look` the truth is seen, with noise."""
     look = look or from_truth(film, detector.noise, seed)
     rng = random.Random(f"{seed} {film.name}")
     looks = detector.looks(len(film.frames), rng)
     looked, arrives = next(looks, (0, len(film.frames)))
-    shown = []
+    shown: list[Sequence[S]] = []
     for index in range(len(film.frames)):
         while arrives <= index:
             follower.update(look(looked), looked / film.fps)
@@ -198,7 +203,7 @@ class Watching:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """HOTA and its halves, MOTA and IDF1 in per cent; switches of identity, false and missed boxes counted."""
+    """HOTA and its halves, MOTA and IDF1 in per cent; numbers of switched ids, false and missed boxes."""
 
     hota: float
     deta: float

@@ -6,6 +6,7 @@ import colorsys
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -19,8 +20,8 @@ PAPER, INK, TRUTH = (255, 255, 255), (60, 60, 60), (215, 215, 215)
 
 
 def draw(films: Sequence[tuple[Film, Sequence[Sequence[Shown]]]]) -> Image:
-    """One panel a film: time to the right, the boxes' centre x downwards; truth as broad grey lines, every track
-    as a thin one in the colour of its id, broken where it was not shown.
+    """One panel a film: time to the right, the boxes' centre x downwards; truth as broad grey lines, every
+    track as a thin one in the colour of its id, broken where it was not shown.
     """
     return np.concatenate([_panel(film, shown) for film, shown in films])
 
@@ -60,7 +61,7 @@ def _lines(
 def _trace(
     image: Image, line: Sequence[tuple[int, tuple[int, int]]], colour: tuple[int, int, int], thick: int
 ) -> None:
-    for (before, start), (index, end) in zip(line, line[1:], strict=False):
+    for (before, start), (index, end) in pairwise(line):
         if index == before + 1:
             cv2.line(image, start, end, colour, thick, cv2.LINE_AA)
 

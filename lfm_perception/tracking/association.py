@@ -14,8 +14,8 @@ LIKELIHOOD = 2.0
 """What the best possible fit to the expected motion counts, where a full overlap counts 1."""
 
 WORSE_FIT = 8.0
-"""A squared Mahalanobis distance this large makes a fit count 1/e of the best. Its mean is 4, one for each axis of
-a box; less steep than a Gaussian's 2, because people turn round."""
+"""A squared Mahalanobis distance this large makes a fit count 1/e of the best. Its mean is 4, one for each
+axis of a box; less steep than a Gaussian's 2, because people turn round."""
 
 LEAST_OF_LAST = 0.5
 """Least overlap with where a track was last seen. Less takes neighbours for what has moved on."""
@@ -29,8 +29,8 @@ def associate(
     First the detections `seen`, shape (D, 4), are compared with where the tracks are `predicted`, shape
     (T, 4): a pair must overlap by `least`, shape (T,), and counts the more, the more it overlaps and the
     smaller the squared Mahalanobis `distance`, shape (T, D), is. Those left over are compared with where each
-    track was `last` seen, which finds what stopped or turned round. Everything is multiplied by `favour`, shape
-    (T, D), 0 to 1. Of all pairings the one that counts most is taken.
+    track was `last` seen, which finds what stopped or turned round. Everything is multiplied by `favour`,
+    shape (T, D), 0 to 1. Of all pairings the one that counts most is taken.
     """
     overlap = iou_matrix(predicted, seen)
     fit = overlap + LIKELIHOOD * np.exp(-distance / WORSE_FIT)

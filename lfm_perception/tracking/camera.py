@@ -1,8 +1,8 @@
 """How the camera moves: from sparse optical flow on a small picture, a fraction of a millisecond a frame.
 
 A `View` takes places of one image to where they are in another, affine, shape (3, 3), in image sides (see
-`geometry`). `CameraMotion` measures it from frame to frame, and a `CameraPath` remembers it for a while, so that
-boxes can be carried between any two moments.
+`geometry`). `CameraMotion` measures it from frame to frame, and a `CameraPath` remembers it for a while, so
+that boxes can be carried between any two moments.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from lfm_perception.scene import Image
 
 View = NDArray[np.float64]
 Points = NDArray[np.float32]
+Grey = NDArray[np.uint8]
 
 SMALL_WIDTH = 160
 """Pixels; the height follows."""
 
 CELL = 12
-"""Small pixels. The best corner of each such square is followed, so that every part of the image has its say and
-a large object in motion does not outvote a bare floor."""
+"""Small pixels. The best corner of each such square is followed, so that every part of the image has its
+say and a large object in motion does not outvote a bare floor."""
 
 FAINTEST = 1e-5
 """Smallest eigenvalue (see `cv2.cornerMinEigenVal`) of what can be followed at all."""
@@ -36,7 +37,7 @@ LEAST_SHARE = 0.15
 """...share of all that were followed, for the motion to be the camera's."""
 
 EXPECTED_SHARE = 0.6
-"""A camera that stands, or moves on as before, needs only this share of the corners that the best motion has."""
+"""A camera that stands, or moves on as before, needs only this share of the best motion's corners."""
 
 TURN_SHARE = 1.3
 """A camera that turns or drives must explain this many times the corners that a mere shift explains."""
@@ -61,8 +62,8 @@ SPEED_S = 0.5
 """...its speed, for deciding whether it moves at all."""
 
 FAST, SLOW = 0.15, 0.02
-"""Image sides per second. A camera that gets faster than the one moves, until it is slower than the other. Slow
-smooth motion is better left to the tracks' own speeds, which carry no error of measurement."""
+"""Image sides per second. A camera that gets faster than the one moves, until it is slower than the other.
+Slow smooth motion is better left to the tracks' own speeds, which carry no error of measurement."""
 
 
 def still() -> View:
@@ -73,12 +74,17 @@ def still() -> View:
 class CameraMotion:
     """Measures the view from each frame to the next one. Owned by one thread.
 
-    Frames are compared with a reference some frames back, so that errors do not add up frame by frame and what
-    moves by itself has had the time to stand out.
+    Frames are compared with a reference some frames back, so that errors do not add up frame by frame and
+    what moves by itself has had the time to stand out.
     """
 
     def __init__(self) -> None:
-        self._reference: NDArray[np.uint8] | None = None
+        self._reference: Grey | None = None
+        self._before: Grey
+        self._corners: Points
+        self._view = still()
+        self._flow: Points = np.zeros(2, dtype=np.float32)
+        self._frames = 0
 
     def measure(self, image: Image, moving: BoxArray) -> View:
         """From the image before to this one; still for the first one and where the motion cannot be told.
@@ -87,7 +93,8 @@ class CameraMotion:
         """
         height, width = image.shape[:2]
         size = (SMALL_WIDTH, max(round(SMALL_WIDTH * height / width), CELL))
-        grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
         if self._reference is None or self._reference.shape != grey.shape:
             self._refer_to(grey, moving)
             return still()
@@ -108,13 +115,13 @@ class CameraMotion:
             self._refer_to(grey, moving)
         return step
 
-    def _refer_to(self, grey: NDArray[np.uint8], moving: BoxArray) -> None:
-        self._reference, self._corners = grey, _corners(grey, moving)
+    def _refer_to(self, grey: Grey, moving: BoxArray) -> None:
+        self._reference, self._before, self._corners = grey, grey, _corners(grey, moving)
         self._view, self._flow, self._frames = still(), np.zeros(2, dtype=np.float32), 0
 
-    def _motion_to(self, grey: NDArray[np.uint8]) -> NDArray[np.float64] | None:
-        """The motion in pixels that most corners share since the reference, shape (2, 3); None when too few do."""
-        if len(self._corners) < LEAST_CORNERS:
+    def _motion_to(self, grey: Grey) -> NDArray[np.float64] | None:
+        """The motion in pixels since the reference that most corners share, shape (2, 3), if enough do."""
+        if self._reference is None or len(self._corners) < LEAST_CORNERS:
             return None
         guess = (self._corners + self._flow).reshape(-1, 1, 2)
         moved, found, _ = cv2.calcOpticalFlowPyrLK(
@@ -136,7 +143,7 @@ class CameraMotion:
             corners, moved, method=cv2.RANSAC, ransacReprojThreshold=OFF_BY, maxIters=100
         )
         if turn is not None and _agree(turn, corners, moved) > TURN_SHARE * _agree(shift, corners, moved):
-            return turn
+            return np.asarray(turn, dtype=np.float64)
         return shift
 
 
@@ -146,12 +153,12 @@ def _agree(motion: NDArray[np.float64], corners: Points, moved: Points) -> int:
     return int((np.linalg.norm(off, axis=1) < OFF_BY).sum())
 
 
-def _corners(grey: NDArray[np.uint8], moving: BoxArray) -> Points:
-    """The best corner of every cell that has one and lies beside the boxes, x and y in pixels, shape (N, 2)."""
+def _corners(grey: Grey, moving: BoxArray) -> Points:
+    """The best corner of every cell that has one beside the boxes, x and y in pixels, shape (N, 2)."""
     rows, columns = grey.shape[0] // CELL, grey.shape[1] // CELL
     quality = cv2.cornerMinEigenVal(grey, 5) * _beside(moving, grey.shape)
-    cells = quality[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).swapaxes(1, 2)
-    cells = cells.reshape(rows * columns, CELL * CELL)
+    squares = quality[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL)
+    cells = squares.swapaxes(1, 2).reshape(rows * columns, CELL * CELL)
     best = cells.argmax(axis=1)
     cell = np.flatnonzero(cells[np.arange(len(cells)), best] > FAINTEST)
     x = cell % columns * CELL + best[cell] % CELL

@@ -1,10 +1,10 @@
 """Many boxes in motion at once: Kalman filters at nearly constant velocity, as arrays.
 
-Centre x, centre y, width and height of a box move independently of each other, each with a state of position and
-velocity, and each is measured itself. The filter of such an axis is 2 x 2 and its equations need no matrix
-library, so those of all tracks are a few array operations: 50 tracks take 20 us to predict and 30 us to fuse,
-where as many `filterpy.kalman.KalmanFilter` objects of 8 x 8 take 180 us and 750 us (2 cores, x86-64). The results
-are those of filterpy to 1e-9, which the tests hold it to.
+Centre x, centre y, width and height of a box move independently of each other, each with a state of
+position and velocity, and each is measured itself. The filter of such an axis is 2 x 2 and its equations
+need no matrix library, so those of all tracks are a few array operations: 50 tracks take 11 us to predict
+and 25 us to fuse, where as many `filterpy.kalman.KalmanFilter` objects of 8 x 8 take 190 us and 850 us
+(`benchmarks/tracking.py`, x86-64). The results are those of filterpy to 1e-9, which the tests hold it to.
 
 Positions are in image sides (see `geometry`), velocities in image sides per second, times in seconds.
 """
@@ -54,7 +54,7 @@ class Motion:
         return self.position, self.velocity, self.variance, self.covariance, self.velocity_variance
 
     def after(self, seconds: float, agility: Array) -> Motion:
-        """That much later. `agility`: by how much velocities typically change in a second, shape (N, 4) or (4,).
+        """That much later. `agility`: how much velocities change in a second, shape (N, 4) or (4,).
 
         Velocity wanders as white noise would drive it, so that two short steps equal a long one.
         """
@@ -104,7 +104,8 @@ class Motion:
     def seen_from(self, view: Array) -> Motion:
         """The same boxes after the camera has moved: `view` takes places of the old image to the new one.
 
-        Shape (3, 3), affine, in image sides. Sizes follow its scale along each side; turns are taken to be small.
+        Shape (3, 3), affine, in image sides. Sizes follow its scale along each side; turns are taken to be
+        small.
         """
         linear, shift = view[:2, :2], view[:2, 2]
         scale = np.tile(np.hypot(linear[0], linear[1]), 2)

@@ -1,7 +1,8 @@
 """The tracker: Kalman filters in seconds, fused at the stamp of the frame, read at any later one.
 
-A model that looks a few times a second and answers late is followed exactly: the filters stand at the last frame
-looked at, an answer moves them to its own frame, and `predict` reads them further on without moving them.
+A model that looks a few times a second and answers late is followed exactly: the filters stand at the last
+frame looked at, an answer moves them to its own frame, and `predict` reads them further on without moving
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MOST_DETECTIONS = 256
 """Of one frame; of more, those with the highest scores are taken."""
 
 CLOCK_JUMP_S = 1.0
-"""A stamp this far before the last one is a clock that was set back; less far, an answer that came too late."""
+"""A stamp this far before the last one is a clock that was set back; less far, a late answer."""
 
 SHARES = np.array([1.0, 1.0, 0.5, 0.5])
 """Of agility and start speed that centre x, y and width, height have: sizes change less than places."""
@@ -176,7 +177,7 @@ class KalmanTracker:
         step_s = max(stamp_s - self._stamp_s, 0.0)
         speed = np.abs(self._motion.velocity[:, :2])
         sure = speed > np.maximum(2.0 * np.sqrt(self._motion.velocity_variance[:, :2]), AT_REST)
-        motion = self._motion[sure.any(axis=1)].after(step_s, SHARES)
+        motion = self._motion[np.flatnonzero(sure.any(axis=1))].after(step_s, SHARES)
         return self._carried(motion, stamp_s).corners()
 
     def _refusal(self, stamp_s: float) -> str | None:
@@ -203,8 +204,9 @@ class KalmanTracker:
         self._follow_camera()
 
     def _follow_camera(self) -> None:
-        """Decide whether tracks move with the camera. Their velocities are their own while they do, and those in
-        the image while they do not.
+        """Decide whether tracks move with the camera.
+
+        While they do, their velocities are their own; while they do not, those in the image.
         """
         mode = self._settings.camera_motion
         wanted = mode == "on" or (
@@ -254,15 +256,14 @@ class KalmanTracker:
 
     def _end_missed(self, found: Indices) -> None:
         """Count the misses; tracks that were never shown end with the first, the others in time."""
-        missed = np.ones(len(self._targets), dtype=bool)
-        missed[found] = False
-        keep = ~missed
-        for row in np.flatnonzero(missed):
+        keep = np.zeros(len(self._targets), dtype=bool)
+        keep[found] = True
+        for row in np.flatnonzero(~keep).tolist():
             target = self._targets[row]
             target.misses += 1
             unseen_s = self._stamp_s - target.last_s
             keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
-        self._targets = [target for target, kept in zip(self._targets, keep, strict=True) if kept]
+        self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
         self._motion, self._last_boxes = self._motion[keep], self._last_boxes[keep]
 
     def _start(self, fresh: Indices, seen: _Seen) -> None:
