@@ -69,7 +69,7 @@ def main() -> None:
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
             *("--editable", f"{ROOT}[test,eval,{ros}]", wheel),
         )
-        # asks for an OpenCV with windows, which needs libraries that a bare machine lacks and which it never uses
+        # asks for an OpenCV with windows, which a bare machine cannot load and which it never uses
         trackeval = f"trackeval=={pinned('trackeval')}"
         run("installing trackeval", PYTHON, "-m", "pip", "install", "--no-deps", trackeval)
         use_ros()

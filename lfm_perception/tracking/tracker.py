@@ -306,9 +306,10 @@ def _usable(detections: Sequence[Detection], refused: Counter[str]) -> _Seen:
     """What can be tracked; the rest is counted by reason."""
     usable = []
     boxes = stack(detection.box for detection in detections)
-    ordered = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    inside = ordered & (boxes[:, 2:] > 0.0).all(axis=1) & (boxes[:, :2] < 1.0).all(axis=1)
-    for detection, box, valid in zip(detections, boxes.clip(0.0, 1.0).tolist(), inside, strict=True):
+    low, high = boxes[:, :2], boxes[:, 2:]
+    sound = np.isfinite(low) & np.isfinite(high) & (low < high) & (high > 0.0) & (low < 1.0)
+    fit: list[bool] = sound.all(axis=1).tolist()
+    for detection, box, valid in zip(detections, boxes.clip(0.0, 1.0).tolist(), fit, strict=True):
         label = detection.label.strip()[:LABEL_CHARACTERS]
         if not valid:
             refused[NOT_A_BOX] += 1
