@@ -308,7 +308,7 @@ def _usable(detections: Sequence[Detection], refused: Counter[str]) -> _Seen:
     boxes = stack(detection.box for detection in detections)
     low, high = boxes[:, :2], boxes[:, 2:]
     sound = np.isfinite(low) & np.isfinite(high) & (low < high) & (high > 0.0) & (low < 1.0)
-    fit: list[bool] = sound.all(axis=1).tolist()
+    fit = np.logical_and.reduce(sound, axis=1).tolist()
     for detection, box, valid in zip(detections, boxes.clip(0.0, 1.0).tolist(), fit, strict=True):
         label = detection.label.strip()[:LABEL_CHARACTERS]
         if not valid:
