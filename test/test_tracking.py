@@ -293,6 +293,16 @@ def test_a_score_that_is_none_does_no_harm(score: float) -> None:
     assert 0.0 <= tracker.predict(0.0)[0].score <= 1.0
 
 
+def test_a_score_follows_the_answers_and_sinks_when_they_miss() -> None:
+    tracker = following()
+    for i, score in enumerate((0.9, 0.3, 0.3, 0.3)):
+        tracker.update([seen(0.5, score=score)], i * STEP_S)
+    (shown,) = tracker.predict(3 * STEP_S)
+    assert 0.3 < shown.score < 0.9
+    tracker.update([], 4 * STEP_S)
+    assert tracker.predict(4 * STEP_S)[0].score < shown.score
+
+
 def test_of_thousands_of_objects_the_surest_are_followed() -> None:
     rng = random.Random(1)
     many = [seen(rng.random(), rng.random(), 0.05, score=rng.uniform(0.0, 0.8)) for _ in range(3000)]

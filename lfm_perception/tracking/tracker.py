@@ -36,6 +36,9 @@ AT_REST = 0.02
 VOTE_MEMORY = 0.9
 """What a vote for a label is still worth at the next one."""
 
+NEWS = 0.3
+"""Share that the latest answer has in the score of a track."""
+
 VOTES_AHEAD = 0.5
 """A track takes another name when that one has so many more votes."""
 
@@ -251,7 +254,7 @@ class KalmanTracker:
         for row, column in zip(tracks.tolist(), found.tolist(), strict=True):
             target = self._targets[row]
             target.hits, target.misses, target.last_s = target.hits + 1, 0, self._stamp_s
-            target.score = seen.scores[column]
+            target.score += NEWS * (seen.scores[column] - target.score)
             target.vote(seen.labels[column])
 
     def _end_missed(self, found: Indices) -> None:
@@ -261,6 +264,7 @@ class KalmanTracker:
         for row in np.flatnonzero(~keep).tolist():
             target = self._targets[row]
             target.misses += 1
+            target.score *= 1.0 - NEWS  # as if seen with a score of 0
             unseen_s = self._stamp_s - target.last_s
             keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
         self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
