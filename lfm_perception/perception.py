@@ -113,7 +113,7 @@ class Perception:
     def watch(self, frame: Frame) -> None:
         """See from a camera frame how the camera moves, whether or not the model looks at the frame.
 
-        Every frame in order, or none; it takes a millisecond.
+        Every frame in order, or none; it takes a few milliseconds.
         """
         if self._settings.tracker.camera_motion == "off":
             return
