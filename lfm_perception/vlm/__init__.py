@@ -21,13 +21,25 @@ class FramePlan:
 
     `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` are the objects
     that the answer is expected to hold, in the order in which it may name them; None: nothing is known. It
-    changes how soon the answer comes, and nothing in it.
+    changes how soon the answer comes, and nothing in it. `expected_s` is what the answer will probably take,
+    None where nobody asked; `fits` is False when that is more than the budget has left.
     """
 
     image: ImagePlan
     answer_tokens: int
     deadline_s: float | None = None
     draft: Draft | None = None
+    expected_s: float | None = None
+    fits: bool = True
+
+    def __str__(self) -> str:
+        image = self.image
+        tiles = f" in {image.columns}x{image.rows} tiles" if image.tiled else ""
+        time = "" if self.expected_s is None else f", about {self.expected_s:.3f} s"
+        return (
+            f"{image.width}x{image.height}{tiles}, {image.tokens} image tokens, "
+            f"at most {self.answer_tokens} answer tokens{time}{'' if self.fits else ', too slow'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
