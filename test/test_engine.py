@@ -188,7 +188,7 @@ def test_a_right_draft_needs_fewer_calls(vlm: LlamaVlm) -> None:
     right = tuple((found.label, found.box) for found in plain.detections)
     assert len(right) > 2
     calls = [vlm.describe(frame, FIND, replace(SMALL, draft=right)).usage.decode_calls for _ in range(4)]
-    assert calls[-1] < 0.7 * plain.usage.decode_calls < 0.7 * plain.usage.answer_tokens
+    assert calls[-1] < plain.usage.decode_calls < plain.usage.answer_tokens / 2
 
 
 def test_another_question_reads_its_own_text_only(vlm: LlamaVlm) -> None:

@@ -130,7 +130,7 @@ class Context:
         llama_cpp.llama_free(self._context)
 
     def _read(self, part: Sequence[int] | Embeddings, largest: int, wanted: Sequence[int]) -> bool:
-        """Have llama.cpp compute the part in batches, with logits at the `wanted` places of the last one."""
+        """Have llama.cpp compute the part in batches, with logits at the `wanted` places."""
         for begin in range(0, len(part), largest):
             piece = part[begin : begin + largest]
             batch = llama_cpp.llama_batch(n_tokens=len(piece))
@@ -140,8 +140,8 @@ class Context:
                 batch.token = (llama_cpp.llama_token * len(piece))(*piece)
             logits = (ctypes.c_int8 * len(piece))()
             for place in wanted:
-                if place >= begin:
-                    logits[place - begin] = begin + len(piece) == len(part)
+                if begin <= place < begin + len(piece):
+                    logits[place - begin] = 1
             batch.logits = logits
             code = _ABORTED if self._stop.requested else llama_cpp.llama_decode(self._context, batch)
             self.reads += 1
