@@ -20,11 +20,14 @@ from lfm_perception.geometry import Box
 from lfm_perception.vlm.grammar import Grammar, State
 from lfm_perception.vlm.prompts import Draft
 
-SHORTEST_RUN, LONGEST_RUN, MOST_ROWS = 2, 63, 7
+SHORTEST_RUN, LONGEST_RUN, EXACT_ROWS = 2, 63, 7
 """Tokens of a run, and places of it with logits, for which llama.cpp gives the same numbers bit for bit,
 however the tokens are divided into runs and whatever the number of threads. A single token is computed
-another way (beyond 256 tokens the threads divide its attention), and so are 64 (attention in tiles) and 8
-rows (the last matrix). The tokens of an answer therefore do not depend on what was guessed."""
+another way (beyond 256 tokens the threads divide its attention), and so are 64 (attention in tiles)."""
+
+MOST_ROWS = 32
+"""Places of one run at which logits are had. From 8 on the last matrix, and only that, is computed another
+way: the logits then differ by rounding, and `decoding` looks again where that could matter."""
 
 _TRUST = 0.75
 """How often a guess is right at a place where none has been compared yet."""
