@@ -20,7 +20,7 @@ CELLS = 4
 
 
 def glance(image: Image) -> Glance:
-    """What the gate remembers of an image; takes well below a millisecond."""
+    """What the gate remembers of an image."""
     small = cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
 
