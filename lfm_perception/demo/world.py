@@ -570,9 +570,14 @@ def _shadow(image: Image, outline: tuple[float, float, float, float]) -> None:
 
 
 def _expose(image: Image, stage: Stage, rng: random.Random) -> None:
-    """Light and sensor noise, in place. The noise is a window into one fixed field, moved at random."""
+    """Light and sensor noise, in place.
+
+    The noise is a window anywhere in one fixed field. Windows that lay close to each other would look like
+    something that moves, and optical flow would follow it.
+    """
     height, width = image.shape[:2]
-    noise = _grain(rng.randrange(64), rng.randrange(64), height, width)
+    top, left = rng.randrange(max(_GRAIN_SIDE - height, 1)), rng.randrange(max(_GRAIN_SIDE - width, 1))
+    noise = _grain(top, left, height, width)
     offset = -128.0 * stage.noise + (1.0 - stage.light) * 40.0 + rng.uniform(-8.0, 8.0)
     cv2.addWeighted(image, stage.light, noise, stage.noise, offset, dst=image)
 
