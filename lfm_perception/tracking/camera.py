@@ -27,6 +27,15 @@ CELL = 12
 """Small pixels. The best corner of each such square is followed, so that every part of the image has its
 say and a large object in motion does not outvote a bare floor."""
 
+LIGHT = 15
+"""Small pixels over which brightness is taken for light, and..."""
+
+CONTRAST, MIDDLE_GREY = 24.0, 128.0
+"""...standard deviation and mean, of 255, that the rest is given; that of..."""
+
+FLATTEST = 1.0
+"""...a picture with less is noise, and not raised to it."""
+
 FAINTEST = 1e-5
 """Smallest eigenvalue (see `cv2.cornerMinEigenVal`) of what can be followed at all."""
 
@@ -91,10 +100,7 @@ class CameraMotion:
 
         `moving`: what moves by itself, `xyxy`, shape (N, 4), which is left out.
         """
-        height, width = image.shape[:2]
-        size = (SMALL_WIDTH, max(round(SMALL_WIDTH * height / width), CELL))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+        grey = _evenly_lit(image)
         if self._reference is None or self._reference.shape != grey.shape:
             self._refer_to(grey, moving)
             return still()
@@ -107,7 +113,7 @@ class CameraMotion:
         if motion is None:
             self._refer_to(grey, moving)
             return still()
-        now = _in_sides(motion, size)
+        now = _in_sides(motion, (grey.shape[1], grey.shape[0]))
         step: View = now @ np.linalg.inv(self._view)
         self._view, self._before = now, grey
         self._frames += 1
@@ -145,6 +151,20 @@ class CameraMotion:
         if turn is not None and _agree(turn, corners, moved) > TURN_SHARE * _agree(shift, corners, moved):
             return np.asarray(turn, dtype=np.float64)
         return shift
+
+
+def _evenly_lit(image: Image) -> Grey:
+    """The image small and grey, without its large-scale light and shade and in a fixed contrast.
+
+    Optical flow takes equal brightness for equal places, and a camera adjusts its exposure all the time.
+    """
+    height, width = image.shape[:2]
+    size = (SMALL_WIDTH, max(round(SMALL_WIDTH * height / width), CELL))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey -= cv2.blur(grey, (LIGHT, LIGHT))
+    gain = CONTRAST / max(float(grey.std()), FLATTEST)
+    return np.clip(grey * gain + MIDDLE_GREY, 0.0, 255.0).astype(np.uint8)
 
 
 def _agree(motion: NDArray[np.float64], corners: Points, moved: Points) -> int:
