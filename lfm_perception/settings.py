@@ -219,6 +219,9 @@ class TrackerSettings:
         low=0.001,
         high=1.0,
     )
+    spread_scale: float = _knob(
+        1.0, "how far off a measured box is, in spreads that the model gives", low=0.1, high=10.0
+    )
     noise_floor: float = _knob(0.004, "how far off at least, in image widths", low=0.0001, high=0.1)
     agility: float = _knob(
         0.1, "by how much a speed changes in a second", unit="image widths/s", low=0.001, high=10.0

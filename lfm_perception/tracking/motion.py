@@ -91,12 +91,19 @@ class Motion:
         velocity = self.velocity + np.pad(by, ((0, 0), (0, 2)))
         return replace(self, velocity=velocity)
 
-    def distance(self, measured: Array, noise: Array) -> Array:
+    def placed(self, rows: NDArray[np.intp], position: Array) -> Motion:
+        """The same with the boxes of `rows` elsewhere; `position` has shape (M, 4)."""
+        everywhere = self.position.copy()
+        everywhere[rows] = position
+        return replace(self, position=everywhere)
+
+    def distance(self, expected: Array, measured: Array, noise: Array) -> Array:
         """Squared Mahalanobis distance of each box to each of M measurements, shape (N, M).
 
-        `measured` and its variances `noise` have shape (M, 4).
+        `expected`: where the boxes are taken to be measured, shape (N, 4). `measured` and its variances
+        `noise` have shape (M, 4).
         """
-        surprise = measured[None] - self.position[:, None]
+        surprise = measured[None] - expected[:, None]
         total = self.variance[:, None] + noise[None]
         distance: Array = (surprise**2 / total).sum(axis=2)
         return distance

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box, BoxArray, stack
 from lfm_perception.scene import Detection, Track, Velocity
@@ -38,6 +39,14 @@ VOTE_MEMORY = 0.9
 
 NEWS = 0.3
 """Share that the latest answer has in the score of a track."""
+
+EDGE = 0.005
+"""Image sides. A side of a box this near to the image's edge is where the image ends, not the object."""
+
+EDGES = np.array([0.0, 0.0, 1.0, 1.0])
+
+UNMEASURED = 1e6
+"""Variance, in image sides squared, of what a detection does not tell."""
 
 VOTES_AHEAD = 0.5
 """A track takes another name when that one has so many more votes."""
@@ -122,6 +131,7 @@ class KalmanTracker:
         self._targets: list[_Target] = []
         self._motion = Motion.starting(nothing, nothing, nothing)
         self._last_boxes: BoxArray = nothing
+        self._cut = nothing.astype(bool)
         self._path = CameraPath()
         self._compensating = False
         self._settle()
@@ -150,7 +160,7 @@ class KalmanTracker:
         motion = self._shown_motion.after(now_s - self._stamp_s, self._shown_agility)
         motion = self._carried(motion, now_s)
         velocity = motion.velocity[:, :2] + self._drift(motion, now_s)
-        boxes = motion.corners().clip(0.0, 1.0).tolist()
+        boxes = _in_image(motion, self._shown_cut).tolist()
         speeds = velocity.tolist()
         spreads = np.sqrt(motion.velocity_variance[:, :2]).tolist()
         tracks = []
@@ -244,13 +254,15 @@ class KalmanTracker:
         favour = (other + (1.0 - other) * agreement)[:, [names[label] for label in seen.labels]]
         least = np.array([target.rules.min_iou for target in self._targets])
         measured = centre_and_size(seen.boxes)
-        distance = self._motion.distance(measured, self._noise(measured, seen.spread))
-        return associate(self._motion.corners(), self._last_boxes, seen.boxes, distance, favour, least)
+        boxes = _in_image(self._motion, self._cut)
+        distance = self._motion.distance(centre_and_size(boxes), measured, self._noise(measured, seen.spread))
+        return associate(boxes, self._last_boxes, seen.boxes, distance, favour, least)
 
     def _fuse(self, tracks: Indices, found: Indices, seen: _Seen) -> None:
-        measured = centre_and_size(seen.boxes[found])
-        self._motion = self._motion.fused(tracks, measured, self._noise(measured, seen.spread[found]))
-        self._last_boxes[tracks] = seen.boxes[found]
+        boxes = seen.boxes[found]
+        noise = self._noise(centre_and_size(boxes), seen.spread[found])
+        self._last_boxes[tracks], self._cut[tracks] = boxes, _cut(boxes)
+        self._motion = self._motion.fused(tracks, *self._whole(tracks, boxes, noise))
         for row, column in zip(tracks.tolist(), found.tolist(), strict=True):
             target = self._targets[row]
             target.hits, target.misses, target.last_s = target.hits + 1, 0, self._stamp_s
@@ -269,6 +281,7 @@ class KalmanTracker:
             keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
         self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
         self._motion, self._last_boxes = self._motion[keep], self._last_boxes[keep]
+        self._cut = self._cut[keep]
 
     def _start(self, fresh: Indices, seen: _Seen) -> None:
         measured = centre_and_size(seen.boxes[fresh])
@@ -276,6 +289,7 @@ class KalmanTracker:
         speed = self._settings.start_speed * SHARES
         self._motion = self._motion.joined(Motion.starting(measured, noise, speed))
         self._last_boxes = np.concatenate([self._last_boxes, seen.boxes[fresh]])
+        self._cut = np.concatenate([self._cut, _cut(seen.boxes[fresh])])
         for column in fresh.tolist():
             self._last_id += 1
             label, score = seen.labels[column], seen.scores[column]
@@ -298,12 +312,41 @@ class KalmanTracker:
         )
         self._shown = [self._targets[row] for row in rows]
         self._shown_motion, self._shown_agility = self._motion[rows], self._agility[rows]
+        self._shown_cut = self._cut[rows]
+
+    def _whole(self, tracks: Indices, boxes: BoxArray, noise: Array) -> tuple[Array, Array]:
+        """What boxes, `xyxy`, say of whole objects: centres and sizes with variances, shape (M, 4).
+
+        An object that the image's edge cuts off is as large as its track says, or as what can be seen of it,
+        and it moves as the side that can be seen. A track that must grow for that keeps this side's place.
+        """
+        seen, known = centre_and_size(boxes), self._motion.position[tracks]
+        low, high = self._cut[tracks, :2], self._cut[tracks, 2:]
+        cut = low ^ high  # of an object cut off at both sides the middle of the image is as good a guess
+        size = np.where(cut, np.maximum(seen[:, 2:], known[:, 2:]), known[:, 2:])
+        beyond = np.where(low, -0.5, 0.5) * cut
+        grown = np.concatenate([known[:, :2] + beyond * (size - known[:, 2:]), size], axis=1)
+        self._motion = self._motion.placed(tracks, grown)
+        centre = seen[:, :2] + beyond * (size - seen[:, 2:])
+        sure = np.where(cut, UNMEASURED, noise[:, 2:])
+        return np.concatenate([centre, seen[:, 2:]], axis=1), np.concatenate([noise[:, :2], sure], axis=1)
 
     def _noise(self, measured: Array, spread: Array) -> Array:
         """Variances of measured [cx, cy, w, h], shape (M, 4)."""
         settings = self._settings
         guess = settings.box_noise * np.tile(measured[:, 2:], 2) + settings.noise_floor
-        return np.where(np.isnan(spread), guess**2, spread + settings.noise_floor**2)
+        given = settings.spread_scale**2 * spread + settings.noise_floor**2
+        return np.where(np.isnan(spread), guess**2, given)
+
+
+def _cut(boxes: BoxArray) -> NDArray[np.bool_]:
+    """Which sides lie on the edge of the image, shape (N, 4)."""
+    return np.concatenate([boxes[:, :2] < EDGE, boxes[:, 2:] > 1.0 - EDGE], axis=1)
+
+
+def _in_image(motion: Motion, cut: NDArray[np.bool_]) -> BoxArray:
+    """What of the boxes can be seen, `xyxy`, shape (N, 4). A side that was `cut` off stays on the edge."""
+    return np.where(cut, EDGES, motion.corners().clip(0.0, 1.0))
 
 
 def _usable(detections: Sequence[Detection], refused: Counter[str]) -> _Seen:
