@@ -28,10 +28,11 @@ CAMERA = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 class Recorder:
     """Writes what arrives on some topics of a node into the bag folder `path`, which must not exist.
 
-    `topics` maps a name as the node knows it to a ROS message class. Messages are written as the bytes
-    that came, under the name they have after remapping, logged at the time that `log_ns` gives. Each is
-    shown to `seen(name, raw)` first, on the executor's thread. Raises PerceptionError when the bag cannot be
-    written; a failure later is kept, and raised by `close`.
+    `topics` maps a name as the node knows it to a ROS message class. Messages are written under the name they
+    have after remapping, logged at the time that `log_ns` gives, and serialized anew: Fast DDS leaves what
+    was in memory between their fields, so that equal messages differ in bytes. Each is shown to
+    `seen(name, raw)` first, on the executor's thread. Raises PerceptionError when the bag cannot be written; a
+    failure later is kept, and raised by `close`.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Recorder:
             if self._writer is None or self._failure is not None:
                 return
             try:
-                self._writer.write(connection, self._log_ns(), raw)
+                kind = connection.msgtype
+                plain = self._types.serialize_cdr(self._types.deserialize_cdr(raw, kind), kind)
+                self._writer.write(connection, self._log_ns(), plain)
                 self.counts[name] += 1
             except (OSError, WriterError) as error:
                 self._failure = error

@@ -67,12 +67,24 @@ def messages(bag: Path, *topics: str) -> list[tuple[str, bytes]]:
         return [(each.topic, bytes(raw)) for each, _, raw in reader.messages(wanted)]
 
 
-def stamps(bag: Path, topic: str) -> list[int]:
+def read(bag: Path, topic: str) -> list[Any]:
     types = typestore()
-    read: list[Any] = [
-        types.deserialize_cdr(raw, "vision_msgs/msg/Detection2DArray") for _, raw in messages(bag, topic)
+    return [types.deserialize_cdr(raw, "vision_msgs/msg/Detection2DArray") for _, raw in messages(bag, topic)]
+
+
+def stamps(bag: Path, topic: str) -> list[int]:
+    return [each.header.stamp.sec * 10**9 + each.header.stamp.nanosec for each in read(bag, topic)]
+
+
+def boxes(bag: Path, topic: str) -> list[list[tuple[str, str, float, float]]]:
+    """For a difference that can be read: id, label, score and place of each box in each message."""
+    return [
+        [
+            (d.id, d.results[0].hypothesis.class_id, d.results[0].hypothesis.score, d.bbox.center.position.x)
+            for d in each.detections
+        ]
+        for each in read(bag, topic)
     ]
-    return [each.header.stamp.sec * 10**9 + each.header.stamp.nanosec for each in read]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +104,7 @@ def test_the_same_bag_gives_the_same_messages_byte_for_byte(
     for topic in ("/detections", "/tracks"):
         first, second = (messages(result, topic) for result in results)
         assert len(first) == 6
+        assert boxes(results[0], topic) == boxes(results[1], topic)
         assert first == second
     assert stamps(results[0], "/detections") == [EPOCH_NS + index * 200_000_000 for index in range(6)]
     scenes = [json.loads(line) for line in (tmp_path / "first" / "scenes.jsonl").read_text().splitlines()]
