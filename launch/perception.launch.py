@@ -12,22 +12,11 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_path
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 
 from lfm_perception.ros import transport
 
@@ -106,14 +95,17 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The actions that the arguments ask for. Raises RuntimeError for files that are not there."""
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    sim_time = {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}
+    sim_time = {"use_sim_time": switch("use_sim_time")}
     remaps = remappings(given["remap_preset"], given["input_image_topic"])
-    node = LifecycleNode(
+    node = Node(
         package=PACKAGE,
         executable="perception_node",
         name="perception",
         namespace=given["namespace"],
-        parameters=[str(parameter_file(given["params_file"])), changes(given), sim_time],
+        parameters=[
+            str(parameter_file(given["params_file"])),
+            {**changes(given), **sim_time, "node.autostart": switch("autostart")},
+        ],
         remappings=remaps,
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",
@@ -130,7 +122,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         arguments=["-d", given["rviz_config"], "-f", given["rviz_fixed_frame"]],
         condition=IfCondition(LaunchConfiguration("use_rviz")),
     )
-    return [*brought_up(node, IfCondition(LaunchConfiguration("autostart"))), node, rviz]
+    return [node, rviz]
+
+
+def switch(argument: str) -> ParameterValue:
+    return ParameterValue(LaunchConfiguration(argument), value_type=bool)
 
 
 def parameter_file(given: str) -> Path:
@@ -171,21 +167,3 @@ def remappings(preset: str, image_topic: str) -> list[tuple[str, str]]:
     if "image_raw" in names:
         names["image_raw/compressed"] = f"{names['image_raw']}/compressed"
     return list(names.items())
-
-
-def brought_up(node: LifecycleNode, condition: IfCondition) -> list[LaunchDescriptionEntity]:
-    """What configures and activates the node whenever its process starts."""
-
-    def change(transition: int) -> EmitEvent:
-        return EmitEvent(
-            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
-        )
-
-    configure = OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
-    activate = OnStateTransition(
-        target_lifecycle_node=node,
-        start_state="configuring",  # not when it was deactivated
-        goal_state="inactive",
-        entities=[change(Transition.TRANSITION_ACTIVATE)],
-    )
-    return [RegisterEventHandler(handler, condition=condition) for handler in (configure, activate)]

@@ -39,6 +39,7 @@ ROS_PARAMETERS = "ros__parameters"
 """How a ROS parameter file begins that is for a node in any namespace."""
 
 LOADED = "the model is loaded with it"
+STARTED = "the node has started with it"
 SUBSCRIBED = "the image subscription is made with it"
 
 
@@ -185,8 +186,9 @@ class TrackerSettings:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How the ROS node takes images and when its diagnostics complain."""
+    """How the ROS node starts, takes images, and when its diagnostics complain."""
 
+    autostart: bool = _knob(False, "the node configures and activates itself when it starts", fixed=STARTED)
     image_transport: str = _knob("raw", "how images arrive", choices=("raw", "compressed"), fixed=SUBSCRIBED)
     image_reliability: str = _knob(
         "best_effort",
