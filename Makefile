@@ -37,9 +37,9 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 
 constraints: environment ## pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
-	printf 'cmake\nninja\npip\nscikit-build-core\n' | $(BIN)/uv pip compile --quiet --universal \
-	  --python-version 3.10 --extra test --extra ros --no-annotate --custom-compile-command "make constraints" \
-	  setup.cfg - --output-file constraints.txt --upgrade
+	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\n' | $(BIN)/uv pip compile --quiet --universal \
+	  --python-version 3.10 --extra test --extra eval --extra ros --no-annotate \
+	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
 
 clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,24 +17,24 @@ from launch_ros.parameter_descriptions import ParameterValue
 PACKAGE = "lfm_perception"
 PERCEPTION = get_package_share_path(PACKAGE) / "launch" / "perception.launch.py"
 
-CAMERA = {
-    "seed": ("0", int, "which film of the demo world"),
-    "width": ("640", int, "of the images, pixels"),
-    "height": ("480", int, "of the images, pixels"),
-    "rate": ("30.0", float, "images per second"),
-    "bodies": ("7", int, "people, forklifts, boxes, cones and pallets"),
-}
-"""The camera's parameters that are launch arguments: default, type, meaning."""
+CAMERA = [
+    DeclareLaunchArgument("seed", default_value="0", description="which film of the demo world"),
+    DeclareLaunchArgument("width", default_value="640", description="of the images, pixels"),
+    DeclareLaunchArgument("height", default_value="480", description="of the images, pixels"),
+    DeclareLaunchArgument("rate", default_value="30", description="images per second"),
+    DeclareLaunchArgument(
+        "bodies", default_value="7", description="people, forklifts, boxes, cones, pallets"
+    ),
+]
+"""The camera's parameters."""
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=words)
-        for name, (default, _, words) in CAMERA.items()
-    ]
     parameters = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-        for name, (_, kind, _) in CAMERA.items()
+        argument.name: ParameterValue(
+            LaunchConfiguration(argument.name), value_type=float if argument.name == "rate" else int
+        )
+        for argument in CAMERA
     }
     perception = IncludeLaunchDescription(
         str(PERCEPTION), launch_arguments={"input_image_topic": "image_raw"}.items()
@@ -46,4 +46,4 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[parameters],
         output="screen",
     )
-    return LaunchDescription([*arguments, perception, camera])
+    return LaunchDescription([*CAMERA, perception, camera])

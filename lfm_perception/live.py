@@ -22,7 +22,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.sort import SortTracker
+from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
@@ -55,18 +55,18 @@ class FrameMailbox(Generic[T]):
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._frame: Offered[T] | None = None
+        self._frame: T | None = None
         self._open = True
         self.dropped = 0
         """Frames that a newer one replaced."""
 
-    def put(self, frame: Offered[T]) -> None:
+    def put(self, frame: T) -> None:
         with self._changed:
             self.dropped += self._frame is not None
             self._frame = frame
             self._changed.notify()
 
-    def take(self) -> Offered[T] | None:
+    def take(self) -> T | None:
         """The newest frame, once there is one; None once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or not self._open)
@@ -155,9 +155,8 @@ class LivePerception(Generic[T]):
         self, settings: Settings, vlm: Vlm, decode: Callable[[T], Frame], listener: Listener
     ) -> None:
         self._vlm, self._decode, self._listener = vlm, decode, listener
-        self._perception = Perception(settings, vlm, SortTracker())
-        self._perception.change(settings)
-        self._mailbox = FrameMailbox[T]()
+        self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
+        self._mailbox = FrameMailbox[Offered[T]]()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._questions = deque[str](maxlen=MOST_QUESTIONS)
@@ -231,6 +230,10 @@ class LivePerception(Generic[T]):
         with self._lock:
             self._refused[kind] += 1
         self._tell(kind, problem)
+
+    def watch(self, frame: Frame) -> None:
+        """See how the camera moves: every frame of the camera in order, or none, all from one thread."""
+        self._perception.watch(frame)
 
     # --- from the user -------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from lfm_perception.planning.image_plan import TILE_TOKENS, ImageLimits, ImagePl
 from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings
 from lfm_perception.tracking import Tracker
-from lfm_perception.tracking.sort import SortTracker
+from lfm_perception.tracking.camera import CameraMotion
+from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import FramePlan, Vlm, open_vlm
 from lfm_perception.vlm.prompts import Prompt, ask, detect
 
@@ -26,15 +27,16 @@ LOW_SCORE = "low score"
 class Perception:
     """Looks at frames one after the other and knows, at any later moment, where things are.
 
-    Owned by one thread, but for `tracks`, which any thread may call and which never waits for the
-    model. A frame older than the one before it is a new beginning: a bag that starts over, a clock that
-    was set back.
+    Owned by one thread, but for `tracks`, which any thread may call, and `watch`, which one thread may; both
+    never wait for the model. A frame older than the one before it is a new beginning: a bag that starts
+    over, a clock that was set back.
     """
 
     def __init__(self, settings: Settings, vlm: Vlm, tracker: Tracker) -> None:
         self._vlm = vlm
         self._tracker = tracker
         self._tracker_lock = threading.Lock()
+        self._camera = CameraMotion()
         self._adopt(settings)
         self.reset()
 
@@ -77,7 +79,7 @@ class Perception:
         answer = self._vlm.describe(frame, self._detect, plan)
         detections, rejects = self._accepted(answer)
         with self._tracker_lock:
-            self._tracker.update(detections, frame.stamp_ns / 1e9)
+            rejects.update(self._tracker.update(detections, frame.stamp_ns / 1e9))
         caption_usage = self._describe(frame, image, answer.usage.answer_tokens, started)
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -107,6 +109,20 @@ class Perception:
         image = plan_image(frame.width, frame.height, self._limits)
         plan = self._plan(image, self._settings.caption.max_tokens, 0, time.perf_counter())
         return self._vlm.describe(frame, ask(Prompt(question)), plan).text.strip()
+
+    def watch(self, frame: Frame) -> None:
+        """See from a camera frame how the camera moves, whether or not the model looks at the frame.
+
+        Every frame in order, or none; it takes a millisecond.
+        """
+        if self._settings.tracker.camera_motion == "off":
+            return
+        stamp_s = frame.stamp_ns / 1e9
+        with self._tracker_lock:
+            moving = self._tracker.moving(stamp_s)
+        view = self._camera.measure(frame.image, moving)
+        with self._tracker_lock:
+            self._tracker.camera_moved(view, stamp_s)
 
     def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
         """Where the known objects are at a stamp at or after the last frame looked at."""
@@ -152,11 +168,9 @@ def open_perception(settings: Settings) -> Iterator[Perception]:
 
     Raises PerceptionError when the model cannot be used.
     """
-    tracker = SortTracker()
-    tracker.change(settings.tracker)
     vlm = open_vlm(settings)
     try:
-        yield Perception(settings, vlm, tracker)
+        yield Perception(settings, vlm, KalmanTracker(settings.tracker))
     finally:
         vlm.close()
 

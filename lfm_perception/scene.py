@@ -109,12 +109,17 @@ class Velocity:
     x: float
     y: float
 
+    def in_pixels(self, width: int, height: int) -> tuple[float, float]:
+        """In pixels per second of a `width` x `height` image."""
+        return self.x * width, self.y * height
+
 
 @dataclass(frozen=True, slots=True)
 class Track:
     """An object followed over time, with its box at the stamp it was asked for.
 
-    `age_s` counts from the first detection; `unseen_s` from the last one.
+    `age_s` counts from the first detection; `unseen_s` from the last one. `velocity_std` is the standard
+    deviation of the velocity along each axis; the two do not depend on each other.
     """
 
     track_id: int
@@ -124,6 +129,7 @@ class Track:
     velocity: Velocity
     age_s: float
     unseen_s: float
+    velocity_std: Velocity = Velocity(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ ANY_NODE = "/**"
 ROS_PARAMETERS = "ros__parameters"
 """How a ROS parameter file begins that is for a node in any namespace."""
 
+BY_LABEL = ("min_iou", "min_hits", "shown_misses", "forget_after", "agility")
+"""Settings of the tracker that `tracker.by_label` may change."""
+
 LOADED = "the model is loaded with it"
 STARTED = "the node has started with it"
 SUBSCRIBED = "the image subscription is made with it"
@@ -178,10 +181,65 @@ class TrackerSettings:
     """How detections become tracks."""
 
     min_iou: float = _knob(
-        0.2, "least overlap of a detection with a track's predicted box", low=0.0, high=1.0
+        0.15, "least overlap of a detection with a track's predicted box", low=0.0, high=1.0
+    )
+    other_label: float = _knob(
+        0.5, "what an overlap counts when the labels differ; 1: as much as with the same", low=0.0, high=1.0
     )
     min_hits: int = _knob(2, "detections before a track is shown", low=1, high=100)
-    forget_after: float = _knob(1.2, "a track unseen for longer ends", unit="s", low=0.0, high=60.0)
+    shown_misses: int = _knob(
+        1, "answers in a row that may miss a track before it is hidden", low=0, high=1000
+    )
+    forget_after: float = _knob(
+        1.2, "a track that answers have missed for longer ends", unit="s", low=0.0, high=60.0
+    )
+    bridge_gap: float = _knob(
+        5.0, "time without any answer that tracks outlive, hidden", unit="s", low=0.0, high=60.0
+    )
+    box_noise: float = _knob(
+        0.1,
+        "how far off a measured centre or size is where the model gives no spread, in box widths",
+        low=0.001,
+        high=1.0,
+    )
+    noise_floor: float = _knob(0.004, "how far off at least, in image widths", low=0.0001, high=0.1)
+    agility: float = _knob(
+        0.1, "by how much a speed changes in a second", unit="image widths/s", low=0.001, high=10.0
+    )
+    start_speed: float = _knob(
+        0.3, "speed that something new may have", unit="image widths/s", low=0.001, high=10.0
+    )
+    camera_motion: str = _knob(
+        "auto",
+        "tracks move with the image when the camera turns or drives; auto: from some motion on",
+        choices=("auto", "on", "off"),
+    )
+    by_label: tuple[str, ...] = _knob((), "other values for one label: `forklift: min_hits=3, agility=0.05`")
+
+    @property
+    def rules(self) -> Mapping[str, TrackerSettings]:
+        """The settings of each label that has its own; PerceptionError when an entry is not understood."""
+        return dict(self._rule(entry) for entry in self.by_label)
+
+    def _rule(self, entry: str) -> tuple[str, TrackerSettings]:
+        label, colon, changes = entry.rpartition(":")
+        knobs = {knob.key: knob for knob in describe() if knob.group == "tracker" and knob.key in BY_LABEL}
+        values: dict[str, Any] = {}
+        for change in changes.split(","):
+            key, equals, text = (part.strip() for part in change.partition("="))
+            if not (label.strip() and colon and equals):
+                raise PerceptionError(
+                    "tracker.by_label takes `label: name=value, name=value`, got " + _shown(entry)
+                )
+            if key not in knobs:
+                raise PerceptionError(
+                    f"tracker.by_label cannot change {_shown(key)} for one label{_suggestion(key, knobs)}"
+                )
+            try:
+                values[key] = knobs[key].check(yaml.safe_load(text))
+            except yaml.YAMLError as error:
+                raise PerceptionError(f"tracker.by_label: {_shown(text)} is no value for {key}") from error
+        return label.strip(), replace(self, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +352,7 @@ class Settings:
             _check_prompt_text("detect.labels", label)
         for label in {label for label in labels if labels.count(label) > 1}:
             raise PerceptionError(f"detect.labels holds {_shown(label)} more than once")
+        _ = self.tracker.rules  # each entry must be understood
         if self.detect.closed and not labels:
             raise PerceptionError(
                 "detect.closed is true but detect.labels is empty: name the labels to allow"

@@ -414,7 +414,7 @@ def example_scene(stamp_ns: int = 12 * 10**9 + 5, width: int = 64, height: int =
             Detection("box", box, 0.9, CoordinateStd(0.01, 0.01, 0.02, 0.02)),
             Detection("人", box, 0.5),
         ),
-        tracks=(Track(3, "box", box, 0.9, Velocity(0.2, -0.1), 1.5, 0.0),),
+        tracks=(Track(3, "box", box, 0.9, Velocity(0.2, -0.1), 1.5, 0.0, velocity_std=Velocity(0.02, 0.01)),),
         caption="A box.",
         truncated=False,
         rejects={"no label": 2},
@@ -457,6 +457,9 @@ def test_the_json_of_a_scene_says_what_the_scene_says() -> None:
             "confidence": 0.9,
             "bbox": [0.1, 0.25, 0.5, 0.75],
             "velocity": [0.2, -0.1],
+            "velocity_std": [0.02, 0.01],
+            "velocity_px": [12.8, -4.8],
+            "velocity_std_px": [1.3, 0.5],
             "age_s": 1.5,
             "unseen_s": 0.0,
         }

@@ -67,8 +67,11 @@ def main() -> None:
         run(
             "installing the pinned packages",
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
-            *("--editable", f"{ROOT}[test,{ros}]", wheel),
+            *("--editable", f"{ROOT}[test,eval,{ros}]", wheel),
         )
+        # asks for an OpenCV with windows, which a bare machine cannot load and which it never uses
+        trackeval = f"trackeval=={pinned('trackeval')}"
+        run("installing trackeval", PYTHON, "-m", "pip", "install", "--no-deps", trackeval)
         use_ros()
         stamp.write_text(wanted)
     say(f"environment ready after {duration(time.monotonic() - started)}")

@@ -55,6 +55,7 @@ def record(
     for index, frame in enumerate(_limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
+        perception.watch(frame)
         looked = index % every == 0
         if looked:
             started = time.perf_counter()

@@ -24,7 +24,7 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
         "frame_id": scene.frame_id,
         "width": scene.width,
         "height": scene.height,
-        "objects": [_object(track) for track in scene.tracks],
+        "objects": [_object(track, scene.width, scene.height) for track in scene.tracks],
         "detections": [_detection(detection) for detection in scene.detections],
         "global_caption": scene.caption,
         "caption_age_s": None if described_ns is None else round((scene.stamp_ns - described_ns) / 1e9, 6),
@@ -77,16 +77,20 @@ def _as_track(entry: Mapping[str, Any]) -> Track:
         velocity=Velocity(*entry["velocity"]),
         age_s=entry["age_s"],
         unseen_s=entry["unseen_s"],
+        velocity_std=Velocity(*entry["velocity_std"]),
     )
 
 
-def _object(track: Track) -> dict[str, Any]:
+def _object(track: Track, width: int, height: int) -> dict[str, Any]:
     return {
         "track_id": track.track_id,
         "label": track.label,
         "confidence": round(track.score, 5),
         "bbox": _rounded(dataclasses.astuple(track.box)),
-        "velocity": _rounded((track.velocity.x, track.velocity.y)),
+        "velocity": _rounded(dataclasses.astuple(track.velocity)),
+        "velocity_std": _rounded(dataclasses.astuple(track.velocity_std)),
+        "velocity_px": _rounded(track.velocity.in_pixels(width, height), 1),
+        "velocity_std_px": _rounded(track.velocity_std.in_pixels(width, height), 1),
         "age_s": round(track.age_s, 6),
         "unseen_s": round(track.unseen_s, 6),
     }
@@ -109,5 +113,5 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _rounded(numbers: tuple[float, ...]) -> list[float]:
-    return [round(number, 5) for number in numbers]
+def _rounded(numbers: tuple[float, ...], decimals: int = 5) -> list[float]:
+    return [round(number, decimals) for number in numbers]

@@ -29,8 +29,8 @@ from lfm_perception.media import images
 
 NANOSECONDS = 10**9
 
-NAMESPACES = ("boxes", "names", "velocities")
-"""The three markers of a track, each in a namespace of its own with the track's id."""
+NAMESPACES = ("boxes", "names", "velocities", "velocity_spreads")
+"""The four markers of a track, each in a namespace of its own with the track's id."""
 
 LINE_M = 0.004
 TEXT_M = 0.03
@@ -124,7 +124,7 @@ def markers(known: Sequence[scene.Track], header: Header, aspect: float) -> Mark
     """Outline, name and velocity of each track, for rviz; `aspect` is the image's height over its width.
 
     The first marker deletes those of the message before. The velocity's arrow ends where the centre will
-    be in one second.
+    be in one second; the ellipse around its tip is one standard deviation of the velocity.
     """
     shown = [Marker(header=header, action=Marker.DELETEALL)]
     for track in known:
@@ -142,7 +142,11 @@ def markers(known: Sequence[scene.Track], header: Header, aspect: float) -> Mark
         arrow = _marker(header, 2, track, Marker.ARROW)
         arrow.scale.x, arrow.scale.y = LINE_M, 3 * LINE_M
         arrow.points = [_place(*centre, aspect), _place(*ahead, aspect)]
-        shown += [outline, name, arrow]
+        spread = _marker(header, 3, track, Marker.SPHERE)
+        spread.pose.position = _place(*ahead, aspect)
+        spread.scale.x, spread.scale.y = 2 * track.velocity_std.x, 2 * track.velocity_std.y * aspect
+        spread.scale.z, spread.color.a = LINE_M, 0.3
+        shown += [outline, name, arrow, spread]
     return MarkerArray(markers=shown)
 
 

@@ -29,10 +29,10 @@ class Recorder:
     """Writes what arrives on some topics of a node into the bag folder `path`, which must not exist.
 
     `topics` maps a name as the node knows it to a ROS message class. Messages are written under the name they
-    have after remapping, logged at the time that `log_ns` gives, and serialized anew: Fast DDS leaves what
+    have after remapping, logged at the time that `log_ns` gives, serialized anew: Fast DDS leaves what
     was in memory between their fields, so that equal messages differ in bytes. Each is shown to
-    `seen(name, raw)` first, on the executor's thread. Raises PerceptionError when the bag cannot be written; a
-    failure later is kept, and raised by `close`.
+    `seen(name, raw)` first, on the executor's thread. Raises PerceptionError when the bag cannot be written;
+    a failure later is kept, and raised by `close`.
     """
 
     def __init__(

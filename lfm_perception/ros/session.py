@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -28,7 +28,7 @@ from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import JUMP_BACK_S, FrameMailbox, LivePerception, Offered
+from lfm_perception.live import JUMP_BACK_S, FrameMailbox, LivePerception
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.scenes import as_json
 from lfm_perception.ros import messages
@@ -37,6 +37,8 @@ from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 from lfm_perception.vlm.prompts import Prompt
+
+T = TypeVar("T")
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -76,7 +78,10 @@ class Session:
         self._image_markers = node.create_publisher(ImageMarker, "image_markers", LATEST)
         self._pictures = node.create_publisher(Image, "dbg_image", LATEST)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", RESULTS)
-        self._overlay = _OverlayThread(self._model, self._decode, self._pictures.publish, complain)
+        painter = _Painter(self._model, self._decode)
+        self._overlay = _NewestThread[_Drawing](
+            "overlay", lambda drawing: self._pictures.publish(painter.paint(drawing)), complain
+        )
         # Not the node's clock: diagnostics come also while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(settings.node.diagnostics_period, self._diagnose, clock=steady)
@@ -159,7 +164,7 @@ class Session:
             self._size = head.width, head.height
         self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
         if self._pictures.get_subscription_count():
-            self._overlay.show(_Drawing(raw, known, self._live.scene, self._live.latency_s), head.stamp_ns)
+            self._overlay.put(_Drawing(raw, known, self._live.scene, self._live.latency_s))
 
     def _clock_problem(self, stamp_ns: int) -> tuple[str, str] | None:
         """Why a stamp cannot be right, in a word and in a sentence."""
@@ -244,45 +249,16 @@ class _Drawing:
     look_s: float
 
 
-class _OverlayThread:
-    """Draws what is known over the newest frame, as fast as it can and no faster than frames come."""
+class _Painter:
+    """Draws what is known over a picture."""
 
-    def __init__(
-        self,
-        badge: str,
-        decode: Callable[[bytes], Frame],
-        publish: Callable[[Image], None],
-        complain: Callable[[str, str], None],
-    ) -> None:
-        self._badge, self._decode, self._publish, self._complain = badge, decode, publish, complain
-        self._mailbox = FrameMailbox[_Drawing]()
+    def __init__(self, badge: str, decode: Callable[[bytes], Frame]) -> None:
+        self._badge, self._decode = badge, decode
         self._overlay: Overlay | None = None
         self._size = (0, 0)
         self._began_ns: int | None = None
-        self._thread = threading.Thread(target=self._run, name="overlay", daemon=True)
-        self._thread.start()
 
-    def show(self, drawing: _Drawing, stamp_ns: int) -> None:
-        """Have a frame drawn, unless a newer one comes before."""
-        self._mailbox.put(Offered(drawing, stamp_ns, time.monotonic()))
-
-    def close(self) -> None:
-        self._mailbox.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (offered := self._mailbox.take()) is not None:
-            self._try(offered.item)
-
-    def _try(self, drawing: _Drawing) -> None:
-        try:
-            self._publish(self._drawn(drawing))
-        except PerceptionError:
-            pass  # no image: told where it is looked at
-        except Exception as error:  # a bug in drawing must not end the drawing
-            self._complain("overlay", f"dbg_image: a frame could not be drawn: {error!r}")
-
-    def _drawn(self, drawing: _Drawing) -> Image:
+    def paint(self, drawing: _Drawing) -> Image:
         frame = self._decode(drawing.raw)
         if self._overlay is None or self._size != (frame.width, frame.height):
             self._overlay = Overlay(frame.width, frame.height, self._badge)
@@ -291,3 +267,33 @@ class _OverlayThread:
         seconds = (frame.stamp_ns - self._began_ns) / 1e9
         picture = self._overlay.draw(View(frame, seconds, drawing.tracks, drawing.scene, drawing.look_s))
         return messages.image(picture, messages.header(frame.stamp_ns, frame.frame_id))
+
+
+class _NewestThread(Generic[T]):
+    """Does something with each item on a thread of its own, skipping those that a newer one replaced."""
+
+    def __init__(self, name: str, work: Callable[[T], None], complain: Callable[[str, str], None]) -> None:
+        self._name, self._work, self._complain = name, work, complain
+        self._mailbox = FrameMailbox[T]()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        """Takes microseconds."""
+        self._mailbox.put(item)
+
+    def close(self) -> None:
+        self._mailbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._mailbox.take()) is not None:
+            self._try(item)
+
+    def _try(self, item: T) -> None:
+        try:
+            self._work(item)
+        except PerceptionError:
+            pass  # no image: told where it is looked at
+        except Exception as error:  # a bug must not end the thread
+            self._complain(self._name, f"{self._name}: a frame failed unexpectedly: {error!r}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from lfm_perception.geometry import BoxArray
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking.camera import View
 
 
 class Tracker(Protocol):
@@ -17,15 +19,24 @@ class Tracker(Protocol):
     given twice, not even after `reset`.
     """
 
-    def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
-        """Take in what was seen in the frame captured at `stamp_s`.
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> Mapping[str, int]:
+        """Take in what was seen in the frame captured at `stamp_s`; returns what was refused, by reason.
 
-        Raises ValueError when `stamp_s` is before that of the last update: `reset` first.
+        An answer about a frame before the last one is refused whole. A stamp far back means that the clock
+        was set back: everything is forgotten first. Nothing that a model may say or a clock may do raises.
         """
         ...
 
+    def camera_moved(self, view: View, stamp_s: float) -> None:
+        """The camera turned or drove between the frame before and that at `stamp_s`, seen or not."""
+        ...
+
+    def moving(self, stamp_s: float) -> BoxArray:
+        """Boxes at that stamp of what moves by itself, `xyxy`, shape (N, 4)."""
+        ...
+
     def predict(self, stamp_s: float) -> tuple[Track, ...]:
-        """The published tracks at `stamp_s`, by id. Changes nothing.
+        """The published tracks at `stamp_s`, in the order of their ids. Changes nothing.
 
         A stamp before the last update gives the tracks as of that update.
         """

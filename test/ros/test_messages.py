@@ -29,7 +29,9 @@ from lfm_perception.scene import Detection, Track, Usage, Velocity
 
 STAMP_NS = 1_700_000_000_123_456_789
 HEADER = messages.header(STAMP_NS, "front")
-TRACK = Track(7, "box", Box(0.25, 0.5, 0.5, 1.0), 0.75, Velocity(0.1, -0.2), 2.0, 0.1)
+TRACK = Track(
+    7, "box", Box(0.25, 0.5, 0.5, 1.0), 0.75, Velocity(0.1, -0.2), 2.0, 0.1, velocity_std=Velocity(0.01, 0.02)
+)
 SCENE = scene.Scene(
     stamp_ns=STAMP_NS,
     frame_id="front",
@@ -179,13 +181,15 @@ def test_tracks_carry_their_id() -> None:
 
 def test_markers_replace_those_of_before_and_lie_before_the_camera() -> None:
     shown = messages.markers([TRACK, replace(TRACK, track_id=8)], HEADER, 0.75).markers
-    assert [marker.action for marker in shown] == [Marker.DELETEALL, *[Marker.ADD] * 6]
-    assert len({(marker.ns, marker.id) for marker in shown[1:]}) == 6
-    outline, name, arrow = shown[1:4]
+    assert [marker.action for marker in shown] == [Marker.DELETEALL, *[Marker.ADD] * 8]
+    assert len({(marker.ns, marker.id) for marker in shown[1:]}) == 8
+    outline, name, arrow, spread = shown[1:5]
     assert {point.z for point in outline.points} == {1.0}
     assert (outline.points[0].x, outline.points[0].y) == (-0.25, 0.0)
     assert "box 7" in name.text
     assert arrow.points[1].x - arrow.points[0].x == pytest.approx(0.1)
+    assert spread.pose.position == arrow.points[1]
+    assert (spread.scale.x, spread.scale.y) == pytest.approx((0.02, 0.03))
 
 
 def test_outlines_have_a_colour_for_each_line() -> None:

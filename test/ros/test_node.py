@@ -135,15 +135,14 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
     )  # fmt: skip
     for topic, kind in kinds:
         running.listen(topic, kind)
-        running.wait(lambda topic=topic: running.user.count_subscribers(topic) > 0)  # type: ignore[misc]
-    time.sleep(0.5)
-    frame = film.next()
-    running.show(frame)
-    for topic, _ in kinds:
-        running.wait(lambda topic=topic: running.heard[topic], topic)  # type: ignore[misc]
+    stamps = set()
+    while not all(running.heard[topic] for topic, _ in kinds):  # until the node has found its listener
+        frame = film.next()
+        stamps.add(frame.stamp_ns)
+        running.show(frame)
     picture = running.heard["dbg_image"][-1]
     assert picture.encoding == "rgb8"
-    assert messages.stamp_ns(picture.header.stamp) == frame.stamp_ns
+    assert messages.stamp_ns(picture.header.stamp) in stamps
     assert picture.width >= frame.width
 
 

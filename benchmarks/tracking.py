@@ -1,0 +1,417 @@
+"""The tracker beside others, on the same detections, in one run.
+
+    pip install trackers && pip install --no-deps norfair      (norfair asks for an older numpy than it needs)
+    python benchmarks/tracking.py --out benchmarks/results/tracking.json
+
+Every peer gets each answer when it arrives and is asked at every frame what it shows, under the protocols of
+`lfm_perception.evaluation.tracking`, on TUD-Campus and TUD-Stadtmitte. None of them knows of delays or of
+frames that nobody looked at, so each is used in the way that suits it best: trackers that only name the
+detections given to them show their last boxes until the next answer; those that predict do so at every frame.
+Each is shown with its own defaults and once more showing tracks as soon as it can.
+
+`bound` is what no tracker can reach: it is told who is who and who is still there, leaves ghosts out, and
+fits the constant velocity that suits the measure best, over the last 2 to 8 detections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import norfair
+import numpy as np
+import supervision
+from filterpy.kalman import KalmanFilter
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import linear_sum_assignment
+from trackers import ByteTrackTracker, OCSORTTracker, SORTTracker
+
+from lfm_perception.evaluation.films import tud
+from lfm_perception.evaluation.tracking import (
+    DETECTORS,
+    Detector,
+    Figures,
+    Film,
+    Follower,
+    Shown,
+    follow,
+    judge,
+    mean,
+    noisy,
+)
+from lfm_perception.geometry import Box, iou_matrix, stack
+from lfm_perception.scene import Detection
+from lfm_perception.tracking.motion import Motion
+from lfm_perception.tracking.tracker import KalmanTracker
+
+Boxes = NDArray[np.float64]
+REMEMBERED_S = 1.2
+"""How long peers remember what they do not see: the same as our default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a peer shows."""
+
+    track_id: int
+    box: Box
+
+
+def labelled(track_id: int, xyxy: Sequence[float]) -> list[Labelled]:
+    """The part of a box inside the image, if there is one."""
+    sides = [min(max(float(side), 0.0), 1.0) for side in xyxy]
+    return [Labelled(track_id, Box(*sides))] if sides[0] < sides[2] and sides[1] < sides[3] else []
+
+
+# --- SORT, as published ---------------------------------------------------------------------------
+
+
+@dataclass
+class _SortTrack:
+    """State [cx, cy, area, aspect, and the speeds of the first three], with the paper's noises."""
+
+    track_id: int
+    filter: KalmanFilter
+    hits: int = 1
+    unseen: int = 0
+
+
+class Sort:
+    """SORT (Bewley et al. 2016) in frames. `coast`: predict at every frame; else hold the last boxes."""
+
+    def __init__(self, film: Film, detector: Detector, *, coast: bool, min_hits: int) -> None:
+        self._coast, self._min_hits = coast, min_hits
+        self._forget = round(REMEMBERED_S * film.fps) if coast else 1
+        self._tracks: list[_SortTrack] = []
+        self._given = 0
+        self._fresh = False
+        self._scale = np.array([film.width, film.height, film.width, film.height], dtype=np.float64)
+
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
+        boxes = stack(d.box for d in detections) * self._scale
+        self._predict()
+        known = np.array([self._box(track) for track in self._tracks]).reshape(-1, 4)
+        overlap = iou_matrix(known, boxes)
+        rows, columns = linear_sum_assignment(overlap, maximize=True)
+        pairs = {int(c): int(r) for r, c in zip(rows, columns, strict=True) if overlap[r, c] >= 0.3}
+        for column, box in enumerate(boxes):
+            if column in pairs:
+                track = self._tracks[pairs[column]]
+                track.filter.update(self._measured(box))
+                track.hits, track.unseen = track.hits + 1, 0
+            else:
+                self._given += 1
+                self._tracks.append(_SortTrack(self._given, self._filter(box)))
+        self._fresh = True
+
+    def predict(self, stamp_s: float) -> Sequence[Shown]:
+        if self._coast and not self._fresh:
+            self._predict()
+        self._fresh = False
+        shown: list[Labelled] = []
+        for track in self._tracks:
+            if track.hits >= self._min_hits and (self._coast or track.unseen == 0):
+                shown += labelled(track.track_id, self._box(track) / self._scale)
+        return shown
+
+    def _predict(self) -> None:
+        for track in self._tracks:
+            if track.filter.x[2, 0] + track.filter.x[6, 0] <= 0:
+                track.filter.x[6] = 0.0
+            track.filter.predict()
+            track.unseen += 1
+        self._tracks = [track for track in self._tracks if track.unseen <= self._forget]
+
+    def _filter(self, box: Boxes) -> KalmanFilter:
+        kalman = KalmanFilter(dim_x=7, dim_z=4)
+        kalman.F = np.eye(7) + np.eye(7, k=4)
+        kalman.H = np.eye(4, 7)
+        kalman.R[2:, 2:] *= 10.0
+        kalman.P[4:, 4:] *= 1000.0
+        kalman.P *= 10.0
+        kalman.Q[-1, -1] *= 0.01
+        kalman.Q[4:, 4:] *= 0.01
+        kalman.x[:4, 0] = self._measured(box)
+        return kalman
+
+    @staticmethod
+    def _measured(box: Boxes) -> Boxes:
+        wide, high = box[2] - box[0], box[3] - box[1]
+        return np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, wide * high, wide / high])
+
+    @staticmethod
+    def _box(track: _SortTrack) -> Boxes:
+        x, y, area, aspect = track.filter.x[:4, 0]
+        wide = float(np.sqrt(max(area * aspect, 1e-9)))
+        high = max(area, 1e-9) / wide
+        return np.array([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2])
+
+
+# --- current releases of others -------------------------------------------------------------------
+
+
+class Roboflow:
+    """A tracker of the package `trackers`. It names the detections it is given: they are held."""
+
+    def __init__(self, film: Film, tracker: Any) -> None:
+        self._tracker, self._shown = tracker, list[Labelled]()
+        self._scale = np.array([film.width, film.height, film.width, film.height], dtype=np.float64)
+
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
+        given = supervision.Detections(
+            xyxy=stack(d.box for d in detections) * self._scale,
+            confidence=np.array([d.score for d in detections]),
+            class_id=np.zeros(len(detections), dtype=int),
+        )
+        named = self._tracker.update(given, timestamp=stamp_s)
+        self._shown = []
+        for track_id, box in zip(named.tracker_id, named.xyxy / self._scale, strict=True):
+            if track_id >= 0:
+                self._shown += labelled(int(track_id), box)
+
+    def predict(self, stamp_s: float) -> Sequence[Shown]:
+        return self._shown
+
+
+class Norfair:
+    """norfair, told how many frames lie between two answers; it predicts at every frame."""
+
+    def __init__(self, film: Film, detector: Detector, **options: Any) -> None:
+        self._tracker = norfair.Tracker("iou", distance_threshold=0.8, **options)
+        self._period = detector.every
+        self._fresh = False
+        self._scale = np.array([film.width, film.height], dtype=np.float64)
+
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
+        self._step(
+            [norfair.Detection(d.box.xyxy.reshape(2, 2) * self._scale, scores=np.ones(2)) for d in detections]
+        )
+        self._fresh = True
+
+    def predict(self, stamp_s: float) -> Sequence[Shown]:
+        if not self._fresh:
+            self._step(None)
+        self._fresh = False
+        shown: list[Labelled] = []
+        for known in self._known:
+            shown += labelled(known.id, (known.estimate / self._scale).reshape(4).tolist())
+        return shown
+
+    def _step(self, detections: list[norfair.Detection] | None) -> None:
+        self._known = self._tracker.update(detections, period=self._period if detections is not None else 1)
+
+
+PEERS: Mapping[str, Callable[[Film, Detector], Follower[Shown]]] = {
+    "SORT, holding": lambda film, detector: Sort(film, detector, coast=False, min_hits=3),
+    "SORT, holding, shown at once": lambda film, detector: Sort(film, detector, coast=False, min_hits=1),
+    "SORT, coasting": lambda film, detector: Sort(film, detector, coast=True, min_hits=3),
+    "SORT, coasting, shown early": lambda film, detector: Sort(film, detector, coast=True, min_hits=2),
+    "trackers SORT": lambda film, detector: Roboflow(film, SORTTracker(frame_rate=film.fps / detector.every)),
+    "trackers SORT, shown at once": lambda film, detector: Roboflow(
+        film, SORTTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+    ),
+    "trackers ByteTrack": lambda film, detector: Roboflow(
+        film, ByteTrackTracker(frame_rate=film.fps / detector.every)
+    ),
+    "trackers ByteTrack, shown at once": lambda film, detector: Roboflow(
+        film, ByteTrackTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+    ),
+    "trackers OC-SORT": lambda film, detector: Roboflow(
+        film, OCSORTTracker(frame_rate=film.fps / detector.every)
+    ),
+    "trackers OC-SORT, shown at once": lambda film, detector: Roboflow(
+        film, OCSORTTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+    ),
+    "norfair": lambda film, detector: Norfair(film, detector),
+    "norfair, shown at once": lambda film, detector: Norfair(film, detector, initialization_delay=0),
+}
+
+
+# --- the bound --------------------------------------------------------------------------------------
+
+
+def informed(film: Film, detector: Detector, seed: int, memory: int) -> list[list[Labelled]]:
+    """What one would show who knows who is who, with a straight line through the last `memory` detections.
+
+    Draws the same detections as `follow`.
+    """
+    rng = random.Random(f"{seed} {film.name}")
+    noise = random.Random(f"{seed} {film.name} noise")
+    looks = list(detector.looks(len(film.frames), rng))
+    seen: dict[int, list[tuple[int, Boxes]]] = defaultdict(list)
+    shown = []
+    for index, figures in enumerate(film.frames):
+        while looks and looks[0][1] <= index:
+            looked, _ = looks.pop(0)
+            for detection, identity in noisy(film.frames[looked], detector.noise, noise):
+                if identity is not None:
+                    seen[identity].append((looked, detection.box.xyxy))
+        boxes: list[Labelled] = []
+        for figure in figures:
+            if points := seen[figure.identity][-memory:]:
+                times = np.array([looked for looked, _ in points], dtype=np.float64)
+                degree = min(1, len(points) - 1)
+                line = np.polynomial.polynomial.polyfit(
+                    times - index, np.array([b for _, b in points]), degree
+                )
+                boxes += labelled(figure.identity, line[0])
+        shown.append(boxes)
+    return shown
+
+
+# --- all side by side ----------------------------------------------------------------------------------
+
+
+OURS = "lfm_perception"
+
+
+def compare(detector: Detector, seeds: Sequence[int]) -> dict[str, Figures]:
+    """Everybody's figures under one protocol, means over the seeds."""
+    films = tud()
+    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    figures = {
+        name: mean(
+            [
+                judge(
+                    {film.name: (film, follow(film, detector, make(film, detector), seed)) for film in films}
+                )
+                for seed in seeds
+            ]
+        )
+        for name, make in followers.items()
+    }
+    bounds = [
+        mean([judge({f.name: (f, informed(f, detector, seed, memory)) for f in films}) for seed in seeds])
+        for memory in range(2, 9)
+    ]
+    best = {key: max(getattr(b, key) for b in bounds) for key in ("hota", "deta", "assa", "mota", "idf1")}
+    least = {key: min(getattr(b, key) for b in bounds) for key in ("switches", "false", "missed")}
+    figures["bound"] = Figures(**best, **least)
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Median milliseconds: of showing where things are at a frame, and of taking in an answer."""
+
+    camera_ms: float
+    detection_ms: float
+
+
+def times(make: Callable[[Film, Detector], Follower[Shown]], tracks: int, answers: int = 60) -> Times:
+    """With so many objects that stand apart, seen in every answer, 10 frames shown after each."""
+    detector = Detector("timing", every=6, delay=6)
+    side = int(np.ceil(np.sqrt(tracks)))
+    film = Film("timing", 25.0, 640, 480, ())
+    rng = random.Random(1)
+    follower = make(film, detector)
+    shown_s, taken_s = [], []
+    for answer in range(answers):
+        detections = []
+        for index in range(tracks):
+            x, y = (index % side + 0.2) / side, (index // side + 0.2) / side
+            jitter = [rng.gauss(0.0, 0.002) for _ in range(4)]
+            sides = (x, y, x + 0.6 / side, y + 0.6 / side)
+            box = Box(*(min(max(a + b, 0.0), 1.0) for a, b in zip(sides, jitter, strict=True)))
+            detections.append(Detection("person", box, 0.9))
+        begin = time.perf_counter()
+        follower.update(detections, answer * 0.24)
+        taken_s.append(time.perf_counter() - begin)
+        for frame in range(10):
+            begin = time.perf_counter()
+            follower.predict(answer * 0.24 + 0.024 * frame)
+            shown_s.append(time.perf_counter() - begin)
+    return Times(1e3 * statistics.median(shown_s[100:]), 1e3 * statistics.median(taken_s[10:]))
+
+
+def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
+    """Median microseconds for the filters of so many tracks: ours as arrays, filterpy's one by one."""
+    rng = np.random.default_rng(1)
+    measured, noise = rng.uniform(0.0, 1.0, (tracks, 4)), np.full((tracks, 4), 1e-3)
+    motion = Motion.starting(measured, noise, np.ones(4))
+    rows, agility = np.arange(tracks), np.full(4, 0.1)
+    single = [KalmanFilter(dim_x=8, dim_z=4) for _ in range(tracks)]
+    for kalman in single:
+        kalman.H = np.eye(4, 8)
+    transition, drift, spread = np.eye(8) + np.eye(8, k=4) * 0.03, np.eye(8) * 1e-5, np.eye(4) * 1e-3
+
+    def median_us(work: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begin)
+        return 1e6 * statistics.median(taken)
+
+    return {
+        "arrays_predict_us": median_us(lambda: motion.after(0.03, agility)),
+        "arrays_fuse_us": median_us(lambda: motion.fused(rows, measured, noise)),
+        "filterpy_predict_us": median_us(lambda: [k.predict(F=transition, Q=drift) for k in single]),
+        "filterpy_fuse_us": median_us(
+            lambda: [k.update(z, R=spread) for k, z in zip(single, measured, strict=True)]
+        ),
+    }
+
+
+def table(title: str, figures: Mapping[str, Figures], timing: Mapping[str, Times]) -> Table:
+    shown = Table(title=title, box=None, pad_edge=False, title_justify="left")
+    shown.add_column("tracker", no_wrap=True)
+    for head in ("HOTA", "MOTA", "IDF1", "switches", "false", "missed", "frame ms", "answer ms"):
+        shown.add_column(head, justify="right")
+    for name, each in figures.items():
+        row = (each.hota, each.mota, each.idf1, each.switches, each.false, each.missed)
+        cost = timing.get(name)
+        taken = (f"{cost.camera_ms:.3f}", f"{cost.detection_ms:.2f}") if cost else ("", "")
+        shown.add_row(name, *(f"{value:.1f}" for value in row), *taken)
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="file for the figures, JSON")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tracks", type=int, default=50, help="for the times")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    timing = {name: times(make, options.tracks) for name, make in followers.items()}
+    record: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "versions": {
+            name: version(name)
+            for name in ("trackers", "norfair", "filterpy", "trackeval", "motmetrics", "numpy", "scipy")
+        },
+        "seeds": options.seeds,
+        "tracks": options.tracks,
+        "times": {name: asdict(each) for name, each in timing.items()},
+        "filters": filters(options.tracks),
+        "figures": {},
+    }
+    for name, detector in DETECTORS.items():
+        figures = compare(detector, range(options.seeds))
+        record["figures"][name] = {who: asdict(each) for who, each in figures.items()}
+        Console().print(table(name, figures, timing))
+    print(json.dumps(record["filters"], indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The demo world as a film for the tracker, with the real model or with noisy truth as its detector."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfm_perception.demo.world import Snapshot, World
+from lfm_perception.evaluation.detection import ScoreBin, calibration_error, match, reliability
+from lfm_perception.evaluation.tracking import Detector, Figure, Film, Follower, Look, Watching, follow
+from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.scene import Detection, Track
+from lfm_perception.settings import Settings
+from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.vlm import FramePlan, Vlm
+from lfm_perception.vlm.prompts import detect
+
+SETTLED_S = 1.0
+"""Tracks are judged for their speed when they are this old."""
+
+AT_REST = 0.03
+"""Image sides per second. Of bodies slower than this, a share of the speed says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRun:
+    """One film followed. `speed_errors`: length of the difference to the true velocity as a share of the true
+    speed, one for each settled track of a body that moves, at each answer's frame. `scores` and `right`: of
+    each track shown there, and whether it lay on a body of its label.
+    """
+
+    film: Film
+    shown: tuple[Sequence[Track], ...]
+    speed_errors: tuple[float, ...]
+    scores: tuple[float, ...]
+    right: tuple[bool, ...]
+
+
+class DemoFilm:
+    """Frames of `World(seed, pan=pan)`, rendered when they are asked for."""
+
+    def __init__(self, seed: int, seconds: float, pan: float, width: int = 640, height: int = 480) -> None:
+        self.world = World(seed, width, height, pan=pan)
+        self.snapshot = functools.lru_cache(maxsize=64)(self._snapshot)
+        frames = [self.snapshot(index).objects for index in range(round(seconds * self.world.fps))]
+        figures = tuple(tuple(Figure(o.object_id, o.label, o.box) for o in objects) for objects in frames)
+        self.film = Film(f"demo {seed}", self.world.fps, width, height, figures)
+
+    def _snapshot(self, index: int) -> Snapshot:
+        return self.world.snapshot(index)
+
+    def seen_by(self, vlm: Vlm, settings: Settings) -> Look:
+        """What the model names in each frame."""
+        question = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
+        image = plan_image(self.film.width, self.film.height, ImageLimits())
+        plan = FramePlan(image, settings.detect.max_tokens)
+
+        @functools.cache
+        def look(index: int) -> Sequence[Detection]:
+            return vlm.describe(self.snapshot(index).frame, question, plan).detections
+
+        return look
+
+    def run(self, detector: Detector, settings: Settings, seed: int, look: Look | None = None) -> DemoRun:
+        tracker = KalmanTracker(settings.tracker)
+        follower: Follower[Track] = tracker
+        if settings.tracker.camera_motion != "off":
+            follower = Watching(tracker, lambda index: self.snapshot(index).frame.image, self.film.fps)
+        shown = follow(self.film, detector, follower, seed, look)
+        errors: list[float] = []
+        scores: list[float] = []
+        right: list[bool] = []
+        for index in range(0, len(shown), detector.every):
+            self._judge(index, shown[index], errors, scores, right)
+        return DemoRun(self.film, tuple(shown), tuple(errors), tuple(scores), tuple(right))
+
+    def _judge(
+        self, index: int, tracks: Sequence[Track], errors: list[float], scores: list[float], right: list[bool]
+    ) -> None:
+        figures = self.film.frames[index]
+        true = self.world.velocities(index)
+        pairs = match(tracks, figures)
+        for pair in pairs:
+            track, velocity = tracks[pair.detection], true[figures[pair.truth].identity]
+            speed = float(np.hypot(velocity.x, velocity.y))
+            if track.age_s >= SETTLED_S and speed >= AT_REST:
+                off = np.hypot(track.velocity.x - velocity.x, track.velocity.y - velocity.y)
+                errors.append(float(off) / speed)
+        on_body = {pair.detection for pair in pairs}
+        scores += [track.score for track in tracks]
+        right += [row in on_body for row in range(len(tracks))]
+
+
+def calibration(runs: Sequence[DemoRun]) -> tuple[tuple[ScoreBin, ...], float]:
+    """How often tracks of each score are right, and the mean distance of the two."""
+    scores = np.array([score for run in runs for score in run.scores])
+    right = np.array([hit for run in runs for hit in run.right], dtype=bool)
+    bins = reliability(scores, right)
+    return bins, calibration_error(bins)

@@ -1,0 +1,346 @@
+"""The tracker: Kalman filters in seconds, fused at the stamp of the frame, read at any later one.
+
+A model that looks a few times a second and answers late is followed exactly: the filters stand at the last
+frame looked at, an answer moves them to its own frame, and `predict` reads them further on without moving
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lfm_perception.geometry import Box, BoxArray, stack
+from lfm_perception.scene import Detection, Track, Velocity
+from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking.association import Indices, associate
+from lfm_perception.tracking.camera import CameraPath, View, moved
+from lfm_perception.tracking.motion import Array, Motion, centre_and_size
+
+MOST_DETECTIONS = 256
+"""Of one frame; of more, those with the highest scores are taken."""
+
+CLOCK_JUMP_S = 1.0
+"""A stamp this far before the last one is a clock that was set back; less far, a late answer."""
+
+SHARES = np.array([1.0, 1.0, 0.5, 0.5])
+"""Of agility and start speed that centre x, y and width, height have: sizes change less than places."""
+
+AT_REST = 0.02
+"""Image widths per second; what is slower stands."""
+
+VOTE_MEMORY = 0.9
+"""What a vote for a label is still worth at the next one."""
+
+NEWS = 0.3
+"""Share that the latest answer has in the score of a track."""
+
+VOTES_AHEAD = 0.5
+"""A track takes another name when that one has so many more votes."""
+
+FORGOTTEN_VOTE = 0.02
+"""A label with fewer votes is forgotten, so that a model that invents names fills no memory."""
+
+LABEL_CHARACTERS = 64
+"""A longer label is cut."""
+
+# Reasons why something was refused
+NOT_A_BOX = "not a box"
+NO_LABEL = "no label"
+TOO_MANY = "too many objects"
+BAD_STAMP = "stamp is not a number"
+SAME_STAMP = "stamp of an answer that was there already"
+OLD_STAMP = "stamp out of order"
+CLOCK_JUMP = "clock jumped back"
+
+
+@dataclass(slots=True)
+class _Target:
+    """What decides about a track, beside its motion."""
+
+    track_id: int
+    rules: TrackerSettings
+    first_s: float
+    last_s: float
+    score: float
+    hits: int = 1
+    misses: int = 0
+    label: str = ""
+    votes: dict[str, float] = field(default_factory=dict)
+
+    def vote(self, label: str) -> None:
+        faded = {name: votes * VOTE_MEMORY for name, votes in self.votes.items()}
+        self.votes = {name: votes for name, votes in faded.items() if votes >= FORGOTTEN_VOTE}
+        self.votes[label] = self.votes.get(label, 0.0) + 1.0
+        best = max(self.votes, key=lambda name: (self.votes[name], name))
+        if self.votes[best] > self.votes.get(self.label, 0.0) + VOTES_AHEAD:
+            self.label = best
+
+    def agreement(self, label: str) -> float:
+        """Share of the votes for this label, 0..1."""
+        return self.votes.get(label, 0.0) / sum(self.votes.values())
+
+    @property
+    def confirmed(self) -> bool:
+        return self.hits >= self.rules.min_hits
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The usable detections of a frame, in an order that does not depend on theirs.
+
+    `boxes`: `xyxy`, shape (D, 4). `spread`: variances of centre and size where the model gave its spread,
+    NaN where not, shape (D, 4).
+    """
+
+    boxes: BoxArray
+    spread: Array
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+class KalmanTracker:
+    """A `Tracker`. Not for several threads at once."""
+
+    def __init__(self, settings: TrackerSettings | None = None) -> None:
+        self._last_id = 0
+        self._settings = settings or TrackerSettings()
+        self._rules = self._settings.rules
+        self.reset()
+
+    def change(self, settings: TrackerSettings) -> None:
+        self._settings, self._rules = settings, settings.rules
+        self._settle()
+
+    def reset(self) -> None:
+        nothing = np.empty((0, 4))
+        self._stamp_s = -math.inf
+        self._targets: list[_Target] = []
+        self._motion = Motion.starting(nothing, nothing, nothing)
+        self._last_boxes: BoxArray = nothing
+        self._path = CameraPath()
+        self._compensating = False
+        self._settle()
+
+    def update(self, detections: Sequence[Detection], stamp_s: float) -> Mapping[str, int]:
+        refused = Counter[str]()
+        if (reason := self._refusal(stamp_s)) is not None:
+            refused[reason] += 1
+            return refused
+        if stamp_s < self._stamp_s:
+            refused[CLOCK_JUMP] += 1
+            self.reset()
+        seen = _usable(detections, refused)
+        self._move_to(stamp_s)
+        tracks, found = self._associate(seen)
+        self._fuse(tracks, found, seen)
+        self._end_missed(tracks)
+        self._start(np.setdiff1d(np.arange(len(seen.boxes)), found), seen)
+        self._settle()
+        return refused
+
+    def predict(self, stamp_s: float) -> tuple[Track, ...]:
+        if not self._shown or not math.isfinite(stamp_s):
+            return ()
+        now_s = max(stamp_s, self._stamp_s)
+        motion = self._shown_motion.after(now_s - self._stamp_s, self._shown_agility)
+        motion = self._carried(motion, now_s)
+        velocity = motion.velocity[:, :2] + self._drift(motion, now_s)
+        boxes = motion.corners().clip(0.0, 1.0).tolist()
+        speeds = velocity.tolist()
+        spreads = np.sqrt(motion.velocity_variance[:, :2]).tolist()
+        tracks = []
+        for target, (x1, y1, x2, y2), speed, spread in zip(self._shown, boxes, speeds, spreads, strict=True):
+            unseen_s = now_s - target.last_s
+            if x1 < x2 and y1 < y2 and unseen_s <= self._settings.forget_after:
+                tracks.append(
+                    Track(
+                        target.track_id,
+                        target.label,
+                        Box(x1, y1, x2, y2),
+                        target.score,
+                        Velocity(*speed),
+                        now_s - target.first_s,
+                        unseen_s,
+                        Velocity(*spread),
+                    )
+                )
+        return tuple(tracks)
+
+    def camera_moved(self, view: View, stamp_s: float) -> None:
+        self._path.add(view, stamp_s)
+
+    def moving(self, stamp_s: float) -> BoxArray:
+        if not self._targets or not math.isfinite(stamp_s):
+            return np.empty((0, 4))
+        step_s = max(stamp_s - self._stamp_s, 0.0)
+        speed = np.abs(self._motion.velocity[:, :2])
+        sure = speed > np.maximum(2.0 * np.sqrt(self._motion.velocity_variance[:, :2]), AT_REST)
+        motion = self._motion[np.flatnonzero(sure.any(axis=1))].after(step_s, SHARES)
+        return self._carried(motion, stamp_s).corners()
+
+    def _refusal(self, stamp_s: float) -> str | None:
+        """Why an answer with this stamp cannot be used; None when it can."""
+        if not math.isfinite(stamp_s):
+            return BAD_STAMP
+        if stamp_s == self._stamp_s:
+            return SAME_STAMP
+        if self._stamp_s - CLOCK_JUMP_S <= stamp_s < self._stamp_s:
+            return OLD_STAMP
+        return None
+
+    def _move_to(self, stamp_s: float) -> None:
+        """Take the filters on to a later frame; after too long a gap nothing is known any more."""
+        step_s = stamp_s - self._stamp_s
+        if step_s > max(self._settings.bridge_gap, self._settings.forget_after):
+            self.reset()
+        if self._targets:
+            self._motion = self._carried(self._motion.after(step_s, self._agility), stamp_s)
+            if self._compensating:
+                self._last_boxes = moved(self._last_boxes, self._path.between(self._stamp_s, stamp_s))
+        self._stamp_s = stamp_s
+        self._path.forget_before(stamp_s)
+        self._follow_camera()
+
+    def _follow_camera(self) -> None:
+        """Decide whether tracks move with the camera.
+
+        While they do, their velocities are their own; while they do not, those in the image.
+        """
+        mode = self._settings.camera_motion
+        wanted = mode == "on" or (
+            mode == "auto" and self._path.moves(self._stamp_s, already=self._compensating)
+        )
+        if wanted != self._compensating:
+            before = self._drift(self._motion, self._stamp_s)
+            self._compensating = wanted
+            after = self._drift(self._motion, self._stamp_s)
+            self._motion = self._motion.faster(before - after)
+
+    def _carried(self, motion: Motion, stamp_s: float) -> Motion:
+        """Boxes of the last frame looked at, where the camera has them at that stamp."""
+        if not self._compensating or not self._path or not len(motion):
+            return motion
+        return motion.seen_from(self._path.between(self._stamp_s, stamp_s))
+
+    def _drift(self, motion: Motion, stamp_s: float) -> Array:
+        """What the camera adds to the velocity of each centre, shape (N, 2), while tracks move with it."""
+        if not self._compensating or not self._path:
+            return np.zeros((len(motion), 2))
+        rate = self._path.rate(stamp_s)
+        drift: Array = motion.position[:, :2] @ rate[:2, :2].T + rate[:2, 2]
+        return drift
+
+    def _associate(self, seen: _Seen) -> tuple[Indices, Indices]:
+        if not self._targets or not seen.labels:
+            return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
+        names = {label: column for column, label in enumerate(dict.fromkeys(seen.labels))}
+        agreement = np.array([[target.agreement(name) for name in names] for target in self._targets])
+        other = self._settings.other_label
+        favour = (other + (1.0 - other) * agreement)[:, [names[label] for label in seen.labels]]
+        least = np.array([target.rules.min_iou for target in self._targets])
+        measured = centre_and_size(seen.boxes)
+        distance = self._motion.distance(measured, self._noise(measured, seen.spread))
+        return associate(self._motion.corners(), self._last_boxes, seen.boxes, distance, favour, least)
+
+    def _fuse(self, tracks: Indices, found: Indices, seen: _Seen) -> None:
+        measured = centre_and_size(seen.boxes[found])
+        self._motion = self._motion.fused(tracks, measured, self._noise(measured, seen.spread[found]))
+        self._last_boxes[tracks] = seen.boxes[found]
+        for row, column in zip(tracks.tolist(), found.tolist(), strict=True):
+            target = self._targets[row]
+            target.hits, target.misses, target.last_s = target.hits + 1, 0, self._stamp_s
+            target.score += NEWS * (seen.scores[column] - target.score)
+            target.vote(seen.labels[column])
+
+    def _end_missed(self, found: Indices) -> None:
+        """Count the misses; tracks that were never shown end with the first, the others in time."""
+        keep = np.zeros(len(self._targets), dtype=bool)
+        keep[found] = True
+        for row in np.flatnonzero(~keep).tolist():
+            target = self._targets[row]
+            target.misses += 1
+            target.score *= 1.0 - NEWS  # as if seen with a score of 0
+            unseen_s = self._stamp_s - target.last_s
+            keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
+        self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
+        self._motion, self._last_boxes = self._motion[keep], self._last_boxes[keep]
+
+    def _start(self, fresh: Indices, seen: _Seen) -> None:
+        measured = centre_and_size(seen.boxes[fresh])
+        noise = self._noise(measured, seen.spread[fresh])
+        speed = self._settings.start_speed * SHARES
+        self._motion = self._motion.joined(Motion.starting(measured, noise, speed))
+        self._last_boxes = np.concatenate([self._last_boxes, seen.boxes[fresh]])
+        for column in fresh.tolist():
+            self._last_id += 1
+            label, score = seen.labels[column], seen.scores[column]
+            target = _Target(self._last_id, self._settings, self._stamp_s, self._stamp_s, score)
+            target.vote(label)
+            self._targets.append(target)
+
+    def _settle(self) -> None:
+        """Work out once what every prediction needs."""
+        for target in self._targets:
+            target.rules = self._rules.get(target.label, self._settings)
+        self._agility = np.array([target.rules.agility for target in self._targets])[:, None] * SHARES
+        rows = np.array(
+            [
+                row
+                for row, target in enumerate(self._targets)
+                if target.confirmed and target.misses <= target.rules.shown_misses
+            ],
+            dtype=np.intp,
+        )
+        self._shown = [self._targets[row] for row in rows]
+        self._shown_motion, self._shown_agility = self._motion[rows], self._agility[rows]
+
+    def _noise(self, measured: Array, spread: Array) -> Array:
+        """Variances of measured [cx, cy, w, h], shape (M, 4)."""
+        settings = self._settings
+        guess = settings.box_noise * np.tile(measured[:, 2:], 2) + settings.noise_floor
+        return np.where(np.isnan(spread), guess**2, spread + settings.noise_floor**2)
+
+
+def _usable(detections: Sequence[Detection], refused: Counter[str]) -> _Seen:
+    """What can be tracked; the rest is counted by reason."""
+    usable = []
+    boxes = stack(detection.box for detection in detections)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    sound = np.isfinite(low) & np.isfinite(high) & (low < high) & (high > 0.0) & (low < 1.0)
+    fit = np.logical_and.reduce(sound, axis=1).tolist()
+    for detection, box, valid in zip(detections, boxes.clip(0.0, 1.0).tolist(), fit, strict=True):
+        label = detection.label.strip()[:LABEL_CHARACTERS]
+        if not valid:
+            refused[NOT_A_BOX] += 1
+        elif not label:
+            refused[NO_LABEL] += 1
+        else:
+            score = min(max(detection.score, 0.0), 1.0) if math.isfinite(detection.score) else 0.0
+            usable.append((score, tuple(box), label, _spread(detection)))
+    usable.sort(key=lambda entry: (-entry[0], *entry[1:]))
+    if len(usable) > MOST_DETECTIONS:
+        refused[TOO_MANY] += len(usable) - MOST_DETECTIONS
+        del usable[MOST_DETECTIONS:]
+    return _Seen(
+        boxes=np.array([box for _, box, _, _ in usable]).reshape(-1, 4),
+        spread=np.array([spread for _, _, _, spread in usable]).reshape(-1, 4),
+        labels=tuple(label for _, _, label, _ in usable),
+        scores=tuple(score for score, _, _, _ in usable),
+    )
+
+
+def _spread(detection: Detection) -> tuple[float, float, float, float]:
+    """Variances of [cx, cy, w, h] from those of the four sides; NaN where the model gave none or nonsense."""
+    std = detection.std
+    if std is None:
+        return (math.nan,) * 4
+    x = std.x1**2 + std.x2**2
+    y = std.y1**2 + std.y2**2
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return (math.nan,) * 4
+    return x / 4.0, y / 4.0, x, y
