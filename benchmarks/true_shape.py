@@ -1,20 +1,14 @@
-"""LFM2.5-VL-450M in shape, with random weights: what a frame costs, without the official files.
+"""GGUF files of LFM2.5-VL-450M in shape, with random weights, made on first use.
 
-    python benchmarks/true_shape.py [--threads N]
-
-Makes the two GGUF files on first use (411 MB; a Q4_0 language model as it is published, a bf16 vision
-file), keeps them under ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape, loads them through
-`LlamaVlm` and asks about one frame of the demo world in several sizes. The answers are noise; sizes,
-times and memory are real. Making the files needs the `gguf` package (extra `train`).
+411 MB (a Q4_0 language model as it is published, a bf16 vision file), kept under
+${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. What such a model answers is noise; sizes, times and
+memory are real. Making the files needs the `gguf` package (extra `train`).
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import resource
-import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -23,13 +17,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.demo.world import World
 from lfm_perception.geometry import Box
-from lfm_perception.planning.image_plan import ImagePlan
-from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import CAPTION, DIALECTS, ask, detect
+from lfm_perception.vlm.prompts import CAPTION, DIALECTS
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfm_perception" / "true_shape"
 
@@ -42,7 +31,6 @@ PROJECTOR_HIDDEN = 2560
 GRID, PATCH, UNSHUFFLE = 16, 16, 2
 
 LABELS = ("person", "box", "cone", "forklift", "pallet")
-CAPTION_TOKENS = 32
 
 
 def files() -> tuple[Path, Path]:
@@ -56,41 +44,6 @@ def files() -> tuple[Path, Path]:
             write(unfinished)
             unfinished.rename(path)
     return model, mmproj
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: the free cores")
-    arguments = parser.parse_args()
-    model, mmproj = files()
-    settings = Settings().with_values(
-        {
-            "model.path": str(model),
-            "mmproj.path": str(mmproj),
-            "engine.n_threads": arguments.threads,
-            # random weights have no opinion: at this temperature some of their answers hold boxes
-            "sampling.temperature": 2.0,
-            "sampling.min_p": 0.0,
-            "sampling.seed": 5,
-        }
-    )
-    started = time.perf_counter()
-    with LlamaVlm(settings) as vlm:
-        print(f"loaded in {time.perf_counter() - started:.2f} s")
-        print(f"{'size':>9} {'image':>6} {'text':>5} {'encode':>8} {'prefill':>8} {'a token':>8}  boxes")
-        for width, height in ((256, 128), (256, 256), (384, 256), (512, 512)):
-            frame = World(seed=0, width=width, height=height).snapshot(0).frame
-            image = ImagePlan(width, height)
-            words = vlm.describe(frame, ask(CAPTION), FramePlan(image, CAPTION_TOKENS)).usage
-            boxes = vlm.describe(frame, detect(DIALECTS["bbox"], LABELS, closed=True), FramePlan(image, 100))
-            print(
-                f"{width:>5}x{height} {words.image_tokens:>5} {boxes.usage.text_tokens:>5} "
-                f"{1000 * words.encode_s:>5.0f} ms {1000 * boxes.usage.prefill_s:>5.0f} ms "
-                f"{1000 * words.decode_s / max(1, words.decode_calls):>5.1f} ms  "
-                f"{boxes.text.count('{')} objects in {boxes.usage.answer_tokens} tokens, "
-                f"{boxes.usage.decode_calls} steps, {1000 * boxes.usage.decode_s:.0f} ms"
-            )
-    print(f"memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 # --- the language model --------------------------------------------------------------------------------
@@ -290,7 +243,3 @@ def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=True)
     writer.close()
-
-
-if __name__ == "__main__":
-    main()

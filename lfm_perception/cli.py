@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -277,6 +278,57 @@ def replay(
 
         summary = play(Plan(bag, topic, pace, loops, frames), chosen, out, node=node, advance=advance)
     print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    seconds: Annotated[float, typer.Option(min=1.0, max=86400.0, help="How long.")] = 60.0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the camera's picture.")] = "640x480",
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+) -> None:
+    """Measure how fast a model is on this machine, with pictures of the demo world.
+
+    The folder then holds `bench.html` (stages, percentiles, sustained rate, temperature and power where the
+    board tells) and `bench.json`. Some minutes show whether the machine keeps its speed when it is warm.
+    """
+    from lfm_perception.media.bench import bench as measure
+    from lfm_perception.media.bench import measures, write_page
+    from lfm_perception.perception import open_perception
+
+    if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
+        raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")
+    width, height = map(int, match.groups())
+    chosen = _chosen_settings(settings, set_ or [], None, 0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PerceptionError(f"{out} cannot be made: {(error.strerror or str(error)).lower()}") from error
+    with _stop_signals() as stop, _steps() as progress:
+        task = progress.add_task("loading the model", total=1.0)
+
+        def advance(share: float) -> bool:
+            progress.update(task, description="looking", completed=share)
+            return not stop.number
+
+        with open_perception(chosen) as perception:
+            looks = measure(perception, width, height, seconds, advance)
+    if len(looks) < 2:
+        raise typer.Exit(128 + stop.number)
+    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": _versions()}
+    file = json.dumps({**measures(looks), "camera": size, "system": platform.platform(), **about}, indent=2)
+    (out / "bench.json").write_text(file + "\n")
+    model = "the demo model" if about["model"]["demo"] else about["model"]["model"]["file"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    lines = {"model": model, "camera": size, "system": platform.platform(), "versions": versions}
+    write_page(out / "bench.html", looks, lines)
+    print(f"{len(looks) / looks[-1].at_s:.2f} looks per second; results in {out}: open {out / 'bench.html'}")
     if stop.number:
         raise typer.Exit(128 + stop.number)
 

@@ -115,11 +115,11 @@ class LiveStatus:
     """What happened since the start, as diagnostics need it.
 
     Frames: `received` were offered, of which `looked` at, `dropped` for a newer one, `gated` while
-    switched off, `refused` by reason (stamps), `failed` by the kind of error (decoding, the model).
-    `rejects` counts objects in answers that were dropped, by reason. `input_hz`: of frames that were not
-    refused, over the last two seconds. `camera_silence_s`: since the last of them; `answer_age_s`: since
-    the last answer; both since the start where there was none. `latency_p50_s`, `latency_p95_s`: from
-    offer to answer.
+    switched off or because the gate was closed, `refused` by reason (stamps), `failed` by the kind of error
+    (decoding, the model). `rejects` counts objects in answers that were dropped, by reason. `input_hz`: of
+    frames that were not refused, over the last two seconds. `camera_silence_s`: since the last of them;
+    `answer_age_s`: since the last answer; both since the start where there was none. `latency_p50_s`,
+    `latency_p95_s`: from offer to answer.
     """
 
     enabled: bool
@@ -352,6 +352,10 @@ class LivePerception(Generic[T]):
         if caption:
             self._perception.caption_next()
         frame = self._decode(offered.item)
+        if not self._questions and not self._perception.wants(frame):
+            with self._lock:
+                self._gated += 1
+            return
         scene = self._perception.look(frame)
         answered = time.monotonic()
         with self._lock:

@@ -7,18 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from lfm_perception.planning.image_plan import TILE_TOKENS, ImageLimits, ImagePlan, plan_image
+from lfm_perception.geometry import iou_matrix, stack
+from lfm_perception.planning.gate import Gate
+from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.planning.planner import Planner
 from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
-from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings
+from lfm_perception.settings import Settings
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.camera import CameraMotion
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import FramePlan, Vlm, open_vlm
-from lfm_perception.vlm.prompts import Prompt, ask, detect
-
-IMAGE_SHARE = 0.75
-"""Most of `budget.tokens` that the image may take; the answer keeps the rest, or one object at least."""
+from lfm_perception.vlm.prompts import Draft, Prompt, ask, detect
 
 LOW_SCORE = "low score"
 """The reject of a detection below `detect.min_score`."""
@@ -37,6 +38,7 @@ class Perception:
         self._tracker = tracker
         self._tracker_lock = threading.Lock()
         self._camera = CameraMotion()
+        self._planner, self._gate = Planner(settings), Gate(settings.gate)
         self._adopt(settings)
         self.reset()
 
@@ -53,7 +55,8 @@ class Perception:
         self._settings = settings
         self._detect = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
         self._caption = ask(Prompt(settings.caption.prompt))
-        self._limits = _image_limits(settings)
+        self._planner.change(settings)
+        self._gate.change(settings.gate)
 
     def reset(self) -> None:
         """Forget tracks and caption."""
@@ -63,24 +66,37 @@ class Perception:
         self._caption_text: str | None = None
         self._caption_ns: int | None = None
         self._caption_wanted = False
+        self._named: tuple[Detection, ...] = ()
+        self._gate.reset()
+        self.plan: FramePlan | None = None
+        """What was planned for the frame looked at last."""
+
+    def wants(self, frame: Frame) -> bool:
+        """Whether a frame is worth looking at (`planning.gate`). `look` looks at any frame."""
+        return self._caption_wanted or self._gate.opens(frame, time.monotonic())
 
     def look(self, frame: Frame) -> Scene:
         """Have the model look at a frame; it describes the scene in words too when that is due.
 
         Raises PerceptionError when the frame cannot be shown to the model or the model fails.
         """
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.monotonic()
         if self._newest_ns is not None and frame.stamp_ns < self._newest_ns:
             self.reset()
         self._newest_ns = frame.stamp_ns
 
-        image = plan_image(frame.width, frame.height, self._limits)
-        plan = self._plan(image, self._settings.detect.max_tokens, 0, started)
+        self._planner.measure(self._vlm, self._detect)
+        wanted = self._settings.detect.max_tokens
+        plan = self._planner.first(frame.width, frame.height, wanted, time.perf_counter() - started)
+        self.plan = plan = replace(plan, draft=self._draft(frame.stamp_ns))
         answer = self._vlm.describe(frame, self._detect, plan)
+        self._planner.learn(plan.image, answer.usage)
+        self._named = answer.detections
         detections, rejects = self._accepted(answer)
         with self._tracker_lock:
             rejects.update(self._tracker.update(detections, frame.stamp_ns / 1e9))
-        caption_usage = self._describe(frame, image, answer.usage.answer_tokens, started)
+        caption_usage = self._describe(frame, plan.image, answer.usage.answer_tokens, started)
+        self._gate.looked(frame, began, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
@@ -106,14 +122,17 @@ class Perception:
 
         Raises PerceptionError when the question cannot be asked or the model fails.
         """
-        image = plan_image(frame.width, frame.height, self._limits)
-        plan = self._plan(image, self._settings.caption.max_tokens, 0, time.perf_counter())
+        wanted = self._settings.caption.max_tokens
+        if self.plan is not None and frame.stamp_ns == self._newest_ns:  # what was read of it is still there
+            plan = self._planner.further(self.plan.image, wanted, 0, 0.0)
+        else:
+            plan = self._planner.first(frame.width, frame.height, wanted, 0.0)
         return self._vlm.describe(frame, ask(Prompt(question)), plan).text.strip()
 
     def watch(self, frame: Frame) -> None:
         """See from a camera frame how the camera moves, whether or not the model looks at the frame.
 
-        Every frame in order, or none; it takes a millisecond.
+        Every frame in order, or none; it takes a few milliseconds.
         """
         if self._settings.tracker.camera_motion == "off":
             return
@@ -129,12 +148,18 @@ class Perception:
         with self._tracker_lock:
             return self._tracker.predict(stamp_ns / 1e9)
 
-    def _plan(self, image: ImagePlan, wanted_tokens: int, spent_tokens: int, started: float) -> FramePlan:
-        """What is left of the frame's budgets for one answer of at most `wanted_tokens`."""
-        tokens, latency_s = self._settings.budget.tokens, self._settings.budget.latency
-        left = tokens - image.tokens - spent_tokens if tokens else wanted_tokens
-        deadline_s = latency_s - (time.perf_counter() - started) if latency_s else None
-        return FramePlan(image, min(wanted_tokens, left), deadline_s)
+    def _draft(self, stamp_ns: int) -> Draft | None:
+        """The objects that the next answer will probably name: the tracks, where they are at that stamp.
+
+        In the order of the last answer, for a model keeps to one; what was not in it comes last.
+        """
+        tracks = self.tracks(stamp_ns)
+        if not tracks:
+            return None
+        overlap = iou_matrix(stack(t.box for t in tracks), stack(d.box for d in self._named))
+        places = [int(row.argmax()) if row.any() else len(row) for row in overlap]
+        ordered = sorted(zip(places, tracks, strict=True), key=lambda pair: pair[0])
+        return tuple((track.label, track.box) for _, track in ordered)
 
     def _accepted(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
         """The detections that score high enough, and all rejects by reason."""
@@ -153,7 +178,8 @@ class Perception:
         )
         if not due and not self._caption_wanted:
             return None
-        plan = self._plan(image, settings.max_tokens, spent_tokens, started)
+        elapsed_s = time.perf_counter() - started
+        plan = self._planner.further(image, settings.max_tokens, spent_tokens, elapsed_s)
         if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
             return None
         answer = self._vlm.describe(frame, self._caption, plan)
@@ -173,15 +199,3 @@ def open_perception(settings: Settings) -> Iterator[Perception]:
         yield Perception(settings, vlm, KalmanTracker(settings.tracker))
     finally:
         vlm.close()
-
-
-def _image_limits(settings: Settings) -> ImageLimits:
-    """The image settings, tightened so that the token budget leaves room for an answer."""
-    image, budget = settings.image, settings.budget.tokens
-    max_tokens, max_tiles = image.max_tokens, image.max_tiles
-    if budget:
-        room = max(image.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * IMAGE_SHARE)))
-        max_tokens = min(max_tokens, room)
-        beside_tiles = max_tokens if image.thumbnail else 0
-        max_tiles = min(max_tiles, max(1, (room - beside_tiles) // TILE_TOKENS))
-    return ImageLimits(image.min_tokens, max_tokens, max_tiles, image.splitting, image.thumbnail)

@@ -148,6 +148,22 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GateSettings:
+    """Which frames the model looks at; tracks fill the gaps."""
+
+    difference: float = _knob(
+        0.0,
+        "change of the picture below which a frame is not looked at, of 1 for black to white; 0: all are",
+        low=0.0,
+        high=1.0,
+    )
+    longest: float = _knob(
+        1.0, "an unchanged scene is looked at again after this", unit="s", low=0.0, high=3600.0
+    )
+    duty: float = _knob(1.0, "most of the time that the model may work", low=0.01, high=1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class DetectSettings:
     """What is looked for, and how it is asked."""
 
@@ -156,7 +172,13 @@ class DetectSettings:
     )
     dialect: str = _knob("bbox", "way of asking for boxes: bbox, bbox_2d, or a name under 'dialects'")
     closed: bool = _knob(False, "the answer may hold no name but detect.labels")
-    max_tokens: int = _knob(512, "longest answer; whole objects are kept", unit="tokens", low=16, high=4096)
+    max_tokens: int = _knob(
+        512,
+        "longest answer; whole objects are kept",
+        unit="tokens",
+        low=ONE_OBJECT_TOKENS,
+        high=4096,
+    )
     coordinates: str = _knob(
         "mean",
         "mean: boxes from the model's probabilities of the numbers; printed: from the printed numbers",
@@ -280,6 +302,7 @@ class Settings:
     image: ImageSettings = ImageSettings()
     sampling: SamplingSettings = SamplingSettings()
     budget: BudgetSettings = BudgetSettings()
+    gate: GateSettings = GateSettings()
     detect: DetectSettings = DetectSettings()
     caption: CaptionSettings = CaptionSettings()
     tracker: TrackerSettings = TrackerSettings()

@@ -149,6 +149,20 @@ def test_settings_come_from_a_file_and_options_change_them(command: Command, tmp
     assert scene["usage"]["detect"]["image_tokens"] <= 64
 
 
+def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "bench"
+    result = command("bench", "--out", str(out), "--seconds", "1", "--size", "256x256")
+    assert result.code == 0, result.err
+    found = json.loads((out / "bench.json").read_text())
+    assert found["looks"] >= 2
+    assert found["looks_per_s"] > 0.0
+    assert found["latency_ms"]["look"]["p50"] >= found["latency_ms"]["decode"]["p50"] > 0.0
+    assert found["image_tokens"] == 64
+    page = (out / "bench.html").read_text()
+    assert f"{found['looks_per_s']:.2f} looks per second" in page
+    assert page.count("http") == 0
+
+
 def test_help_and_version_are_there(command: Command) -> None:
     helped = command("run", "--help")
     assert helped.code == 0

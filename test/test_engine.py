@@ -12,19 +12,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import stack
+from lfm_perception.geometry import Box, stack
 from lfm_perception.planning.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError, FramePlan
+from lfm_perception.vlm.context import Stop
+from lfm_perception.vlm.foresight import LONGEST_RUN
 from lfm_perception.vlm.gguf import check_pair, read
 from lfm_perception.vlm.llama import LlamaVlm
 from lfm_perception.vlm.prompts import (
@@ -105,6 +110,101 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(vlm: LlamaVlm) -> No
     vlm.describe(noise(seed=4), detect(BBOX_2D, ("cone",)), SMALL)
     again = vlm.describe(noise(seed=2), FIND, SMALL)
     assert (again.text, again.detections) == (first.text, first.detections)
+
+
+# --- drafts and branches change the time, never the answer ------------------------------------------------
+
+BOXES = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).map(
+    lambda sides: Box(min(sides[:2]), min(sides[2:]), max(sides[:2]), max(sides[2:]))
+)
+ABSURD = st.lists(st.tuples(st.sampled_from((*FIND.labels, "dragon", 'a "\\')), BOXES), max_size=9).map(tuple)
+WORLD = World(seed=1, width=256, height=256, fps=10.0)
+
+
+@pytest.fixture(scope="module")
+def sampling() -> Iterator[LlamaVlm]:
+    """The demo model with the default sampling: a temperature, min_p and a penalty."""
+    with LlamaVlm(Settings().with_values({"sampling.temperature": 0.7})) as loaded:
+        yield loaded
+
+
+@settings(max_examples=8)
+@given(number=st.integers(0, 300), dialect=st.sampled_from((BBOX, BBOX_2D)), closed=st.booleans(),
+       sampled=st.booleans(), size=st.sampled_from(((256, 256), (512, 320))), data=st.data())  # fmt: skip
+def test_whatever_is_drafted_the_answer_is_the_same(
+    vlm: LlamaVlm, sampling: LlamaVlm, number: int, dialect: Dialect, closed: bool, sampled: bool,
+    size: tuple[int, int], data: st.DataObject,
+) -> None:  # fmt: skip
+    model = sampling if sampled else vlm
+    frame, question = WORLD.snapshot(number).frame, detect(dialect, FIND.labels, closed=closed)
+    plan = FramePlan(ImagePlan(*size), 250)
+    plain = model.describe(frame, question, plan)
+    right = tuple((found.label, found.box) for found in plain.detections)
+    partial = data.draw(st.permutations(right))[: data.draw(st.integers(0, len(right)))]
+    for draft in (right, tuple(partial), data.draw(ABSURD), right + data.draw(ABSURD), ()):
+        drafted = model.describe(frame, question, replace(plan, draft=draft))
+        assert drafted.text == plain.text
+        assert [found.label for found in drafted.detections] == [found.label for found in plain.detections]
+        for found, expected in zip(drafted.detections, plain.detections, strict=True):
+            assert found.box.xyxy == pytest.approx(expected.box.xyxy, abs=1e-6)
+            assert found.score == pytest.approx(expected.score, abs=1e-5)
+
+
+def test_runs_give_the_numbers_of_one_token_after_the_other(vlm: LlamaVlm) -> None:
+    """Beyond 256 tokens a single token is computed another way, unless there is only one thread."""
+    engine = vlm._engine
+
+    def check() -> None:
+        rng = np.random.default_rng(0)
+        engine.context.begin(Stop())
+        for length in (100, 300, 600):
+            prompt = [tuple(rng.integers(500, len(engine.vocabulary.pieces), length).tolist())]
+            tokens = rng.integers(500, len(engine.vocabulary.pieces), 64).tolist()
+            engine.context.use_threads(1)
+            engine.context.prompt(prompt)
+            single = []
+            for token in tokens:
+                row = engine.context.step(token)
+                assert row is not None
+                single.append(row.copy())
+            for threads in (1, 2):
+                engine.context.use_threads(threads)
+                engine.context.prompt(prompt)
+                start = 0
+                while start < len(tokens):
+                    right = tokens[start : start + int(rng.integers(1, LONGEST_RUN))]
+                    wrong = rng.integers(500, len(engine.vocabulary.pieces), 9).tolist()
+                    assert engine.context.answer(start, [right[0], *wrong], [0, len(wrong)])
+                    places = sorted({0, len(right) // 2, len(right) - 1})
+                    rows = engine.context.answer(start, right, places)
+                    assert rows is not None
+                    for place, row in zip(places, rows, strict=True):
+                        assert np.array_equal(row, single[start + place])
+                    start += len(right)
+
+    vlm._thread.submit(check).result()
+    vlm._thread.submit(engine.context.use_threads, engine.pace.threads).result()
+
+
+def test_a_right_draft_needs_fewer_calls(vlm: LlamaVlm) -> None:
+    frame = WORLD.snapshot(0).frame
+    plain = vlm.describe(frame, FIND, SMALL)
+    right = tuple((found.label, found.box) for found in plain.detections)
+    assert len(right) > 2
+    calls = [vlm.describe(frame, FIND, replace(SMALL, draft=right)).usage.decode_calls for _ in range(4)]
+    assert calls[-1] < plain.usage.decode_calls < plain.usage.answer_tokens / 2
+
+
+def test_another_question_reads_its_own_text_only(vlm: LlamaVlm) -> None:
+    frame = noise(512, 512)
+    plan = FramePlan(ImagePlan(512, 512), 3)
+    alone = vlm.describe(frame, ask(CAPTION), plan)
+    vlm.describe(noise(seed=9), FIND, SMALL)
+    first = vlm.describe(frame, FIND, plan)
+    second = vlm.describe(frame, ask(CAPTION), plan)
+    assert second.text == alone.text
+    assert second.usage.encode_s < first.usage.encode_s / 10
+    assert second.usage.prefill_s < first.usage.prefill_s / 2
 
 
 LARGE_CAPTION = FramePlan(plan_image(640, 480, ImageLimits(32, 256)), 30)

@@ -47,12 +47,12 @@ def test_a_scene_says_what_the_model_saw_and_what_it_cost(vlm: LlamaVlm) -> None
 
 
 def test_a_caption_is_asked_for_when_it_is_due_and_kept_until_then(vlm: LlamaVlm) -> None:
-    looking = perception(vlm, caption__period=1.0, detect__max_tokens=16)
+    looking = perception(vlm, caption__period=1.0, detect__max_tokens=32)
     scenes = [looking.look(frame(seconds)) for seconds in (0.0, 0.5, 1.0)]
     assert [scene.caption_usage is not None for scene in scenes] == [True, False, True]
     assert [scene.caption_stamp_ns for scene in scenes] == [0, 0, 10**9]
     assert scenes[1].caption == scenes[0].caption != ""
-    silent = perception(vlm, caption__enabled=False, detect__max_tokens=16).look(frame())
+    silent = perception(vlm, caption__enabled=False, detect__max_tokens=32).look(frame())
     assert (silent.caption, silent.caption_stamp_ns, silent.caption_usage) == (None, None, None)
 
 

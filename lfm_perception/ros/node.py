@@ -101,8 +101,9 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return SUCCESS
 
     def bring_up(self) -> None:
-        """Configure and activate, if the parameters say so. Not left to others: after a crash they may still
-        talk to the process that died.
+        """Configure and activate, if `node.autostart` says so.
+
+        Who does that from outside may still talk to the process before, for some seconds after it crashed.
         """
         if self.get_parameter("node.autostart").value and self.trigger_configure() == SUCCESS:
             self.trigger_activate()

@@ -1,8 +1,8 @@
 """What a configured node has: the model, what is known, and the topics. Made by configure, ended by cleanup.
 
 A callback only translates and hands on. What arrives at camera rate stays serialized, of which only the
-head is read; pixels are touched for frames that the model looks at, on the thread `perception`. Drawing has
-a thread of its own, and work only while somebody watches.
+head is read. Pixels are touched on other threads: `perception` for the frames that the model looks at,
+`camera motion` for all it can follow, `overlay` while somebody watches.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ class Session:
         self._overlay = _NewestThread[_Drawing](
             "overlay", lambda drawing: self._pictures.publish(painter.paint(drawing)), complain
         )
+        self._watching = _NewestThread[bytes](
+            "camera motion", lambda raw: self._live.watch(self._decode(raw)), complain
+        )
         # Not the node's clock: diagnostics come also while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(settings.node.diagnostics_period, self._diagnose, clock=steady)
@@ -139,6 +142,7 @@ class Session:
         self.stop()
         self._vlm.close()
         self._overlay.close()
+        self._watching.close()
         self._jumps.unregister()
         self._node.destroy_timer(self._timer)
         for publisher in (
@@ -163,6 +167,8 @@ class Session:
         if head.width and head.height:
             self._size = head.width, head.height
         self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
+        if self._settings.tracker.camera_motion != "off":
+            self._watching.put(raw)
         if self._pictures.get_subscription_count():
             self._overlay.put(_Drawing(raw, known, self._live.scene, self._live.latency_s))
 

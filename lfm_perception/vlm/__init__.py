@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import ImagePlan
 from lfm_perception.scene import Answer, Frame
-from lfm_perception.vlm.prompts import Question
+from lfm_perception.vlm.prompts import Draft, Question
 
 if TYPE_CHECKING:
     from lfm_perception.settings import Settings
@@ -19,12 +19,27 @@ if TYPE_CHECKING:
 class FramePlan:
     """What one question about one frame may cost, decided before any pixel is encoded.
 
-    `deadline_s` counts from the call of `describe`, in seconds; None: no deadline.
+    `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` are the objects
+    that the answer is expected to hold, in the order in which it may name them; None: nothing is known. It
+    changes how soon the answer comes, and nothing in it. `expected_s` is what the answer will probably take,
+    None where nobody asked; `fits` is False when that is more than the budget has left.
     """
 
     image: ImagePlan
     answer_tokens: int
     deadline_s: float | None = None
+    draft: Draft | None = None
+    expected_s: float | None = None
+    fits: bool = True
+
+    def __str__(self) -> str:
+        image = self.image
+        tiles = f" in {image.columns}x{image.rows} tiles" if image.tiled else ""
+        time = "" if self.expected_s is None else f", about {self.expected_s:.3f} s"
+        return (
+            f"{image.width}x{image.height}{tiles}, {image.tokens} image tokens, "
+            f"at most {self.answer_tokens} answer tokens{time}{'' if self.fits else ', too slow'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ rest).
 
 The image is prepared here (`planning.image_plan`) and given to mtmd picture by picture, so that size,
 tiles and markers are exactly the planned ones; the text around it is tokenized here, so that words from
-outside are never more than words. The picture's embeddings are kept until another frame comes: a second
-question about the same frame does not encode it again. A later prefix cache, drafts and batches belong
-between `_Engine.prefill` and `_Engine.step`.
+outside are never more than words. The picture's embeddings are kept until another frame comes, and the
+language model's memory of them (`context`): a second question about the same frame costs its own text and
+answer only.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
@@ -33,10 +32,23 @@ from lfm_perception.scene import Answer, Frame, Image, Usage
 from lfm_perception.settings import EngineSettings, Settings
 from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf
 from lfm_perception.vlm.answers import parse
+from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
 from lfm_perception.vlm.cores import CoreWatch
-from lfm_perception.vlm.decoding import Grammar, Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.decoding import Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.foresight import Foresight
+from lfm_perception.vlm.grammar import Grammar
 from lfm_perception.vlm.native import failure, keep_quiet, llama_cpp, mtmd_cpp
-from lfm_perception.vlm.prompts import IMAGE_END, IMAGE_START, THUMBNAIL, Question, Special, converse, tile
+from lfm_perception.vlm.pace import Pace
+from lfm_perception.vlm.prompts import (
+    IMAGE_END,
+    IMAGE_START,
+    THUMBNAIL,
+    Dialect,
+    Question,
+    Special,
+    converse,
+    tile,
+)
 from lfm_perception.vlm.vocabulary import Vocabulary
 
 LARGEST_PICTURE = 1024
@@ -66,7 +78,7 @@ class LlamaVlm:
         gguf.check_pair(
             model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256
         )
-        self._jobs: set[_Stop] = set()
+        self._jobs: set[Stop] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         try:
             self._engine = self._thread.submit(_Engine, model, mmproj, settings).result()
@@ -78,7 +90,7 @@ class LlamaVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`."""
-        stop = _Stop()
+        stop = Stop()
         self._jobs.add(stop)
         try:
             job = self._submit(frame, question, plan, stop)
@@ -113,7 +125,7 @@ class LlamaVlm:
     ) -> None:
         self.close()
 
-    def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: _Stop) -> Future[Answer]:
+    def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: Stop) -> Future[Answer]:
         try:
             return self._thread.submit(self._engine.answer, frame, question, plan, stop)
         except RuntimeError as error:
@@ -126,41 +138,19 @@ def _free(thread: ThreadPoolExecutor, engine: _Engine) -> None:
     thread.shutdown(wait=False)
 
 
-class _Stop:
-    """A request to stop, which llama.cpp looks at before every operation.
-
-    It calls C's `strlen` on the flag, which is 0 for an empty text and 1 for one letter: a callback in
-    Python would wait for the interpreter's lock hundreds of times in every step.
-    """
-
-    check = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
-
-    def __init__(self) -> None:
-        self.flag = ctypes.create_string_buffer(2)
-        self.cancelled = False
-
-    def request(self, *, cancelled: bool = False) -> None:
-        self.cancelled |= cancelled
-        self.flag[0] = b"x"
-
-    @property
-    def requested(self) -> bool:
-        return bool(self.flag.value)
-
-
-_Embeddings = NDArray[np.float32]
-"""What the language model sees of a picture: shape (image tokens, width)."""
-
-
 class _Engine:
     """Everything that lives on the inference thread."""
 
+    vocabulary: Vocabulary
+    pace: Pace
+    _width: int
+
     def __init__(self, model: Path, mmproj: Path, settings: Settings) -> None:
-        self._model = self._context = self._vision = None
+        self._model = self._vision = None
+        self._context: Context | None = None
         self._sampling = settings.sampling
         self._means = settings.detect.coordinates == "mean"
-        self._seen: tuple[Frame, ImagePlan, list[_Embeddings]] | None = None
-        self._decode_calls = 0
+        self._seen: tuple[Frame, ImagePlan, list[Embeddings]] | None = None
         cores = CoreWatch()
         keep_quiet()
         try:
@@ -168,7 +158,7 @@ class _Engine:
         except BaseException:
             self.free()
             raise
-        self._grammar = lru_cache(maxsize=8)(partial(Grammar, self.vocabulary))
+        self._foresight = lru_cache(maxsize=8)(self._made_foresight)
 
     def _load(self, model: Path, mmproj: Path, settings: EngineSettings, cores: CoreWatch) -> None:
         llama_cpp.llama_backend_init()
@@ -183,23 +173,13 @@ class _Engine:
             self.vocabulary.special(special)
 
         threads = settings.n_threads or cores.free()
-        flash_attention = {"auto": -1, "off": 0, "on": 1}[settings.flash_attn]
-        context = llama_cpp.llama_context_default_params()
-        context.n_ctx = settings.n_ctx
-        context.n_batch = context.n_ubatch = settings.n_batch
-        context.n_outputs_max = 1  # `_feed` asks for the logits of one token; llama.cpp reserves for a batch
-        context.n_threads = context.n_threads_batch = threads
-        context.flash_attn_type = flash_attention
-        self._context = llama_cpp.llama_init_from_model(self._model, context)
-        if not self._context:
-            raise failure(f"llama.cpp cannot make a context of {settings.n_ctx} tokens for {model}")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._no_logits = (ctypes.c_int8 * settings.n_batch)()
+        self._context = Context(self._model, len(self.vocabulary.pieces), settings, threads)
+        self.pace = Pace(self._context, threads)
 
         vision = mtmd_cpp.mtmd_context_params_default()
         vision.use_gpu = settings.n_gpu_layers != 0
         vision.n_threads = threads
-        vision.flash_attn_type = flash_attention
+        vision.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
         vision.image_min_tokens, vision.image_max_tokens = 1, LARGEST_PICTURE
         vision.print_timings = False
         vision.warmup = False
@@ -209,15 +189,19 @@ class _Engine:
         if not mtmd_cpp.mtmd_support_vision(self._vision):
             raise PerceptionError(f"{mmproj} has no vision tower: give the mmproj file of {model.name}")
 
-    def answer(self, frame: Frame, question: Question, plan: FramePlan, stop: _Stop) -> Answer:
-        llama_cpp.llama_set_abort_callback(self._context, stop.check, stop.flag)
-        llama_cpp.llama_memory_clear(self._memory, False)
+    @property
+    def context(self) -> Context:
+        """What the language model has read."""
+        assert self._context is not None, "the engine has been freed"
+        return self._context
+
+    def answer(self, frame: Frame, question: Question, plan: FramePlan, stop: Stop) -> Answer:
         self._stop = stop
-        self._decode_calls = 0
+        self.context.begin(stop)
         try:
             return self._answer(frame, question, plan)
         except PerceptionError:
-            llama_cpp.llama_memory_clear(self._memory, True)  # with the numbers: NaN would spread from there
+            self.context.forget(numbers=True)
             raise
 
     def _answer(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
@@ -231,10 +215,10 @@ class _Engine:
 
         seen = self._see(frame, plan.image)
         times.append(time.perf_counter())
-        logits = self.prefill(before, markers, seen, after) if seen else None
+        logits = self.context.prompt(_parts(before, markers, seen, after)) if seen else None
         times.append(time.perf_counter())
-        prefill_calls = self._decode_calls
-        written = self._write(question, logits, plan.answer_tokens)
+        prompt_reads = self.context.reads
+        written = self._write(question, logits, plan)
         times.append(time.perf_counter())
         if self._stop.cancelled:
             raise CancelledError("the question was cancelled")
@@ -247,7 +231,7 @@ class _Engine:
             encode_s=encode_s,
             prefill_s=prefill_s,
             decode_s=decode_s,
-            decode_calls=self._decode_calls - prefill_calls,
+            decode_calls=self.context.reads - prompt_reads,
         )
         if question.dialect is None:
             return Answer(written.text, truncated=written.truncated, usage=usage)
@@ -260,56 +244,18 @@ class _Engine:
             usage=usage,
         )
 
-    def _write(self, question: Question, logits: Logits | None, limit: int) -> Written:
+    def _write(self, question: Question, logits: Logits | None, plan: FramePlan) -> Written:
         sampler = Sampler(self._sampling)
+        limit = plan.answer_tokens
         if question.dialect is None:
-            return write_words(self.vocabulary, logits, self.step, sampler, limit)
-        grammar = self._grammar(question.dialect, question.labels if question.closed else None)
-        return write_boxes(grammar, logits, self.step, sampler, limit)
+            return write_words(self.vocabulary, logits, self.context.step, sampler, limit)
+        foresight = self._foresight(question.dialect, question.labels if question.closed else None)
+        return write_boxes(foresight, logits, self.context.answer, sampler, limit, plan.draft)
 
-    def prefill(
-        self,
-        before: Sequence[int],
-        markers: Sequence[Sequence[int]],
-        seen: Sequence[_Embeddings],
-        after: Sequence[int],
-    ) -> Logits | None:
-        """Feed the prompt: text, pictures each with its marker, text. None when stopped."""
-        parts: list[Sequence[int] | _Embeddings] = [before]
-        for marker, embeddings in zip(markers, seen, strict=True):
-            parts += [marker, embeddings]
-        return self.step(after) if all(self._feed(part) for part in parts) else None
+    def _made_foresight(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Foresight:
+        return Foresight(Grammar(self.vocabulary, dialect, labels), self.pace.cost)
 
-    def step(self, tokens: Sequence[int]) -> Logits | None:
-        """Feed tokens; the logits after the last, valid until the next step. None when stopped."""
-        if not self._feed(tokens, logits=True):
-            return None
-        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, shape=(len(self.vocabulary.pieces),))
-
-    def _feed(self, part: Sequence[int] | _Embeddings, *, logits: bool = False) -> bool:
-        """Decode tokens or embeddings, in batches that llama.cpp can take. False when stopped."""
-        largest = len(self._no_logits)
-        for begin in range(0, len(part), largest):
-            if self._stop.requested:
-                return False
-            piece = part[begin : begin + largest]
-            batch = llama_cpp.llama_batch(n_tokens=len(piece))
-            if isinstance(piece, np.ndarray):
-                batch.embd = piece.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # type: ignore[assignment]
-            else:
-                batch.token = (llama_cpp.llama_token * len(piece))(*piece)
-            if not logits or begin + largest < len(part):
-                batch.logits = self._no_logits
-            code = llama_cpp.llama_decode(self._context, batch)
-            self._decode_calls += 1
-            if code == _ABORTED:
-                return False
-            if code:
-                raise failure(f"llama.cpp could not compute a batch (code {code})")
-        return True
-
-    def _see(self, frame: Frame, plan: ImagePlan) -> list[_Embeddings] | None:
+    def _see(self, frame: Frame, plan: ImagePlan) -> list[Embeddings] | None:
         """The embeddings of the plan's pictures. None when stopped."""
         if self._seen and self._seen[0] is frame and self._seen[1] == plan:
             return self._seen[2]
@@ -322,7 +268,7 @@ class _Engine:
         self._seen = frame, plan, embeddings
         return embeddings
 
-    def _encode(self, picture: Image) -> _Embeddings:
+    def _encode(self, picture: Image) -> Embeddings:
         height, width = picture.shape[:2]
         planned = height // TOKEN_SIDE * (width // TOKEN_SIDE)
         if height % TOKEN_SIDE or width % TOKEN_SIDE or not 0 < planned <= LARGEST_PICTURE:
@@ -355,7 +301,7 @@ class _Engine:
 
     def _check_room(self, plan: FramePlan, text_tokens: int) -> None:
         needed = plan.image.tokens + text_tokens + plan.answer_tokens
-        room = llama_cpp.llama_n_ctx(self._context)
+        room = self.context.room
         if plan.answer_tokens < 1:
             raise PerceptionError(
                 f"the plan leaves {plan.answer_tokens} tokens for the answer: raise the budget"
@@ -373,14 +319,23 @@ class _Engine:
         if self._vision:
             mtmd_cpp.mtmd_free(self._vision)
         if self._context:
-            llama_cpp.llama_free(self._context)
+            self._context.free()
         if self._model:
             llama_cpp.llama_model_free(self._model)
         self._vision = self._context = self._model = None
 
 
-_ABORTED = 2
-"""llama_decode: the abort callback said so."""
+def _parts(
+    before: Sequence[int],
+    markers: Sequence[Sequence[int]],
+    seen: Sequence[Embeddings],
+    after: Sequence[int],
+) -> list[Part]:
+    """The prompt: text, pictures each with its marker, text."""
+    parts: list[Part] = [tuple(before)]
+    for marker, embeddings in zip(markers, seen, strict=True):
+        parts += [tuple(marker), embeddings] if marker else [embeddings]
+    return [*parts, tuple(after)]
 
 
 def _markers(plan: ImagePlan) -> list[tuple[Special, ...]]:

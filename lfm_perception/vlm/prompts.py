@@ -196,6 +196,10 @@ DIALECTS = {dialect.name: dialect for dialect in (BBOX, BBOX_2D)}
 CAPTION = Prompt(user="Describe the scene in one sentence.")
 
 
+Draft = tuple[tuple[str, Box], ...]
+"""The objects that an answer is expected to hold, in the order in which it is expected to name them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One request about one image. With a dialect the answer is a list of boxes, else free text.

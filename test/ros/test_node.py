@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -322,7 +323,12 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
 
 
 def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
+    def ours() -> Counter[str]:
+        names = ("perception", "model watch", "overlay", "camera motion")
+        return Counter(thread.name for thread in threading.enumerate() if thread.name in names)
+
     with robot() as started:
+        threads = ours()
         assert started.state() == "unconfigured"
         for _ in range(2):
             assert started.change(Transition.TRANSITION_CONFIGURE)
@@ -336,7 +342,7 @@ def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
             assert started.change(Transition.TRANSITION_CLEANUP)
             assert not Path(f"/proc/{worker}").exists()
             started.heard.clear()
-        assert not {"perception", "model watch", "overlay"} & {t.name for t in threading.enumerate()}
+        assert ours() == threads
         assert started.change(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
 
 

@@ -1,0 +1,190 @@
+"""Reading ahead: which tokens are worth feeding to the model before they are decided.
+
+A run of tokens costs the model little more than one token. So where a decision can be guessed, the guess
+and what follows it go into the same run as what is known, and the run's logits decide. A wrong guess
+costs some time; it never changes the answer, for every token is drawn from the logits after the true
+tokens before it.
+
+Guesses come from a draft (the objects that are expected, with their boxes) and from the form of the
+answer itself: most often there is a further object, and a coordinate begins with 0. How often a guess
+has been right at each place of the automaton is remembered, also where nothing was fed ahead, and with the
+measured cost of a run decides how far to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lfm_perception.geometry import Box
+from lfm_perception.vlm.grammar import Grammar, State
+from lfm_perception.vlm.prompts import Draft
+
+SHORTEST_RUN, LONGEST_RUN, EXACT_ROWS = 2, 63, 7
+"""Tokens of a run, and places of it with logits, for which llama.cpp gives the same numbers bit for bit,
+however the tokens are divided into runs and whatever the number of threads. A single token is computed
+another way (beyond 256 tokens the threads divide its attention), and so are 64 (attention in tiles)."""
+
+MOST_ROWS = 32
+"""Places of one run at which logits are had. From 8 on the last matrix, and only that, is computed another
+way: the logits then differ by rounding, and `decoding` looks again where that could matter."""
+
+_TRUST = 0.75
+"""How often a guess is right at a place where none has been compared yet."""
+
+_MEMORY = 1 / 12
+"""Weight of the latest guess in the average at its place: a few frames."""
+
+_HOPELESS = 0.02
+"""Where the guesses are right together with a lower probability, there is no need to look further."""
+
+
+class Foresight:
+    """Guesses for the answers of one grammar, and what was learnt about them.
+
+    `cost(n)` are the seconds of a run of n tokens.
+    """
+
+    def __init__(self, grammar: Grammar, cost: Callable[[int], float]) -> None:
+        self.grammar = grammar
+        self._cost = cost
+        self._trust: dict[tuple[State, bool], float] = {}
+        names = grammar.labels or ("object", "area")
+        one, other = (names[0], Box(0.1, 0.2, 0.3, 0.4)), (names[-1], Box(0.5, 0.6, 0.7, 0.8))
+        course, second = self._course(one), self._course(other)
+        self._form = {place: token for place, token in course.items() if second.get(place) == token}
+        """What is guessed without a draft: the tokens on which all objects agree."""
+        self._first, self._none = _fork(grammar, [one], [])
+        self._further, self._end = _fork(grammar, [one, one], [one])
+
+    def expect(self, draft: Draft | None) -> Expectation:
+        """What is expected at the beginning of an answer. Objects the grammar cannot write end early."""
+        courses = None if draft is None else tuple(self._course(found) for found in draft)
+        return Expectation(courses, (0.0,) * len(draft or ()))
+
+    def guess(self, place: State, expected: Expectation) -> int | None:
+        """The token expected at a place."""
+        if expected.courses is None:
+            return self._form.get(place)
+        if place is self._first and not expected.courses:
+            return self._none
+        if place is self._further and len(expected.courses) < 2:
+            return self._end
+        return (expected.nearest or self._form).get(place)
+
+    def after(self, place: State, token: int, expected: Expectation) -> Expectation:
+        """What is expected once a token is chosen at a place."""
+        if not expected.courses:
+            return expected
+        return expected.without_nearest() if place is self._further else expected.seen(place, token)
+
+    def note(self, place: State, token: int, expected: Expectation) -> None:
+        """Learn from a decision how good the guess was."""
+        guess = self.guess(place, expected)
+        if guess is not None:
+            trust = self._trust_in(place, expected)
+            self._trust[place, expected.courses is None] = trust + _MEMORY * ((guess == token) - trust)
+
+    def ahead(
+        self, place: State, expected: Expectation, known: int, room: int
+    ) -> tuple[list[int], list[int]]:
+        """Tokens to feed after `known` ones, at most `room`, and the numbers of those with a decision after.
+
+        The tokens lead from `place` on and are those for which the time saved, on average, is greatest.
+        """
+        tokens: list[int] = []
+        decisions: list[int] = []
+        best, best_gain = (0, 0), 0.0
+        saved, chance = 0.0, 1.0
+        while len(decisions) < MOST_ROWS - 1 and chance > _HOPELESS:
+            token = self.guess(place, expected)
+            if token is None:
+                break
+            right = self._trust_in(place, expected)
+            expected = self.after(place, token, expected)
+            run, place = _forced(place, token)
+            length = known + len(tokens)
+            if not place.allowed.size or len(tokens) + len(run) > min(room, LONGEST_RUN - known):
+                break
+            alone = self._cost(len(run))
+            # right: the run needs no call of its own; wrong: what was right is read again
+            saved += chance * (right * alone - (1.0 - right) * (self._cost(length + len(run)) - alone))
+            chance *= right
+            tokens += run
+            decisions.append(len(tokens) - 1)
+            gain = saved - (self._cost(known + len(tokens)) - self._cost(known))
+            if gain > best_gain or known + best[0] < SHORTEST_RUN:
+                best, best_gain = (len(tokens), len(decisions)), gain
+        return tokens[: best[0]], decisions[: best[1]]
+
+    def _trust_in(self, place: State, expected: Expectation) -> float:
+        return self._trust.get((place, expected.courses is None), _TRUST)
+
+    def _course(self, found: tuple[str, Box]) -> Course:
+        course: dict[State, int] = {}
+        for place, token in self.grammar.walk([found, found]):  # as the first object, and as a further one
+            course.setdefault(place, token)
+        return course
+
+
+Course = Mapping[State, int]
+"""The tokens in which an object is written, by the places at which they are chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The objects of a draft that are not written yet; `courses` is None without a draft.
+
+    `apart` says how far each is from what is already written of the object in progress.
+    """
+
+    courses: tuple[Course, ...] | None
+    apart: tuple[float, ...]
+
+    @property
+    def nearest(self) -> Course | None:
+        """The object that is probably in progress."""
+        return self.courses[self._nearest] if self.courses else None
+
+    def seen(self, place: State, token: int) -> Expectation:
+        """After a token of the object in progress was chosen."""
+        pairs = zip(self.courses or (), self.apart, strict=True)
+        return replace(self, apart=tuple(far + _apart(place, token, each) for each, far in pairs))
+
+    def without_nearest(self) -> Expectation:
+        """After the object in progress was finished."""
+        done = self._nearest
+        left = tuple(course for number, course in enumerate(self.courses or ()) if number != done)
+        return Expectation(left, (0.0,) * len(left))
+
+    @property
+    def _nearest(self) -> int:
+        return self.apart.index(min(self.apart))
+
+
+def _apart(place: State, token: int, course: Course) -> float:
+    """0 where the object would be written alike, else the distance of the coordinates, or 1."""
+    expected = course.get(place, token)
+    if expected == token:
+        return 0.0
+    if token in place.sides and expected in place.sides:
+        return abs(place.sides[token] - place.sides[expected])
+    return 1.0
+
+
+def _forced(place: State, token: int) -> tuple[list[int], State]:
+    """The token and those that must follow it, and the next place with a decision, or the end."""
+    run = [token]
+    place = place.after(token)
+    while place.allowed.size == 1:
+        run.append(int(place.allowed[0]))
+        place = place.after(run[-1])
+    return run, place
+
+
+def _fork(
+    grammar: Grammar, longer: Sequence[tuple[str, Box]], shorter: Sequence[tuple[str, Box]]
+) -> tuple[State, int]:
+    """The place where two answers part, and the token that the shorter one takes there."""
+    pairs = zip(grammar.walk(longer), grammar.walk(shorter), strict=False)
+    return next((place, token) for (_, other), (place, token) in pairs if token != other)
