@@ -23,6 +23,8 @@ from lfm_perception.ros import transport
 PACKAGE = "lfm_perception"
 CONFIG = get_package_share_path(PACKAGE) / "config"
 RESPAWN_DELAY_S = 2.0
+ENDING_S = "20"
+"""Time to end after Ctrl-C; a model that is at work on busy cores has to finish its step."""
 
 REMAP_PRESETS = {
     "none": {},
@@ -111,6 +113,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
         respawn=LaunchConfiguration("use_respawn"),
         respawn_delay=RESPAWN_DELAY_S,
+        sigterm_timeout=ENDING_S,
     )
     rviz = Node(
         package="rviz2",

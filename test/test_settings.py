@@ -17,6 +17,7 @@ from lfm_perception.vlm.prompts import BBOX, BBOX_2D
 ROOT = Path(__file__).parent.parent
 NAMES = [knob.name for knob in describe()]
 PROFILES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config" / "perception.yaml"})
+SWITCHES = [knob.name for knob in describe() if {"on", "off"} <= set(knob.choices)]
 PAIR = {"model.path": "m.gguf", "mmproj.path": "v.gguf"}
 
 
@@ -313,7 +314,7 @@ def test_any_value_is_taken_exactly_or_refused_by_name(name: str, value: object)
         assert "\n" not in outcome
     else:
         expected = tuple(value) if isinstance(value, list) else value
-        if name == "engine.flash_attn" and isinstance(value, bool):
+        if isinstance(value, bool) and name in SWITCHES:
             expected = "on" if value else "off"
         assert outcome.values()[name] == expected
 
