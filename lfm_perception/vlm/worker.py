@@ -44,13 +44,13 @@ SILENCE_S = 1.25
 """A worker that was silent for so long hangs: stopped, or starved beyond use..."""
 
 START_S = 60.0
-"""...but its first sign of life may take this long: OpenCV, llama.cpp and CUDA come from a slow disk."""
+"""...but until it has loaded the model it may be silent for so long: the disk may be slow."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Between restarts that were of no use: doubled each time. An answer makes the next restart immediate."""
 
 NICENESS = 10
-"""The worker gives way on the processor: what is published at camera rate does not wait for the model."""
+"""The model gives way on the processor: what is published at camera rate does not wait for it."""
 
 END_S = 2.0
 """Time between the end of a worker's pipe and the end of the worker, for its exit code."""
@@ -264,7 +264,7 @@ class WorkerVlm:
                 return worker.how_it_ended()
             now = time.monotonic()
             if message is not None:
-                heard_s, patience_s = now, SILENCE_S
+                heard_s = now
             elif now - heard_s > patience_s:
                 return f"the model's process hangs: no sign of life for {now - heard_s:.1f} s"
             due_s = self._due_s
@@ -274,6 +274,7 @@ class WorkerVlm:
             if isinstance(message, _Loaded):
                 if message.error:
                     return message.error
+                patience_s = SILENCE_S
                 self._ready(worker, now - started_s)
             elif isinstance(message, _Answered):
                 with self._changed:
@@ -371,7 +372,6 @@ class _SharedMemory:
 def main(pipe_file: int, memory_file: int, parent: int) -> None:
     """Load the model and answer questions until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends this in its own time
-    os.nice(NICENESS)
     ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that took effect
         return
@@ -386,15 +386,19 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
                 os._exit(0)
 
     def beat() -> None:
+        awake.wait()
         while True:
             send(_Alive())
             time.sleep(HEARTBEAT_S)
 
-    # Here, because this process alone loads llama.cpp; and before the heart beats, because it would stand
-    # still meanwhile: Python holds its lock while it loads a library.
-    from lfm_perception.vlm.llama import LlamaVlm
-
+    # The heart gives way to nobody: a thread is as nice as the one that started it was then. It beats once
+    # the libraries are loaded, because Python holds its lock while it loads one.
+    awake = threading.Event()
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+    os.nice(NICENESS)
+    from lfm_perception.vlm.llama import LlamaVlm  # here, because no other process loads llama.cpp
+
+    awake.set()
     try:
         vlm = LlamaVlm(pipe.recv())
     except PerceptionError as error:
