@@ -56,8 +56,8 @@ SPREAD = (10.0, 4.0, 1.5)
 """Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
 
 LOGIT_SCALE = 1e-3
-"""Weight of the squared logarithm of the sum of all likelihoods, before they are divided by it. Probabilities do
-not depend on it, but a repetition penalty does: it divides logits, and must find them near 0."""
+"""Weight of the squared log-sum-exp of the logits. Probabilities do not depend on it, but a repetition
+penalty does: it divides logits, and must find them near 0."""
 
 COMMON_SIZES = ((256, 256),) * 3 + (
     *((320, 256), (256, 192), (384, 288), (384, 288), (512, 384), (512, 384), (320, 192), (256, 320)),

@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,11 @@ from lfm_perception.vlm.prompts import Question
 HEARTBEAT_S = 0.25
 """Time between two signs of life of the worker."""
 
-SILENCE_S = 1.25
-"""A worker that was silent for so long hangs: stopped, or starved beyond use..."""
+STOPPED_S = 1.25
+"""A worker that is stopped and was silent for so long hangs..."""
+
+SILENCE_S = 10.0
+"""...one that was silent for so long hangs in any case; before, others may have left it no processor..."""
 
 START_S = 60.0
 """...but until it has loaded the model it may be silent for so long: the disk may be slow."""
@@ -212,7 +216,12 @@ class WorkerVlm:
     def _show(self, frame: Frame) -> _Picture:
         """Put a frame where the worker sees it."""
         picture = _Picture(frame.height, frame.width, frame.stamp_ns, frame.frame_id)
-        self._memory.grow(picture.size)
+        try:
+            self._memory.grow(picture.size)
+        except OSError as error:
+            raise PerceptionError(
+                f"a frame of {picture.size:,} bytes cannot be shared with the model's process: {error.strerror}"
+            ) from error
         np.copyto(self._memory.image(picture), frame.image)
         self._seen = frame
         return picture
@@ -265,7 +274,7 @@ class WorkerVlm:
             now = time.monotonic()
             if message is not None:
                 heard_s = now
-            elif now - heard_s > patience_s:
+            elif now - heard_s > (min(STOPPED_S, patience_s) if worker.stopped() else patience_s):
                 return f"the model's process hangs: no sign of life for {now - heard_s:.1f} s"
             due_s = self._due_s
             if due_s is not None and now > due_s:
@@ -310,6 +319,13 @@ class _Worker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def stopped(self) -> bool:
+        """Whether the process was told to stop (SIGSTOP, a debugger)."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.pid}/stat").read_text()
+            return status.rpartition(")")[2].split()[0] in ("T", "t")
+        return False
 
     def send(self, message: object) -> None:
         """Send what can be sent; that a worker is gone shows where it is heard."""
