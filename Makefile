@@ -11,8 +11,8 @@ unexport PYTHONPATH PYTHONHOME
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: environment ## run the demo model on the demo world; video and scenes go to out/demo
-	$(BIN)/lfm-perception run demo --out out/demo
+demo: environment ## camera and perception node on the demo world, judged by the truth; results go to out/demo
+	$(BIN)/lfm-perception demo --out out/demo
 
 test: lint ## lint, type check and all tests
 	$(BIN)/python -m pytest

@@ -15,7 +15,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/config", files("config/*.yaml")),
+        (f"share/{NAME}/config", files("config/*")),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
     ],
 )

@@ -34,10 +34,15 @@ ONE_OBJECT_TOKENS = 32
 """Answer tokens that hold one object in either built-in dialect (three objects take 72 to 89)."""
 
 
+ANY_NODE = "/**"
+ROS_PARAMETERS = "ros__parameters"
+"""How a ROS parameter file begins that is for a node in any namespace."""
+
 BY_LABEL = ("min_iou", "min_hits", "shown_misses", "forget_after", "agility")
 """Settings of the tracker that `tracker.by_label` may change."""
 
 LOADED = "the model is loaded with it"
+STARTED = "the node has started with it"
 SUBSCRIBED = "the image subscription is made with it"
 
 
@@ -264,8 +269,9 @@ class TrackerSettings:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """How the ROS node takes images and when its diagnostics complain."""
+    """How the ROS node starts, takes images, and when its diagnostics complain."""
 
+    autostart: bool = _knob(False, "the node configures and activates itself when it starts", fixed=STARTED)
     image_transport: str = _knob("raw", "how images arrive", choices=("raw", "compressed"), fixed=SUBSCRIBED)
     image_reliability: str = _knob(
         "best_effort",
@@ -310,6 +316,7 @@ class Settings:
     def load(cls, path: str | Path) -> Settings:
         """The settings of a YAML file; what it leaves out keeps its default.
 
+        The groups stand at the top, or where ROS looks for the parameters of a node.
         Raises PerceptionError, with the file's name, for everything that is wrong with it.
         """
         try:
@@ -509,15 +516,21 @@ def as_yaml() -> str:
     """The defaults as a commented YAML file: the text of `config/perception.yaml`."""
     lines = [
         "# Every setting with its default; what a file leaves out keeps it.",
+        "# For the ROS node (params_file:=FILE) and for the command line (--settings FILE).",
         "# Made by `make docs` from lfm_perception/settings.py.",
+        ANY_NODE + ":",
+        f"  {ROS_PARAMETERS}:",
     ]
     group = ""
     for knob in describe():
         if knob.group != group:
+            lines += [""] if group else []
             group = knob.group
-            lines += ["", f"# {_groups()[group].__doc__}", f"{group}:"]
-        lines += [f"  # {knob.words} ({knob.allowed})", f"  {knob.key}: {json.dumps(knob.default)}"]
-    lines += ["", "# Further ways of asking for boxes, by name; detect.dialect chooses one.", "dialects: {}"]
+            lines += [f"    # {_groups()[group].__doc__}", f"    {group}:"]
+        lines += [
+            f"      # {knob.words} ({knob.allowed})",
+            f"      {knob.key}: {json.dumps(knob.default)}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -527,7 +540,8 @@ def as_markdown() -> str:
         "# Settings",
         "",
         "Made by `make docs` from `lfm_perception/settings.py`. A YAML file sets any of them, by group as in",
-        "`config/perception.yaml`; what it leaves out keeps its default.",
+        "`config/perception.yaml`; what it leaves out keeps its default. The same file serves the ROS node",
+        "and the command line, which also reads one that begins with the groups.",
         "",
         "Those marked live can change while the ROS node runs.",
         "",
@@ -692,13 +706,28 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
         raise PerceptionError(f"not valid YAML{place}: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise PerceptionError(f"not valid YAML: {' '.join(str(error).split())}") from error
-    if content is None:
+    groups = _without_node(content)
+    if groups is None:
         return {}
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+    if not isinstance(groups, Mapping) or not all(isinstance(key, str) for key in groups):
         raise PerceptionError(
-            f"settings are groups of names and values (image: {{max_tokens: 64}}), got {_shown(content)}"
+            f"settings are groups of names and values (image: {{max_tokens: 64}}), got {_shown(groups)}"
         )
-    return content
+    return groups
+
+
+def _without_node(content: object) -> object:
+    """What a file holds; of a ROS parameter file what its only node is given."""
+    if not isinstance(content, Mapping):
+        return content
+    nodes = [node for node in content.values() if isinstance(node, Mapping) and ROS_PARAMETERS in node]
+    if not nodes:
+        return content
+    if len(content) > 1:
+        raise PerceptionError(f"parameters of one node are wanted, got {reprlib.repr(list(content))}")
+    if len(nodes[0]) > 1:
+        raise PerceptionError(f"{ROS_PARAMETERS} must stand alone under a node, got {_shown(nodes[0])}")
+    return nodes[0][ROS_PARAMETERS]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from lfm_perception.vlm.prompts import BBOX, BBOX_2D
 
 ROOT = Path(__file__).parent.parent
 NAMES = [knob.name for knob in describe()]
+PROFILES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config" / "perception.yaml"})
+SWITCHES = [knob.name for knob in describe() if {"on", "off"} <= set(knob.choices)]
 PAIR = {"model.path": "m.gguf", "mmproj.path": "v.gguf"}
 
 
@@ -239,6 +241,18 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path, text: str) -> 
         ("1: 2", "settings are groups of names and values (image: {max_tokens: 64}), got {1: 2}"),
         ("image:\n  max_tokens: 64\n  max_tokens: 32\n", "line 3: 'max_tokens' is given twice"),
         ("image: {}\ncaption: {}\nimage: {}\n", "line 3: 'image' is given twice"),
+        (
+            "a: {ros__parameters: {}}\nb: {ros__parameters: {}}\n",
+            "parameters of one node are wanted, got ['a', 'b']",
+        ),
+        (
+            "a: {ros__parameters: {}, image: {}}\n",
+            "ros__parameters must stand alone under a node, got {'image': {}, 'ros__parameters': {}}",
+        ),
+        (
+            "a: {ros__parameters: 3}\n",
+            "settings are groups of names and values (image: {max_tokens: 64}), got 3",
+        ),
         ("image: {max_tokens: !!python/object:os.system x}", "not valid YAML, line 1, column 21: "),
         (
             "image: &a {max_tokens: *a}",
@@ -300,7 +314,7 @@ def test_any_value_is_taken_exactly_or_refused_by_name(name: str, value: object)
         assert "\n" not in outcome
     else:
         expected = tuple(value) if isinstance(value, list) else value
-        if name == "engine.flash_attn" and isinstance(value, bool):
+        if isinstance(value, bool) and name in SWITCHES:
             expected = "on" if value else "off"
         assert outcome.values()[name] == expected
 
@@ -315,4 +329,29 @@ def test_the_example_file_and_the_table_are_the_settings() -> None:
     assert (ROOT / "config" / "perception.yaml").read_text(encoding="utf-8") == as_yaml()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == as_markdown()
     assert Settings.load(ROOT / "config" / "perception.yaml") == Settings()
-    assert set(yaml.safe_load(as_yaml())) == {name.partition(".")[0] for name in NAMES} | {"dialects"}
+    groups = yaml.safe_load(as_yaml())["/**"]["ros__parameters"]
+    assert [f"{group}.{key}" for group, keys in groups.items() for key in keys] == NAMES
+
+
+@pytest.mark.parametrize("node", ["/**", "perception", "/cam1/perception"])
+def test_a_parameter_file_of_the_node_is_a_settings_file(tmp_path: Path, node: str) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_text(f"{node}:\n  ros__parameters:\n    image: {{max_tokens: 64}}\n    detect.labels: [dog]\n")
+    assert Settings.load(path) == Settings.from_dict({"image.max_tokens": 64, "detect.labels": ["dog"]})
+    path.write_text(f"{node}:\n  ros__parameters:\n")
+    assert Settings.load(path) == Settings()
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_valid_and_says_why_it_differs(profile: Path) -> None:
+    defaults, chosen = Settings().values(), Settings.load(profile).values()
+    text = profile.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    given: dict[str, int] = {}
+    root = yaml.compose(text, yaml.SafeLoader)
+    assert root is not None
+    for _, parameters in root.value[0][1].value:
+        for group, keys in parameters.value:
+            given |= {f"{group.value}.{key.value}": key.start_mark.line for key, _ in keys.value}
+    assert sorted(given) == sorted(name for name in NAMES if chosen[name] != defaults[name])
+    assert all(lines[line - 1].lstrip().startswith("#") for line in given.values())

@@ -55,6 +55,10 @@ ROUNDED_STAGE = 0.25
 SPREAD = (10.0, 4.0, 1.5)
 """Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
 
+LOGIT_SCALE = 1e-3
+"""Weight of the squared log-sum-exp of the logits. Probabilities do not depend on it, but a repetition
+penalty does: it divides logits, and must find them near 0."""
+
 COMMON_SIZES = ((256, 256),) * 3 + (
     *((320, 256), (256, 192), (384, 288), (384, 288), (512, 384), (512, 384), (320, 192), (256, 320)),
     *((448, 256), (576, 416), (640, 352), (256, 128), (192, 192)),
@@ -311,13 +315,15 @@ def _vision_losses(
 def _language_losses(trainee: Trainee, batch: Batch, tokens: Tensor, width: float) -> dict[str, Tensor]:
     hidden = _read_in_groups(trainee.model, batch, tokens)
     row, place = batch.answer.T
-    logs = trainee.model.logits(hidden[row, place]).log_softmax(-1)
+    logits = trainee.model.logits(hidden[row, place])
+    total = logits.logsumexp(-1, keepdim=True)
+    logs = logits - total
     target = batch.ids[row, place + 1]
     number = batch.numbers >= 0.0
     words = -logs[~number].gather(1, target[~number, None])[:, 0]
     # most of an answer is forced syntax: the mean runs over the decisions, about a third of the tokens
     decisions = len(target) / 3
-    terms = {"words": words.sum() / decisions}
+    terms = {"words": words.sum() / decisions, "scale": LOGIT_SCALE * total.square().mean()}
     if number.any():
         table = trainee.tables[batch.tables[number]]
         numeric = logs[number].gather(1, table)

@@ -100,6 +100,14 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self.release()
         return SUCCESS
 
+    def bring_up(self) -> None:
+        """Configure and activate, if `node.autostart` says so.
+
+        Who does that from outside may still talk to the process before, for some seconds after it crashed.
+        """
+        if self.get_parameter("node.autostart").value and self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
     def release(self) -> None:
         """Free everything that configure made. May be called in any state."""
         session, self._session = self._session, None
@@ -170,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     node = PerceptionNode()
     executor = MultiThreadedExecutor(EXECUTOR_THREADS)
     executor.add_node(node)
+    executor.create_task(node.bring_up)
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):

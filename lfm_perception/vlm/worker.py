@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,23 @@ from lfm_perception.vlm.prompts import Question
 HEARTBEAT_S = 0.25
 """Time between two signs of life of the worker."""
 
-SILENCE_S = 1.25
-"""A worker that was silent for so long hangs: stopped, or starved beyond use..."""
+STOPPED_S = 1.25
+"""A worker that is stopped and was silent for so long hangs..."""
+
+SILENCE_S = 10.0
+"""...one that was silent for so long hangs in any case; before, others may have left it no processor..."""
 
 START_S = 60.0
-"""...but its first sign of life may take this long: importing numpy and OpenCV from a slow disk."""
+"""...but until it has loaded the model it may be silent for so long: the disk may be slow."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Between restarts that were of no use: doubled each time. An answer makes the next restart immediate."""
 
 NICENESS = 10
-"""The worker gives way on the processor: what is published at camera rate does not wait for the model."""
+"""The model gives way on the processor: what is published at camera rate does not wait for it."""
 
 END_S = 2.0
-"""Time a worker has to end by itself before it is killed."""
+"""Time between the end of a worker's pipe and the end of the worker, for its exit code."""
 
 _KILL_WITH_PARENT = 1
 """prctl's PR_SET_PDEATHSIG."""
@@ -132,6 +136,7 @@ class WorkerVlm:
         self._closing = False
         self._failure = ""
         self._health = Health(ready=False)
+        self._loss = ""
         self._number = self._cancels = 0
         self._answer: _Answered | None = None
         self._due_s: float | None = None
@@ -147,49 +152,49 @@ class WorkerVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises WorkerError when the worker is lost."""
-        if frame.image.dtype != np.uint8 or frame.image.ndim != 3 or frame.image.shape[2] != 3:
+        image = frame.image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise PerceptionError(
-                f"a frame must be a uint8 RGB image, got {frame.image.dtype} of shape {frame.image.shape}"
+                f"a frame must be a uint8 RGB image, got {image.dtype} of shape {image.shape}"
             )
-        with self._asking:
-            with self._changed:
-                cancels = self._cancels
-                worker = self._await_worker(cancels)
-                self._number += 1
-                number = self._number
-                picture = None if frame is self._seen else self._show(frame)
-                self._answer, self._due_s = None, time.monotonic() + self._settings.engine.answer_timeout
-            worker.send(_Ask(number, picture, question, plan))
-            with self._changed:
+        with self._asking, self._changed:
+            cancels = self._cancels
+            worker = self._await_worker(cancels)
+            picture = None if frame is self._seen else self._show(frame)
+            self._number += 1
+            self._answer, self._due_s = None, time.monotonic() + self._settings.engine.answer_timeout
+            worker.send(_Ask(self._number, picture, question, plan))
+            try:
                 self._changed.wait_for(
-                    lambda: self._answer is not None or self._worker is not worker or self._cancels != cancels
+                    lambda: self._answer or self._worker is not worker or self._cancels != cancels
                 )
+            finally:  # also when Ctrl-C came
                 self._due_s = None
-                if self._answer is None:
-                    self._seen = None
-                    if self._cancels != cancels:
-                        raise CancelledError("the question was cancelled")
-                    raise WorkerError(self._health.problem)
-                result = self._answer.result
+            if self._answer is None:
+                self._seen = None
+                if self._cancels != cancels:
+                    raise CancelledError("the question was cancelled")
+                raise WorkerError(self._loss)
+            result = self._answer.result
         if isinstance(result, PerceptionError):
             raise result
         return result
 
     def cancel(self) -> None:
         """See `Vlm.cancel`."""
-        with self._changed:
+        with (
+            self._changed
+        ):  # which also sends what is asked: the worker hears both in the order they were meant
             self._cancels += 1
-            worker = self._worker
+            if self._worker is not None and self._due_s is not None:
+                self._worker.send(_Cancel())
             self._changed.notify_all()
-        if worker is not None:
-            worker.send(_Cancel())
 
     def close(self) -> None:
         """See `Vlm.close`."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
-        self.cancel()
+            self.cancel()
         self._watch.join()
         self._memory.close()
 
@@ -198,21 +203,27 @@ class WorkerVlm:
         return self._health
 
     def _await_worker(self, cancels: int) -> _Worker:
-        if self._worker is None:
-            self._changed.wait_for(lambda: self._worker or self._closing or self._cancels != cancels)
-            if self._closing:
-                raise PerceptionError("the model has been closed: open it again before asking")
-            if self._cancels != cancels:
-                raise CancelledError("the question was cancelled")
+        worker = self._worker
+        self._changed.wait_for(lambda: self._worker or self._closing or self._cancels != cancels)
+        if self._closing:
+            raise PerceptionError("the model has been closed: open it again before asking")
+        if self._cancels != cancels:
+            raise CancelledError("the question was cancelled")
+        if worker is None:
             raise WorkerError("the model's process was being started again when this frame came")
-        return self._worker
+        return worker
 
     def _show(self, frame: Frame) -> _Picture:
         """Put a frame where the worker sees it."""
-        self._seen = frame
         picture = _Picture(frame.height, frame.width, frame.stamp_ns, frame.frame_id)
-        self._memory.grow(picture.size)
+        try:
+            self._memory.grow(picture.size)
+        except OSError as error:
+            raise PerceptionError(
+                f"a frame of {picture.size:,} bytes cannot be shared with the model's process: {error.strerror}"
+            ) from error
         np.copyto(self._memory.image(picture), frame.image)
+        self._seen = frame
         return picture
 
     # --- the thread that watches ---------------------------------------------------------------------
@@ -220,9 +231,7 @@ class WorkerVlm:
     def _run(self) -> None:
         pause_s = 0.0
         while not self._closing:
-            worker = _Worker(self._memory.file)
-            lost = self._serve(worker)
-            worker.end(kill=not self._closing)
+            lost = self._live()
             with self._changed:
                 self._worker = None
                 if self._closing:
@@ -234,15 +243,26 @@ class WorkerVlm:
                 pause_s = 0.0 if self._useful else min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self._useful = False
                 again = f"it is started again in {pause_s:g} s" if pause_s else "it is started again"
-                self._health = Health(False, self._health.restarts + 1, f"{lost}; {again}")
+                self._loss = f"{lost}; {again}"
+                self._health = Health(False, self._health.restarts + 1, self._loss)
                 self._changed.notify_all()
-            self._tell(self._health.problem)
+            self._tell(self._loss)
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, pause_s)
         self._health = replace(self._health, ready=False, pid=None)
 
-    def _serve(self, worker: _Worker) -> str:
-        """Hear one worker until it is lost or this is closed; says how it was lost."""
+    def _live(self) -> str:
+        """One worker from its start to its end; says how it was lost, unless this is closed."""
+        try:
+            worker = _Worker(self._memory.file)
+        except OSError as error:
+            return f"the model's process cannot be started: {error}"
+        lost = self._hear(worker)
+        worker.end()
+        return lost
+
+    def _hear(self, worker: _Worker) -> str:
+        """Hear a worker until it is lost or this is closed; says how it was lost."""
         started_s = heard_s = time.monotonic()
         patience_s = START_S
         worker.send(self._settings)
@@ -253,8 +273,8 @@ class WorkerVlm:
                 return worker.how_it_ended()
             now = time.monotonic()
             if message is not None:
-                heard_s, patience_s = now, SILENCE_S
-            elif now - heard_s > patience_s:
+                heard_s = now
+            elif now - heard_s > (min(STOPPED_S, patience_s) if worker.stopped() else patience_s):
                 return f"the model's process hangs: no sign of life for {now - heard_s:.1f} s"
             due_s = self._due_s
             if due_s is not None and now > due_s:
@@ -263,6 +283,7 @@ class WorkerVlm:
             if isinstance(message, _Loaded):
                 if message.error:
                     return message.error
+                patience_s = SILENCE_S
                 self._ready(worker, now - started_s)
             elif isinstance(message, _Answered):
                 with self._changed:
@@ -299,6 +320,13 @@ class _Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    def stopped(self) -> bool:
+        """Whether the process was told to stop (SIGSTOP, a debugger)."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.pid}/stat").read_text()
+            return status.rpartition(")")[2].split()[0] in ("T", "t")
+        return False
+
     def send(self, message: object) -> None:
         """Send what can be sent; that a worker is gone shows where it is heard."""
         with self._sending, suppress(OSError):
@@ -312,22 +340,19 @@ class _Worker:
             return "the model's process fell silent"
         if code >= 0:
             return f"the model's process ended with code {code}"
-        name = signal.Signals(-code).name
+        name = {number.value: number.name for number in signal.Signals}.get(-code, f"signal {-code}")
         why = {
             "SIGKILL": " (out of memory, or killed by hand)",
             "SIGABRT": " (llama.cpp or CUDA gave up; its last words are above)",
         }.get(name, "")
         return f"the model's process was ended by {name}{why}"
 
-    def end(self, *, kill: bool) -> None:
-        """End the process and wait for that; asked nicely first unless `kill`."""
+    def end(self) -> None:
+        """Kill the process and wait for its end: it may hang, and it has nothing to finish."""
+        self._process.kill()  # before the pipe is closed: whoever waits for room in the pipe is let go
+        self._process.wait()
         with self._sending:
             self.pipe.close()
-        if not kill:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
-        self._process.kill()
-        self._process.wait()
 
 
 class _SharedMemory:
@@ -350,8 +375,11 @@ class _SharedMemory:
         return np.frombuffer(self._map, np.uint8, picture.size).reshape(shape)
 
     def close(self) -> None:
+        """Give the memory back. May be called twice."""
         self._map = None
-        os.close(self.file)
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
 
 
 # --- the worker process ------------------------------------------------------------------------------
@@ -360,7 +388,6 @@ class _SharedMemory:
 def main(pipe_file: int, memory_file: int, parent: int) -> None:
     """Load the model and answer questions until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends this in its own time
-    os.nice(NICENESS)
     ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that took effect
         return
@@ -375,16 +402,21 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
                 os._exit(0)
 
     def beat() -> None:
+        awake.wait()
         while True:
             send(_Alive())
             time.sleep(HEARTBEAT_S)
 
+    # The heart gives way to nobody: a thread is as nice as the one that started it was then. It beats once
+    # the libraries are loaded, because Python holds its lock while it loads one.
+    awake = threading.Event()
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
-    settings = pipe.recv()
-    try:
-        from lfm_perception.vlm.llama import LlamaVlm  # here: it loads llama.cpp, the heart beats already
+    os.nice(NICENESS)
+    from lfm_perception.vlm.llama import LlamaVlm  # here, because no other process loads llama.cpp
 
-        vlm = LlamaVlm(settings)
+    awake.set()
+    try:
+        vlm = LlamaVlm(pipe.recv())
     except PerceptionError as error:
         send(_Loaded(str(error)))
         return

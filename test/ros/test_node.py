@@ -346,6 +346,13 @@ def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
         assert started.change(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
 
 
+@pytest.mark.parametrize(("autostart", "state"), [(True, "active"), (False, "unconfigured")])
+def test_the_node_comes_up_by_itself_if_it_is_told_to(autostart: bool, state: str) -> None:
+    with robot({"node.autostart": autostart}) as started:
+        started.node.bring_up()
+        assert started.state() == state
+
+
 def test_while_a_model_is_loaded_the_node_answers() -> None:
     with robot() as started:
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))

@@ -1,0 +1,520 @@
+"""The perception node under a real camera's load, under losses and over its lifecycle, on real DDS.
+
+    python benchmarks/node.py [--only camera,losses,cycles,replay] [--seconds 60] [--kills 20] [--stops 5]
+                              [--cycles 1000]
+
+`camera`: 1280x720 bgr8 at 30 Hz from a process of its own, the engine on one core and busy all the time.
+`losses`: the same, while the model's process is killed and stopped again and again. `cycles`: configure,
+activate, look at a frame, deactivate, cleanup. `replay`: one bag twice, compared byte for byte. Each is
+compared with what must hold; the figures go to `benchmarks/results/node.json`, where parts that were not
+run keep theirs. Exits 1 when something does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
+
+from lfm_perception.demo.world import World
+from lfm_perception.media.bags import typestore
+from lfm_perception.media.sinks import BAG
+from lfm_perception.media.sources import header_stamp_ns
+from lfm_perception.ros import graph, messages
+from lfm_perception.ros.replay import Plan, replay
+from lfm_perception.settings import Settings
+
+RESULTS = Path(__file__).with_name("results") / "node.json"
+NODE = "/perception"
+WIDTH, HEIGHT, RATE = 1280, 720, 30.0
+FILM_FRAMES = 60
+SETTINGS = Settings().with_values({"engine.n_threads": 1, "node.diagnostics_period": 0.5})
+RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+PATIENCE_S = 60.0
+SETTLE_S = 3.0
+WARM_UP = 20
+"""Cycles before memory is measured, or a tenth of a shorter run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What must hold, and whether it did."""
+
+    what: str
+    figure: float
+    limit: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one part of the benchmark found."""
+
+    inputs: Mapping[str, object]
+    figures: Mapping[str, object]
+    claims: Sequence[Claim]
+
+
+def at_most(what: str, figure: float, limit: float) -> Claim:
+    return Claim(what, round(figure, 3), f"<= {limit:g}", figure <= limit)
+
+
+def at_least(what: str, figure: float, limit: float) -> Claim:
+    return Claim(what, round(figure, 3), f">= {limit:g}", figure >= limit)
+
+
+# --- processes ----------------------------------------------------------------------------------------
+
+
+class Process:
+    """What the kernel knows of a process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._folder = Path("/proc", str(pid))
+
+    def cpu_s(self) -> float:
+        fields = self._stat()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mib(self) -> float:
+        pages = int((self._folder / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def files(self) -> int:
+        return len(list((self._folder / "fd").iterdir()))
+
+    def threads(self) -> int:
+        return len(list((self._folder / "task").iterdir()))
+
+    def children(self) -> list[int]:
+        lists = (self._folder / "task").glob("*/children")
+        return [int(pid) for each in lists for pid in each.read_text().split()]
+
+    def shared_memory(self) -> set[str]:
+        """The files under /dev/shm that it has mapped."""
+        lines = (self._folder / "maps").read_text().splitlines()
+        return {line.split()[-1] for line in lines if "/dev/shm/" in line and "(deleted)" not in line}
+
+    def runs(self) -> bool:
+        try:
+            return self._stat()[0] != "Z"
+        except OSError:
+            return False
+
+    def _stat(self) -> list[str]:
+        return (self._folder / "stat").read_text().rpartition(")")[2].split()
+
+
+# --- the camera ---------------------------------------------------------------------------------------
+
+
+class Camera:
+    """A process that publishes a film of the demo world, drawn before, as a camera driver would."""
+
+    def __init__(self, width: int = WIDTH, height: int = HEIGHT, rate: float = RATE) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawning.Pipe()
+        self._process = spawning.Process(target=_camera, args=(theirs, width, height, rate), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()
+        assert self._process.pid
+        self.process = Process(self._process.pid)
+
+    def stop(self) -> list[int]:
+        """The stamps of all frames that were sent, ns."""
+        self._pipe.send("stop")
+        stamps: list[int] = self._pipe.recv()
+        self._process.join()
+        return stamps
+
+
+def _camera(pipe: Connection, width: int, height: int, rate: float) -> None:
+    world = World(seed=3, width=width, height=height)
+    film = []
+    for index in range(FILM_FRAMES):
+        rgb = world.snapshot(index).frame.image
+        message = messages.image(rgb[..., ::-1], messages.header(0, "camera"))
+        message.encoding = "bgr8"
+        film.append(bytearray(serialize_message(message)))
+    film += film[-2:0:-1]  # there and back, so that nothing jumps
+    stamps = []
+    with graph.spinning_node("camera") as node:
+        publisher = node.create_publisher(Image, "image_raw", qos_profile_sensor_data)
+        pipe.send("ready")
+        due_s = time.monotonic()
+        while not pipe.poll():
+            raw = film[len(stamps) % len(film)]
+            due_s += 1 / rate
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            stamps.append(time.time_ns())
+            struct.pack_into("<iI", raw, 4, *divmod(stamps[-1], 10**9))
+            publisher.publish(bytes(raw))
+    pipe.send(stamps)
+
+
+# --- the listener -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message: the stamp in its header and when it arrived, ns of the wall clock."""
+
+    stamp_ns: int
+    arrived_ns: int
+
+
+class Listener:
+    """Everything the node says, with the time of its arrival."""
+
+    def __init__(self, node: Node) -> None:
+        self.detections: list[Heard] = []
+        self.tracks: list[Heard] = []
+        self.diagnostics: list[dict[str, str]] = []
+        for topic, heard in (("detections", self.detections), ("tracks", self.tracks)):
+            node.create_subscription(
+                Detection2DArray, topic, lambda raw, heard=heard: _note(heard, raw), RELIABLE, raw=True
+            )
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, RELIABLE)
+
+    def _diagnosed(self, message: DiagnosticArray) -> None:
+        values = {value.key: value.value for status in message.status for value in status.values}
+        self.diagnostics.append(values)
+
+    def next_answer(self, after_ns: int) -> Heard | None:
+        """The first detections of a frame that was taken after a time."""
+        return next((heard for heard in self.detections[-20:] if heard.stamp_ns > after_ns), None)
+
+
+def _note(heard: list[Heard], raw: bytes) -> None:
+    heard.append(Heard(header_stamp_ns(raw), time.time_ns()))
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[tuple[graph.NodeProcess, Node]]:
+    """A perception node, not yet configured, and a node beside it."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        graph.NodeProcess(graph.PERCEPTION, Path(folder, "log"), graph.parameters(settings)) as process,
+        graph.spinning_node("benchmark") as node,
+    ):
+        yield process, node
+
+
+# --- the parts ----------------------------------------------------------------------------------------
+
+
+def camera(options: argparse.Namespace) -> Section:
+    """A minute at 30 Hz."""
+    with running(SETTINGS) as (perception, node):
+        listener = Listener(node)
+        graph.bring_up(node, NODE, [perception])
+        film = Camera()
+        graph.wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        time.sleep(SETTLE_S)
+        node_process = Process(perception.pid)
+        (worker,) = map(Process, node_process.children())
+        processes = {"node": node_process, "worker": worker, "camera": film.process}
+        before = {name: process.cpu_s() for name, process in processes.items()}
+        begun_ns, heard_before = time.time_ns(), len(listener.diagnostics)
+        time.sleep(options.seconds)
+        ended_ns = time.time_ns()
+        seconds = (ended_ns - begun_ns) / 1e9
+        cpu = {name: 100 * (each.cpu_s() - before[name]) / seconds for name, each in processes.items()}
+        told = listener.diagnostics[heard_before:]
+        sent = film.stop()
+        time.sleep(1.0)
+    last = listener.diagnostics[-1]
+    tracks = [heard for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
+    answers = [heard for heard in listener.detections if begun_ns <= heard.arrived_ns < ended_ns]
+    ages_ms = [(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in tracks]
+    stamps = [heard.stamp_ns for heard in listener.detections]
+    waiting = max(int(each["images waiting"]) for each in told)
+    counted = ("images looked at", "images dropped for newer ones", "images gated", "images waiting",
+               "images refused", "frames failed")  # fmt: skip
+    elsewhere = int(last["images received"]) - sum(int(last[name]) for name in counted)
+    strangers = len(set(stamps) - set(sent))
+    disorder = sum(later <= earlier for earlier, later in pairwise(stamps))
+    figures = {
+        "seconds": round(seconds, 1),
+        "frames_sent_hz": round(sum(begun_ns <= stamp < ended_ns for stamp in sent) / seconds, 2),
+        "frames_received_hz": round(float(np.mean([float(each["input rate (Hz)"]) for each in told])), 2),
+        "tracks_hz": round(len(tracks) / seconds, 2),
+        "track_age_ms": _percentiles(ages_ms),
+        "answers_hz": round(len(answers) / seconds, 2),
+        "answer_age_ms": _percentiles([(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in answers]),
+        "cpu_percent_of_one_core": {name: round(share, 1) for name, share in cpu.items()},
+        "most_frames_waiting": waiting,
+        "frames_elsewhere": elsewhere,
+        "detections": len(stamps),
+        "detections_of_no_frame_sent": strangers,
+        "detections_repeated_or_out_of_order": disorder,
+    }
+    return Section(
+        inputs={"image": f"{WIDTH}x{HEIGHT} bgr8", "rate_hz": RATE, "engine.n_threads": 1},
+        figures=figures,
+        claims=[
+            at_least("tracks (Hz)", len(tracks) / seconds, 29.0),
+            at_most("age of tracks, p95 (ms)", float(np.percentile(ages_ms, 95)), 50.0),
+            at_most("CPU of the node (% of a core)", cpu["node"], 35.0),
+            at_least("CPU of the busy worker (% of a core)", cpu["worker"], 80.0),
+            at_most("frames waiting", waiting, 1),
+            at_most("frames elsewhere (one is being looked at)", elsewhere, 1),
+            at_most("detections whose stamp was not sent", strangers, 0),
+            at_most("detections repeated or out of order", disorder, 0),
+        ],
+    )
+
+
+def losses(options: argparse.Namespace) -> Section:
+    """The model's process lost again and again."""
+    signals = [signal.SIGKILL] * options.kills + [signal.SIGSTOP] * options.stops
+    np.random.default_rng(0).shuffle(signals)  # type: ignore[arg-type]
+    recoveries: dict[str, list[float]] = {"SIGKILL": [], "SIGSTOP": []}
+    workers: list[Process] = []
+    with running(SETTINGS) as (perception, node):
+        listener = Listener(node)
+        graph.bring_up(node, NODE, [perception])
+        film = Camera()
+        graph.wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        time.sleep(SETTLE_S)
+        node_process = Process(perception.pid)
+        memory = node_process.shared_memory()
+        begun_ns = time.time_ns()
+        moments = np.random.default_rng(1)
+        for number in signals:
+            time.sleep(moments.uniform(0.5, 1.0))
+            (worker,) = map(Process, node_process.children())
+            workers.append(worker)
+            lost_ns = time.time_ns()
+            os.kill(worker.pid, number)
+            answer = graph.wait_for(
+                lambda since=lost_ns: listener.next_answer(since), PATIENCE_S, "the recovery", [perception]
+            )
+            recoveries[number.name].append((answer.arrived_ns - lost_ns) / 1e9)
+        workers += map(Process, node_process.children())
+        memory |= node_process.shared_memory()
+        ended_ns = time.time_ns()
+        time.sleep(2.0)
+        restarts = int(listener.diagnostics[-1]["process restarts"])
+        film.stop()
+        perception.check()
+    tracks_ns = [heard.arrived_ns for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
+    gap_s = max(later - earlier for earlier, later in pairwise(tracks_ns)) / 1e9
+    processes_left = sum(process.runs() for process in (node_process, *workers))
+    memory_left = sorted(name for name in memory if Path(name).exists())
+    slowest = {name: max(times, default=0.0) for name, times in recoveries.items()}
+    figures = {
+        "recovery_s": {name: _percentiles(times) for name, times in recoveries.items() if times},
+        "restarts": restarts,
+        "tracks_hz": round(len(tracks_ns) / (ended_ns - begun_ns) * 1e9, 2),
+        "longest_gap_between_tracks_s": round(gap_s, 3),
+        "processes_left": processes_left,
+        "shared_memory_left": memory_left,
+    }
+    return Section(
+        inputs={"SIGKILL": options.kills, "SIGSTOP": options.stops, "image": f"{WIDTH}x{HEIGHT} bgr8"},
+        figures=figures,
+        claims=[
+            at_most("slowest recovery from SIGKILL (s)", slowest["SIGKILL"], 3.0),
+            at_most("slowest recovery from SIGSTOP (s)", slowest["SIGSTOP"], 3.0),
+            at_most("longest gap between tracks (s)", gap_s, 0.2),
+            at_most("losses without a restart", len(signals) - restarts, 0),
+            at_most("processes left", processes_left, 0),
+            at_most("shared memory left", len(memory_left), 0),
+        ],
+    )
+
+
+def cycles(options: argparse.Namespace) -> Section:
+    """From unconfigured to active and back, a frame looked at each time."""
+    warm_up = min(WARM_UP, options.cycles // 10)
+    frames = [World(seed=3).snapshot(index).frame.image for index in range(10)]
+    resident_mib, seconds = [], []
+    with running(SETTINGS) as (perception, node):
+        listener = Listener(node)
+        publisher = node.create_publisher(Image, "image_raw", RELIABLE)
+        states = graph.Lifecycle(node, NODE, [perception])
+        process = Process(perception.pid)
+
+        def seen() -> bool:
+            if not publisher.get_subscription_count():
+                return False
+            stamp_ns = time.time_ns()
+            publisher.publish(messages.image(frames[stamp_ns % 10], messages.header(stamp_ns, "camera")))
+            time.sleep(0.05)
+            return bool(listener.next_answer(begun_ns))
+
+        files = threads = 0
+        for number in range(warm_up + options.cycles):
+            begun_ns = time.time_ns()
+            states.change(Transition.TRANSITION_CONFIGURE, "configured")
+            states.change(Transition.TRANSITION_ACTIVATE, "activated")
+            graph.wait_for(seen, PATIENCE_S, "an answer", [perception])
+            states.change(Transition.TRANSITION_DEACTIVATE, "deactivated")
+            states.change(Transition.TRANSITION_CLEANUP, "cleaned up")
+            if number >= warm_up - 1:
+                seconds.append((time.time_ns() - begun_ns) / 1e9)
+                resident_mib.append(process.resident_mib())
+            if number == warm_up - 1:
+                files, threads = process.files(), process.threads()
+            if number % max(1, options.cycles // 20) == 0:
+                print(f"{number:>6} cycles  {process.resident_mib():8.1f} MiB", flush=True)
+        more_files, more_threads = process.files() - files, process.threads() - threads
+        children = len(process.children())
+    growth = 100 * (resident_mib[-1] / resident_mib[0] - 1)
+    figures = {
+        "cycles": options.cycles,
+        "after_warm_up_of": warm_up,
+        "resident_mib": [round(each, 1) for each in resident_mib[:: max(1, options.cycles // 20)]],
+        "growth_percent": round(growth, 2),
+        "seconds_per_cycle": _percentiles(seconds),
+        "threads": threads,
+        "files": files,
+    }
+    return Section(
+        inputs={"cycles": options.cycles, "frames": "one of 640x480 in each cycle"},
+        figures=figures,
+        claims=[
+            at_most("growth of memory (%)", growth, 5.0),
+            at_most("more open files", more_files, 0),
+            at_most("more threads", more_threads, 0),
+            at_most("processes left", children, 0),
+        ],
+    )
+
+
+def played_twice(options: argparse.Namespace) -> Section:
+    """One bag, two replays."""
+    settings = SETTINGS.with_values({"sampling.temperature": 0.0})
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        bag = Path(folder, "bag")
+        _record(bag, options.frames)
+        for name in ("first", "second"):
+            summary = replay(Plan(bag), settings, Path(folder, name))
+            results.append(
+                {topic: _raw(Path(folder, name, BAG), topic) for topic in ("/detections", "/tracks")}
+            )
+    differing = {
+        topic: sum(one != other for one, other in zip(first, results[1][topic], strict=True))
+        for topic, first in results[0].items()
+    }
+    boxes = sum(map(len, results[0]["/detections"]))
+    return Section(
+        inputs={"frames": options.frames, "image": "640x480 rgb8", "sampling.temperature": 0.0},
+        figures={
+            "messages": {topic: len(first) for topic, first in results[0].items()},
+            "bytes_of_detections": boxes,
+            "differing": differing,
+            "seconds": summary["wall_s"],
+        },
+        claims=[
+            at_least("messages on /detections", len(results[0]["/detections"]), options.frames),
+            at_least("messages on /tracks", len(results[0]["/tracks"]), options.frames),
+            at_most("messages that differ", sum(differing.values()), 0),
+        ],
+    )
+
+
+def _record(bag: Path, frames: int) -> None:
+    """A bag of the demo world at 10 Hz, as a camera leaves it."""
+    world, types = World(seed=3), typestore()
+    with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/camera/image", "sensor_msgs/msg/Image", typestore=types)
+        for index in range(frames):
+            frame = world.snapshot(3 * index).frame
+            stamp_ns = 1_700_000_000_000_000_000 + index * 100_000_000
+            message = messages.image(frame.image, messages.header(stamp_ns, "camera"))
+            writer.write(connection, stamp_ns, serialize_message(message))
+
+
+def _raw(bag: Path, topic: str) -> list[bytes]:
+    with Reader(bag) as reader:
+        wanted = [each for each in reader.connections if each.topic == topic]
+        return [bytes(raw) for _, _, raw in reader.messages(wanted)]
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    p50, p95 = np.percentile(values, (50, 95)).tolist()
+    return {"p50": round(p50, 3), "p95": round(p95, 3), "max": round(max(values), 3)}
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace], Section]] = {
+    "camera": camera,
+    "losses": losses,
+    "cycles": cycles,
+    "replay": played_twice,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to run, with commas")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the part camera")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--stops", type=int, default=5)
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--frames", type=int, default=60, help="of the part replay")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
+    options = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    graph.stay_local()
+    report: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    broken = 0
+    for name in options.only.split(","):
+        print(f"{name}: {PARTS[name].__doc__}", flush=True)
+        section = PARTS[name](options)
+        report[name] = {
+            "command": f"python benchmarks/node.py {' '.join(sys.argv[1:])}".strip(),
+            "machine": _machine(),
+            **asdict(section),
+        }
+        options.json.parent.mkdir(exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        for claim in section.claims:
+            verdict = "" if claim.holds else "  MISSED"
+            print(f"  {claim.what:<50}{claim.figure:>10g}  {claim.limit}{verdict}", flush=True)
+            broken += not claim.holds
+    return int(broken > 0)
+
+
+def _machine() -> dict[str, str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    packages = ("lfm_perception", "llama-cpp-python", "numpy", "ros-rclpy")
+    return {
+        "cores": f"{os.cpu_count()} x {model or platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
