@@ -487,15 +487,17 @@ def test_an_image_without_anything_to_follow_stands_still() -> None:
         np.testing.assert_array_equal(camera.measure(image, np.empty((0, 4))), still())
 
 
-def test_a_path_leads_from_any_moment_to_any_other() -> None:
+def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
     path = CameraPath()
     for i in range(10):
         path.add(turned(0.01 if i else 0.0), i * 0.1)
-    assert path.between(0.2, 0.6)[0, 2] == pytest.approx(-0.04)
-    assert path.between(0.6, 0.2)[0, 2] == pytest.approx(0.04)
-    assert path.between(0.25, 0.3)[0, 2] == pytest.approx(-0.005)
-    path.forget_before(0.85)
-    assert path.between(0.7, 0.9)[0, 2] == pytest.approx(-0.02)
+    path.count_from(0.2)
+    assert path.to(0.6)[0, 2] == pytest.approx(-0.04)
+    assert path.to(0.25)[0, 2] == pytest.approx(-0.005)
+    path.count_from(0.6)
+    assert path.to(0.2)[0, 2] == pytest.approx(0.04)
+    path.count_from(0.85)
+    assert path.to(0.9)[0, 2] - path.to(0.7)[0, 2] == pytest.approx(-0.02)
     assert path.rate(0.9)[0, 2] == pytest.approx(-0.1)
 
 

@@ -70,9 +70,9 @@ RATE_S = 0.1
 SPEED_S = 0.5
 """...its speed, for deciding whether it moves at all."""
 
-FAST, SLOW = 0.15, 0.02
+FAST, SLOW = 0.03, 0.01
 """Image sides per second. A camera that gets faster than the one moves, until it is slower than the other.
-Slow smooth motion is better left to the tracks' own speeds, which carry no error of measurement."""
+A camera that stands is measured to move by 0.001."""
 
 
 def still() -> View:
@@ -209,7 +209,7 @@ def _in_sides(motion: NDArray[np.float64], size: tuple[int, int]) -> View:
 
 
 class CameraPath:
-    """Where the camera looked, for the last frames: views from one image to that of each stamp.
+    """Where the camera looked, for the last frames: views from one image, counted from, to that of each stamp.
 
     As long as nothing was added, it is a camera that stands still.
     """
@@ -227,23 +227,17 @@ class CameraPath:
         last = self._steps[-1][1] if self._steps else still()
         self._steps.append((stamp_s, view @ last))
 
-    def forget_before(self, stamp_s: float) -> None:
-        """Drop what lies before, and count from there, so that errors do not add up."""
+    def count_from(self, stamp_s: float) -> None:
+        """Begin at the image at that stamp, so that errors do not add up, and drop what lies long before."""
         while len(self._steps) > 1 and self._steps[1][0] <= stamp_s - SPEED_S:
             self._steps.popleft()
-        if self._steps:
-            back = np.linalg.inv(self._steps[0][1])
-            for index, (stamp, view) in enumerate(self._steps):
-                self._steps[index] = (stamp, view @ back)
-
-    def between(self, from_s: float, to_s: float) -> View:
-        """From the image at one stamp to that at another."""
-        view: View = self._at(to_s) @ np.linalg.inv(self._at(from_s))
-        return view
+        back = np.linalg.inv(self.to(stamp_s))
+        for index, (stamp, view) in enumerate(self._steps):
+            self._steps[index] = (stamp, view @ back)
 
     def moves(self, stamp_s: float, *, already: bool) -> bool:
         """Whether the camera moves at that stamp, to and fro or on and on, given whether it did before."""
-        now = self._at(stamp_s)
+        now = self.to(stamp_s)
         views = [
             now @ np.linalg.inv(view) - still() for at_s, view in self._steps if at_s > stamp_s - SPEED_S
         ]
@@ -252,12 +246,18 @@ class CameraPath:
         return speed > (SLOW if already else FAST)
 
     def rate(self, stamp_s: float) -> View:
-        """What the camera does to places at that stamp, per second: `rate @ [x, y, 1]`."""
-        rate: View = (self.between(stamp_s - RATE_S, stamp_s) - still()) / RATE_S
+        """What the camera does at that stamp, per second, to places of the image counted from.
+
+        To a place [x, y, 1] it does `rate @ [x, y, 1]`.
+        """
+        rate: View = (self.to(stamp_s) - self.to(stamp_s - RATE_S)) / RATE_S
         return rate
 
-    def _at(self, stamp_s: float) -> View:
-        """Between two frames in proportion; before the first and after the last frame as there."""
+    def to(self, stamp_s: float) -> View:
+        """From the image counted from to that at a stamp.
+
+        Between two frames in proportion; before the first and after the last frame as there.
+        """
         steps = self._steps
         if not steps or stamp_s <= steps[0][0]:
             return steps[0][1] if steps else still()

@@ -115,6 +115,10 @@ class Motion:
         small.
         """
         linear, shift = view[:2, :2], view[:2, 2]
+        if linear.tolist() == [[1.0, 0.0], [0.0, 1.0]]:  # most are, and much is saved
+            position = self.position.copy()
+            position[:, :2] += shift
+            return Motion(position, *self._parts[1:])
         scale = np.tile(np.hypot(linear[0], linear[1]), 2)
         turned = linear.T
         position, velocity = self.position * scale, self.velocity * scale
@@ -131,8 +135,11 @@ class Motion:
 
     def corners(self) -> Array:
         """`xyxy`, shape (N, 4). May leave the image; a width or height below 0 counts as 0."""
-        half = np.maximum(self.position[:, 2:], 0.0) / 2.0
-        return np.concatenate([self.position[:, :2] - half, self.position[:, :2] + half], axis=1)
+        corners = np.empty_like(self.position)
+        centre, half = self.position[:, :2], np.maximum(self.position[:, 2:], 0.0) / 2.0
+        np.subtract(centre, half, out=corners[:, :2])
+        np.add(centre, half, out=corners[:, 2:])
+        return corners
 
 
 def centre_and_size(corners: Array) -> Array:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,26 +159,20 @@ class KalmanTracker:
             return ()
         now_s = max(stamp_s, self._stamp_s)
         motion = self._shown_motion.after(now_s - self._stamp_s, self._shown_agility)
+        drift = self._drift(motion, now_s)
         motion = self._carried(motion, now_s)
-        velocity = motion.velocity[:, :2] + self._drift(motion, now_s)
-        boxes = _in_image(motion, self._shown_cut).tolist()
-        speeds = velocity.tolist()
-        spreads = np.sqrt(motion.velocity_variance[:, :2]).tolist()
+        velocity = motion.velocity[:, :2] + drift
+        boxes = starmap(Box, _in_image(motion, self._shown_cut).tolist())
+        speeds = starmap(Velocity, velocity.tolist())
+        spreads = starmap(Velocity, np.sqrt(motion.velocity_variance[:, :2]).tolist())
+        forget_after = self._settings.forget_after
         tracks = []
-        for target, (x1, y1, x2, y2), speed, spread in zip(self._shown, boxes, speeds, spreads, strict=True):
+        for target, box, speed, spread in zip(self._shown, boxes, speeds, spreads, strict=True):
             unseen_s = now_s - target.last_s
-            if x1 < x2 and y1 < y2 and unseen_s <= self._settings.forget_after:
+            if box.x1 < box.x2 and box.y1 < box.y2 and unseen_s <= forget_after:
+                age_s = now_s - target.first_s
                 tracks.append(
-                    Track(
-                        target.track_id,
-                        target.label,
-                        Box(x1, y1, x2, y2),
-                        target.score,
-                        Velocity(*speed),
-                        now_s - target.first_s,
-                        unseen_s,
-                        Velocity(*spread),
-                    )
+                    Track(target.track_id, target.label, box, target.score, speed, age_s, unseen_s, spread)
                 )
         return tuple(tracks)
 
@@ -211,9 +206,9 @@ class KalmanTracker:
         if self._targets:
             self._motion = self._carried(self._motion.after(step_s, self._agility), stamp_s)
             if self._compensating:
-                self._last_boxes = moved(self._last_boxes, self._path.between(self._stamp_s, stamp_s))
+                self._last_boxes = moved(self._last_boxes, self._path.to(stamp_s))
         self._stamp_s = stamp_s
-        self._path.forget_before(stamp_s)
+        self._path.count_from(stamp_s)
         self._follow_camera()
 
     def _follow_camera(self) -> None:
@@ -235,10 +230,13 @@ class KalmanTracker:
         """Boxes of the last frame looked at, where the camera has them at that stamp."""
         if not self._compensating or not self._path or not len(motion):
             return motion
-        return motion.seen_from(self._path.between(self._stamp_s, stamp_s))
+        return motion.seen_from(self._path.to(stamp_s))
 
     def _drift(self, motion: Motion, stamp_s: float) -> Array:
-        """What the camera adds to the velocity of each centre, shape (N, 2), while tracks move with it."""
+        """What the camera adds to the velocity of each centre, shape (N, 2), while tracks move with it.
+
+        The boxes are those of the last frame looked at, not yet carried.
+        """
         if not self._compensating or not self._path:
             return np.zeros((len(motion), 2))
         rate = self._path.rate(stamp_s)
