@@ -564,7 +564,7 @@ def _need_ros() -> None:
 
 
 def _about_model(settings: Settings) -> dict[str, Any]:
-    from lfm_perception.vlm.llama import model_files
+    from lfm_perception.vlm import model_files
 
     files = {}
     for role, path in zip(("model", "mmproj"), model_files(settings), strict=True):

@@ -27,7 +27,7 @@ from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import gguf
+from lfm_perception.vlm import model_files
 from lfm_perception.vlm.probe import probe
 
 PACKAGE = "lfm_perception"
@@ -77,8 +77,8 @@ def examine(settings: Settings, camera: str | None = None, store: Store | None =
     """All findings. `camera` is the number of a camera, or an image topic (`/image_raw`)."""
     yield check_python()
     yield from check_packages()
-    yield from check_models(settings, store or Store())
     yield from check_engine(settings)
+    yield from check_store(store or Store())
     yield from check_dds()
     yield (
         check_camera(camera, settings)
@@ -104,7 +104,7 @@ def check_packages() -> Iterator[Finding]:
         yield problem("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
         return
     wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    wrong = [each for each in wanted if not each.specifier.contains(_version(each.name), prereleases=True)]
+    wrong = [each for each in wanted if not _fits(_version(each.name), each)]
     for requirement in wrong:
         yield problem(
             "packages",
@@ -115,6 +115,10 @@ def check_packages() -> Iterator[Finding]:
         yield good("packages", f"{PACKAGE} {version(PACKAGE)} and all that it needs")
 
 
+def _fits(found: str, wanted: Requirement) -> bool:
+    return bool(found) and wanted.specifier.contains(found, prereleases=True)
+
+
 def _version(package: str) -> str:
     """The installed version of a package, empty without one."""
     try:
@@ -123,63 +127,25 @@ def _version(package: str) -> str:
         return ""
 
 
-def check_models(settings: Settings, store: Store) -> Iterator[Finding]:
-    """The files of the settings' model, and of all models in the store."""
-    from lfm_perception.vlm.llama import model_files
-
-    files = model_files(settings)
-    try:
-        gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
-        if not settings.model.path:
-            _check_demo(files)
-    except PerceptionError as error:
-        yield problem(
-            "model", str(error), "give whole files of one LFM2-VL model: lfm-perception models pull"
-        )
-    else:
-        sums = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
-        checked = "checksums right" if sums else "no checksums in the settings, so not compared"
-        yield good("model", f"{files[0].name} and {files[1].name}, {checked}")
-    for name in store.names():
-        yield _check_stored(store, name)
-
-
-def _check_stored(store: Store, name: str) -> Finding:
-    try:
-        store.find(name).check()
-    except PerceptionError as error:
-        return problem("models", str(error), f"lfm-perception models verify {name}")
-    return good("models", f"{name} is as it came")
-
-
-def _check_demo(files: tuple[Path, Path]) -> None:
-    """Compare the demo model with the checksums beside it."""
-    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
-    sums = {name: digest for digest, name in (line.split() for line in lines)}
-    for file in files:
-        if hashlib.sha256(file.read_bytes()).hexdigest() != sums[file.name]:
-            raise PerceptionError(f"{file} is not the file that ships: install the package again")
-
-
 def check_engine(settings: Settings) -> Iterator[Finding]:
-    """llama.cpp: whether it runs, where the model's layers are, how long an answer takes."""
-    from lfm_perception.vlm.llama import model_files
-
+    """llama.cpp, in another process first, which it may end: whether it runs, with which model, and where."""
     model, wanted = model_files(settings)[0], settings.engine.n_gpu_layers
     try:
         found = probe(model, wanted)
     except PerceptionError as error:
         yield problem(
-            "llama.cpp", str(error), "install it again on this machine: make desktop, or make jetson"
+            "llama.cpp", str(error), "give a whole model, or install again: make desktop, make jetson"
         )
         return
-    yield good("llama.cpp", f"{version('llama-cpp-python')}, for {'CUDA' if found.cuda_build else 'the CPU'}")
+    yield good(
+        "llama.cpp", f"{_version('llama-cpp-python')}, for {'a GPU' if found.gpu_build else 'the CPU'}"
+    )
     gpus = ", ".join(found.gpus)
     if wanted == 0:
         yield skipped("GPU", f"engine.n_gpu_layers is 0{f', {gpus} is not used' if gpus else ''}")
-    elif not found.cuda_build:
+    elif not found.gpu_build:
         yield problem(
-            "GPU", "llama.cpp was compiled without CUDA", "make desktop or make jetson, with CUDA there"
+            "GPU", "llama.cpp was compiled for the CPU alone", "make desktop or make jetson, with CUDA there"
         )
     elif not found.gpus:
         yield problem(
@@ -191,7 +157,35 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         yield problem("GPU", f"no layer went to {gpus}", "free memory on it, or use a smaller model")
     else:
         yield good("GPU", f"{found.offloaded} of {found.layers} layers on {gpus}")
+    yield check_model(settings)
     yield _ask(settings)
+
+
+def check_model(settings: Settings) -> Finding:
+    """The files of the settings' model, and their checksums where these are known."""
+    from lfm_perception.vlm import gguf  # here, because it loads llama.cpp
+
+    files = model_files(settings)
+    try:
+        gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
+        if not settings.model.path:
+            _check_demo(files)
+    except PerceptionError as error:
+        return problem(
+            "model", str(error), "give whole files of one LFM2-VL model: lfm-perception models pull"
+        )
+    known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
+    checked = "checksums right" if known else "no checksums in the settings, so not compared"
+    return good("model", f"{files[0].name} and {files[1].name}, {checked}")
+
+
+def _check_demo(files: tuple[Path, Path]) -> None:
+    """Compare the demo model with the checksums beside it."""
+    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split() for line in lines)}
+    for file in files:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != sums[file.name]:
+            raise PerceptionError(f"{file} is not the file that ships: install the package again")
 
 
 def _ask(settings: Settings) -> Finding:
@@ -207,6 +201,20 @@ def _ask(settings: Settings) -> Finding:
             "answer", str(error), "lower engine.n_ctx or image.max_tokens, or take a smaller model"
         )
     return good("answer", f"ready after {opened - started:.1f} s, one frame in {answered - opened:.2f} s")
+
+
+def check_store(store: Store) -> Iterator[Finding]:
+    """All models that were pulled or added."""
+    for name in store.names():
+        yield _check_stored(store, name)
+
+
+def _check_stored(store: Store, name: str) -> Finding:
+    try:
+        store.find(name).check()
+    except PerceptionError as error:
+        return problem("models", str(error), f"lfm-perception models verify {name}")
+    return good("models", f"{name} is as it came")
 
 
 def check_dds() -> Iterator[Finding]:

@@ -4,8 +4,9 @@
     python3 tools/install.py jetson [--check]
 
 Looks at the machine first and says what is missing and how it comes; as long as something is, nothing is
-changed. Then tools/environment.py makes .venv, with llama.cpp compiled for the GPU, and `lfm-perception doctor`
-tries everything out. May be run again at any time: what is there already is kept. `--check` only looks.
+changed. Then tools/environment.py makes .venv, with llama.cpp compiled for the GPU, and the command
+`lfm-perception doctor` tries everything out. May be run again at any time: what is there is kept. `--check`
+only looks.
 """
 
 from __future__ import annotations

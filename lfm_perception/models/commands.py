@@ -164,8 +164,12 @@ def path(name: Name) -> None:
 
 @app.command()
 def settings(name: Name) -> None:
-    """Print the settings that run a model: its files, their checksums, and what it works best with."""
+    """Print the settings that run a model: its files, their checksums, and what it works best with.
+
+    As a file they serve the ROS node (params_file:=FILE) and the command line (--settings FILE).
+    """
     from lfm_perception.models.store import Store
+    from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
 
     stored = Store().find(name)
     groups: dict[str, dict[str, object]] = {}
@@ -176,7 +180,8 @@ def settings(name: Name) -> None:
     for key, value in stored.settings.items():
         group, _, key = key.partition(".")
         groups.setdefault(group, {})[key] = value
-    print(yaml.safe_dump(groups, sort_keys=False, allow_unicode=True), end="")
+    nodes = {ANY_NODE: {ROS_PARAMETERS: groups}}
+    print(yaml.safe_dump(nodes, sort_keys=False, allow_unicode=True), end="")
 
 
 @app.command()

@@ -20,7 +20,6 @@ from pathlib import Path
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import SHA256, License
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import gguf
 
 RECORD = "model.json"
 _NAME = re.compile(r"\w[\w.-]*")
@@ -108,6 +107,8 @@ class Store:
 
         Raises PerceptionError when the name is taken or the files do not make an LFM2-VL model.
         """
+        from lfm_perception.vlm import gguf  # here, because it loads llama.cpp, and looking shall not
+
         self.check_name(name)
         gguf.check_pair(model, mmproj)
         _checked(settings)

@@ -11,6 +11,7 @@ import array
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from lfm_perception.ros import transport
+from lfm_perception.ros.graph import spinning_node
 
 WIDTH, HEIGHT, RATE_HZ = 1280, 720, 30.0
 DISCOVERY_S = 5.0
@@ -55,28 +57,20 @@ def measure_link(seconds: float) -> Arrivals:
 def listen(topic: str, seconds: float, *, patience_s: float = DISCOVERY_S) -> Arrivals:
     """Count the images on a topic, for so long from the first on, which is waited for with patience."""
     transport.use()
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = Node("doctor", context=context)
-    executor = rclpy.executors.SingleThreadedExecutor(context=context)
-    executor.add_node(node)
     times: list[float] = []
     delays: list[float] = []
+    first = threading.Event()
 
     def arrived(image: Image) -> None:
         times.append(time.monotonic())
         stamp_ns = image.header.stamp.sec * 10**9 + image.header.stamp.nanosec
         delays.append((time.time_ns() - stamp_ns) / 1e9)
+        first.set()
 
-    node.create_subscription(Image, topic, arrived, qos_profile_sensor_data)
-    try:
-        begin = time.monotonic()
-        while time.monotonic() < (times[0] + seconds if times else begin + patience_s):
-            executor.spin_once(timeout_sec=0.1)
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        context.try_shutdown()
+    with spinning_node("doctor") as node:
+        node.create_subscription(Image, topic, arrived, qos_profile_sensor_data)
+        if first.wait(patience_s):
+            time.sleep(seconds)
     if len(times) < 2:
         return Arrivals(len(times), 0.0, 0.0)
     return Arrivals(len(times), (len(times) - 1) / (times[-1] - times[0]), statistics.median(delays))

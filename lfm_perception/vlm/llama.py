@@ -30,7 +30,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
 from lfm_perception.scene import Answer, Frame, Image, Usage
 from lfm_perception.settings import EngineSettings, Settings
-from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf
+from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf, model_files
 from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
 from lfm_perception.vlm.cores import CoreWatch
@@ -53,15 +53,6 @@ from lfm_perception.vlm.vocabulary import Vocabulary
 
 LARGEST_PICTURE = 1024
 """Image tokens of the largest single picture; mtmd is loaded with this, so that it resizes none."""
-
-_DEMO = Path(__file__).parents[1] / "demo" / "model"
-
-
-def model_files(settings: Settings) -> tuple[Path, Path]:
-    """The language model and the vision file that the settings name; without names, the demo model's."""
-    if settings.model.path:
-        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
-    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
 
 
 class LlamaVlm:

@@ -25,11 +25,11 @@ _GPU_KINDS = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`cuda_build`: llama.cpp was compiled for a GPU; `gpus`: those it found; `offloaded` of `layers`: what
+    """`gpu_build`: llama.cpp was compiled for a GPU; `gpus`: those it found; `offloaded` of `layers`: what
     the model has on them when it is loaded with the layers that were asked for.
     """
 
-    cuda_build: bool
+    gpu_build: bool
     gpus: tuple[str, ...]
     offloaded: int
     layers: int
@@ -56,7 +56,7 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
     if process.returncode:
         raise PerceptionError(f"llama.cpp cannot be used (exit code {process.returncode}): {last}")
     found = json.loads(process.stdout)
-    return Probe(found["cuda_build"], tuple(found["gpus"]), found["offloaded"], found["layers"])
+    return Probe(found["gpu_build"], tuple(found["gpus"]), found["offloaded"], found["layers"])
 
 
 def _main(model: str, n_gpu_layers: int) -> Probe:
