@@ -138,8 +138,9 @@ def run(
     from lfm_perception.perception import open_perception
 
     chosen = _chosen_settings(settings, set_ or [], labels, seed)
-    _check_apart(source, out)
-    if source == DEMO and frames is None and seconds is None:
+    if source != DEMO:
+        _check_apart(source, out)
+    elif frames is None and seconds is None:
         seconds = DEMO_SECONDS
     limits = Limits(frames, seconds)
     badge = Path(chosen.model.path).stem if chosen.model.path else "demo model"
