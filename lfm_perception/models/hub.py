@@ -161,7 +161,7 @@ def _append(remote: _Remote, part: Path, size: int, progress: Progress) -> None:
     """One request for the bytes from `size` on, or for all of them where the part holds too many."""
     from huggingface_hub import get_session
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if size < remote.size:
