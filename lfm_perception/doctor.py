@@ -170,6 +170,9 @@ def check_model(settings: Settings) -> Finding:
         gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
         if not settings.model.path:
             _check_demo(files)
+        if settings.lora.path:
+            adapter = Path(settings.lora.path).expanduser()
+            gguf.check_adapter(adapter, files[0], sha256=settings.lora.sha256)
     except PerceptionError as error:
         return problem(
             "model", str(error), "give whole files of one LFM2-VL model: lfm-perception models pull"
