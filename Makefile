@@ -6,10 +6,16 @@ BIN := .venv/bin
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs model constraints clean environment
+.PHONY: help desktop jetson demo test lint format docs model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+desktop: ## install on this computer, with CUDA where there is a GPU; looks first, and says what is missing
+	@$(PYTHON) tools/install.py desktop $(ARGS)
+
+jetson: ## install on a Jetson with JetPack 6 or 7; looks first, and says what is missing
+	@$(PYTHON) tools/install.py jetson $(ARGS)
 
 demo: environment ## camera and perception node on the demo world, judged by the truth; results go to out/demo
 	$(BIN)/lfm-perception demo --out out/demo
@@ -38,7 +44,7 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 constraints: environment ## pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\n' | $(BIN)/uv pip compile --quiet --universal \
-	  --python-version 3.10 --extra test --extra eval --extra ros --no-annotate \
+	  --python-version 3.10 --extra test --extra eval --extra models --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
 
 clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)

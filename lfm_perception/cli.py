@@ -37,6 +37,7 @@ from rich.text import Text
 
 import lfm_perception
 from lfm_perception.errors import PerceptionError
+from lfm_perception.models import commands as models
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(models.app, name="models")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,8 +138,9 @@ def run(
     from lfm_perception.perception import open_perception
 
     chosen = _chosen_settings(settings, set_ or [], labels, seed)
-    _check_apart(source, out)
-    if source == DEMO and frames is None and seconds is None:
+    if source != DEMO:
+        _check_apart(source, out)
+    elif frames is None and seconds is None:
         seconds = DEMO_SECONDS
     limits = Limits(frames, seconds)
     badge = Path(chosen.model.path).stem if chosen.model.path else "demo model"
@@ -331,6 +334,38 @@ def bench(
     print(f"{len(looks) / looks[-1].at_s:.2f} looks per second; results in {out}: open {out / 'bench.html'}")
     if stop.number:
         raise typer.Exit(128 + stop.number)
+
+
+@app.command()
+def doctor(
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one setting: `engine.n_gpu_layers=-1` tries the GPU. Repeatable.",
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Also count the images of this camera (`0`) or topic (`/image_raw`).")
+    ] = None,
+) -> None:
+    """Find out whether this computer can run perception, and say what to do where it cannot.
+
+    Looks at versions, model files and their checksums, whether the GPU is really used, how long an answer
+    takes, whether camera images come through DDS, and how often a camera gives them.
+    """
+    from lfm_perception.doctor import State, examine
+
+    problems = 0
+    for finding in examine(_chosen_settings(settings, set_ or [], None, 0), camera):
+        print(f"{finding.state.value} {finding.about}: {finding.found}")
+        if finding.state is State.PROBLEM:
+            problems += 1
+            print(f"   {finding.remedy}")
+    if problems:
+        raise PerceptionError(f"{problems} of these must be put right")
 
 
 evaluate = typer.Typer(help="Measure how good a model and the tracker are.", no_args_is_help=True)
@@ -530,7 +565,7 @@ def _need_ros() -> None:
 
 
 def _about_model(settings: Settings) -> dict[str, Any]:
-    from lfm_perception.vlm.llama import model_files
+    from lfm_perception.vlm import model_files
 
     files = {}
     for role, path in zip(("model", "mmproj"), model_files(settings), strict=True):

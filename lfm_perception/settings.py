@@ -83,6 +83,17 @@ class MmprojSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A fine-tuned change of the language model's weights (LoRA), applied when it is loaded."""
+
+    path: str = _knob("", "GGUF file of the adapter; empty: none", fixed=LOADED)
+    sha256: str = _knob(
+        "", "SHA-256 the file must have, 64 hexadecimal digits; empty: not checked", fixed=LOADED
+    )
+    scale: float = _knob(1.0, "how strongly it is applied; 0: not at all", low=0.0, high=10.0, fixed=LOADED)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """How llama.cpp runs."""
 
@@ -301,6 +312,7 @@ class Settings:
 
     model: ModelSettings = ModelSettings()
     mmproj: MmprojSettings = MmprojSettings()
+    lora: LoraSettings = LoraSettings()
     engine: EngineSettings = EngineSettings()
     image: ImageSettings = ImageSettings()
     sampling: SamplingSettings = SamplingSettings()
@@ -363,7 +375,8 @@ class Settings:
         self._check_tokens()
 
     def _check_files(self) -> None:
-        for name, digest in (("model.sha256", self.model.sha256), ("mmproj.sha256", self.mmproj.sha256)):
+        for group in ("model", "mmproj", "lora"):
+            name, digest = f"{group}.sha256", getattr(self, group).sha256
             if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
                 raise PerceptionError(f"{name} must be 64 hexadecimal digits or empty, got {_shown(digest)}")
         if bool(self.model.path) != bool(self.mmproj.path):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import settings
 
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.llama import LlamaVlm, model_files
+from lfm_perception.vlm import model_files
+from lfm_perception.vlm.llama import LlamaVlm
 from lfm_perception.vlm.native import llama_cpp
 from lfm_perception.vlm.vocabulary import Vocabulary
 

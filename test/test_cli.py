@@ -214,6 +214,14 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Pa
     assert f"cannot write to {tmp_path}/file/out: not a directory" in outcome.err
 
 
+def test_the_demo_is_no_folder_that_results_could_mix_with(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command("run", "demo", "--out", tmp_path / "demo", "--frames", "1", *QUICK)
+    assert outcome.code == 0, outcome.err
+
+
 def test_results_never_replace_the_source(command: Command, tmp_path: Path) -> None:
     film = write_demo_video(tmp_path / "overlay.avi").rename(tmp_path / "overlay.mp4")
     before = film.read_bytes()

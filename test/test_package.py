@@ -110,7 +110,10 @@ def test_every_dependency_of_this_python_is_pinned() -> None:
     pins = [Requirement(line) for line in lines]
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
     pinned = {canonicalize_name(pin.name) for pin in pins if pin.marker is None or pin.marker.evaluate()}
-    wanted = requirements("options", "install_requires") + requirements("options.extras_require", "test")
+    wanted = requirements("options", "install_requires")
+    wanted += requirements("options.extras_require", "test") + requirements(
+        "options.extras_require", "models"
+    )
     seen: set[str] = set()
     while wanted:
         requirement = wanted.pop()

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import html
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -41,9 +42,10 @@ DESCRIBED_IN = (
     *sorted((ROOT / "interfaces").glob("*/msg/*.msg")),
     Path(__file__).resolve(),
 )
-BUILD_OPTIONS = ("CMAKE_ARGS", "CMAKE_GENERATOR", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+BUILD_OPTIONS = ("CMAKE_ARGS", "CMAKE_GENERATOR", "CC", "CXX", "CUDACXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfm_perception"
 LOG = VENV / "setup.log"
+OPTIONS = VENV / "build_options.json"
 STATUS_PERIOD_S = 1.0 if sys.stdout.isatty() else 15.0
 
 
@@ -52,6 +54,7 @@ class SetupError(Exception):
 
 
 def main() -> None:
+    recall_build_options()
     stamp = VENV / "complete"
     wanted = fingerprint()
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -67,14 +70,25 @@ def main() -> None:
         run(
             "installing the pinned packages",
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
-            *("--editable", f"{ROOT}[test,eval,{ros}]", wheel),
+            *("--editable", f"{ROOT}[test,eval,models,{ros}]", wheel),
         )
         # asks for an OpenCV with windows, which a bare machine cannot load and which it never uses
         trackeval = f"trackeval=={pinned('trackeval')}"
         run("installing trackeval", PYTHON, "-m", "pip", "install", "--no-deps", trackeval)
         use_ros()
+        OPTIONS.write_text(json.dumps(given_build_options()))
         stamp.write_text(wanted)
     say(f"environment ready after {duration(time.monotonic() - started)}")
+
+
+def recall_build_options() -> None:
+    """Build as the last time where nothing is said now: `make test` keeps what `make jetson` has made."""
+    if not given_build_options() and OPTIONS.is_file():
+        os.environ.update(json.loads(OPTIONS.read_text()))
+
+
+def given_build_options() -> dict[str, str]:
+    return {name: os.environ[name] for name in BUILD_OPTIONS if name in os.environ}
 
 
 def wait_for(lock: IO[str]) -> None:
@@ -181,7 +195,7 @@ def llama_wheel() -> Path:
             *(PYTHON, "-m", "pip", "wheel", "--verbose", "--no-deps", "--wheel-dir", fresh),
             *("--build-constraint", CONSTRAINTS, f"llama-cpp-python=={pinned('llama-cpp-python')}"),
             # pip's own cache does not know the build options
-            *(["--no-cache-dir"] if any(name in os.environ for name in BUILD_OPTIONS) else []),
+            *(["--no-cache-dir"] if given_build_options() else []),
         )
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)

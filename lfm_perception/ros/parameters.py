@@ -54,9 +54,11 @@ class Parameters:
             if name not in known and name.partition(".")[0] not in OF_ROS:
                 Settings().with_values({name: None})  # says which name it may have been meant to be
         now = {knob.name: self._node.get_parameter(knob.name).value for knob in describe()}
-        return Settings().with_values(
-            {name: plain(value) for name, value in {**now, **self._refused}.items()}
-        )
+        empty: dict[str, object] = {  # a file's [] arrives without a type and so without a value
+            knob.name: [] for knob in describe() if knob.kind is tuple and now[knob.name] is None
+        }
+        values = {**now, **empty, **self._refused}
+        return Settings().with_values({name: plain(value) for name, value in values.items()})
 
     def changed(self, settings: Settings | None, parameters: Iterable[Parameter]) -> Settings | None:
         """The settings after a change; parameters that are none of them are left to others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lfm_perception.errors import PerceptionError
@@ -13,6 +14,9 @@ from lfm_perception.vlm.prompts import Draft, Question
 
 if TYPE_CHECKING:
     from lfm_perception.settings import Settings
+
+
+_DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,13 @@ class Vlm(Protocol):
 
 class CancelledError(PerceptionError):
     """The question was taken back before its answer was finished."""
+
+
+def model_files(settings: Settings) -> tuple[Path, Path]:
+    """The language model and the vision file that the settings name; without names, the demo model's."""
+    if settings.model.path:
+        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
+    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
 
 
 def open_vlm(settings: Settings, tell: Callable[[str], None] = lambda sentence: None) -> Vlm:

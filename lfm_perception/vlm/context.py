@@ -71,6 +71,12 @@ class Context:
         self._stop = stop
         llama_cpp.llama_set_abort_callback(self._context, stop.check, stop.flag)
 
+    def adapt(self, adapter: Any, scale: float) -> None:
+        """Apply a LoRA adapter that belongs to the model. Before anything is read."""
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)):
+            raise failure("llama.cpp cannot apply a LoRA adapter")
+
     def use_threads(self, count: int) -> None:
         llama_cpp.llama_set_n_threads(self._context, count, count)
 

@@ -88,6 +88,30 @@ def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha2
         )
 
 
+def check_adapter(adapter: Path, model: Path, *, sha256: str = "") -> None:
+    """Refuse a file that is no LoRA adapter of this language model. An empty checksum is not compared.
+
+    Raises PerceptionError with what is wrong, and what to do.
+    """
+    header = read(adapter)
+    _check_sha256(adapter, sha256)
+    kind = (header.values.get("general.type"), header.values.get("adapter.type"))
+    if kind != ("adapter", "lora") or header.architecture != "lfm2":
+        raise PerceptionError(
+            f"{adapter} is not a LoRA adapter of an LFM2 model (general.type {kind[0]!r}, adapter.type "
+            f"{kind[1]!r}, architecture {header.architecture!r}): convert it with llama.cpp's "
+            "convert_lora_to_gguf.py"
+        )
+    tensors = read(model).tensors
+    for name in header.tensors:
+        changed, _, half = name.rpartition(".")
+        if half not in ("lora_a", "lora_b") or changed not in tensors:
+            raise PerceptionError(
+                f"{adapter} changes {changed or name}, which {model.name} does not have: "
+                "it belongs to another model"
+            )
+
+
 def read(path: Path) -> Header:
     """The header of a GGUF file, whose tensors all lie inside the file.
 

@@ -29,8 +29,8 @@ import numpy as np
 from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
 from lfm_perception.scene import Answer, Frame, Image, Usage
-from lfm_perception.settings import EngineSettings, Settings
-from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf, model_files
 from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
 from lfm_perception.vlm.cores import CoreWatch
@@ -54,15 +54,6 @@ from lfm_perception.vlm.vocabulary import Vocabulary
 LARGEST_PICTURE = 1024
 """Image tokens of the largest single picture; mtmd is loaded with this, so that it resizes none."""
 
-_DEMO = Path(__file__).parents[1] / "demo" / "model"
-
-
-def model_files(settings: Settings) -> tuple[Path, Path]:
-    """The language model and the vision file that the settings name; without names, the demo model's."""
-    if settings.model.path:
-        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
-    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
-
 
 class LlamaVlm:
     """A `Vlm` in this process. Safe to use from several threads; questions are answered one by one.
@@ -78,6 +69,8 @@ class LlamaVlm:
         gguf.check_pair(
             model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256
         )
+        if settings.lora.path:
+            gguf.check_adapter(_adapter(settings), model, sha256=settings.lora.sha256)
         self._jobs: set[Stop] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         try:
@@ -132,6 +125,11 @@ class LlamaVlm:
             raise PerceptionError("the model has been closed: open it again before asking") from error
 
 
+def _adapter(settings: Settings) -> Path:
+    """The LoRA adapter that the settings name; the model frees it once it is applied."""
+    return Path(settings.lora.path).expanduser()
+
+
 def _free(thread: ThreadPoolExecutor, engine: _Engine) -> None:
     """Free the engine after what it still does. Does not wait: the collector may call it on that thread."""
     thread.submit(engine.free)
@@ -154,16 +152,17 @@ class _Engine:
         cores = CoreWatch()
         keep_quiet()
         try:
-            self._load(model, mmproj, settings.engine, cores)
+            self._load(model, mmproj, settings, cores)
         except BaseException:
             self.free()
             raise
         self._foresight = lru_cache(maxsize=8)(self._made_foresight)
 
-    def _load(self, model: Path, mmproj: Path, settings: EngineSettings, cores: CoreWatch) -> None:
+    def _load(self, model: Path, mmproj: Path, settings: Settings, cores: CoreWatch) -> None:
+        engine = settings.engine
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = settings.n_gpu_layers
+        params.n_gpu_layers = engine.n_gpu_layers
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
         if not self._model:
             raise failure(f"llama.cpp cannot load {model}")
@@ -172,14 +171,19 @@ class _Engine:
         for special in (IMAGE_START, IMAGE_END, THUMBNAIL):
             self.vocabulary.special(special)
 
-        threads = settings.n_threads or cores.free()
-        self._context = Context(self._model, len(self.vocabulary.pieces), settings, threads)
+        threads = engine.n_threads or cores.free()
+        self._context = Context(self._model, len(self.vocabulary.pieces), engine, threads)
+        if settings.lora.path:
+            adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(_adapter(settings)))
+            if not adapter:
+                raise failure(f"llama.cpp cannot apply {settings.lora.path}")
+            self._context.adapt(adapter, settings.lora.scale)
         self.pace = Pace(self._context, threads)
 
         vision = mtmd_cpp.mtmd_context_params_default()
-        vision.use_gpu = settings.n_gpu_layers != 0
+        vision.use_gpu = engine.n_gpu_layers != 0
         vision.n_threads = threads
-        vision.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
+        vision.flash_attn_type = FLASH_ATTENTION[engine.flash_attn]
         vision.image_min_tokens, vision.image_max_tokens = 1, LARGEST_PICTURE
         vision.print_timings = False
         vision.warmup = False

@@ -19,8 +19,14 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from llama_cpp import llama_cpp, mtmd_cpp
-from llama_cpp._ggml import libggml
+try:
+    from llama_cpp import llama_cpp, mtmd_cpp
+    from llama_cpp._ggml import libggml
+except (ImportError, OSError, RuntimeError) as error:
+    raise PerceptionError(
+        f"llama.cpp cannot be loaded ({' '.join(str(error).split())}): if it was compiled for CUDA, install "
+        "CUDA's libraries of that version; otherwise install it again on this machine"
+    ) from error
 
 __all__ = ["failure", "keep_quiet", "libggml", "llama_cpp", "mtmd_cpp"]
 

@@ -1,0 +1,60 @@
+# Jetson image: JetPack 6 with ROS 2 Humble (Orin), or with --build-arg JETPACK=7 ROS 2 Jazzy (Thor). Build it on a
+# Jetson, or anywhere for arm64 (docker buildx build --platform linux/arm64).
+#   docker build -f docker/jetson.Dockerfile -t lfm-perception:jetpack6 .
+ARG JETPACK=6
+
+FROM nvcr.io/nvidia/l4t-jetpack:r36.4.0 AS build-6
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends \
+      ca-certificates=20* g++=4:11.* python3-dev=3.10.* python3-venv=3.10.* \
+ && rm -rf /var/lib/apt/lists/*
+ENV CUDA_ARCHITECTURES=87
+
+FROM nvcr.io/nvidia/cuda:13.0.1-devel-ubuntu24.04 AS build-7
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends \
+      ca-certificates=20* g++=4:13.* python3-dev=3.12.* python3-venv=3.12.* \
+ && rm -rf /var/lib/apt/lists/*
+ENV CUDA_ARCHITECTURES=110
+
+# hadolint ignore=DL3006
+FROM build-${JETPACK} AS build
+# not native: the machine that builds may be another; every Orin and Thor has these
+ENV CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} -DGGML_NATIVE=off -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/lfm_perception/bin:/usr/local/cuda/bin:$PATH
+WORKDIR /source
+COPY constraints.txt .
+RUN python3 -m venv /opt/lfm_perception \
+ && pip install --upgrade --constraint constraints.txt pip \
+ && pip install --constraint constraints.txt --build-constraint constraints.txt llama-cpp-python \
+ && install -D -t /opt/lfm_perception/lib/cuda \
+      /usr/local/cuda/lib64/libcudart.so.1[23] /usr/local/cuda/lib64/libcublas.so.1[23] \
+      /usr/local/cuda/lib64/libcublasLt.so.1[23]
+COPY . .
+# ros2 launch and ros2 run look for programs under lib/lfm_perception
+RUN pip install --constraint constraints.txt --build-constraint constraints.txt '.[models]' \
+ && install --directory /opt/lfm_perception/lib/lfm_perception \
+ && ln -s ../../bin/perception_node ../../bin/demo_camera /opt/lfm_perception/lib/lfm_perception
+
+FROM ros:humble-ros-base-jammy AS final-6
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libgomp1=12.* ros-humble-vision-msgs=4.* \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM ros:jazzy-ros-base-noble AS final-7
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libgomp1=14.* ros-jazzy-vision-msgs=4.* \
+ && rm -rf /var/lib/apt/lists/*
+
+# hadolint ignore=DL3006
+FROM final-${JETPACK}
+RUN install --directory --owner 1000 --group 1000 /models /out
+COPY --from=build /opt/lfm_perception /opt/lfm_perception
+RUN echo /opt/lfm_perception/lib/cuda > /etc/ld.so.conf.d/lfm_perception.conf && ldconfig
+ENV PATH=/opt/lfm_perception/bin:$PATH AMENT_PREFIX_PATH=/opt/lfm_perception HOME=/tmp HF_HOME=/models \
+    ROS_LOG_DIR=/tmp/log NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all
+USER 1000:1000
+WORKDIR /out
+# the base image's entry point sources ROS 2
+ENTRYPOINT ["/ros_entrypoint.sh"]
+CMD ["perception_node", "--ros-args", "-p", "node.autostart:=true", "-p", "engine.n_gpu_layers:=-1"]

@@ -1,0 +1,243 @@
+"""The models that can be pulled by name: `registry.json` of the package, and the user's own beside it.
+
+A file of a model is pinned when its revision, size and SHA-256 are known; only then can it be checked against
+what was meant here. A file that is not pinned stands without them, never with invented ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import Settings
+
+SHIPPED = Path(__file__).with_name("registry.json")
+
+COMMIT = re.compile("[0-9a-f]{40}")
+SHA256 = re.compile("[0-9a-f]{64}")
+_NAME = re.compile(r"\w[\w.-]*")
+_REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository. `revision` (a commit), `size` (bytes) and `sha256` are known together or not
+    at all.
+    """
+
+    file: str
+    revision: str = ""
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def pinned(self) -> bool:
+        return bool(self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """What must be accepted before a pull: a title, the gist in a sentence or two, where the full text is."""
+
+    key: str
+    title: str
+    notice: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One quantization of a model. `mmprojs` by their quantization, the recommended one first; `settings` by
+    dotted name are those with which the model works best; no `license`: there is nothing to accept.
+    """
+
+    name: str
+    repo: str
+    file: HubFile
+    mmprojs: Mapping[str, HubFile]
+    settings: Mapping[str, object]
+    license: License | None
+
+    def mmproj(self, quantization: str | None) -> HubFile:
+        """The vision file of this quantization; without one, the recommended."""
+        if quantization is None:
+            return next(iter(self.mmprojs.values()))
+        if quantization not in self.mmprojs:
+            raise PerceptionError(
+                f"{self.name} has no vision file {quantization!r}: known are {', '.join(self.mmprojs)}"
+            )
+        return self.mmprojs[quantization]
+
+
+class Registry:
+    """The models of some registry files, by name.
+
+    Raises PerceptionError, with the file's name and the place in it, for everything that is wrong with one.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._models: dict[str, Model] = {}
+        self._families: dict[str, Model] = {}
+        for path in paths:
+            self._add_file(path)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._models or name in self._families
+
+    def find(self, name: str) -> Model:
+        """The model of this name; a name without a quantization means the recommended one."""
+        if found := self._models.get(name) or self._families.get(name):
+            return found
+        close = difflib.get_close_matches(name, [*self._models, *self._families], n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see lfm-perception models list"
+        raise PerceptionError(f"there is no model {name!r} in the registry: {hint}")
+
+    def _add_file(self, path: Path) -> None:
+        try:
+            self._add(_Entry("", _read(path)))
+        except PerceptionError as error:
+            raise PerceptionError(f"{path}: {error}") from error
+
+    def _add(self, content: _Entry) -> None:
+        licenses = {
+            key: License(key, entry.text("title"), entry.text("notice"), entry.text("text"))
+            for key, entry in content.entries("licenses", optional=True)
+        }
+        content.only("licenses", "models")
+        for family, entry in content.entries("models"):
+            first: Model | None = None
+            for model in _models(family, entry, licenses):
+                if model.name in self:
+                    raise PerceptionError(f"{entry.where} gives a second model the name {model.name!r}")
+                self._models[model.name] = model
+                first = first or model
+            if first and family not in self._models:
+                self._families[family] = first
+
+
+def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iterator[Model]:
+    entry.only("repo", "license", "settings", "files", "mmproj")
+    repo = entry.text("repo", _REPO, "ORGANIZATION/NAME")
+    key = entry.text("license") if entry.has("license") else ""
+    if key and key not in licenses:
+        raise PerceptionError(f"{entry.where}.license {key!r} is not described under 'licenses'")
+    settings = entry.mapping("settings") if entry.has("settings") else {}
+    try:
+        Settings().with_values(settings)
+    except PerceptionError as error:
+        raise PerceptionError(f"{entry.where}.settings: {error}") from error
+    mmprojs = {quantization: _file(each) for quantization, each in entry.entries("mmproj")}
+    if not mmprojs:
+        raise PerceptionError(f"{entry.where}.mmproj names no file")
+    for quantization, each in entry.entries("files"):
+        yield Model(f"{family}-{quantization}", repo, _file(each), mmprojs, settings, licenses.get(key))
+
+
+def _file(entry: _Entry) -> HubFile:
+    entry.only("file", "revision", "bytes", "sha256")
+    file = entry.text(
+        "file", re.compile(r"(\w[\w.-]*/)*\w[\w.-]*\.gguf"), "the path of a .gguf file in the repository"
+    )
+    pins = [key for key in ("revision", "bytes", "sha256") if entry.has(key)]
+    if not pins:
+        return HubFile(file)
+    if len(pins) < 3:
+        raise PerceptionError(
+            f"{entry.where} has {' and '.join(pins)} alone: give revision, bytes and sha256 together, or none"
+        )
+    return HubFile(
+        file,
+        entry.text("revision", COMMIT, "a commit of 40 hexadecimal digits"),
+        entry.size("bytes"),
+        entry.text("sha256", SHA256, "64 hexadecimal digits in lower case"),
+    )
+
+
+class _Entry:
+    """A JSON object at a place in the file, whose parts are checked as they are taken."""
+
+    def __init__(self, where: str, value: object) -> None:
+        self.where = where
+        if not isinstance(value, dict):
+            raise PerceptionError(f"{where or 'the file'} must be an object, got {reprlib.repr(value)}")
+        self._value = value
+
+    def has(self, key: str) -> bool:
+        return key in self._value
+
+    def only(self, *known: str) -> None:
+        """Refuse keys that mean nothing here: a slip of the pen must not pass for a pin."""
+        for key in self._value.keys() - set(known):
+            raise PerceptionError(
+                f"{self._place(key)} means nothing there: known are {', '.join(map(repr, known))}"
+            )
+
+    def entries(self, key: str, *, optional: bool = False) -> Iterator[tuple[str, _Entry]]:
+        if optional and key not in self._value:
+            return
+        for name, value in self.mapping(key).items():
+            if not _NAME.fullmatch(name):
+                raise PerceptionError(
+                    f"{self._place(key)}: a name is letters, digits, '.', '_' and '-', got {name!r}"
+                )
+            yield name, _Entry(f"{self._place(key)}.{name}", value)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        return _Entry(self._place(key), self._taken(key))._value
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, words: str = "text") -> str:
+        value = self._taken(key)
+        if not isinstance(value, str) or not value.strip() or (pattern and not pattern.fullmatch(value)):
+            raise PerceptionError(f"{self._place(key)} must be {words}, got {reprlib.repr(value)}")
+        return value
+
+    def size(self, key: str) -> int:
+        value = self._taken(key)
+        if type(value) is not int or value < 1:
+            raise PerceptionError(
+                f"{self._place(key)} must be a whole number above 0, got {reprlib.repr(value)}"
+            )
+        return value
+
+    def _taken(self, key: str) -> object:
+        if key not in self._value:
+            raise PerceptionError(f"{self.where or 'the file'} lacks {key!r}")
+        return self._value[key]
+
+    def _place(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
+    except OSError as error:
+        raise PerceptionError(
+            f"cannot read the registry: {(error.strerror or str(error)).lower()}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PerceptionError("not a text file in UTF-8") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise PerceptionError(f"not valid JSON, {place}: {error.msg.lower()}") from error
+    except RecursionError as error:
+        raise PerceptionError("not valid JSON: nested too deep") from error
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Refuses a key that is given twice, where JSON itself would silently take the last."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise PerceptionError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return entries

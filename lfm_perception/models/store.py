@@ -1,0 +1,260 @@
+"""The models on this computer. One folder a model: its files, and `model.json`, which says what they must be.
+
+A folder has its final name only when everything in it is complete and checked, so whatever is found under a
+name can be used. Models of which the files lie elsewhere have a folder with nothing but the record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.models.registry import SHA256, License
+from lfm_perception.settings import Settings
+
+RECORD = "model.json"
+_NAME = re.compile(r"\w[\w.-]*")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it was when it was checked. `path` is relative to the model's folder, or absolute; `size` in
+    bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model that is here. `source` says where it came from; `settings` by dotted name fit it best."""
+
+    name: str
+    folder: Path
+    model: StoredFile
+    mmproj: StoredFile
+    source: str
+    settings: Mapping[str, object]
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Where the language model and the vision file are."""
+        return self.folder / self.model.path, self.folder / self.mmproj.path
+
+    def check(self) -> None:
+        """Compare every byte with what was pulled or added.
+
+        Raises PerceptionError for the first file that is gone, cannot be read or has changed.
+        """
+        for path, stored in zip(self.files, (self.model, self.mmproj), strict=True):
+            size, sha256 = measure(path)
+            if size != stored.size:
+                raise PerceptionError(
+                    f"{path} has {size} bytes, and had {stored.size} when it came: {self._remedy()}"
+                )
+            if sha256 != stored.sha256:
+                raise PerceptionError(
+                    f"{path} has changed: its SHA-256 is {sha256}, and was {stored.sha256} when it came: "
+                    f"{self._remedy()}"
+                )
+
+    def _remedy(self) -> str:
+        return f"delete {self.folder} and pull or add {self.name} again"
+
+
+class Store:
+    """The folder of all models; made when the first one comes."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    @property
+    def user_registry(self) -> Path:
+        """Where a team describes models of its own; need not exist."""
+        return self.root / "registry.json"
+
+    def names(self) -> list[str]:
+        """The models that are here, in alphabetical order."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{RECORD}"))
+
+    def find(self, name: str) -> StoredModel:
+        """The model of this name. Raises PerceptionError when it is not here, or its record is no record."""
+        path = self.root / name / RECORD
+        if not _NAME.fullmatch(name) or not path.is_file():
+            here = ", ".join(self.names()) or "none"
+            raise PerceptionError(
+                f"the model {name!r} is not on this computer (here: {here}): "
+                f"lfm-perception models pull {name}, or models add"
+            )
+        return _read_record(path)
+
+    def add(
+        self, name: str, model: Path, mmproj: Path, source: str, settings: Mapping[str, object]
+    ) -> StoredModel:
+        """Remember a model whose files stay where they are.
+
+        Raises PerceptionError when the name is taken or the files do not make an LFM2-VL model.
+        """
+        from lfm_perception.vlm import gguf  # here, because it loads llama.cpp, and looking shall not
+
+        self.check_name(name)
+        gguf.check_pair(model, mmproj)
+        _checked(settings)
+        with self.preparing(name) as folder:
+            files = [StoredFile(str(path.resolve()), *measure(path)) for path in (model, mmproj)]
+            return self.finish(name, folder, files[0], files[1], source, settings)
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that is none, or that a model here has already."""
+        if not _NAME.fullmatch(name):
+            raise PerceptionError(f"a model's name is letters, digits, '.', '_' and '-', got {name!r}")
+        if (self.root / name).exists():
+            raise PerceptionError(
+                f"there is already a model {name!r} in {self.root / name}: "
+                "choose another name, or delete that folder first"
+            )
+
+    @contextmanager
+    def preparing(self, name: str) -> Iterator[Path]:
+        """A folder for a model that is not complete; one at a time. What an earlier try left there is kept.
+
+        Raises PerceptionError when the store cannot be written, or the model is being prepared elsewhere.
+        """
+        folder = self.root / f".{name}.unfinished"
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            with (self.root / f".{name}.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise PerceptionError(
+                        f"{name} is being pulled by another process: wait for it to end"
+                    ) from error
+                try:
+                    yield folder
+                finally:
+                    with suppress(OSError):  # it has its final name, or holds what a later try goes on with
+                        folder.rmdir()
+
+    def finish(
+        self,
+        name: str,
+        folder: Path,
+        model: StoredFile,
+        mmproj: StoredFile,
+        source: str,
+        settings: Mapping[str, object],
+    ) -> StoredModel:
+        """Give a prepared folder its record and its final name."""
+        record = {
+            "model": asdict(model),
+            "mmproj": asdict(mmproj),
+            "source": source,
+            "settings": dict(settings),
+        }
+        kept = {RECORD, model.path, mmproj.path}
+        for path in folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
+        with (folder / RECORD).open("w", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.check_name(name)
+        folder.rename(self.root / name)
+        return self.find(name)
+
+    def accepted(self, terms: License) -> bool:
+        """Whether this license has been accepted here before."""
+        return (self.root / "licenses" / terms.key).is_file()
+
+    def accept(self, terms: License) -> None:
+        """Remember that this license was accepted."""
+        folder = self.root / "licenses"
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / terms.key).write_text(f"{terms.title}\n{terms.text}\n", encoding="utf-8")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the disk can have against it, in a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise PerceptionError(
+                f"cannot write to {self.root}: {(error.strerror or str(error)).lower()}: "
+                "make room or give yourself the right to write there, or set HF_HOME to another folder"
+            ) from error
+
+
+def default_root() -> Path:
+    """`lfm_perception` in the hub's own folder: HF_HOME, or ~/.cache/huggingface."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "lfm_perception"
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file. Raises PerceptionError when it cannot be read."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    return size, digest.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk that holds the path, or will."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _read_record(path: Path) -> StoredModel:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return StoredModel(
+            path.parent.name,
+            path.parent,
+            _stored_file(content["model"]),
+            _stored_file(content["mmproj"]),
+            str(content["source"]),
+            _checked(content["settings"]),
+        )
+    except OSError as error:
+        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, PerceptionError) as error:
+        raise PerceptionError(
+            f"{path} has been damaged ({error!r}): delete {path.parent} and pull or add the model again"
+        ) from error
+
+
+def _checked(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings as they are given. Raises PerceptionError when they are none."""
+    Settings().with_values(settings)
+    return settings
+
+
+def _stored_file(entry: Mapping[str, object]) -> StoredFile:
+    path, size, sha256 = entry["path"], entry["size"], entry["sha256"]
+    if not isinstance(path, str) or type(size) is not int or not isinstance(sha256, str):
+        raise ValueError(f"not a file's path, size and checksum: {entry}")
+    if not SHA256.fullmatch(sha256):
+        raise ValueError(f"not a SHA-256: {sha256!r}")
+    return StoredFile(path, size, sha256)

@@ -1,0 +1,128 @@
+"""A model hub on this computer: answers as the real one does, and misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the body of one file.
+
+    `cuts`: after how many bytes each next answer ends; `flip`: the position of a byte that comes changed;
+    `pause_s`: rest between blocks of 64 kB; `stalls`: how many next answers never begin; `ranges`: whether
+    a part can be asked for.
+    """
+
+    cuts: list[int] = field(default_factory=list)
+    flip: int | None = None
+    pause_s: float = 0.0
+    stalls: int = 0
+    ranges: bool = True
+
+
+class Hub:
+    """Serves files of one repository at one commit, as HF_ENDPOINT.
+
+    `asked` remembers where each request for a body began; `etags` are what it says of the files' SHA-256.
+    """
+
+    def __init__(self, repo: str, files: dict[str, bytes]) -> None:
+        self.repo = repo
+        self.files = files
+        self.faults: dict[str, Fault] = {name: Fault() for name in files}
+        self.etags = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        self.asked: list[tuple[str, int]] = []
+        self.gated = False
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                hub._answer(self, body=False)
+
+            def do_GET(self) -> None:
+                hub._answer(self, body=True)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Hub:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
+        if request.path.startswith("/storage/"):
+            self._body(request, request.path.removeprefix("/storage/"), body=body)
+            return
+        asked = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path)
+        repo, revision, name = asked.groups() if asked else ("", "", "")
+        wrong = (
+            "GatedRepo" if self.gated
+            else "RepoNotFound" if repo != self.repo
+            else "RevisionNotFound" if revision not in ("main", COMMIT)
+            else "EntryNotFound" if name not in self.files
+            else ""
+        )  # fmt: skip
+        if wrong:
+            request.send_response(403 if self.gated else 404)
+            request.send_header("X-Error-Code", wrong)
+        else:
+            request.send_response(302)
+            # a hub keeps its files on another host
+            elsewhere = self.address.replace("127.0.0.1", "localhost")
+            request.send_header("Location", f"{elsewhere}/storage/{name}")
+            request.send_header("X-Repo-Commit", COMMIT)
+            request.send_header("X-Linked-Size", str(len(self.files[name])))
+            request.send_header("X-Linked-ETag", f'"{self.etags[name]}"')
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    def _body(self, request: BaseHTTPRequestHandler, name: str, *, body: bool) -> None:
+        content, fault = self.files[name], self.faults[name]
+        begin = 0
+        if fault.ranges and (asked := re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))):
+            begin = int(asked[1])
+        if body:
+            self.asked.append((name, begin))
+        if fault.stalls:
+            fault.stalls -= 1
+            time.sleep(30.0)
+            return
+        request.send_response(206 if begin else 200)
+        if begin:
+            request.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        request.send_header("Content-Length", str(len(content) - begin))
+        request.end_headers()
+        if not body:
+            return
+        sent = bytearray(content)
+        if fault.flip is not None:
+            sent[fault.flip] ^= 1
+        end = min(len(sent), begin + fault.cuts.pop(0)) if fault.cuts else len(sent)
+        for start in range(begin, end, 1 << 16):
+            request.wfile.write(sent[start : min(end, start + (1 << 16))])
+            time.sleep(fault.pause_s)
+        if end < len(sent):
+            request.close_connection = True

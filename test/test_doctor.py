@@ -1,0 +1,180 @@
+"""The doctor: every problem that can be made here is found, and named with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lfm_perception.doctor import (
+    Finding,
+    State,
+    check_camera,
+    check_engine,
+    check_model,
+    check_packages,
+    check_python,
+    check_store,
+)
+from lfm_perception.models.store import Store
+from lfm_perception.settings import Settings
+
+NEEDS_ROS = pytest.mark.skipif(find_spec("rclpy") is None, reason="there is no ROS 2 here")
+
+
+def the_problem(findings: Iterable[Finding]) -> Finding:
+    """The only problem among the findings, with its remedy."""
+    (found,) = [finding for finding in findings if finding.state is State.PROBLEM]
+    assert found.found
+    assert found.remedy
+    return found
+
+
+def doctor(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", "from lfm_perception.cli import main; main()", "doctor", *words]
+    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_this_computer_has_what_it_takes() -> None:
+    findings = [check_python(), *check_packages(), *check_engine(Settings())]
+    assert [finding for finding in findings if finding.state is State.PROBLEM] == []
+    about = {finding.about: finding.found for finding in findings}
+    assert about["model"] == "demo-vl-Q4_0.gguf and mmproj-demo-vl.gguf, checksums right"
+    assert about["answer"].startswith("ready after")
+
+
+def test_packages_that_are_missing_or_too_old_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "lfm_perception-99.0.dist-info"
+    about.mkdir()
+    wanted = "Requires-Dist: numpy>=99\nRequires-Dist: no-such-package\nRequires-Dist: rich\n"
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lfm_perception\nVersion: 99.0\n{wanted}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = list(check_packages())
+    assert [finding.state for finding in found] == [State.PROBLEM, State.PROBLEM]
+    assert found[0].found.endswith("needed is numpy>=99")
+    assert found[0].remedy == "pip install -c constraints.txt 'numpy>=99'"
+    assert found[1].found == "no-such-package is not installed, needed is no-such-package"
+
+
+def test_a_changed_model_is_named(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
+    model, mmproj = (shutil.copy(path, tmp_path) for path in demo_model)
+    settings = Settings().with_values({"model.path": str(model), "mmproj.path": str(mmproj)})
+    assert "no checksums in the settings" in check_model(settings).found
+    pinned = settings.with_values({"model.sha256": "0" * 64})
+    assert "expected 0000" in the_problem([check_model(pinned)]).found
+    swapped = Settings().with_values({"model.path": str(mmproj), "mmproj.path": str(model)})
+    assert "swap model.path and mmproj.path" in the_problem([check_model(swapped)]).found
+
+
+def test_a_model_that_is_not_there_or_no_model_is_named(tmp_path: Path) -> None:
+    settings = Settings().with_values({"model.path": str(tmp_path / "m.gguf"), "mmproj.path": "v.gguf"})
+    assert "m.gguf" in the_problem(check_engine(settings)).found
+    (tmp_path / "m.gguf").write_bytes(b"GGUF but not really")
+    assert "m.gguf" in the_problem(check_engine(settings)).found
+
+
+def test_a_stored_model_that_changed_is_named(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
+    model, mmproj = (Path(shutil.copy(path, tmp_path)) for path in demo_model)
+    store = Store(tmp_path / "store")
+    store.add("mine", model, mmproj, "added", {})
+    (found,) = check_store(store)
+    assert found.state is State.GOOD
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    found = the_problem(check_store(store))
+    assert "has changed" in found.found
+    assert found.remedy == "lfm-perception models verify mine"
+
+
+def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
+    found = list(check_engine(Settings().with_values({"engine.n_gpu_layers": -1})))
+    about = {finding.about: finding for finding in found}
+    if "for the CPU" in about["llama.cpp"].found:
+        assert the_problem(found).found == "llama.cpp was compiled for the CPU alone"
+    else:
+        assert about["GPU"].state is not State.SKIPPED
+
+
+def without_a_library(folder: Path) -> Path:
+    """A copy of llama_cpp that lacks a library it needs, as one for CUDA does where CUDA is not."""
+    spec = find_spec("llama_cpp")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).parent
+    shutil.copytree(
+        source, folder / "llama_cpp", ignore=shutil.ignore_patterns("libggml-base*", "__pycache__")
+    )
+    return folder
+
+
+def test_a_library_that_is_missing_at_run_time_is_one_sentence(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(without_a_library(tmp_path)), os.environ.get("PYTHONPATH", "")])
+    process = doctor(environment={**os.environ, "PYTHONPATH": path})
+    assert process.returncode == 1, process.stderr
+    assert (
+        "!! llama.cpp: llama.cpp cannot be used (exit code 1): llama.cpp cannot be loaded" in process.stdout
+    )
+    assert "libggml-base" in process.stdout
+    assert "install CUDA's libraries" in process.stdout
+    assert "Traceback" not in process.stderr
+
+
+def test_a_build_for_another_processor_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama_cpp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert "compiled for another processor" in the_problem(check_engine(Settings())).found
+
+
+def test_a_camera_that_is_not_there_is_named() -> None:
+    found = the_problem([check_camera("99", Settings())])
+    assert "99" in found.found
+    assert found.remedy.startswith("check the cable")
+
+
+@NEEDS_ROS
+def test_images_come_through_dds() -> None:
+    from lfm_perception.ros.link import RATE_HZ, measure_link
+
+    arrived = measure_link(2.0)
+    assert arrived.count > 10
+    assert 0.0 < arrived.rate < 1.2 * RATE_HZ
+    assert 0.0 < arrived.delay_s < 1.0
+
+
+@NEEDS_ROS
+def test_a_silent_topic_and_a_slow_one_are_named() -> None:
+    silent = the_problem([check_camera("/nobody_sends_here", Settings())])
+    assert silent.found == "no image came from /nobody_sends_here"
+    sender = subprocess.Popen([sys.executable, "-m", "lfm_perception.ros.link", "/doctor_test"])
+    try:
+        fast = Settings().with_values({"node.input_hz_warn": 500.0})
+        slow = the_problem([check_camera("/doctor_test", fast)])
+    finally:
+        sender.kill()
+        sender.wait()
+    assert slow.found.startswith("/doctor_test gives ")
+    assert slow.found.endswith("images a second, node.input_hz_warn is 500")
+
+
+@NEEDS_ROS
+def test_too_little_shared_memory_is_named() -> None:
+    code = "from lfm_perception.doctor import check_dds\nprint(*check_dds(), sep='\\n')"
+    small = 'mount -t tmpfs -o size=48m tmpfs /dev/shm && exec "$0" -c "$1"'
+    process = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", small, sys.executable, code], capture_output=True, text=True
+    )
+    if "Operation not permitted" in process.stderr or "permission denied" in process.stderr:
+        pytest.skip("only root can give a process a small /dev/shm")
+    assert "/dev/shm has 48 MB, DDS needs 128 MB for camera images" in process.stdout
+    assert "--shm-size=512m or --ipc=host" in process.stdout
