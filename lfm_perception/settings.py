@@ -84,8 +84,14 @@ class MmprojSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How llama.cpp runs."""
+    """Who answers, and how llama.cpp runs."""
 
+    backend: str = _knob(
+        "llama",
+        "who answers: llama.cpp here, a server that speaks OpenAI's protocol, or answers recorded before",
+        choices=("llama", "openai", "recorded"),
+        fixed=LOADED,
+    )
     n_gpu_layers: int = _knob(0, "layers on the GPU; 0: CPU only, -1: all", low=-1, high=999, fixed=LOADED)
     n_ctx: int = _knob(
         4096, "context: image, prompt and answer together", unit="tokens", low=256, high=32768, fixed=LOADED
@@ -103,6 +109,52 @@ class EngineSettings:
     )
     answer_timeout: float = _knob(
         30.0, "a process that owes an answer for longer is ended", unit="s", low=1.0, high=600.0, fixed=LOADED
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenaiSettings:
+    """The server that answers where engine.backend is openai: vLLM, SGLang, llama-server and the like."""
+
+    url: str = _knob("http://127.0.0.1:8000/v1", "address of its protocol, as far as /v1", fixed=LOADED)
+    model: str = _knob("", "name of the model on the server; empty: the first that it lists", fixed=LOADED)
+    key_variable: str = _knob(
+        "", "environment variable that holds the key; empty: none is sent", fixed=LOADED
+    )
+    ca_file: str = _knob(
+        "", "PEM file of the authority that signed its certificate; empty: the system's", fixed=LOADED
+    )
+    timeout: float = _knob(
+        10.0, "longest wait for an answer, where budget.latency leaves more", unit="s", low=0.01, high=600.0,
+        fixed=LOADED,
+    )  # fmt: skip
+    retries: int = _knob(
+        1, "further attempts at one answer, within the same time", low=0, high=10, fixed=LOADED
+    )
+    jpeg_quality: int = _knob(
+        95, "quality of the picture that is sent; 0: PNG, without loss", low=0, high=100, fixed=LOADED
+    )
+    constraint: str = _knob(
+        "auto",
+        "how the server is held to the dialect's JSON; auto: the first of the others that it takes",
+        choices=("auto", "json_schema", "json_object", "none"),
+        fixed=LOADED,
+    )
+    score: float = _knob(
+        0.5, "score of objects where the server tells no probabilities", low=0.0, high=1.0, fixed=LOADED
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSettings:
+    """The answers that are replayed where engine.backend is recorded."""
+
+    path: str = _knob("", "file that lfm-perception record made", fixed=LOADED)
+    match: str = _knob(
+        "picture",
+        "a frame is known by its pixels, or by its stamp where another decoder makes other pixels",
+        choices=("picture", "stamp"),
+        fixed=LOADED,
     )
 
 
@@ -299,6 +351,8 @@ class Settings:
     model: ModelSettings = ModelSettings()
     mmproj: MmprojSettings = MmprojSettings()
     engine: EngineSettings = EngineSettings()
+    openai: OpenaiSettings = OpenaiSettings()
+    recorded: RecordedSettings = RecordedSettings()
     image: ImageSettings = ImageSettings()
     sampling: SamplingSettings = SamplingSettings()
     budget: BudgetSettings = BudgetSettings()
@@ -363,6 +417,8 @@ class Settings:
         for name, digest in (("model.sha256", self.model.sha256), ("mmproj.sha256", self.mmproj.sha256)):
             if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
                 raise PerceptionError(f"{name} must be 64 hexadecimal digits or empty, got {_shown(digest)}")
+        if self.engine.backend == "recorded" and not self.recorded.path:
+            raise PerceptionError("engine.backend is recorded and recorded.path is empty: name the file")
         if bool(self.model.path) != bool(self.mmproj.path):
             raise PerceptionError(
                 f"model.path is {_shown(self.model.path)} and mmproj.path is {_shown(self.mmproj.path)}: "

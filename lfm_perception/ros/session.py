@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -35,7 +34,7 @@ from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Vlm
+from lfm_perception.vlm import Vlm, model_name
 from lfm_perception.vlm.prompts import Prompt
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ class Session:
         compressed = settings.node.image_transport == "compressed"
         self._image_type = CompressedImage if compressed else Image
         self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
-        self._model = Path(settings.model.path).stem or "demo model"
+        self._model = model_name(settings)
         self._live = LivePerception(settings, vlm, self._decode, self)
         self._size = (0, 0)
         self._tracks_shown = 0
