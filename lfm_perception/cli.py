@@ -221,7 +221,7 @@ def record(
     from lfm_perception.media.run import Limits, limited
     from lfm_perception.media.sources import DEMO, open_source
     from lfm_perception.perception import Perception
-    from lfm_perception.tracking.sort import SortTracker
+    from lfm_perception.tracking.tracker import KalmanTracker
     from lfm_perception.vlm import open_vlm
     from lfm_perception.vlm.recorded import recording
 
@@ -244,7 +244,7 @@ def record(
         task = progress.add_task("recording", total=limits.total(opened))
         about = {"source": opened.name, "model": _about_model(chosen), "settings": chosen.values()}
         with recording(out, vlm, {**about, "versions": _versions()}) as writer:
-            perception = Perception(chosen, writer, SortTracker())
+            perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
             try:
                 for index, frame in enumerate(limited(opened.frames, limits)):
                     if stop.number:
