@@ -22,7 +22,7 @@ from lfm_perception.vlm.llama import LlamaVlm
 from lfm_perception.vlm.prompts import BBOX, CAPTION, ask, detect
 from lfm_perception.vlm.recorded import NotRecordedError, RecordedVlm, picture, recording
 
-PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=200)
+PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=Settings().detect.max_tokens)
 FIND = detect(BBOX, LABELS)
 FRAMES = 4
 

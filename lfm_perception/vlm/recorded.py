@@ -96,7 +96,7 @@ class RecordedVlm:
             )
         answer = known.get(_Words.of(question))
         if answer is None:
-            asked = ", ".join(_short(words.user) for words in known)
+            asked = ", ".join(_short(words.user) for words in list(known)[:3])
             raise NotRecordedError(
                 f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
                 f"{asked}: record it with the same labels, dialect and prompts"
@@ -276,5 +276,9 @@ def _usage(entry: Mapping[str, Any]) -> Usage:
     return Usage(**{key: type(known[key])(value) for key, value in entry.items() if key in known})
 
 
+_EXCERPT = reprlib.Repr()
+_EXCERPT.maxstring = 200
+
+
 def _short(text: str) -> str:
-    return reprlib.repr(text)
+    return _EXCERPT.repr(text)

@@ -60,11 +60,11 @@ class ServerError(PerceptionError):
     """The server gave no answer that could be used."""
 
 
-class _UnreachableError(ServerError):
+class UnreachableError(ServerError):
     """The server cannot be reached or is in trouble: another attempt may help."""
 
 
-class _ConstraintError(ServerError):
+class ConstraintError(ServerError):
     """The server does not know this way of holding it to JSON."""
 
 
@@ -191,7 +191,7 @@ class RemoteVlm:
             extra = _response_format(kind, question)
             try:
                 return self._attempts(asked, "POST", "/chat/completions", {**body, **extra})
-            except _ConstraintError:
+            except ConstraintError:
                 if not extra or len(self._constraints) == 1:
                     raise
                 if self._constraints[0] == kind:
@@ -207,7 +207,7 @@ class RemoteVlm:
                 break
             try:
                 return self._server.exchange(asked, method, path, body)
-            except _UnreachableError as error:
+            except UnreachableError as error:
                 problem = error
         raise problem
 
@@ -309,6 +309,8 @@ class _Server:
             if len(text) > LARGEST_ANSWER:
                 self.hang_up()
                 raise ServerError(f"{self.url} answered with more than {LARGEST_ANSWER >> 20} MB")
+            if response.length:  # reading up to a size does not complain
+                raise http.client.IncompleteRead(text, response.length)
             if response.will_close:
                 self.hang_up()
             return response.status, dict(response.headers), text
@@ -360,9 +362,9 @@ class _Server:
         if isinstance(error, ssl.SSLError):
             return ServerError(f"{self.url} does not speak TLS as it should ({error.reason or error})")
         if isinstance(error, http.client.HTTPException):
-            return _UnreachableError(f"{self.url} broke off or does not speak HTTP ({error!r})")
+            return UnreachableError(f"{self.url} broke off or does not speak HTTP ({error!r})")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return _UnreachableError(f"{self.url} cannot be reached ({why.lower()}): is the server running?")
+        return UnreachableError(f"{self.url} cannot be reached ({why.lower()}): is the server running?")
 
     def _refusal(self, status: int, headers: Mapping[str, str], text: bytes) -> ServerError:
         said = _complaint(text)
@@ -373,9 +375,9 @@ class _Server:
         if status in (401, 403):
             return ServerError(f"{answered}: it wants another key than openai.key_variable names")
         if "response_format" in said or "json_schema" in said:
-            return _ConstraintError(f"{answered} to openai.constraint: {_short(said)}")
+            return ConstraintError(f"{answered} to openai.constraint: {_short(said)}")
         if status == 429 or status >= 500:
-            return _UnreachableError(f"{answered}: {_short(said)}")
+            return UnreachableError(f"{answered}: {_short(said)}")
         return ServerError(f"{answered}: {_short(said)}")
 
 
