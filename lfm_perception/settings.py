@@ -317,6 +317,30 @@ class TrackerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ThermalSettings:
+    """How the board is watched, and what is done when it grows too hot."""
+
+    sysfs: str = _knob("/sys", "where the board's sensors are; another folder for a rehearsal")
+    period: float = _knob(1.0, "time between two looks at the board", unit="s", low=0.05, high=60.0)
+    ignored: tuple[str, ...] = _knob(
+        ("PMIC-Die",), "sensors that do not count; that one says 100 °C at all times on some Jetsons"
+    )
+    fewer_tokens_at: float = _knob(
+        85.0, "from here on pictures and answers get fewer tokens", unit="°C", low=0.0, high=200.0
+    )
+    lower_duty_at: float = _knob(92.0, "from here on the model rests too", unit="°C", low=0.0, high=200.0)
+    pause_at: float = _knob(97.0, "from here on no frame is looked at", unit="°C", low=0.0, high=200.0)
+    recover: float = _knob(
+        5.0, "how much cooler it must be for a step to be taken back", unit="°C", low=0.0, high=100.0
+    )
+    hold: float = _knob(10.0, "least time before a step is taken back", unit="s", low=0.0, high=3600.0)
+    tokens: float = _knob(0.5, "share of the tokens that is left from fewer_tokens_at on", low=0.05, high=1.0)
+    duty: float = _knob(
+        0.3, "most of the time that the model may work from lower_duty_at on", low=0.01, high=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How the ROS node starts, takes images, and when its diagnostics complain."""
 
@@ -360,6 +384,7 @@ class Settings:
     detect: DetectSettings = DetectSettings()
     caption: CaptionSettings = CaptionSettings()
     tracker: TrackerSettings = TrackerSettings()
+    thermal: ThermalSettings = ThermalSettings()
     node: NodeSettings = NodeSettings()
     dialects: tuple[Dialect, ...] = ()
 
@@ -412,6 +437,7 @@ class Settings:
         self._check_files()
         self._check_words()
         self._check_tokens()
+        self._check_temperatures()
 
     def _check_files(self) -> None:
         for name, digest in (("model.sha256", self.model.sha256), ("mmproj.sha256", self.mmproj.sha256)):
@@ -467,6 +493,14 @@ class Settings:
             raise PerceptionError(
                 f"engine.n_ctx {engine.n_ctx} cannot hold image, prompt and answer, about {needed} tokens: "
                 "raise it, or lower image.max_tokens, image.max_tiles or the answers' max_tokens"
+            )
+
+    def _check_temperatures(self) -> None:
+        thermal = self.thermal
+        if not thermal.fewer_tokens_at <= thermal.lower_duty_at <= thermal.pause_at:
+            raise PerceptionError(
+                f"thermal.fewer_tokens_at {thermal.fewer_tokens_at:g}, thermal.lower_duty_at "
+                f"{thermal.lower_duty_at:g} and thermal.pause_at {thermal.pause_at:g} must rise in this order"
             )
 
     def _context_needed(self) -> int:
