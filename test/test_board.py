@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fake_board import FakeBoard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,43 +25,6 @@ from lfm_perception.vlm.llama import LlamaVlm
 PATIENCE_S = 60.0
 
 
-class Board:
-    """The files of a Jetson Orin's sensors in a folder of their own, as JetPack 6 lays them out."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for number, zone in enumerate(("cpu-thermal", "gpu-thermal", "tj-thermal")):
-            self.write(f"class/thermal/thermal_zone{number}/type", zone)
-            self.write(f"class/thermal/thermal_zone{number}/temp", 45000 + 500 * number)
-        self.write("class/thermal/thermal_zone10/type", "PMIC-Die")
-        self.write("class/thermal/thermal_zone10/temp", 100000)
-        for number, cooler in enumerate(("pwm-fan", "cpu-throttle-alert", "gpu-throttle-alert")):
-            self.write(f"class/thermal/cooling_device{number}/type", cooler)
-            self.write(f"class/thermal/cooling_device{number}/cur_state", 2 if cooler == "pwm-fan" else 0)
-        self.write("devices/system/cpu/cpufreq/policy0/scaling_cur_freq", 1190400)
-        self.write("devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq", 1510400)
-        self.write("class/devfreq/17000000.gpu/cur_freq", 306000000)
-        self.write("class/devfreq/17000000.gpu/max_freq", 624750000)
-        rails = (("VDD_IN", 4968, 1000), ("VDD_CPU_GPU_CV", 4960, 300), ("VDD_SOC", 4960, 200))
-        for number, (rail, millivolts, milliamperes) in enumerate(rails, start=1):
-            self.write(f"class/hwmon/hwmon3/in{number}_label", rail)
-            self.write(f"class/hwmon/hwmon3/in{number}_input", millivolts)
-            self.write(f"class/hwmon/hwmon3/curr{number}_input", milliamperes)
-        self.write("class/hwmon/hwmon3/in7_label", "sum of shunt voltages")
-        self.write("class/hwmon/hwmon3/in7_input", 0)
-
-    def write(self, path: str, value: object) -> None:
-        file = self.root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{value}\n", encoding="utf-8")
-
-    def heat(self, celsius: float) -> None:
-        self.write("class/thermal/thermal_zone0/temp", round(celsius * 1000))
-
-    def throttle(self, on: bool) -> None:
-        self.write("class/thermal/cooling_device1/cur_state", int(on))
-
-
 FILES = (
     "class/thermal/thermal_zone0/type",
     "class/thermal/thermal_zone0/temp",
@@ -74,14 +38,14 @@ FILES = (
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Board:
-    return Board(tmp_path / "sys")
+def board(tmp_path: Path) -> FakeBoard:
+    return FakeBoard(tmp_path / "sys")
 
 
 # --- what the board says -----------------------------------------------------------------------------
 
 
-def test_a_jetsons_files_are_read(board: Board) -> None:
+def test_a_jetsons_files_are_read(board: FakeBoard) -> None:
     state = read_sysfs(board.root)
     assert state.temperatures_c == {
         "cpu-thermal": 45.0, "gpu-thermal": 45.5, "tj-thermal": 46.0, "PMIC-Die": 100.0,
@@ -95,7 +59,7 @@ def test_a_jetsons_files_are_read(board: Board) -> None:
     assert read_sysfs(board.root).throttled_by == ("cpu-throttle-alert",)
 
 
-def test_without_a_rail_for_the_whole_board_the_rails_are_added(board: Board) -> None:
+def test_without_a_rail_for_the_whole_board_the_rails_are_added(board: FakeBoard) -> None:
     board.write("class/hwmon/hwmon3/in1_label", "VDD_GPU_SOC")
     assert read_sysfs(board.root).total_w == pytest.approx(4.968 + 1.488 + 0.992)
     board.write("class/hwmon/hwmon4/name", "ina238")
@@ -115,13 +79,13 @@ def test_a_machine_without_sensors_says_nothing_and_fails_nowhere(tmp_path: Path
 @given(st.dictionaries(st.sampled_from(FILES), st.binary(max_size=12)))
 def test_whatever_the_files_say_reading_goes_on(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        board = Board(Path(folder))
+        board = FakeBoard(Path(folder))
         for name, content in files.items():
             (board.root / name).write_bytes(content)
         assert "tj-thermal" in read_sysfs(board.root).temperatures_c
 
 
-def test_sensors_that_are_off_do_not_count(board: Board) -> None:
+def test_sensors_that_are_off_do_not_count(board: FakeBoard) -> None:
     (board.root / "class/thermal/thermal_zone1/temp").unlink()
     board.write("class/thermal/thermal_zone2/temp", "no number")
     assert set(read_sysfs(board.root).temperatures_c) == {"cpu-thermal", "PMIC-Die"}
@@ -230,12 +194,12 @@ class Notes:
             assert self._told.wait_for(until, PATIENCE_S)
 
 
-def rehearsal(board: Board, **thermal: object) -> Settings:
+def rehearsal(board: FakeBoard, **thermal: object) -> Settings:
     quick = {"sysfs": str(board.root), "period": 0.05, "hold": 0.0, **thermal}
     return Settings().with_values({f"thermal.{name}": value for name, value in quick.items()})
 
 
-def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: Board) -> None:
+def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard) -> None:
     notes = Notes()
     with closing(BoardWatch(rehearsal(board).thermal, notes.on_step)) as watch:
         for celsius in (86.0, 93.0, 98.0):
@@ -252,7 +216,7 @@ def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: Board) -> 
     assert notes.steps[2][1] == "paused: cpu-thermal is at 98.0 °C"
 
 
-def test_throttling_is_told_and_thresholds_change_while_it_watches(board: Board) -> None:
+def test_throttling_is_told_and_thresholds_change_while_it_watches(board: FakeBoard) -> None:
     notes = Notes()
     with closing(BoardWatch(rehearsal(board).thermal, notes.on_step)) as watch:
         board.throttle(True)
