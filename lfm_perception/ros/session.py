@@ -237,7 +237,7 @@ class Session:
     def _on_step(self, step: Step, sentence: str) -> None:
         """Do less, or more again, because of the board's heat."""
         self._live.step_back(step)
-        self._complain("heat", sentence)
+        self._complain(step.name, sentence)
 
     def _diagnose(self) -> None:
         now = Snapshot(

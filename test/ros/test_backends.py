@@ -10,13 +10,17 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import test_replay
 from diagnostic_msgs.msg import DiagnosticStatus
 from fake_board import FakeBoard
 from robot import QUICK, Film, Robot, robot  # isort: split - chooses how messages travel
+from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
+from lfm_perception.media.sources import open_source
 from lfm_perception.perception import Perception
 from lfm_perception.ros import graph, messages
+from lfm_perception.ros.replay import Plan, replay
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
@@ -80,6 +84,27 @@ def test_with_recorded_answers_the_node_is_small_and_starts_soon(answers: Path, 
     assert ticks / os.sysconf("SC_CLK_TCK") < CPU_S
     (resident,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
     assert int(resident) / 1000 < MEMORY_MB
+
+
+def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVlm, tmp_path: Path) -> None:
+    bag = test_replay.recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=True)
+    settings = test_replay.SETTINGS.with_values({"caption.period": 0.0})
+    answers = tmp_path / "answers.jsonl"
+    with recording(answers, vlm, {}) as writer, open_source(str(bag)) as source:
+        looking = Perception(settings, writer, KalmanTracker(settings.tracker))
+        for frame in source.frames:
+            looking.look(frame)
+    runs = {
+        "model": settings,
+        "recorded": settings.with_values({"engine.backend": "recorded", "recorded.path": str(answers)}),
+    }
+    for name, chosen in runs.items():
+        replay(Plan(bag), chosen, tmp_path / name)
+
+    for topic in ("/detections", "/tracks", "/caption", "/raw_answer"):
+        said = [test_replay.messages(tmp_path / name / "perception_bag", topic) for name in runs]
+        assert len(said[0]) == 6
+        assert said[0] == said[1]
 
 
 def test_a_hot_board_is_told_step_by_step_and_looked_through_again(
