@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -39,6 +39,7 @@ import lfm_perception
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models import commands as models
 from lfm_perception.settings import Settings
+from lfm_perception.vlm import model_name
 
 if TYPE_CHECKING:
     from lfm_perception.evaluation.demo import TrialReport
@@ -143,7 +144,7 @@ def run(
     elif frames is None and seconds is None:
         seconds = DEMO_SECONDS
     limits = Limits(frames, seconds)
-    badge = Path(chosen.model.path).stem if chosen.model.path else "demo model"
+    badge = model_name(chosen)
     broken: PerceptionError | None = None
     with (
         _stop_signals() as stop,
@@ -184,6 +185,85 @@ def run(
         recording.finish(summary)
     Console().print(table(summary))
     print(f"results in {out}")
+    if broken:
+        raise PerceptionError(f"{broken}; what came before is in {out}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
+@app.command()
+def record(
+    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    out: Annotated[Path, typer.Option(help="File for the answers, `answers.jsonl`; replaced where there.")],
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="Also ask this about every frame, as `input_query` will. Repeatable."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="End after so many frames of the source.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.001, help="End after so many seconds of the source.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Record every n-th frame.")] = 1,
+    topic: Annotated[str | None, typer.Option(help="Image topic, for a bag that has several.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=1000.0, help="Images per second of a folder, 10 by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the demo world and of the model's draws.")] = 0,
+) -> None:
+    """Write down what the model says about every frame of a source, to be replayed without the model.
+
+    With `engine.backend: recorded` and `recorded.path` the file answers in the model's place, the same every
+    time: in CI, without model files or a GPU. Each frame is asked for objects and, with caption.enabled, for
+    a caption, without a limit in time.
+    """
+    from lfm_perception.media.run import Limits, limited
+    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.perception import Perception
+    from lfm_perception.tracking.tracker import KalmanTracker
+    from lfm_perception.vlm import open_vlm
+    from lfm_perception.vlm.recorded import recording
+
+    # every question about every frame: who replays may ask them in another rhythm
+    chosen = _chosen_settings(settings, set_ or [], None, seed).with_values(
+        {"caption.period": 0.0, "budget.latency": 0.0}
+    )
+    if Path(source).resolve() == out.resolve():
+        raise PerceptionError(f"{out} is the source: choose another file for the answers")
+    if source == DEMO and frames is None and seconds is None:
+        seconds = DEMO_SECONDS
+    limits = Limits(frames, seconds)
+    broken: PerceptionError | None = None
+    with (
+        _stop_signals() as stop,
+        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        _progress() as progress,
+        closing(open_vlm(chosen)) as vlm,
+    ):
+        task = progress.add_task("recording", total=limits.total(opened))
+        about = {"source": opened.name, "model": _about_model(chosen), "settings": chosen.values()}
+        with recording(out, vlm, {**about, "versions": _versions()}) as writer:
+            perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
+            try:
+                for index, frame in enumerate(limited(opened.frames, limits)):
+                    if stop.number:
+                        break
+                    if index % every == 0:
+                        perception.look(frame)
+                        for words in question or []:
+                            perception.answer(frame, words)
+                    progress.advance(task)
+            except PerceptionError as error:
+                broken = error
+    if not writer.count:
+        if stop.number:
+            raise typer.Exit(128 + stop.number)
+        raise broken or PerceptionError(f"{opened.name} holds no frames")
+    print(f"{writer.count} answers in {out}")
     if broken:
         raise PerceptionError(f"{broken}; what came before is in {out}")
     if stop.number:
@@ -565,16 +645,23 @@ def _need_ros() -> None:
 
 
 def _about_model(settings: Settings) -> dict[str, Any]:
+    if settings.engine.backend == "openai":
+        return {"server": settings.openai.url, "name": settings.openai.model}
+    if settings.engine.backend == "recorded":
+        return {"recorded": _about_file(Path(settings.recorded.path).expanduser())}
+
     from lfm_perception.vlm import model_files
 
-    files = {}
-    for role, path in zip(("model", "mmproj"), model_files(settings), strict=True):
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        files[role] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-    return {"demo": not settings.model.path, **files}
+    model, mmproj = map(_about_file, model_files(settings))
+    return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
+
+
+def _about_file(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _versions() -> dict[str, str]:

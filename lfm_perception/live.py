@@ -20,6 +20,7 @@ import numpy as np
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.perception import Perception
+from lfm_perception.planning.throttle import Step, stepped_back
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
@@ -114,15 +115,16 @@ class Listener(Protocol):
 class LiveStatus:
     """What happened since the start, as diagnostics need it.
 
-    Frames: `received` were offered, of which `looked` at, `dropped` for a newer one, `gated` while
-    switched off or because the gate was closed, `refused` by reason (stamps), `failed` by the kind of error
-    (decoding, the model). `rejects` counts objects in answers that were dropped, by reason. `input_hz`: of
-    frames that were not refused, over the last two seconds. `camera_silence_s`: since the last of them;
-    `answer_age_s`: since the last answer; both since the start where there was none. `latency_p50_s`,
-    `latency_p95_s`: from offer to answer.
+    `step`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
+    `dropped` for a newer one, `gated` while switched off, paused or because the gate was closed, `refused` by
+    reason (stamps), `failed` by the kind of error (decoding, the model). `rejects` counts objects in answers
+    that were dropped, by reason. `input_hz`: of frames that were not refused, over the last two seconds.
+    `camera_silence_s`: since the last of them; `answer_age_s`: since the last answer; both since the start
+    where there was none. `latency_p50_s`, `latency_p95_s`: from offer to answer.
     """
 
     enabled: bool
+    step: Step
     received: int
     looked: int
     dropped: int
@@ -154,7 +156,8 @@ class LivePerception(Generic[T]):
     def __init__(
         self, settings: Settings, vlm: Vlm, decode: Callable[[T], Frame], listener: Listener
     ) -> None:
-        self._vlm, self._decode, self._listener = vlm, decode, listener
+        self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
+        self._step = Step.NONE
         self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
         self._mailbox = FrameMailbox[Offered[T]]()
         self._thread: threading.Thread | None = None
@@ -189,7 +192,7 @@ class LivePerception(Generic[T]):
             if problem is None:
                 self._newest_ns, self._suspect_ns = stamp_ns, None
                 self._receipts.append(now)
-                enabled = self._enabled
+                enabled = self._enabled and self._step is not Step.PAUSE
                 self._gated += not enabled
         if problem is not None:
             self._refuse(*problem)
@@ -264,7 +267,16 @@ class LivePerception(Generic[T]):
     def change(self, settings: Settings) -> None:
         """Go on with other settings, from the next frame on."""
         with self._lock:
-            self._changes = settings
+            self._settings = settings
+            self._changes = stepped_back(settings, self._step)
+
+    def step_back(self, step: Step) -> None:
+        """Do less, or more again, because of the board's heat. While paused, frames are counted as gated."""
+        with self._lock:
+            self._step = step
+            self._changes = stepped_back(self._settings, step)
+        if step is Step.PAUSE:
+            self._mailbox.clear()
 
     # --- state ---------------------------------------------------------------------------------------
 
@@ -285,6 +297,7 @@ class LivePerception(Generic[T]):
             p50, p95 = np.percentile(latencies, (50, 95)).tolist()
             return LiveStatus(
                 enabled=self._enabled,
+                step=self._step,
                 received=self._received,
                 looked=self._looked,
                 dropped=self._mailbox.dropped,

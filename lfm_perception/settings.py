@@ -95,8 +95,14 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How llama.cpp runs."""
+    """Who answers, and how llama.cpp runs."""
 
+    backend: str = _knob(
+        "llama",
+        "who answers: llama.cpp here, a server that speaks OpenAI's protocol, or answers recorded before",
+        choices=("llama", "openai", "recorded"),
+        fixed=LOADED,
+    )
     n_gpu_layers: int = _knob(0, "layers on the GPU; 0: CPU only, -1: all", low=-1, high=999, fixed=LOADED)
     n_ctx: int = _knob(
         4096, "context: image, prompt and answer together", unit="tokens", low=256, high=32768, fixed=LOADED
@@ -114,6 +120,52 @@ class EngineSettings:
     )
     answer_timeout: float = _knob(
         30.0, "a process that owes an answer for longer is ended", unit="s", low=1.0, high=600.0, fixed=LOADED
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenaiSettings:
+    """The server that answers where engine.backend is openai: vLLM, SGLang, llama-server and the like."""
+
+    url: str = _knob("http://127.0.0.1:8000/v1", "address of its protocol, as far as /v1", fixed=LOADED)
+    model: str = _knob("", "name of the model on the server; empty: the first that it lists", fixed=LOADED)
+    key_variable: str = _knob(
+        "", "environment variable that holds the key; empty: none is sent", fixed=LOADED
+    )
+    ca_file: str = _knob(
+        "", "PEM file of the authority that signed its certificate; empty: the system's", fixed=LOADED
+    )
+    timeout: float = _knob(
+        10.0, "longest wait for an answer, where budget.latency leaves more", unit="s", low=0.01, high=600.0,
+        fixed=LOADED,
+    )  # fmt: skip
+    retries: int = _knob(
+        1, "further attempts at one answer, within the same time", low=0, high=10, fixed=LOADED
+    )
+    jpeg_quality: int = _knob(
+        95, "quality of the picture that is sent; 0: PNG, without loss", low=0, high=100, fixed=LOADED
+    )
+    constraint: str = _knob(
+        "auto",
+        "how the server is held to the dialect's JSON; auto: the first of the others that it takes",
+        choices=("auto", "json_schema", "json_object", "none"),
+        fixed=LOADED,
+    )
+    score: float = _knob(
+        0.5, "score of objects where the server tells no probabilities", low=0.0, high=1.0, fixed=LOADED
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSettings:
+    """The answers that are replayed where engine.backend is recorded."""
+
+    path: str = _knob("", "file that lfm-perception record made", fixed=LOADED)
+    match: str = _knob(
+        "picture",
+        "a frame is known by its pixels, or by its stamp where another decoder makes other pixels",
+        choices=("picture", "stamp"),
+        fixed=LOADED,
     )
 
 
@@ -279,6 +331,30 @@ class TrackerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ThermalSettings:
+    """How the board is watched, and what is done when it grows too hot."""
+
+    sysfs: str = _knob("/sys", "where the board's sensors are; another folder for a rehearsal")
+    period: float = _knob(1.0, "time between two looks at the board", unit="s", low=0.05, high=60.0)
+    ignored: tuple[str, ...] = _knob(
+        ("PMIC-Die",), "sensors that do not count; that one says 100 °C at all times on some Jetsons"
+    )
+    fewer_tokens_at: float = _knob(
+        85.0, "from here on pictures and answers get fewer tokens", unit="°C", low=0.0, high=200.0
+    )
+    lower_duty_at: float = _knob(92.0, "from here on the model rests too", unit="°C", low=0.0, high=200.0)
+    pause_at: float = _knob(97.0, "from here on no frame is looked at", unit="°C", low=0.0, high=200.0)
+    recover: float = _knob(
+        5.0, "how much cooler it must be for a step to be taken back", unit="°C", low=0.0, high=100.0
+    )
+    hold: float = _knob(10.0, "least time before a step is taken back", unit="s", low=0.0, high=3600.0)
+    tokens: float = _knob(0.5, "share of the tokens that is left from fewer_tokens_at on", low=0.05, high=1.0)
+    duty: float = _knob(
+        0.3, "most of the time that the model may work from lower_duty_at on", low=0.01, high=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How the ROS node starts, takes images, and when its diagnostics complain."""
 
@@ -314,6 +390,8 @@ class Settings:
     mmproj: MmprojSettings = MmprojSettings()
     lora: LoraSettings = LoraSettings()
     engine: EngineSettings = EngineSettings()
+    openai: OpenaiSettings = OpenaiSettings()
+    recorded: RecordedSettings = RecordedSettings()
     image: ImageSettings = ImageSettings()
     sampling: SamplingSettings = SamplingSettings()
     budget: BudgetSettings = BudgetSettings()
@@ -321,6 +399,7 @@ class Settings:
     detect: DetectSettings = DetectSettings()
     caption: CaptionSettings = CaptionSettings()
     tracker: TrackerSettings = TrackerSettings()
+    thermal: ThermalSettings = ThermalSettings()
     node: NodeSettings = NodeSettings()
     dialects: tuple[Dialect, ...] = ()
 
@@ -373,12 +452,15 @@ class Settings:
         self._check_files()
         self._check_words()
         self._check_tokens()
+        self._check_temperatures()
 
     def _check_files(self) -> None:
         for group in ("model", "mmproj", "lora"):
             name, digest = f"{group}.sha256", getattr(self, group).sha256
             if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
                 raise PerceptionError(f"{name} must be 64 hexadecimal digits or empty, got {_shown(digest)}")
+        if self.engine.backend == "recorded" and not self.recorded.path:
+            raise PerceptionError("engine.backend is recorded and recorded.path is empty: name the file")
         if bool(self.model.path) != bool(self.mmproj.path):
             raise PerceptionError(
                 f"model.path is {_shown(self.model.path)} and mmproj.path is {_shown(self.mmproj.path)}: "
@@ -427,6 +509,14 @@ class Settings:
             raise PerceptionError(
                 f"engine.n_ctx {engine.n_ctx} cannot hold image, prompt and answer, about {needed} tokens: "
                 "raise it, or lower image.max_tokens, image.max_tiles or the answers' max_tokens"
+            )
+
+    def _check_temperatures(self) -> None:
+        thermal = self.thermal
+        if not thermal.fewer_tokens_at <= thermal.lower_duty_at <= thermal.pause_at:
+            raise PerceptionError(
+                f"thermal.fewer_tokens_at {thermal.fewer_tokens_at:g}, thermal.lower_duty_at "
+                f"{thermal.lower_duty_at:g} and thermal.pause_at {thermal.pause_at:g} must rise in this order"
             )
 
     def _context_needed(self) -> int:

@@ -23,7 +23,12 @@ from lfm_perception.errors import PerceptionError
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "<|im_start|>{{ message.role }}\n"
+    # words alone, or a list of parts
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}

@@ -52,7 +52,7 @@ def record(
     overlay: Overlay | None = None
     scene: Scene | None = None
     look_s, first_ns, most = 0.0, 0, -1
-    for index, frame in enumerate(_limited(source.frames, limits)):
+    for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
         perception.watch(frame)
@@ -77,7 +77,8 @@ def record(
             return
 
 
-def _limited(frames: Iterator[Frame], limits: Limits) -> Iterator[Frame]:
+def limited(frames: Iterator[Frame], limits: Limits) -> Iterator[Frame]:
+    """The frames up to the first limit."""
     first_ns: int | None = None
     for index, frame in enumerate(frames):
         first_ns = frame.stamp_ns if first_ns is None else first_ns

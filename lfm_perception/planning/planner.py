@@ -45,11 +45,13 @@ class Planner:
     def change(self, settings: Settings) -> None:
         """Go on with other settings; what was learnt about the machine stays."""
         self._budget = settings.budget
+        # only the engine here tells the stages of its time apart
+        self._told = settings.engine.backend == "llama"
         self._limits = _within(settings)
 
     def measure(self, vlm: Vlm, question: Question) -> None:
         """Ask about a blank picture in the smallest and the largest planned size, unless costs are known."""
-        if self._costs.known or not self._budget.latency:
+        if self._costs.known or not self._budget.latency or not self._told:
             return
         side = 4096
         for tokens in (self._limits.min_tokens, self._limits.max_tokens):
@@ -60,7 +62,8 @@ class Planner:
 
     def learn(self, image: ImagePlan, usage: Usage) -> None:
         """Take in what the first question about a frame cost."""
-        self._costs.learn(image, usage)
+        if self._told:
+            self._costs.learn(image, usage)
 
     def first(self, width: int, height: int, wanted_tokens: int, elapsed_s: float) -> FramePlan:
         """For the first question about a frame: the largest picture that the budgets allow.

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
+from lfm_perception.board import BoardState, reason
 from lfm_perception.live import LiveStatus
+from lfm_perception.planning.throttle import Step
 from lfm_perception.settings import NodeSettings
 from lfm_perception.vlm import Health
 
@@ -28,6 +30,7 @@ class Snapshot:
     tracks: int
     live: LiveStatus
     health: Health
+    board: BoardState
 
 
 def report(
@@ -36,7 +39,11 @@ def report(
     """The statuses of the node `name`; counts that grew since `before` make a level worse."""
     return DiagnosticArray(
         header=header,
-        status=[_camera(now, before, thresholds, name), _model(now, before, thresholds, name)],
+        status=[
+            _camera(now, before, thresholds, name),
+            _model(now, before, thresholds, name),
+            _platform(now, name),
+        ],
     )
 
 
@@ -86,6 +93,8 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
         message = "loaded, not active"
     elif not live.enabled:
         message = "switched off"
+    elif live.step is Step.PAUSE:
+        level, message = WARN, "paused: the board is too hot"
     elif failed:
         level, message = WARN, f"frames without an answer: {_listed(failed)}; last: {live.last_problem}"
     elif camera_runs and live.answer_age_s > thresholds.answer_age_warn:
@@ -113,6 +122,31 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
             "process": "none of its own" if health.pid is None else health.pid,
             "process restarts": health.restarts,
             "last problem": live.last_problem,
+        },
+    )  # fmt: skip
+
+
+def _platform(now: Snapshot, name: str) -> DiagnosticStatus:
+    board, step = now.board, now.live.step
+    level, message = OK, reason(board)
+    if step is not Step.NONE:
+        level, message = (ERROR if step is Step.PAUSE else WARN), f"{step.words}: {message}"
+    return _status(
+        f"{name}: platform", level, message, now,
+        {
+            "step": step.words,
+            **{
+                f"temperature of {sensor} (°C)": f"{celsius:.1f}"
+                for sensor, celsius in board.temperatures_c.items()
+            },
+            **{
+                f"clock of {processor} (MHz)": f"{clock.now_hz / 1e6:.0f} of {clock.most_hz / 1e6:.0f}"
+                for processor, clock in board.clocks.items()
+            },
+            "power (W)": "unknown" if board.total_w is None else f"{board.total_w:.2f}",
+            **{f"power of {rail} (W)": f"{watts:.2f}" for rail, watts in board.power_w.items()},
+            "clocks held back by": ", ".join(board.throttled_by) or "nothing",
+            "read from": board.source,
         },
     )  # fmt: skip
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -31,7 +30,7 @@ from lfm_perception.ros import transport
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Vlm, open_vlm
+from lfm_perception.vlm import Vlm, model_name, open_vlm
 
 Response = TypeVar("Response", SetBool.Response, Trigger.Response)
 
@@ -116,7 +115,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 
     def _load(self, settings: Settings) -> Vlm:
         """Load the model, with a word now and then when that takes long."""
-        name = Path(settings.model.path).name or "the demo model"
+        name = model_name(settings)
         self.get_logger().info(f"loading {name}")
         began_s, loaded = time.monotonic(), threading.Event()
 

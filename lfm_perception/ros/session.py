@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -27,15 +26,17 @@ from std_msgs.msg import Header, String
 from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
+from lfm_perception.board import BoardWatch
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import JUMP_BACK_S, FrameMailbox, LivePerception
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.scenes import as_json
+from lfm_perception.planning.throttle import Step
 from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Vlm
+from lfm_perception.vlm import Vlm, model_name
 from lfm_perception.vlm.prompts import Prompt
 
 T = TypeVar("T")
@@ -62,8 +63,9 @@ class Session:
         compressed = settings.node.image_transport == "compressed"
         self._image_type = CompressedImage if compressed else Image
         self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
-        self._model = Path(settings.model.path).stem or "demo model"
+        self._model = model_name(settings)
         self._live = LivePerception(settings, vlm, self._decode, self)
+        self._board = BoardWatch(settings.thermal, self._on_step)
         self._size = (0, 0)
         self._tracks_shown = 0
         self._before: Snapshot | None = None
@@ -110,6 +112,7 @@ class Session:
     def change(self, settings: Settings) -> None:
         """Go on with other settings; those marked fixed must be the same."""
         self._live.change(settings)
+        self._board.change(settings.thermal)
         if settings.node.diagnostics_period != self._settings.node.diagnostics_period:
             self._timer.timer_period_ns = round(settings.node.diagnostics_period * 1e9)
         self._settings = settings
@@ -143,6 +146,7 @@ class Session:
         self._vlm.close()
         self._overlay.close()
         self._watching.close()
+        self._board.close()
         self._jumps.unregister()
         self._node.destroy_timer(self._timer)
         for publisher in (
@@ -230,6 +234,11 @@ class Session:
         """Pass on what went wrong with a frame or a question."""
         self._complain(kind, f"{self._topic}: {problem}")
 
+    def _on_step(self, step: Step, sentence: str) -> None:
+        """Do less, or more again, because of the board's heat."""
+        self._live.step_back(step)
+        self._complain(step.name, sentence)
+
     def _diagnose(self) -> None:
         now = Snapshot(
             active=bool(self._inputs),
@@ -238,6 +247,7 @@ class Session:
             tracks=self._tracks_shown,
             live=self._live.status(),
             health=self._vlm.health(),
+            board=self._board.state,
         )
         name = self._node.get_fully_qualified_name().lstrip("/")
         header = messages.header(self._node.get_clock().now().nanoseconds, "")

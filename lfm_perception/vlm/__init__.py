@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.planning.image_plan import ImagePlan
@@ -96,12 +97,20 @@ def model_files(settings: Settings) -> tuple[Path, Path]:
 
 
 def open_vlm(settings: Settings, tell: Callable[[str], None] = lambda sentence: None) -> Vlm:
-    """The model that the settings name, in a process of its own or in this one (`engine.isolation`).
+    """Who answers by the settings: the model in a process of its own or in this one, a server, a recording.
 
-    `tell` hears of losses and recoveries of that process. Raises PerceptionError when the model cannot be
-    used.
+    `tell` hears of losses and recoveries of a process or a server. Raises PerceptionError when what the
+    settings name cannot be used.
     """
-    # Here, because one loads llama.cpp and the other shall not.
+    # Imported here, because each loads what the others shall not.
+    if settings.engine.backend == "openai":
+        from lfm_perception.vlm.remote import RemoteVlm
+
+        return RemoteVlm(settings, tell)
+    if settings.engine.backend == "recorded":
+        from lfm_perception.vlm.recorded import RecordedVlm
+
+        return RecordedVlm(settings)
     if settings.engine.isolation == "process":
         from lfm_perception.vlm.worker import WorkerVlm
 
@@ -109,3 +118,13 @@ def open_vlm(settings: Settings, tell: Callable[[str], None] = lambda sentence: 
     from lfm_perception.vlm.llama import LlamaVlm
 
     return LlamaVlm(settings)
+
+
+def model_name(settings: Settings) -> str:
+    """Who answers, as people are told: on pictures, in logs, in diagnostics."""
+    if settings.engine.backend == "openai":
+        server = urlsplit(settings.openai.url).netloc
+        return f"{settings.openai.model} at {server}" if settings.openai.model else server
+    if settings.engine.backend == "recorded":
+        return f"answers in {Path(settings.recorded.path).name}"
+    return Path(settings.model.path).stem or "demo model"

@@ -179,7 +179,7 @@ class Robot:
         self._questions.publish(String(data=words))
 
     def diagnosis(self, part: str) -> Any:
-        """The newest status of a part: `camera` or `model`."""
+        """The newest status of a part: `camera`, `model` or `platform`."""
         for message in reversed(self.heard["/diagnostics"]):
             for status in message.status:
                 if status.name == f"{self.name[1:]}: {part}":

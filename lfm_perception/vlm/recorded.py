@@ -1,0 +1,284 @@
+"""Answers that were recorded before, given again: a robot's software is tested without a model or a GPU.
+
+The file is text in UTF-8, one JSON object in each line. The first says what it is:
+
+    {"format": "lfm_perception answers", "version": 1, ...}
+
+with whatever else is known of the recording (source, model, settings). Each other line is one answer:
+
+    picture   the frame's pixels: BLAKE2b-128 of "WIDTHxHEIGHT\\n" and the RGB bytes, in hexadecimal
+    stamp_ns, frame_id   of the frame
+    system, user, dialect, labels, closed   the question; dialect is null where words were asked for
+    text, truncated, rejects   as in `scene.Answer`
+    detections   {label, box: [x1, y1, x2, y2], score, std: the same or null}, not rounded
+    usage   as in `scene.Usage`
+
+A later line replaces an earlier one about the same frame and question. Readers pass over keys that they do
+not know; a change that they could not bear makes a new version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+import numpy as np
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.geometry import Box
+from lfm_perception.scene import Answer, CoordinateStd, Detection, Frame, Usage
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import FramePlan, Health, Vlm
+from lfm_perception.vlm.prompts import Question
+
+FORMAT, VERSION = "lfm_perception answers", 1
+
+
+class NotRecordedError(PerceptionError):
+    """The frame, or this question about it, is not in the file."""
+
+
+def picture(frame: Frame) -> str:
+    """The frame's pixels in 32 hexadecimal digits. Takes about 1 ms for 640x480."""
+    digest = hashlib.blake2b(f"{frame.width}x{frame.height}\n".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(frame.image).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A question as far as it makes the answer another one."""
+
+    system: str
+    user: str
+    dialect: str | None
+    labels: tuple[str, ...]
+    closed: bool
+
+    @classmethod
+    def of(cls, question: Question) -> _Words:
+        prompt, dialect = question.prompt, question.dialect
+        name = None if dialect is None else dialect.name
+        return cls(prompt.system, prompt.user, name, question.labels, question.closed)
+
+
+class RecordedVlm:
+    """A `Vlm` that knows the answers in a file and no others. What a plan allows does not matter to it.
+
+    Raises PerceptionError when the file cannot be read or is none of answers, with the line.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = Path(settings.recorded.path).expanduser()
+        self._by_stamp = settings.recorded.match == "stamp"
+        self._answers: dict[str, dict[_Words, Answer]] = {}
+        for line in _lines(self._path):
+            frame = str(line.stamp_ns) if self._by_stamp else line.picture
+            self._answers.setdefault(frame, {})[line.words] = line.answer
+
+    def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+        """The answer recorded for this frame and question. Raises NotRecordedError when there is none."""
+        known = self._answers.get(str(frame.stamp_ns) if self._by_stamp else picture(frame))
+        name = f"the {frame.width}x{frame.height} frame stamped {frame.stamp_ns / 1e9:.3f} s"
+        if known is None:
+            raise NotRecordedError(
+                f"{name} is not in {self._path}, where frames are known by their "
+                f"{'stamp' if self._by_stamp else 'picture'}: record this source with lfm-perception record"
+            )
+        answer = known.get(_Words.of(question))
+        if answer is None:
+            asked = ", ".join(_short(words.user) for words in list(known)[:3])
+            raise NotRecordedError(
+                f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
+                f"{asked}: record it with the same labels, dialect and prompts"
+            )
+        return answer
+
+    def cancel(self) -> None:
+        """See `Vlm.cancel`. Answers are there at once."""
+
+    def health(self) -> Health:
+        """See `Vlm.health`."""
+        return Health()
+
+    def close(self) -> None:
+        """See `Vlm.close`."""
+
+
+class RecordingVlm:
+    """Another `Vlm`, whose answers are written to a file."""
+
+    def __init__(self, vlm: Vlm, file: IO[str]) -> None:
+        self._vlm, self._file = vlm, file
+        self._seen: tuple[Frame, str] | None = None
+        self.count = 0
+        """Answers written."""
+
+    def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+        """See `Vlm.describe`. Raises OSError when the file cannot be written."""
+        answer = self._vlm.describe(frame, question, plan)
+        if self._seen is None or self._seen[0] is not frame:
+            self._seen = frame, picture(frame)
+        line = _Line(self._seen[1], frame.stamp_ns, frame.frame_id, _Words.of(question), answer)
+        self._file.write(json.dumps(_as_json(line), ensure_ascii=False) + "\n")
+        self.count += 1
+        return answer
+
+    def cancel(self) -> None:
+        """See `Vlm.cancel`."""
+        self._vlm.cancel()
+
+    def health(self) -> Health:
+        """See `Vlm.health`."""
+        return self._vlm.health()
+
+    def close(self) -> None:
+        """See `Vlm.close`."""
+        self._vlm.close()
+
+
+@contextmanager
+def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[RecordingVlm]:
+    """Record what a `Vlm` answers. The file gets its name at the end, whole, and never without an answer.
+
+    `about` goes into the first line. Raises PerceptionError when the file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("x", encoding="utf-8") as file:
+            file.write(json.dumps({"format": FORMAT, "version": VERSION, **about}, ensure_ascii=False) + "\n")
+            writer = RecordingVlm(vlm, file)
+            yield writer
+            file.flush()
+            os.fsync(file.fileno())
+        if writer.count:
+            unfinished.replace(path)
+    except OSError as error:
+        raise PerceptionError(
+            f"{path} cannot be written: {(error.strerror or str(error)).lower()}"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    picture: str
+    stamp_ns: int
+    frame_id: str
+    words: _Words
+    answer: Answer
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            _check_head(file.readline())
+            for number, text in enumerate(file, start=2):
+                if text.strip():
+                    yield _line(text, number)
+    except OSError as error:
+        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise PerceptionError(f"{path}: not a text file in UTF-8, so no recorded answers") from error
+    except PerceptionError as error:
+        raise PerceptionError(f"{path}: {error}") from error
+
+
+def _check_head(text: str) -> None:
+    head: Any = None
+    with suppress(ValueError, RecursionError):
+        head = json.loads(text)
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise PerceptionError("not a file of recorded answers: make one with lfm-perception record")
+    if head.get("version") != VERSION:
+        raise PerceptionError(
+            f"recorded answers of version {head.get('version')}, and this reads {VERSION}: record them again"
+        )
+
+
+def _as_json(line: _Line) -> dict[str, Any]:
+    answer = line.answer
+    return {
+        "picture": line.picture,
+        "stamp_ns": line.stamp_ns,
+        "frame_id": line.frame_id,
+        **dataclasses.asdict(line.words),
+        "text": answer.text,
+        "truncated": answer.truncated,
+        "rejects": dict(answer.rejects),
+        "detections": [
+            {
+                "label": found.label,
+                "box": dataclasses.astuple(found.box),
+                "score": found.score,
+                "std": None if found.std is None else dataclasses.astuple(found.std),
+            }
+            for found in answer.detections
+        ],
+        "usage": dataclasses.asdict(answer.usage),
+    }
+
+
+def _line(text: str, number: int) -> _Line:
+    try:
+        entry = json.loads(text)
+        dialect = entry["dialect"]
+        return _Line(
+            picture=str(entry["picture"]),
+            stamp_ns=int(entry["stamp_ns"]),
+            frame_id=str(entry["frame_id"]),
+            words=_Words(
+                system=str(entry["system"]),
+                user=str(entry["user"]),
+                dialect=None if dialect is None else str(dialect),
+                labels=tuple(map(str, entry["labels"])),
+                closed=bool(entry["closed"]),
+            ),
+            answer=Answer(
+                text=str(entry["text"]),
+                detections=tuple(map(_detection, entry["detections"])),
+                truncated=bool(entry["truncated"]),
+                rejects=MappingProxyType({str(key): int(n) for key, n in entry["rejects"].items()}),
+                usage=_usage(entry["usage"]),
+            ),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise PerceptionError(
+            f"line {number} is no recorded answer ({error!r}): record the file again"
+        ) from error
+
+
+def _detection(entry: Mapping[str, Any]) -> Detection:
+    std = entry["std"]
+    return Detection(
+        label=str(entry["label"]),
+        box=Box(*map(float, entry["box"])),
+        score=float(entry["score"]),
+        std=None if std is None else CoordinateStd(*map(float, std)),
+    )
+
+
+def _usage(entry: Mapping[str, Any]) -> Usage:
+    known = dataclasses.asdict(Usage())
+    return Usage(**{key: type(known[key])(value) for key, value in entry.items() if key in known})
+
+
+_EXCERPT = reprlib.Repr()
+_EXCERPT.maxstring = 200
+
+
+def _short(text: str) -> str:
+    return _EXCERPT.repr(text)
