@@ -164,7 +164,8 @@ def _evenly_lit(image: Image) -> Grey:
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= cv2.blur(grey, (LIGHT, LIGHT))
     gain = CONTRAST / max(float(grey.std()), FLATTEST)
-    return np.clip(grey * gain + MIDDLE_GREY, 0.0, 255.0).astype(np.uint8)
+    even: Grey = np.clip(grey * gain + MIDDLE_GREY, 0.0, 255.0).astype(np.uint8)
+    return even
 
 
 def _agree(motion: NDArray[np.float64], corners: Points, moved: Points) -> int:
@@ -209,7 +210,7 @@ def _in_sides(motion: NDArray[np.float64], size: tuple[int, int]) -> View:
 
 
 class CameraPath:
-    """Where the camera looked, for the last frames: views from one image, counted from, to that of each stamp.
+    """Where the camera looked, for the last frames: views from one image to that of each stamp.
 
     As long as nothing was added, it is a camera that stands still.
     """
