@@ -220,7 +220,7 @@ class WorkerVlm:
             self._memory.grow(picture.size)
         except OSError as error:
             raise PerceptionError(
-                f"a frame of {picture.size:,} bytes cannot be shared with the model's process: {error.strerror}"
+                f"a frame of {picture.size:,} bytes cannot be shared with the model: {error.strerror}"
             ) from error
         np.copyto(self._memory.image(picture), frame.image)
         self._seen = frame
