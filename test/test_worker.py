@@ -46,7 +46,7 @@ def noise() -> Frame:
 
 
 def said(answer: Answer) -> Answer:
-    """An answer without the time and the steps it took, which depend on what the model has learnt to guess."""
+    """An answer without the time and the steps it took, which depend on what was learnt to guess."""
     return replace(
         answer, usage=replace(answer.usage, encode_s=0.0, prefill_s=0.0, decode_s=0.0, decode_calls=0)
     )
