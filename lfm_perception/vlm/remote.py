@@ -71,15 +71,9 @@ class ConstraintError(ServerError):
 class RemoteVlm:
     """A `Vlm` on a server. Safe to use from several threads; questions are answered one by one.
 
-<<<<<<< HEAD
-    Where no model is named, the server is asked for one at the start; `tell` hears when it is out of reach,
-    and when it answers again after a failure.
-    Time over, a server in trouble or an answer that is none is a ServerError; nothing is ever left waiting.
-=======
     Where no model is named, the server is asked for one at the start; `tell` hears when it is out of reach
     then, and when it answers again after a failure. Time over, a server in trouble or an answer that is none
     is a ServerError; nothing is ever left waiting.
->>>>>>> backends
     `Usage`: `encode_s` is the making of the picture, `decode_s` all that the server and the network took.
 
     Raises PerceptionError when the settings cannot be used: address, key, certificate.
