@@ -18,13 +18,14 @@ class Fault:
     """What goes wrong with the body of one file.
 
     `cuts`: after how many bytes each next answer ends; `flip`: the position of a byte that comes changed;
-    `pause_s`: rest between blocks of 64 kB; `stalls`: how many next answers never begin; `ranges`: whether
-    a part can be asked for.
+    `pause_s`: rest between blocks of 64 kB; `held`: no body is sent as long as it is; `stalls`: how many next
+    answers never begin; `ranges`: whether a part can be asked for.
     """
 
     cuts: list[int] = field(default_factory=list)
     flip: int | None = None
     pause_s: float = 0.0
+    held: bool = False
     stalls: int = 0
     ranges: bool = True
 
@@ -117,6 +118,8 @@ class Hub:
         request.end_headers()
         if not body:
             return
+        while fault.held:
+            time.sleep(0.02)
         sent = bytearray(content)
         if fault.flip is not None:
             sent[fault.flip] ^= 1

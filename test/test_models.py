@@ -401,13 +401,15 @@ def test_the_license_is_shown_and_accepted_once(computer: Computer) -> None:
 
 
 def test_two_pulls_of_a_model_do_not_mix(computer: Computer, files: dict[str, bytes]) -> None:
-    computer.hub.faults[MODEL].pause_s = 0.05
+    computer.hub.faults[MODEL].held = True
+    computer.environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "60"
     first = computer.start("pull", "demo", "--accept-license")
     deadline = time.monotonic() + 60
     while not computer.hub.asked:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert f"{NAME} is being pulled by another process" in computer.pull().sentence
+    computer.hub.faults[MODEL].held = False
     first.communicate(timeout=60)
     assert first.returncode == 0
     computer.store.find(NAME).check()
