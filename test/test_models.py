@@ -483,6 +483,7 @@ def test_running_a_model_needs_no_hub(
     words = ["run", "demo", "--frames", "1", "--out", str(tmp_path / "out")]
     process = subprocess.run(
         [sys.executable, "-c", code, *words, "--settings", str(tmp_path / "mine.yaml")],
+        stdin=subprocess.DEVNULL,
         env=computer.environment,
         capture_output=True,
         text=True,
