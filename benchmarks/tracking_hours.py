@@ -3,8 +3,8 @@
     python benchmarks/tracking_hours.py [--hours 10] [--out benchmarks/results/tracking_hours.json]
 
 Objects come, walk and go before a camera that swings; four times a second an answer arrives a quarter of a
-second late, with jitter, misses, ghosts and new names. At every frame the tracker is told how the
-camera moved and asked where things are. Prints the resident set
+second late, with jitter, misses, ghosts and names never heard before. At every frame the tracker is told how
+the camera moved and asked where things are. Prints the resident set
 every tenth of the way, and its growth after the first hundredth. Exits 1 when it grew by 1% or more.
 """
 

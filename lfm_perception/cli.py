@@ -536,15 +536,15 @@ def eval_tracking(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for `tracking.json` and `tracks.png`; made where missing.")
+        Path | None, typer.Option(help="Folder for `tracking.json` and pictures; made where missing.")
     ] = None,
 ) -> None:
     """Follow objects whose true places are known, and compare, by the rules of the tracking benchmarks.
 
     A protocol says which frames are looked at, how late answers come and how the boxes err; tracks are judged
     at every frame. HOTA, MOTA and IDF1 in per cent, switches of identity and false and missed boxes are
-    means over the seeds. In the demo world the model itself looks, each seed is another film, and the
-    speeds and scores of the tracks are judged too.
+    means over the seeds. In the demo world the model itself looks, each seed is another film, the speeds and
+    scores of the tracks are judged too, and it is said which settings would make the scores right.
     """
     from lfm_perception.evaluation.tracking import DETECTORS
     from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials

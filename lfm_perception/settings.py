@@ -288,7 +288,7 @@ class TrackerSettings:
         high=1.0,
     )
     spread_scale: float = _knob(
-        1.0, "how far off a measured box is, in spreads that the model gives", low=0.1, high=10.0
+        2.5, "how far off a measured side is, in spreads that the model gives", low=0.1, high=10.0
     )
     noise_floor: float = _knob(0.004, "how far off at least, in image widths", low=0.0001, high=0.1)
     agility: float = _knob(
@@ -296,6 +296,15 @@ class TrackerSettings:
     )
     start_speed: float = _knob(
         0.3, "speed that something new may have", unit="image widths/s", low=0.001, high=10.0
+    )
+    score_gain: float = _knob(
+        1.0,
+        "calibration of a track's score: factor of its log odds; 1: as the model gives",
+        low=0.01,
+        high=100.0,
+    )
+    score_bias: float = _knob(
+        0.0, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
     )
     camera_motion: str = _knob(
         "auto",

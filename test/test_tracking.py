@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.camera import CameraMotion, CameraPath, still
 from lfm_perception.tracking.motion import Array, Motion
+from lfm_perception.tracking.score import Calibration
 from lfm_perception.tracking.tracker import (
     BAD_STAMP,
     CLOCK_JUMP,
@@ -184,6 +186,22 @@ def test_an_object_that_leaves_the_image_is_not_published_outside() -> None:
 # --- names ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("edge", ["left", "right", "top", "bottom"])
+def test_an_object_that_the_edge_cuts_off_moves_as_a_whole(edge: str) -> None:
+    """It is 0.2 wide and leaves with 0.15 image sides per second, from 1.05 s on behind the edge."""
+    tracker = following()
+    for i in range(10):
+        side = max(0.16 - 0.03 * i, 0.0)
+        near, far = (side, 0.36 - 0.03 * i) if edge in ("left", "top") else (0.64 + 0.03 * i, 1.0 - side)
+        box = Box(near, 0.4, far, 0.6) if edge in ("left", "right") else Box(0.4, near, 0.6, far)
+        tracker.update([Detection("person", box, 0.9)], i * 0.2)
+    (track,) = tracker.predict(1.8)
+    speed = track.velocity.x if edge in ("left", "right") else track.velocity.y
+    assert speed == pytest.approx(-0.15 if edge in ("left", "top") else 0.15, rel=0.1)
+    assert {"left": track.box.x1, "top": track.box.y1}.get(edge, 0.0) == 0.0
+    assert {"right": track.box.x2, "bottom": track.box.y2}.get(edge, 1.0) == 1.0
+
+
 def test_a_label_that_flips_once_is_outvoted() -> None:
     tracker = following()
     for i, label in enumerate(["box", "box", "crate", "box"]):
@@ -301,6 +319,29 @@ def test_a_score_follows_the_answers_and_sinks_when_they_miss() -> None:
     assert 0.3 < shown.score < 0.9
     tracker.update([], 4 * STEP_S)
     assert tracker.predict(4 * STEP_S)[0].score < shown.score
+
+
+def test_a_calibrated_score_is_the_chance_that_the_track_is_right() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.uniform(0.05, 0.95, 4000)
+    odds = 2.0 * np.log(scores / (1.0 - scores)) - 1.0
+    right = rng.random(4000) < 1.0 / (1.0 + np.exp(-odds))
+    fitted = Calibration.fitted(scores, right)
+    assert fitted.gain == pytest.approx(2.0, rel=0.1)
+    assert fitted.bias == pytest.approx(-1.0, abs=0.15)
+    assert fitted.of(0.3) < fitted.of(0.6) < fitted.of(0.9)
+    assert fitted.raw(fitted.of(0.7)) == pytest.approx(0.7)
+    tracker = following(score_gain=fitted.gain, score_bias=fitted.bias)
+    for i in range(3):
+        tracker.update([seen(0.5, score=0.7)], i * 0.2)
+    assert tracker.predict(0.4)[0].score == pytest.approx(fitted.of(0.7))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_fit_to_tracks_that_are_all_alike_stays_within_reason(right: bool) -> None:
+    fitted = Calibration.fitted(np.full(500, 0.8), np.full(500, right))
+    assert 0.0 <= fitted.of(0.0) <= fitted.of(0.8) <= fitted.of(1.0) <= 1.0
+    assert (fitted.of(0.8) > 0.9) == right
 
 
 def test_of_thousands_of_objects_the_surest_are_followed() -> None:
@@ -478,6 +519,16 @@ def test_the_motion_of_the_image_is_measured_beside_what_moves_in_it() -> None:
     true = sum(world.velocities(index)[standing].x for index in range(29)) / world.fps
     assert abs(ahead[standing].x) > 0.01
     assert shift == pytest.approx(true, abs=0.01)
+
+
+def test_a_change_of_light_is_no_motion() -> None:
+    camera = CameraMotion()
+    spots = np.random.default_rng(5).uniform(60.0, 120.0, (480, 640, 3))
+    wall = np.asarray(cv2.GaussianBlur(spots, (0, 0), 6.0), dtype=np.float64) * 4.0 - 270.0
+    for i in range(20):
+        light = (1.0 + 0.3 * np.sin(i)) * wall + 30.0 * np.cos(2.0 * i)
+        view = camera.measure(light.clip(0, 255).astype(np.uint8), np.empty((0, 4)))
+        np.testing.assert_allclose(view, still(), atol=0.001)
 
 
 def test_an_image_without_anything_to_follow_stands_still() -> None:

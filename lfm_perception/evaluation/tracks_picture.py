@@ -1,4 +1,4 @@
-"""Tracks over time in one picture: where each was from left to right, above the truth."""
+"""Pictures of tracks: where each was over time, above the truth, and how far their scores can be trusted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from lfm_perception.evaluation.detection import ScoreBin
 from lfm_perception.evaluation.tracking import Film, Shown
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Image
@@ -24,6 +25,30 @@ def draw(films: Sequence[tuple[Film, Sequence[Sequence[Shown]]]]) -> Image:
     track as a thin one in the colour of its id, broken where it was not shown.
     """
     return np.concatenate([_panel(film, shown) for film, shown in films])
+
+
+def draw_reliability(bins: Sequence[ScoreBin]) -> Image:
+    """How often tracks were right, upwards, over their score, to the right; on the grey line it is the same.
+
+    The area of a point goes with the number of tracks.
+    """
+    image: Image = np.full((HEIGHT, HEIGHT, 3), PAPER, dtype=np.uint8)
+    span, most = HEIGHT - 2 * MARGIN, max(score_bin.count for score_bin in bins)
+
+    def place(score: float, share: float) -> tuple[int, int]:
+        return round(MARGIN + score * span), round(HEIGHT - MARGIN - share * span)
+
+    cv2.rectangle(image, place(0.0, 1.0), place(1.0, 0.0), TRUTH, 1)
+    cv2.line(image, place(0.0, 0.0), place(1.0, 1.0), TRUTH, 2, cv2.LINE_AA)
+    for score_bin in bins:
+        radius = max(2, round(14 * math.sqrt(score_bin.count / most)))
+        at = place(score_bin.mean_score, score_bin.hit_rate)
+        cv2.circle(image, at, radius, _colour(1), -1, cv2.LINE_AA)
+    _write(image, "share of tracks that are right, by score", MARGIN, HEAD)
+    for tick in (0.0, 0.5, 1.0):
+        _write(image, f"{tick:.1f}", place(tick, 0.0)[0] - 10, HEIGHT - MARGIN + 20)
+        _write(image, f"{tick:.1f}", 15, place(0.0, tick)[1] + 4)
+    return image
 
 
 def _panel(film: Film, shown: Sequence[Sequence[Shown]]) -> Image:

@@ -70,7 +70,7 @@ RATE_S = 0.1
 SPEED_S = 0.5
 """...its speed, for deciding whether it moves at all."""
 
-FAST, SLOW = 0.03, 0.01
+FAST, SLOW = 0.01, 0.004
 """Image sides per second. A camera that gets faster than the one moves, until it is slower than the other.
 A camera that stands is measured to move by 0.001."""
 
@@ -153,15 +153,19 @@ class CameraMotion:
         return shift
 
 
+def shrunk(image: Image) -> Image:
+    """The image as small as it is looked at here."""
+    height, width = image.shape[:2]
+    size = (SMALL_WIDTH, max(round(SMALL_WIDTH * height / width), CELL))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def _evenly_lit(image: Image) -> Grey:
     """The image small and grey, without its large-scale light and shade and in a fixed contrast.
 
     Optical flow takes equal brightness for equal places, and a camera adjusts its exposure all the time.
     """
-    height, width = image.shape[:2]
-    size = (SMALL_WIDTH, max(round(SMALL_WIDTH * height / width), CELL))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = cv2.cvtColor(shrunk(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= cv2.blur(grey, (LIGHT, LIGHT))
     gain = CONTRAST / max(float(grey.std()), FLATTEST)
     even: Grey = np.clip(grey * gain + MIDDLE_GREY, 0.0, 255.0).astype(np.uint8)

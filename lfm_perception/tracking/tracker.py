@@ -22,6 +22,7 @@ from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.association import Indices, associate
 from lfm_perception.tracking.camera import CameraPath, View, moved
 from lfm_perception.tracking.motion import Array, Motion, centre_and_size
+from lfm_perception.tracking.score import Calibration
 
 MOST_DETECTIONS = 256
 """Of one frame; of more, those with the highest scores are taken."""
@@ -81,6 +82,7 @@ class _Target:
     misses: int = 0
     label: str = ""
     votes: dict[str, float] = field(default_factory=dict)
+    shown_score: float = 0.0
 
     def vote(self, label: str) -> None:
         faded = {name: votes * VOTE_MEMORY for name, votes in self.votes.items()}
@@ -170,10 +172,8 @@ class KalmanTracker:
         for target, box, speed, spread in zip(self._shown, boxes, speeds, spreads, strict=True):
             unseen_s = now_s - target.last_s
             if box.x1 < box.x2 and box.y1 < box.y2 and unseen_s <= forget_after:
-                age_s = now_s - target.first_s
-                tracks.append(
-                    Track(target.track_id, target.label, box, target.score, speed, age_s, unseen_s, spread)
-                )
+                known = target.track_id, target.label, box, target.shown_score
+                tracks.append(Track(*known, speed, now_s - target.first_s, unseen_s, spread))
         return tuple(tracks)
 
     def camera_moved(self, view: View, stamp_s: float) -> None:
@@ -309,6 +309,9 @@ class KalmanTracker:
             dtype=np.intp,
         )
         self._shown = [self._targets[row] for row in rows]
+        calibration = Calibration(self._settings.score_gain, self._settings.score_bias)
+        for target in self._shown:
+            target.shown_score = calibration.of(target.score)
         self._shown_motion, self._shown_agility = self._motion[rows], self._agility[rows]
         self._shown_cut = self._cut[rows]
 
