@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lfm_perception.demo.world import LABELS, Snapshot
+from lfm_perception.geometry import Box
 from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, Dialect, Prompt
 
 _SCHEMA = 'Response must be a JSON array: [{"label": ..., "bbox": [x1, y1, x2, y2]}, ...].'
@@ -34,6 +35,10 @@ _BBOX_2D_USER = (
     "Detect all instances of: {labels}.",
     "Please mark all of these: {labels}",
     "{labels}",
+    "Mark: {labels}",
+    "Box all of these: {labels}.",
+    "Find every: {labels}.",
+    "Locate all: {labels}.",
 )
 _CAPTION_USER = (
     "Describe the scene.",
@@ -43,6 +48,15 @@ _CAPTION_USER = (
     "Caption the image.",
     "Write a short caption.",
     "Tell me what is there.",
+    "What is shown here?",
+    "Describe what is in the picture.",
+    "Describe the picture.",
+    "Say what you see in one sentence.",
+    "Give a caption of the scene.",
+    "Caption this picture in one sentence.",
+    "Describe briefly what is there.",
+    "What does the scene show?",
+    "Summarize the scene.",
 )
 _SYSTEM = ("You are a helpful assistant.", "You are the eyes of a robot.", "Be brief.")
 _STRANGERS = (
@@ -90,22 +104,23 @@ HELD_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A request and its true answer. `numbers`: where a coordinate's digits begin in the answer, and
-    its value; `openings`: where each object begins, and which object it is (index into the snapshot).
+    """A request and its true answer. `numbers`: where a coordinate's digits begin in the answer, its
+    value, and how wide (x) or high (y) its box is; `openings`: where each object begins, and which object
+    it is (index into the snapshot).
     """
 
     prompt: Prompt
     answer: str
-    numbers: dict[int, float]
+    numbers: dict[int, tuple[float, float]]
     openings: dict[int, int]
 
 
 def lesson(rng: random.Random, snapshot: Snapshot) -> Lesson:
     """A random question about the snapshot."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.25:
         return _caption(rng, snapshot)
-    dialect = BBOX if kind < 0.62 else BBOX_2D
+    dialect = BBOX if kind < 0.6 else BBOX_2D
     user = (
         dialect.user if rng.random() < 0.45 else rng.choice(_BBOX_USER if dialect is BBOX else _BBOX_2D_USER)
     )
@@ -121,10 +136,15 @@ def grounding(
     answer = dialect.answer([(snapshot.objects[i].label, snapshot.objects[i].box) for i in wanted])
     asked = ", ".join(labels) if labels else "all objects"
     spans = _coordinates(dialect, answer)
-    sides = [side for i in wanted for side in snapshot.objects[i].box.xyxy.tolist()]
+    sides = [side for i in wanted for side in _sides(snapshot.objects[i].box)]
     numbers = {start: side for start, side in zip(spans, sides, strict=True) if start >= 0}
     openings = dict(zip((m.start() for m in re.finditer(r"\{", answer)), wanted, strict=True))
     return Lesson(Prompt(words.user.replace("{labels}", asked), words.system), answer, numbers, openings)
+
+
+def _sides(box: Box) -> list[tuple[float, float]]:
+    width, height = box.x2 - box.x1, box.y2 - box.y1
+    return [(box.x1, width), (box.y1, height), (box.x2, width), (box.y2, height)]
 
 
 def _caption(rng: random.Random, snapshot: Snapshot) -> Lesson:

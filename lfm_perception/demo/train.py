@@ -59,6 +59,9 @@ LOGIT_SCALE = 1e-3
 """Weight of the squared log-sum-exp of the logits. Probabilities do not depend on it, but a repetition
 penalty does: it divides logits, and must find them near 0."""
 
+SMALL = 0.03
+"""Errors of coordinates are weighed by the extent of their box, which is what IoU does, down to this."""
+
 COMMON_SIZES = ((256, 256),) * 3 + (
     *((320, 256), (256, 192), (384, 288), (384, 288), (512, 384), (512, 384), (320, 192), (256, 320)),
     *((448, 256), (576, 416), (640, 352), (256, 128), (192, 192)),
@@ -71,9 +74,10 @@ class Batch:
     """One step's lessons, shortest first.
 
     `ids` (B, T) holds the image's places and the padding after `lengths`. `answer` (N, 2) are the rows
-    and positions that predict the answer's tokens; `numbers` (N) the coordinates there (-1: none) and
-    `tables` (N) which spelling they use. `centres` (M, 3) are row, image token and rank of the objects,
-    `openings` (K, 2) row and position where an object begins in the answer.
+    and positions that predict the answer's tokens; `numbers` (N, 2) the coordinates there and the
+    extents of their boxes (-1: none) and `tables` (N) which spelling they use. `centres` (M, 3) are row,
+    image token and rank of the objects, `openings` (K, 2) row and position where an object begins in
+    the answer.
     """
 
     images: Tensor
@@ -156,13 +160,13 @@ def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank:
     rng = random.Random(f"{run.seed} {step} {rank}")
     count = max(2, round(run.scale / run.processes * min(1.0, 65_536 / (width * height))))
     snapshots = [
-        still(rng, width, height, rng.choices((EASY, HARD, FILM), (35, 40, 25))[0]) for _ in range(count)
+        still(rng, width, height, rng.choices((EASY, HARD, FILM), (42, 36, 22))[0]) for _ in range(count)
     ]
     return collate(tokenizer, [(snapshot, lesson(rng, snapshot)) for snapshot in snapshots])
 
 
 def _size(rng: random.Random, progress: float) -> tuple[int, int]:
-    if progress < 0.3 or rng.random() < 0.2:
+    if progress < 0.3 or rng.random() < 0.25:
         return 256, 256
     if rng.random() < 0.75:
         return rng.choice(COMMON_SIZES)
@@ -189,7 +193,7 @@ def collate(tokenizer: Tokenizer, lessons: Sequence[tuple[Snapshot, Lesson]]) ->
         table = 0 if "0." in asked.answer or "1." in asked.answer else 1
         for place in range(len(encoded.ids) + 1):
             answer.append((row, len(ids) + place - 1))
-            numbers.append(digits.get(place, -1.0))
+            numbers.append(digits.get(place, (-1.0, -1.0)))
             tables.append(table)
         for at, index in asked.openings.items():
             thing = snapshot.objects[index]
@@ -303,12 +307,15 @@ def _vision_losses(
         terms["centre_class"] = fn.cross_entropy(trainee.centre_class(at).float(), batch.centre_class)
         terms["centre_rank"] = fn.cross_entropy(trainee.centre_rank(at).float(), rank)
         soft = distance = torch.zeros(())
+        x1, y1, x2, y2 = batch.centre_box.T
+        extents = torch.stack((x2 - x1, y2 - y1), 1).clamp(min=SMALL)
         for side, head in enumerate(trainee.centre_side):
             logs = trainee.number_logits(head(at)).log_softmax(-1)
             soft = soft + _soft_cross_entropy(logs, batch.centre_box[:, side], width).mean() / 4
-            distance = distance + (_expected(logs) - batch.centre_box[:, side]).abs().mean() / 4
+            error = (_expected(logs) - batch.centre_box[:, side]).abs()
+            distance = distance + (error / extents[:, side % 2]).mean() / 4
         terms["centre_soft"] = soft
-        terms["centre_distance"] = 5.0 * distance
+        terms["centre_distance"] = distance
     return terms
 
 
@@ -319,7 +326,8 @@ def _language_losses(trainee: Trainee, batch: Batch, tokens: Tensor, width: floa
     total = logits.logsumexp(-1, keepdim=True)
     logs = logits - total
     target = batch.ids[row, place + 1]
-    number = batch.numbers >= 0.0
+    value, extent = batch.numbers.T
+    number = value >= 0.0
     words = -logs[~number].gather(1, target[~number, None])[:, 0]
     # most of an answer is forced syntax: the mean runs over the decisions, about a third of the tokens
     decisions = len(target) / 3
@@ -327,9 +335,9 @@ def _language_losses(trainee: Trainee, batch: Batch, tokens: Tensor, width: floa
     if number.any():
         table = trainee.tables[batch.tables[number]]
         numeric = logs[number].gather(1, table)
-        terms["numbers"] = _soft_cross_entropy(numeric, batch.numbers[number], width).sum() / decisions
-        distance = _expected(numeric.log_softmax(-1)) - batch.numbers[number]
-        terms["distance"] = 5.0 * distance.abs().mean()
+        terms["numbers"] = _soft_cross_entropy(numeric, value[number], width).sum() / decisions
+        distance = (_expected(numeric.log_softmax(-1)) - value[number]).abs()
+        terms["distance"] = 2.0 * (distance / extent[number].clamp(min=SMALL)).mean()
     if len(batch.openings):
         at = hidden[batch.openings[:, 0], batch.openings[:, 1]]
         guess = trainee.opening_head(at).float()

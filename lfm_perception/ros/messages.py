@@ -14,16 +14,18 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA, Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from lfm_perception import scene
+from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
 
@@ -52,34 +54,99 @@ def header(nanoseconds: int, frame_id: str) -> Header:
 
 @dataclass(frozen=True, slots=True)
 class ImageHead:
-    """What an image message begins with; the size in pixels is None where it is compressed."""
+    """What an image message begins with; the size in pixels is None where it is compressed.
+
+    `body`: where the fields behind these begin in the serialized message.
+    """
 
     stamp_ns: int
     frame_id: str
     width: int | None
     height: int | None
+    body: int
 
 
-def image_head(raw: bytes, *, compressed: bool) -> ImageHead:
-    """The head of a serialized Image or CompressedImage (CDR). Takes microseconds; no pixel is touched."""
-    order = "<" if raw[1] else ">"
+def image_head(raw: bytes, topic: str, *, compressed: bool) -> ImageHead:
+    """The head of a serialized Image or CompressedImage (CDR). Takes microseconds; no pixel is touched.
+
+    `topic` is what errors call the image. Raises PerceptionError for a message that is cut off.
+    """
+    try:
+        return _image_head(raw, compressed)
+    except (struct.error, IndexError) as error:
+        raise _cut_off(raw, topic) from error
+
+
+def _image_head(raw: bytes, compressed: bool) -> ImageHead:
+    order = _order(raw)
     seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
     frame_id = raw[16 : 16 + length - 1].decode(errors="replace")
     stamp = seconds * NANOSECONDS + nanoseconds
+    body = _aligned(16 + length)
     if compressed:
-        return ImageHead(stamp, frame_id, None, None)
-    end = 12 + length  # from here on, offsets count from behind the encapsulation
-    height, width = struct.unpack_from(f"{order}II", raw, 4 + end + -end % 4)
-    return ImageHead(stamp, frame_id, width, height)
+        return ImageHead(stamp, frame_id, None, None, body)
+    height, width = struct.unpack_from(f"{order}II", raw, body)
+    return ImageHead(stamp, frame_id, width, height, body + 8)
 
 
-def frame(message: Image | CompressedImage, topic: str) -> scene.Frame:
-    """The picture of a message, with the header it came with. `topic` is what errors call it.
+def frame(raw: bytes, topic: str, *, compressed: bool, width: int | None = None) -> scene.Frame:
+    """The picture of a serialized Image or CompressedImage, with the header it came with.
+
+    The pixels are read where they lie, which saves the copy that deserializing makes. `topic` is what
+    errors call the image. With `width`, a wider picture comes about that many pixels wide, if that is less
+    work (see `images.from_message`).
 
     Raises PerceptionError for an encoding nobody knows, and for data that is damaged or cut off.
     """
-    picture = images.from_message(message, f"an image on {topic}")
-    return scene.Frame(picture, stamp_ns(message.header.stamp), message.header.frame_id)
+    head = image_head(raw, topic, compressed=compressed)
+    try:
+        message = _image_body(raw, head)
+    except (struct.error, IndexError) as error:
+        raise _cut_off(raw, topic) from error
+    picture = images.from_message(message, f"an image on {topic}", width)
+    return scene.Frame(picture, head.stamp_ns, head.frame_id)
+
+
+def _image_body(raw: bytes, head: ImageHead) -> SimpleNamespace:
+    """The fields that `images.from_message` reads."""
+    order = _order(raw)
+    text, at = _string(raw, head.body, order)  # the format or the encoding
+    if head.width is None:
+        return SimpleNamespace(format=text, data=_bytes(raw, _aligned(at), order))
+    at_step = _aligned(at + 1)
+    return SimpleNamespace(
+        height=head.height,
+        width=head.width,
+        encoding=text,
+        is_bigendian=raw[at],
+        step=struct.unpack_from(f"{order}I", raw, at_step)[0],
+        data=_bytes(raw, at_step + 4, order),
+    )
+
+
+def _cut_off(raw: bytes, topic: str) -> PerceptionError:
+    return PerceptionError(f"an image on {topic} is cut off after {len(raw)} bytes")
+
+
+def _order(raw: bytes) -> str:
+    return "<" if raw[1] else ">"
+
+
+def _aligned(offset: int) -> int:
+    """The next place for 4 bytes. Offsets count from behind the 4 bytes of encapsulation: no difference."""
+    return offset + -offset % 4
+
+
+def _string(raw: bytes, at: int, order: str) -> tuple[str, int]:
+    """A string and where it ends, its closing zero included."""
+    (length,) = struct.unpack_from(f"{order}I", raw, at)
+    return raw[at + 4 : at + 4 + length - 1].decode(errors="replace"), at + 4 + length
+
+
+def _bytes(raw: bytes, at: int, order: str) -> memoryview:
+    """A sequence of bytes, not copied."""
+    (length,) = struct.unpack_from(f"{order}I", raw, at)
+    return memoryview(raw)[at + 4 : at + 4 + length]
 
 
 def image(rgb: scene.Image, header: Header) -> Image:

@@ -19,7 +19,6 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
@@ -36,6 +35,7 @@ from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
+from lfm_perception.tracking.camera import SMALL_WIDTH
 from lfm_perception.vlm import Vlm, model_name
 from lfm_perception.vlm.prompts import Prompt
 
@@ -85,7 +85,7 @@ class Session:
             "overlay", lambda drawing: self._pictures.publish(painter.paint(drawing)), complain
         )
         self._watching = _NewestThread[bytes](
-            "camera motion", lambda raw: self._live.watch(self._decode(raw)), complain
+            "camera motion", lambda raw: self._live.watch(self._decode(raw, SMALL_WIDTH)), complain
         )
         # Not the node's clock: diagnostics come also while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -161,7 +161,11 @@ class Session:
         """Publish where things are at the stamp of a frame, and hand the frame on."""
         if not self._inputs:
             return  # one that was under way when the session was stopped
-        head = messages.image_head(raw, compressed=self._image_type is CompressedImage)
+        try:
+            head = messages.image_head(raw, self._topic, compressed=self._image_type is CompressedImage)
+        except PerceptionError as error:
+            self._live.refuse("unreadable", str(error))
+            return
         if problem := self._clock_problem(head.stamp_ns):
             self._live.refuse(*problem)
             return
@@ -201,9 +205,13 @@ class Session:
         if self._image_markers.get_subscription_count():
             self._image_markers.publish(messages.outlines(known, header, width, height))
 
-    def _decode(self, raw: bytes) -> Frame:
-        """The frame in a serialized image. Raises PerceptionError for what is no image."""
-        return messages.frame(deserialize_message(raw, self._image_type), self._topic)
+    def _decode(self, raw: bytes, width: int | None = None) -> Frame:
+        """The frame in a serialized image, small if a small `width` is given.
+
+        Raises PerceptionError for what is no image.
+        """
+        compressed = self._image_type is CompressedImage
+        return messages.frame(raw, self._topic, compressed=compressed, width=width)
 
     def _on_question(self, message: String) -> None:
         try:

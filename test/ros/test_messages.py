@@ -97,11 +97,19 @@ def bayer(rgb: scene.Image) -> np.ndarray:
     return mosaic
 
 
+def received(
+    message: Image | CompressedImage, topic: str = "image_raw", width: int | None = None
+) -> scene.Frame:
+    """The frame of a message that came serialized."""
+    compressed = isinstance(message, CompressedImage)
+    return messages.frame(serialize_message(message), topic, compressed=compressed, width=width)
+
+
 @pytest.mark.parametrize(
     "encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "yuv422", "yuv422_yuy2", "nv12", "bayer_rggb8"]
 )
 def test_every_encoding_shows_the_same_colours(encoding: str) -> None:
-    frame = messages.frame(encoded(encoding), "image_raw")
+    frame = received(encoded(encoding))
     assert frame.image.shape == (48, 64, 3)
     inner = np.s_[2:-2, 2:-2]  # a mosaic has no neighbours at the border
     assert np.abs(frame.image[inner].astype(int) - picture()[inner]).mean() < 4.0
@@ -110,7 +118,7 @@ def test_every_encoding_shows_the_same_colours(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["mono8", "mono16"])
 def test_grey_becomes_rgb(encoding: str) -> None:
-    image = messages.frame(encoded(encoding), "image_raw").image
+    image = received(encoded(encoding)).image
     assert np.ptp(image, axis=-1).max() == 0
     assert np.abs(image[..., 0].astype(int) - cv2.cvtColor(picture(), cv2.COLOR_RGB2GRAY)).max() <= 1
 
@@ -119,14 +127,42 @@ def test_rows_may_end_in_spare_bytes() -> None:
     rgb = picture()
     padded = np.zeros((48, 64 * 3 + 20), np.uint8)
     padded[:, : 64 * 3] = rgb.reshape(48, -1)
-    frame = messages.frame(message(padded, "rgb8", 64, 48, padded.shape[1]), "image_raw")
+    frame = received(message(padded, "rgb8", 64, 48, padded.shape[1]))
     assert (frame.image == rgb).all()
 
 
 def test_a_compressed_image_is_decoded() -> None:
     _, jpeg = cv2.imencode(".jpg", picture()[..., ::-1])
     sent = CompressedImage(header=HEADER, format="jpeg", data=array.array("B", jpeg.tobytes()))
-    assert np.abs(messages.frame(sent, "image_raw").image.astype(int) - picture()).mean() < 4.0
+    assert np.abs(received(sent).image.astype(int) - picture()).mean() < 4.0
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgra8", "mono8", "yuv422", "nv12", "mono16"])
+def test_a_small_frame_is_the_frame_made_small(encoding: str) -> None:
+    sent = encoded(encoding)
+    small = cv2.resize(received(sent, width=16).image, (16, 12), interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(received(sent).image, (16, 12), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize(("width", "came"), [(8, 8), (16, 16), (17, 32), (40, 64), (100, 64)])
+def test_a_small_frame_of_a_jpeg_is_never_narrower_than_asked(width: int, came: int) -> None:
+    _, jpeg = cv2.imencode(".jpg", picture()[..., ::-1])
+    sent = CompressedImage(header=HEADER, format="jpeg", data=array.array("B", jpeg.tobytes()))
+    small = received(sent, width=width).image
+    assert small.shape == (came * 3 // 4, came, 3)
+    whole = cv2.resize(received(sent).image, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - whole).mean() < 2.0
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_message_that_is_cut_off_anywhere_is_one_sentence(compressed: bool) -> None:
+    _, png = cv2.imencode(".png", picture()[..., ::-1])
+    sent = CompressedImage(header=HEADER, format="png", data=array.array("B", png.tobytes()))
+    raw = serialize_message(sent if compressed else encoded("rgb8"))
+    for length in (*range(80), len(raw) // 2):
+        with pytest.raises(PerceptionError, match="an image on image_raw"):
+            messages.frame(raw[:length], "image_raw", compressed=compressed)
 
 
 @pytest.mark.parametrize(
@@ -148,13 +184,13 @@ def test_a_compressed_image_is_decoded() -> None:
 )
 def test_what_is_no_image_is_one_sentence_with_its_topic(broken: Image, said: str) -> None:
     with pytest.raises(PerceptionError, match="an image on camera/image") as error:
-        messages.frame(broken, "camera/image")
+        received(broken, "camera/image")
     assert said in str(error.value)
 
 
 def test_a_picture_goes_out_as_it_is() -> None:
     sent = deserialize_message(serialize_message(messages.image(picture(), HEADER)), Image)
-    assert (messages.frame(sent, "dbg_image").image == picture()).all()
+    assert (received(sent).image == picture()).all()
     assert (sent.header, sent.encoding, sent.step) == (HEADER, "rgb8", 192)
 
 
