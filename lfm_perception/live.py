@@ -1,9 +1,12 @@
 """Perception beside a running camera: frames are offered at camera rate, the model looks at what it can.
 
     camera thread ──offer──► FrameMailbox ──► thread `perception`: decode, look, tell the listener
+                  ──offer──► FrameMailbox ──► thread `camera motion`: decode small, see how the camera moves
                   ◄─────────── where things are at the frame's stamp, without waiting for the model
 
-At most one frame waits. A newer one takes its place, and what was dropped is counted.
+At most one frame waits for each thread. A newer one takes its place, and what was dropped is counted. A frame
+is looked at once the camera's motion up to it is known, so that what is published follows from the frames
+alone and not from which thread was faster.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from lfm_perception.perception import Perception
 from lfm_perception.planning.throttle import Step, stepped_back
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
+from lfm_perception.tracking.camera import SMALL_WIDTH
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import CancelledError, Vlm
 
@@ -95,6 +99,56 @@ class FrameMailbox(Generic[T]):
         return int(self._frame is not None)
 
 
+class NewestThread(Generic[T]):
+    """Does something with each item on a thread of its own, skipping those that a newer one replaced.
+
+    `fail` hears of what `work` raises; an item that is no image (PerceptionError) is passed over, for that
+    is told where it is looked at.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None], fail: Callable[[Exception], None]) -> None:
+        self._work, self._fail = work, fail
+        self._mailbox = FrameMailbox[tuple[int, T]]()
+        self._settled = threading.Condition()
+        self._put = self._done = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        """Takes microseconds."""
+        with self._settled:
+            self._put += 1
+            self._mailbox.put((self._put, item))
+
+    def settle(self) -> None:
+        """Wait until all that was put by now is done with."""
+        with self._settled:
+            newest = self._put
+            self._settled.wait_for(lambda: self._done >= newest)
+
+    def close(self) -> None:
+        """Drop what waits, and let whoever waits for it go."""
+        self._mailbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (taken := self._mailbox.take()) is not None:
+            number, item = taken
+            try:
+                self._work(item)
+            except PerceptionError:
+                pass
+            except Exception as error:  # a bug must not end the thread
+                self._fail(error)
+            self._now_done(number)
+        self._now_done(self._put)
+
+    def _now_done(self, number: int) -> None:
+        with self._settled:
+            self._done = number
+            self._settled.notify_all()
+
+
 class Listener(Protocol):
     """Who is told what was seen, on the thread `perception`; it should not keep that thread for long."""
 
@@ -148,19 +202,25 @@ class LiveStatus:
 class LivePerception(Generic[T]):
     """A `Perception` on its own thread, between `start` and `stop`. All methods may be called by any thread.
 
-    `decode` turns what was offered into a frame, on the thread `perception` and only for frames that are
-    looked at; it raises PerceptionError for what is no image. Whatever goes wrong with a frame is counted,
+    `decode(item, width)` makes the frame of what was offered: whole on the thread `perception`, for what is
+    looked at, and where `width` is given about so many pixels wide, on the thread `camera motion`; it raises
+    PerceptionError for what is no image. Whatever goes wrong with a frame is counted,
     told to the listener and forgotten; the tracks stay.
     """
 
     def __init__(
-        self, settings: Settings, vlm: Vlm, decode: Callable[[T], Frame], listener: Listener
+        self,
+        settings: Settings,
+        vlm: Vlm,
+        decode: Callable[[T, int | None], Frame],
+        listener: Listener,
     ) -> None:
         self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
         self._step = Step.NONE
         self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
         self._mailbox = FrameMailbox[Offered[T]]()
         self._thread: threading.Thread | None = None
+        self._motion: NewestThread[T] | None = None
         self._lock = threading.Lock()
         self._questions = deque[str](maxlen=MOST_QUESTIONS)
         self._changes: Settings | None = None
@@ -199,6 +259,8 @@ class LivePerception(Generic[T]):
             return None
         # of a time that is over, until the next look forgets it
         tracks = () if self._reset_wanted else self._perception.tracks(stamp_ns)
+        if self._motion is not None and self._settings.tracker.camera_motion != "off":
+            self._motion.put(item)
         if enabled:
             self._mailbox.put(Offered(item, stamp_ns, now))
         return tracks
@@ -233,10 +295,6 @@ class LivePerception(Generic[T]):
         with self._lock:
             self._refused[kind] += 1
         self._tell(kind, problem)
-
-    def watch(self, frame: Frame) -> None:
-        """See how the camera moves: every frame of the camera in order, or none, all from one thread."""
-        self._perception.watch(frame)
 
     # --- from the user -------------------------------------------------------------------------------
 
@@ -323,6 +381,7 @@ class LivePerception(Generic[T]):
         if self._thread is None:
             self._started_s = time.monotonic()
             self._mailbox.open()
+            self._motion = NewestThread("camera motion", self._watch, self._miss)
             self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
             self._thread.start()
 
@@ -334,6 +393,9 @@ class LivePerception(Generic[T]):
                 self._vlm.cancel()  # again: the thread may have been between two questions
                 self._thread.join(0.1)
             self._thread = None
+            if self._motion is not None:
+                self._motion.close()
+                self._motion = None
 
     # --- the thread ----------------------------------------------------------------------------------
 
@@ -351,7 +413,15 @@ class LivePerception(Generic[T]):
         except Exception as error:  # a bug must not make a robot blind
             self._fail(type(error).__name__, f"a frame failed unexpectedly: {error!r}")
 
+    def _watch(self, item: T) -> None:
+        self._perception.watch(self._decode(item, SMALL_WIDTH))
+
+    def _miss(self, error: Exception) -> None:
+        self._tell(type(error).__name__, f"camera motion: a frame failed unexpectedly: {error!r}")
+
     def _look(self, offered: Offered[T]) -> None:
+        if self._motion is not None:
+            self._motion.settle()
         with self._lock:
             changes, self._changes = self._changes, None
             reset, self._reset_wanted = self._reset_wanted, False
@@ -364,7 +434,7 @@ class LivePerception(Generic[T]):
             self._perception.change(changes)
         if caption:
             self._perception.caption_next()
-        frame = self._decode(offered.item)
+        frame = self._decode(offered.item, None)
         if not self._questions and not self._perception.wants(frame):
             with self._lock:
                 self._gated += 1

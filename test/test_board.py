@@ -231,7 +231,7 @@ def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> N
     film = iter(World(seed=1, width=640, height=480))
     notes = Notes()
     settings = Settings().with_values({"caption.enabled": False})
-    live = LivePerception[Frame](settings, vlm, lambda frame: frame, notes)
+    live = LivePerception[Frame](settings, vlm, lambda frame, width: frame, notes)
 
     def look() -> Scene:
         seen = len(notes.scenes)

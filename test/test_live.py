@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -68,7 +69,9 @@ def film() -> list[Frame]:
 
 @contextmanager
 def looking(
-    vlm: Vlm, settings: Settings = SETTINGS, decode: Callable[[Frame], Frame] = lambda frame: frame
+    vlm: Vlm,
+    settings: Settings = SETTINGS,
+    decode: Callable[[Frame, int | None], Frame] = lambda frame, width: frame,
 ) -> Iterator[tuple[LivePerception[Frame], Notes]]:
     notes = Notes()
     live = LivePerception(settings, vlm, decode, notes)
@@ -132,10 +135,10 @@ def test_tracks_are_there_between_two_looks(vlm: Vlm, film: list[Frame]) -> None
 
 
 def test_a_decoder_that_fails_is_told_and_costs_one_frame(vlm: Vlm, film: list[Frame]) -> None:
-    def decode(frame: Frame) -> Frame:
+    def decode(frame: Frame, width: int | None) -> Frame:
         if frame is film[1]:
             raise PerceptionError("this is no image")
-        if frame is film[2]:
+        if frame is film[2] and width is None:
             raise RuntimeError("a bug")
         return frame
 
@@ -150,6 +153,35 @@ def test_a_decoder_that_fails_is_told_and_costs_one_frame(vlm: Vlm, film: list[F
     assert notes.problems[0] == "this is no image"
     assert "a bug" in notes.problems[1]
     assert failed == {"PerceptionError": 1, "RuntimeError": 1}
+
+
+def test_a_frame_is_looked_at_once_the_camera_was_watched_up_to_it(vlm: Vlm, film: list[Frame]) -> None:
+    order: list[tuple[int, bool]] = []
+
+    def decode(frame: Frame, width: int | None) -> Frame:
+        if width is not None:
+            time.sleep(0.1)  # a thread that is late
+        order.append((film.index(frame), width is not None))
+        return frame
+
+    with looking(vlm, decode=decode) as (live, notes):
+        for frame in film[:3]:
+            show(live, notes, frame)
+    assert order == [(index, small) for index in range(3) for small in (True, False)]
+
+
+def test_a_camera_motion_that_fails_is_told_and_the_frame_is_looked_at(vlm: Vlm, film: list[Frame]) -> None:
+    def decode(frame: Frame, width: int | None) -> Frame:
+        if width is not None:
+            raise RuntimeError("a bug")
+        return frame
+
+    with looking(vlm, decode=decode) as (live, notes):
+        show(live, notes, film[0])
+        show(live, notes, film[1])
+        assert live.status().failed == {}
+    assert len(notes.problems) == 2
+    assert "camera motion" in notes.problems[0]
 
 
 def test_frames_that_start_over_in_the_past_are_a_new_beginning(vlm: Vlm, film: list[Frame]) -> None:

@@ -696,7 +696,7 @@ def test_beside_a_camera_failures_are_counted_and_looking_goes_on() -> None:
     with serving(say(500, b"out of memory")) as server:
         values = chosen(server.url, budget__latency=BUDGET_S, caption__enabled=False)
         with closing(RemoteVlm(values)) as vlm:
-            live = LivePerception[Frame](values, vlm, lambda frame: frame, notes)
+            live = LivePerception[Frame](values, vlm, lambda frame, width: frame, notes)
             live.start()
             try:
                 for index, problems in ((0, 1), (1, 2)):

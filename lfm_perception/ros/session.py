@@ -1,17 +1,14 @@
 """What a configured node has: the model, what is known, and the topics. Made by configure, ended by cleanup.
 
 A callback only translates and hands on. What arrives at camera rate stays serialized, of which only the
-head is read. Pixels are touched on other threads: `perception` for the frames that the model looks at,
-`camera motion` for all it can follow, `overlay` while somebody watches.
+head is read. Pixels are touched on other threads: those of `live`, and `overlay` while somebody watches.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -27,7 +24,7 @@ from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.board import BoardWatch
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import JUMP_BACK_S, FrameMailbox, LivePerception
+from lfm_perception.live import JUMP_BACK_S, LivePerception, NewestThread
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.scenes import as_json
 from lfm_perception.planning.throttle import Step
@@ -35,11 +32,8 @@ from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.camera import SMALL_WIDTH
 from lfm_perception.vlm import Vlm, model_name
 from lfm_perception.vlm.prompts import Prompt
-
-T = TypeVar("T")
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -81,11 +75,10 @@ class Session:
         self._pictures = node.create_publisher(Image, "dbg_image", LATEST)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", RESULTS)
         painter = _Painter(self._model, self._decode)
-        self._overlay = _NewestThread[_Drawing](
-            "overlay", lambda drawing: self._pictures.publish(painter.paint(drawing)), complain
-        )
-        self._watching = _NewestThread[bytes](
-            "camera motion", lambda raw: self._live.watch(self._decode(raw, SMALL_WIDTH)), complain
+        self._overlay = NewestThread[_Drawing](
+            "overlay",
+            lambda drawing: self._pictures.publish(painter.paint(drawing)),
+            lambda error: complain("overlay", f"overlay: a frame failed unexpectedly: {error!r}"),
         )
         # Not the node's clock: diagnostics come also while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -145,7 +138,6 @@ class Session:
         self.stop()
         self._vlm.close()
         self._overlay.close()
-        self._watching.close()
         self._board.close()
         self._jumps.unregister()
         self._node.destroy_timer(self._timer)
@@ -175,8 +167,6 @@ class Session:
         if head.width and head.height:
             self._size = head.width, head.height
         self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
-        if self._settings.tracker.camera_motion != "off":
-            self._watching.put(raw)
         if self._pictures.get_subscription_count():
             self._overlay.put(_Drawing(raw, known, self._live.scene, self._live.latency_s))
 
@@ -205,8 +195,8 @@ class Session:
         if self._image_markers.get_subscription_count():
             self._image_markers.publish(messages.outlines(known, header, width, height))
 
-    def _decode(self, raw: bytes, width: int | None = None) -> Frame:
-        """The frame in a serialized image, small if a small `width` is given.
+    def _decode(self, raw: bytes, width: int | None) -> Frame:
+        """The frame in a serialized image, small where a `width` is given.
 
         Raises PerceptionError for what is no image.
         """
@@ -276,14 +266,14 @@ class _Drawing:
 class _Painter:
     """Draws what is known over a picture."""
 
-    def __init__(self, badge: str, decode: Callable[[bytes], Frame]) -> None:
+    def __init__(self, badge: str, decode: Callable[[bytes, None], Frame]) -> None:
         self._badge, self._decode = badge, decode
         self._overlay: Overlay | None = None
         self._size = (0, 0)
         self._began_ns: int | None = None
 
     def paint(self, drawing: _Drawing) -> Image:
-        frame = self._decode(drawing.raw)
+        frame = self._decode(drawing.raw, None)
         if self._overlay is None or self._size != (frame.width, frame.height):
             self._overlay = Overlay(frame.width, frame.height, self._badge)
             self._size = frame.width, frame.height
@@ -291,33 +281,3 @@ class _Painter:
         seconds = (frame.stamp_ns - self._began_ns) / 1e9
         picture = self._overlay.draw(View(frame, seconds, drawing.tracks, drawing.scene, drawing.look_s))
         return messages.image(picture, messages.header(frame.stamp_ns, frame.frame_id))
-
-
-class _NewestThread(Generic[T]):
-    """Does something with each item on a thread of its own, skipping those that a newer one replaced."""
-
-    def __init__(self, name: str, work: Callable[[T], None], complain: Callable[[str, str], None]) -> None:
-        self._name, self._work, self._complain = name, work, complain
-        self._mailbox = FrameMailbox[T]()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def put(self, item: T) -> None:
-        """Takes microseconds."""
-        self._mailbox.put(item)
-
-    def close(self) -> None:
-        self._mailbox.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._mailbox.take()) is not None:
-            self._try(item)
-
-    def _try(self, item: T) -> None:
-        try:
-            self._work(item)
-        except PerceptionError:
-            pass  # no image: told where it is looked at
-        except Exception as error:  # a bug must not end the thread
-            self._complain(self._name, f"{self._name}: a frame failed unexpectedly: {error!r}")
