@@ -172,9 +172,10 @@ class LiveStatus:
     `step`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
     `dropped` for a newer one, `gated` while switched off, paused or because the gate was closed, `refused` by
     reason (stamps), `failed` by the kind of error (decoding, the model). `rejects` counts objects in answers
-    that were dropped, by reason. `input_hz`: of frames that were not refused, over the last two seconds.
-    `camera_silence_s`: since the last of them; `answer_age_s`: since the last answer; both since the start
-    where there was none. `latency_p50_s`, `latency_p95_s`: from offer to answer.
+    that were dropped, by reason; `too_slow` are looks that could not keep to `budget.latency`. `input_hz`:
+    of frames that were not refused, over the last two seconds. `camera_silence_s`: since the last of them;
+    `answer_age_s`: since the last answer; both since the start where there was none. `latency_p50_s`,
+    `latency_p95_s`: from offer to answer.
     """
 
     enabled: bool
@@ -188,6 +189,7 @@ class LiveStatus:
     failed: Mapping[str, int]
     rejects: Mapping[str, int]
     truncated: int
+    too_slow: int
     tokens: int
     input_hz: float
     camera_silence_s: float
@@ -233,7 +235,9 @@ class LivePerception(Generic[T]):
         self._receipts = deque[float](maxlen=1000)
         self._latencies = deque[float](maxlen=REMEMBERED)
         self._answered_s: float | None = None
-        self._received = self._looked = self._gated = self._truncated = self._tokens = self._resets = 0
+        self._received = self._looked = self._gated = self._truncated = self._too_slow = self._tokens = (
+            self._resets
+        ) = 0
         self._refused, self._failed, self._rejects = Counter[str](), Counter[str](), Counter[str]()
         self._last_problem = ""
 
@@ -365,6 +369,7 @@ class LivePerception(Generic[T]):
                 failed=MappingProxyType(dict(self._failed)),
                 rejects=MappingProxyType(dict(self._rejects)),
                 truncated=self._truncated,
+                too_slow=self._too_slow,
                 tokens=self._tokens,
                 input_hz=_rate(self._receipts, now),
                 camera_silence_s=now - (self._receipts[-1] if self._receipts else self._started_s),
@@ -447,6 +452,7 @@ class LivePerception(Generic[T]):
             self._scene = scene
             self._looked += 1
             self._truncated += scene.truncated
+            self._too_slow += scene.too_slow
             self._rejects.update(scene.rejects)
             usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
             self._tokens += sum(usage.image_tokens + usage.answer_tokens for usage in usages)

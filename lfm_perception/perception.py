@@ -111,6 +111,7 @@ class Perception:
             caption_stamp_ns=self._caption_ns,
             caption_usage=caption_usage,
             text=answer.text,
+            too_slow=not plan.fits,
         )
 
     def caption_next(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 
@@ -40,7 +41,7 @@ GREEDY = SamplingSettings(temperature=0.0, repeat_penalty=1.0)
 ANYTHING = SamplingSettings(temperature=1.0, min_p=0.0)
 
 
-class Speaker:
+class Speaker(ABC):
     """A model in play: a function from what was said to what comes next, fed as llama.cpp is."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -48,8 +49,9 @@ class Speaker:
         self.runs = 0
         self._said: list[int] = []
 
+    @abstractmethod
     def after(self, said: Sequence[int]) -> Logits:
-        raise NotImplementedError
+        """What the model makes of what was said."""
 
     def __call__(self, start: int, tokens: Sequence[int], places: Sequence[int]) -> list[Logits]:
         self.runs += 1

@@ -87,10 +87,13 @@ def test_a_frame_never_costs_more_tokens_than_the_budget(vlm: LlamaVlm, budget: 
         assert 32 <= seen.usage.image_tokens + seen.usage.answer_tokens + caption <= budget
 
 
-def test_when_the_time_is_up_the_caption_is_left_out(vlm: LlamaVlm) -> None:
+def test_when_the_time_is_up_the_caption_is_left_out_and_that_was_known(vlm: LlamaVlm) -> None:
     seen = perception(vlm, budget__latency=0.001).look(frame())
     assert seen.truncated
+    assert seen.too_slow
     assert seen.caption_usage is None
+    assert not perception(vlm, budget__latency=60.0).look(frame()).too_slow
+    assert not perception(vlm).look(frame()).too_slow
 
 
 def test_detections_with_a_low_score_are_counted_not_followed(vlm: LlamaVlm) -> None:

@@ -29,6 +29,7 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
         "global_caption": scene.caption,
         "caption_age_s": None if described_ns is None else round((scene.stamp_ns - described_ns) / 1e9, 6),
         "truncated": scene.truncated,
+        "too_slow": scene.too_slow,
         "rejects": dict(scene.rejects),
         "usage": {
             "detect": _usage(scene.usage),
@@ -51,6 +52,7 @@ def from_json(record: Mapping[str, Any]) -> Scene:
         tracks=tuple(_as_track(entry) for entry in record["objects"]),
         caption=record["global_caption"],
         truncated=record["truncated"],
+        too_slow=record["too_slow"],
         rejects=record["rejects"],
         usage=Usage(**record["usage"]["detect"]),
         caption_stamp_ns=None if caption_age_s is None else stamp_ns - round(caption_age_s * 1e9),

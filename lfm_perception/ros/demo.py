@@ -33,6 +33,7 @@ from lfm_perception.ros.recorder import Recorder
 from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
 from lfm_perception.scene import Frame, Image, Track, Velocity
 from lfm_perception.settings import Settings
+from lfm_perception.vlm import model_name
 
 WIDTH, HEIGHT, RATE = 640, 480, 30.0
 CAMERA_LOG = "camera.log"
@@ -76,7 +77,7 @@ def run_demo(
         report = judge(run, velocities)
         summary = {"seed": demo.seed, **_figures(report), **about}
         with writing(out):
-            still = _draw(run, staging, "demo model" if not settings.model.path else "", progress)
+            still = _draw(run, staging, model_name(settings), progress)
             _write_scenes(run, staging.path / SCENES)
             (staging.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             write_page(staging.path / PAGE, run, report, still, about)

@@ -85,6 +85,7 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
     live, health = now.live, now.health
     failed = _grown(live.failed, before.live.failed if before else {})
     truncated = live.truncated - (before.live.truncated if before else 0)
+    too_slow = live.too_slow - (before.live.too_slow if before else 0)
     camera_runs = live.camera_silence_s <= thresholds.camera_timeout
     level, message = OK, f"answers in {live.latency_p50_s * 1000:.0f} ms (median)"
     if not health.ready:
@@ -103,11 +104,11 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
             f"no answer for {live.answer_age_s:.1f} s, longer than node.answer_age_warn "
             f"{thresholds.answer_age_warn:g}"
         )
+    elif too_slow > 0:
+        level = WARN
+        message = f"{too_slow} frames could not be answered within budget.latency in any size: raise it"
     elif truncated > 0:
-        level, message = (
-            WARN,
-            f"{truncated} answers reached their limit of tokens or time",
-        )
+        level, message = WARN, f"{truncated} answers reached their limit of tokens or time"
     return _status(
         f"{name}: model", level, message, now,
         {
@@ -117,6 +118,7 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
             "since last answer (s)": f"{live.answer_age_s:.3f}",
             "tokens used": live.tokens,
             "answers truncated": live.truncated,
+            "answers too slow": live.too_slow,
             **_by_reason("objects rejected", live.rejects),
             **_by_reason("frames failed", live.failed),
             "process": "none of its own" if health.pid is None else health.pid,
