@@ -1,10 +1,12 @@
-"""Is memory flat? Looks at many frames of the demo world and watches the resident set.
+"""Does it keep its promises for long? Looks at many frames of the demo world, as the node would.
 
     python benchmarks/memory.py [--frames 2000] [--json FILE]
 
-Every frame is detected and, every tenth, described, in changing sizes, label sets and dialects, open and
-closed. Prints the resident set every tenth of the way and its growth after the first 200 frames (a tenth
-of a shorter run). Exits 1 when it grew by 2% or more.
+Every 20 frames the settings change: budget of tokens, picture size, labels, dialect, open or closed. Of every
+frame it is checked that image and answers together kept to `budget.tokens`, that the answer is valid JSON
+with whole objects, and that llama.cpp made as many image tokens as were planned. Prints the resident set every
+tenth of the way and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 when a promise
+was broken or the resident set grew by 2% or more.
 """
 
 from __future__ import annotations
@@ -12,19 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 from lfm_perception.demo.world import LABELS, World
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.perception import Perception
+from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan
+from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, ask, detect
 
 ALLOWED_GROWTH = 0.02
+CHANGE_EVERY = 20
 
 
 def main() -> int:
@@ -32,24 +37,29 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    settled = min(200, arguments.frames // 10)
-    plans = [plan_image(640, 480, ImageLimits(32, most)) for most in (64, 128, 256)]
-    resident = []
+    settled = min(500, arguments.frames // 10)
+    resident, broken, seen = list[int](), Counter[str](), Counter[str]()
+    rng = random.Random(0)
+    settings = _settings(rng)
     started = time.perf_counter()
-    with LlamaVlm(Settings()) as vlm:
+    with LlamaVlm(settings) as vlm:
+        perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
         for index, snapshot in enumerate(islice(World(seed=0), arguments.frames)):
-            image = plans[index // 3 % len(plans)]
-            labels = LABELS[: 1 + index % len(LABELS)]
-            question = detect((BBOX, BBOX_2D)[index % 2], labels, closed=index % 4 < 2)
-            vlm.describe(snapshot.frame, question, FramePlan(image, 256))
-            if index % 10 == 0:
-                vlm.describe(snapshot.frame, ask(CAPTION), FramePlan(image, 64))
+            if index % CHANGE_EVERY == 0:
+                settings = _settings(rng)
+                perception.change(settings)
+            perception.watch(snapshot.frame)
+            scene = perception.look(snapshot.frame)
+            broken.update(_broken(scene, settings, perception))
+            seen.update(frames=1, objects=len(scene.detections), captions=scene.caption_usage is not None)
+            seen.update(truncated=scene.truncated)
             resident.append(_resident_bytes())
             if (index + 1) % max(1, arguments.frames // 10) == 0:
                 print(f"{index + 1:>6} frames  {resident[-1] / 2**20:8.1f} MiB", flush=True)
     growth = resident[-1] / resident[settled] - 1.0
     report = {
-        "frames": len(resident),
+        **seen,
+        "broken": dict(broken),
         "settled_after": settled,
         "settled_mib": resident[settled] / 2**20,
         "last_mib": resident[-1] / 2**20,
@@ -58,8 +68,41 @@ def main() -> int:
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(", ".join(f"{count} {name}" for name, count in seen.items()))
+    print(f"promises broken: {dict(broken) or 'none'}")
     print(f"growth after the first {settled} frames: {100 * growth:+.2f}%")
-    return int(growth >= ALLOWED_GROWTH)
+    return int(bool(broken) or growth >= ALLOWED_GROWTH)
+
+
+def _settings(rng: random.Random) -> Settings:
+    image_tokens = rng.choice((64, 128, 256))
+    return Settings().with_values(
+        {
+            "budget.tokens": image_tokens + rng.choice((24, 60, 120, 300)),
+            "image.max_tokens": image_tokens,
+            "detect.labels": list(LABELS[: rng.randint(1, len(LABELS))]),
+            "detect.closed": rng.random() < 0.5,
+            "detect.dialect": rng.choice(("bbox", "bbox_2d")),
+            "caption.period": 0.3,
+        }
+    )
+
+
+def _broken(scene: Scene, settings: Settings, perception: Perception) -> list[str]:
+    """The promises that were not kept, in words."""
+    caption_tokens = scene.caption_usage.answer_tokens if scene.caption_usage else 0
+    spent = scene.usage.image_tokens + scene.usage.answer_tokens + caption_tokens
+    plan = perception.plan
+    broken = []
+    if spent > settings.budget.tokens:
+        broken.append("budget of tokens")
+    if plan is None or scene.usage.image_tokens != plan.image.tokens:
+        broken.append("planned image tokens")
+    try:
+        whole = all({"label"} < set(entry) for entry in json.loads(scene.text))
+    except (ValueError, TypeError):
+        whole = False
+    return broken if whole else [*broken, "valid JSON of whole objects"]
 
 
 def _resident_bytes() -> int:

@@ -187,10 +187,11 @@ class Robot:
         return None
 
     def counted(self, part: str, key: str) -> int:
-        """A whole number in the newest status of a part; 0 when it is not there."""
+        """A whole number in the newest status of a part; 0 when it is not there or words are."""
         status = self.diagnosis(part)
         values = {value.key: value.value for value in status.values} if status else {}
-        return int(values.get(key, 0))
+        text = values.get(key, "")
+        return int(text) if text.isdigit() else 0
 
 
 _numbers = count(1)
