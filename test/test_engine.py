@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -343,6 +344,23 @@ def test_the_engine_starts_within_a_second() -> None:
     started = time.process_time()  # of the processor: other programs may keep it busy
     LlamaVlm(Settings()).close()
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(("alone", "kept"), [(1.4, 1), (6.0, 2)])
+def test_when_runs_take_longer_fewer_threads_are_tried_and_kept_if_they_are_faster(
+    alone: float, kept: int
+) -> None:
+    """How long runs take is told: no test can have other programs take the cores to order."""
+    with LlamaVlm(Settings().with_values({"engine.n_threads": 2})) as vlm:
+        pace, context = vlm._engine.pace, vlm._engine.context
+
+        def threads_after_a_run(slower: float) -> int:
+            context.on_run(8, slower * pace.cost(8))
+            return llama_cpp.llama_n_threads(context._context)
+
+        assert {threads_after_a_run(1.0) for _ in range(20)} == {2}
+        assert 1 in (threads_after_a_run(3.0) for _ in range(12))
+        assert [threads_after_a_run(alone) for _ in range(12)][-1] == kept
 
 
 def test_closing_ends_what_runs_and_frees_the_model() -> None:
