@@ -356,11 +356,11 @@ def test_when_runs_take_longer_fewer_threads_are_tried_and_kept_if_they_are_fast
 
         def threads_after_a_run(slower: float) -> int:
             context.on_run(8, slower * pace.cost(8))
-            return llama_cpp.llama_n_threads(context._context)
+            return int(llama_cpp.llama_n_threads(context._context))
 
         assert {threads_after_a_run(1.0) for _ in range(20)} == {2}
         assert 1 in (threads_after_a_run(3.0) for _ in range(12))
-        assert [threads_after_a_run(alone) for _ in range(12)][-1] == kept
+        assert [threads_after_a_run(alone) for _ in range(8)][-1] == kept
 
 
 def test_closing_ends_what_runs_and_frees_the_model() -> None:
