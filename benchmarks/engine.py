@@ -42,7 +42,7 @@ from lfm_perception.settings import SamplingSettings, Settings
 from lfm_perception.vlm import native
 from lfm_perception.vlm.context import Context, Part, Stop
 from lfm_perception.vlm.decoding import Logits, Sampler, write_boxes, write_words
-from lfm_perception.vlm.foresight import Foresight
+from lfm_perception.vlm.foresight import Foresight, Recall
 from lfm_perception.vlm.grammar import Grammar
 from lfm_perception.vlm.llama import LlamaVlm
 from lfm_perception.vlm.prompts import (
@@ -57,6 +57,7 @@ from lfm_perception.vlm.prompts import (
     Prompt,
     converse,
 )
+from lfm_perception.vlm.vocabulary import Vocabulary
 
 LABELS = true_shape.LABELS
 CAPTION_TOKENS = 20
@@ -119,6 +120,7 @@ class Bench:
         self.inside = inside
         self.sampling = SamplingSettings()
         self.learnt = {name: Foresight(self.grammar, self.engine.pace.cost) for name in DRAFTED}
+        self.recall = {name: Recall(self.engine.pace.cost) for name in ("new", "as last")}
         self.blind = Foresight(self.grammar, float)  # where all tokens cost alike, no guess pays
 
     def prompt(
@@ -157,10 +159,11 @@ class Bench:
         logits = self.context.prompt(parts)
         return write_boxes(foresight, logits, self.context.answer, sampler, 1000, draft).decoded
 
-    def words(self, parts: list[Part]) -> int:
-        sampler = Dictation(self.sampling, [self.vocabulary.plain(" a")[0]] * CAPTION_TOKENS)
-        logits = self.context.prompt(parts)
-        return write_words(self.vocabulary, logits, self.context.step, sampler, CAPTION_TOKENS).decoded
+    def words(self, parts: list[Part], said: Sequence[int], recall: Recall) -> int:
+        logits, sampler = self.context.prompt(parts), Dictation(self.sampling, said)
+        return write_words(
+            self.vocabulary, logits, self.context.answer, sampler, CAPTION_TOKENS, recall
+        ).decoded
 
     def timed(self, row: Measured, run: Callable[[], int]) -> None:
         inside, calls, began = self.inside.seconds, self.inside.calls, time.perf_counter()
@@ -195,12 +198,21 @@ class Bench:
         )
         boxes("forced runs", self.blind, None)
         boxes("all, no draft", self.learnt["no draft"], None)
-        boxes("all, right draft", self.learnt["right"], said)
-        frame = next(frames)
-        self.timed(rows["caption alone"], lambda: self.words(self.prompt(frame, image, CAPTION)))
+        caption, before = _words(self.vocabulary, number), _words(self.vocabulary, number - 1)
+
+        def describe(name: str, frame: Frame, recall: Recall) -> None:
+            self.timed(rows[name], lambda: self.words(self.prompt(frame, image, CAPTION), caption, recall))
+
+        describe("caption alone", next(frames), Recall(self.engine.pace.cost))
         boxes("all, wrong draft", self.learnt["wrong"], other)
-        frame = self.engine._seen[0] if self.engine._seen else frame
-        self.timed(rows["caption, same frame"], lambda: self.words(self.prompt(frame, image, CAPTION)))
+        assert self.engine._seen
+        frame = self.engine._seen[0]
+        self.recall["new"].remember(before)
+        describe("caption, same frame", frame, self.recall["new"])
+        self.recall["as last"].remember(caption)
+        boxes("all, right draft", self.learnt["right"], said)
+        frame = self.engine._seen[0]
+        describe("caption, same frame, as the last", frame, self.recall["as last"])
         boxes("text first, no draft", self.learnt["no draft"], None, text_first=True)
         boxes("text first, right draft", self.learnt["right"], said, text_first=True)
 
@@ -209,6 +221,7 @@ DRAFTED = ("no draft", "right", "wrong")
 ROWS = (
     "naive", "prefix kept", "forced runs", "all, no draft", "all, right draft", "all, wrong draft",
     "text first, no draft", "text first, right draft", "caption alone", "caption, same frame",
+    "caption, same frame, as the last",
 )  # fmt: skip
 
 
@@ -225,6 +238,12 @@ def _objects(rng: np.random.Generator, count: int, turn: int) -> Draft:
         (label, Box(x[0], y[0], max(x), max(y)))
         for label, x, y in zip(labels, xs.tolist(), ys.tolist(), strict=True)
     )
+
+
+def _words(vocabulary: Vocabulary, number: int) -> list[int]:
+    """A caption of its own for every number, as tokens."""
+    tokens = [token for token, piece in enumerate(vocabulary.pieces) if piece]
+    return np.random.default_rng(number + 1).choice(tokens, CAPTION_TOKENS).tolist()
 
 
 def _frame(size: tuple[int, int], seed: int) -> Frame:

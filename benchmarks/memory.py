@@ -4,9 +4,9 @@
 
 Every 20 frames the settings change: budget of tokens, picture size, labels, dialect, open or closed. Of every
 frame it is checked that image and answers together kept to `budget.tokens`, that the answer is valid JSON
-with whole objects, and that llama.cpp made as many image tokens as were planned. Prints the resident set every
-tenth of the way and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 when a promise
-was broken or the resident set grew by 2% or more.
+with whole objects, and that llama.cpp made as many image tokens as were planned. Prints the resident set
+every tenth of the way and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 when a
+promise was broken or the resident set grew by 2% or more.
 """
 
 from __future__ import annotations

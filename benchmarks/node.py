@@ -58,6 +58,8 @@ RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 PATIENCE_S = 60.0
 SETTLE_S = 3.0
 WARM_UP = 20
+STAY = ("fastdds_port", "lttng-ust-wait")
+"""Shared memory of these names stays when a participant leaves, and the next one uses it again."""
 """Cycles before memory is measured, or a tenth of a shorter run."""
 
 
@@ -328,7 +330,9 @@ def losses(options: argparse.Namespace) -> Section:
     tracks_ns = [heard.arrived_ns for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
     gap_s = max(later - earlier for earlier, later in pairwise(tracks_ns)) / 1e9
     processes_left = sum(process.runs() for process in (node_process, *workers))
-    memory_left = sorted(name for name in memory if Path(name).exists())
+    memory_left = sorted(
+        name for name in memory if Path(name).exists() and not Path(name).name.startswith(STAY)
+    )
     slowest = {name: max(times, default=0.0) for name, times in recoveries.items()}
     figures = {
         "recovery_s": {name: _percentiles(times) for name, times in recoveries.items() if times},

@@ -19,7 +19,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.settings import SamplingSettings
 from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.decoding import NEARBY, Logits, Sampler, Written, write_boxes, write_words
-from lfm_perception.vlm.foresight import EXACT_ROWS, LONGEST_RUN, MOST_ROWS, Foresight
+from lfm_perception.vlm.foresight import EXACT_ROWS, LONGEST_RUN, MOST_ROWS, Foresight, Recall
 from lfm_perception.vlm.grammar import Grammar
 from lfm_perception.vlm.prompts import BBOX, BBOX_2D, TURN_END, Dialect, Draft
 from lfm_perception.vlm.vocabulary import Vocabulary
@@ -365,7 +365,7 @@ def test_when_time_is_up_whole_objects_are_kept(grammar: Grammar) -> None:
 def test_words_end_where_the_model_ends_them(vocabulary: Vocabulary) -> None:
     parrot = Parrot(vocabulary, "A person stands by a コーン.")
     parrot.wanted.append(vocabulary.special(TURN_END))
-    written = write_words(vocabulary, parrot.after(()), parrot.step, Sampler(GREEDY), 100)
+    written = write_words(vocabulary, parrot.after(()), parrot, Sampler(GREEDY), 100, Recall(cost))
     assert written.text == "A person stands by a コーン."
     assert not written.truncated
     assert written.decoded == len(parrot.wanted) - 1
@@ -374,11 +374,41 @@ def test_words_end_where_the_model_ends_them(vocabulary: Vocabulary) -> None:
 @given(seed=st.integers(0, 10**6), limit=st.integers(1, 50))
 def test_words_keep_their_limit(vocabulary: Vocabulary, seed: int, limit: int) -> None:
     monkey = Monkey(vocabulary, seed)
-    written = write_words(vocabulary, monkey.after(()), monkey.step, Sampler(ANYTHING), limit)
+    written = write_words(vocabulary, monkey.after(()), monkey, Sampler(ANYTHING), limit, Recall(cost))
     assert written.decoded <= limit
     assert written.truncated == (written.decoded == limit)
     assert monkey.runs < limit or limit == 1
     assert "<|" not in written.text
+
+
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_whatever_was_said_last_the_words_are_the_same(
+    vocabulary: Vocabulary, seed: int, data: st.DataObject
+) -> None:
+    favoured = vocabulary.plain("A person stands by a box and a box stands by a person.")
+
+    def said(recall: Recall) -> Written:
+        monkey = Monkey(vocabulary, seed, favoured)
+        return write_words(vocabulary, monkey.after(()), monkey, Sampler(ANYTHING), 20, recall)
+
+    plain = said(Recall(cost))
+    recall = Recall(cost)
+    recall.remember(data.draw(st.lists(st.sampled_from(favoured), max_size=30)))
+    assert [said(recall) for _ in range(3)] == [plain] * 3
+
+
+def test_words_that_are_said_again_need_few_runs(vocabulary: Vocabulary) -> None:
+    recall = Recall(cost)
+    runs = []
+    for text in ("A person stands by a box.",) * 5 + ("A forklift stands by a box.", "Nothing is there."):
+        parrot = Parrot(vocabulary, text)
+        parrot.wanted.append(vocabulary.special(TURN_END))
+        assert write_words(vocabulary, parrot.after(()), parrot, Sampler(GREEDY), 100, recall).text == text
+        runs.append(parrot.runs / len(parrot.wanted))
+    assert runs[0] > 0.8
+    assert runs[4] < 0.3
+    assert runs[5] < 0.8
+    assert runs[6] <= 1.0
 
 
 # --- log-probabilities --------------------------------------------------------------------------------

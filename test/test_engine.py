@@ -208,6 +208,16 @@ def test_another_question_reads_its_own_text_only(vlm: LlamaVlm) -> None:
     assert second.usage.prefill_s < first.usage.prefill_s / 2
 
 
+def test_a_caption_like_the_last_one_needs_fewer_calls_and_is_the_same(vlm: LlamaVlm) -> None:
+    with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as fresh:
+        for number in (0, 1, 40, 41):
+            frame = WORLD.snapshot(number).frame
+            said = fresh.describe(frame, ask(CAPTION), LARGE_CAPTION)
+            again = fresh.describe(frame, ask(CAPTION), LARGE_CAPTION)
+            assert again.text == said.text == vlm.describe(frame, ask(CAPTION), LARGE_CAPTION).text
+            assert again.usage.decode_calls < 0.5 * again.usage.answer_tokens
+
+
 LARGE_CAPTION = FramePlan(plan_image(640, 480, ImageLimits(32, 256)), 30)
 
 

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from lfm_perception.errors import PerceptionError
 from lfm_perception.settings import SamplingSettings
 from lfm_perception.vlm.answers import Spread, TokenLogProb
-from lfm_perception.vlm.foresight import EXACT_ROWS, Expectation, Foresight
+from lfm_perception.vlm.foresight import EXACT_ROWS, Foresight, Recall
 from lfm_perception.vlm.grammar import State
 from lfm_perception.vlm.prompts import Draft
 from lfm_perception.vlm.vocabulary import Vocabulary
@@ -137,7 +138,7 @@ def write_boxes(
     time is up, the array is closed after the last whole one. A draft changes the time it takes, nothing else.
     """
     vocabulary = foresight.grammar.vocabulary
-    reading = _Reading(foresight, logits, model, limit)
+    reading = _Reading(logits, model, limit)
     state, expected = foresight.grammar.start, foresight.expect(draft)
     tokens = reading.tokens
     log_probs: list[float] = []
@@ -147,7 +148,7 @@ def write_boxes(
         if state.allowed.size == 1:
             token, log_prob, spread = int(state.allowed[0]), 0.0, None
         else:
-            row = reading.logits(state, expected)
+            row = reading.logits(partial(foresight.ahead, state, expected))
             if row is None:
                 break
             if reading.rounded and sampler.hesitates(row, state.allowed):
@@ -176,26 +177,32 @@ def write_boxes(
 def write_words(
     vocabulary: Vocabulary,
     logits: Logits | None,
-    step: Callable[[int], Logits | None],
+    model: Model,
     sampler: Sampler,
     limit: int,
+    recall: Recall,
 ) -> Written:
     """Free text until the model ends it, in at most `limit` tokens, from the logits after the prompt.
 
-    `step` feeds a token and gives the logits after it, or None when the time is up.
+    What `recall` remembers changes the time it takes, nothing else; it learns the answer.
     """
-    tokens: list[int] = []
+    reading = _Reading(logits, model, limit)
+    tokens = reading.tokens
     log_probs: list[float] = []
     truncated = True
-    while logits is not None and len(tokens) < limit:
-        token, log_prob = sampler.draw(logits)
+    while len(tokens) < limit:
+        row = reading.logits(partial(recall.ahead, tokens))
+        if row is None:
+            break
+        token, log_prob = sampler.draw(row)
         if token in vocabulary.ends:
             truncated = False
             break
-        tokens.append(token)
+        recall.note(recall.guess(tokens), token)
+        reading.take(token)
         log_probs.append(log_prob)
-        if len(tokens) < limit:
-            logits = step(token)
+    if tokens:
+        recall.remember(tokens)
     pieces = [vocabulary.pieces[token] for token in tokens]
     text = b"".join(pieces).decode(errors="ignore")
     spans = _spans(pieces, log_probs, [None] * len(pieces))
@@ -205,10 +212,10 @@ def write_words(
 class _Reading:
     """What the model has been fed of an answer, guesses included, and the logits it gave."""
 
-    def __init__(self, foresight: Foresight, logits: Logits | None, model: Model, limit: int) -> None:
+    def __init__(self, logits: Logits | None, model: Model, limit: int) -> None:
         self.tokens: list[int] = []
         """The answer so far."""
-        self._foresight, self._model, self._limit = foresight, model, limit
+        self._model, self._limit = model, limit
         self._fed: list[int] = []
         self._rows: dict[int, Logits] = {} if logits is None else {0: logits}
         self.rounded = False
@@ -222,12 +229,15 @@ class _Reading:
             self._rows.clear()
         self.tokens.append(token)
 
-    def logits(self, state: State, expected: Expectation) -> Logits | None:
-        """The logits after the answer so far, which is at `state`. None when the time is up."""
+    def logits(self, ahead: Callable[[int, int], tuple[list[int], list[int]]]) -> Logits | None:
+        """The logits after the answer so far. None when the time is up.
+
+        `ahead(known, room)` gives what to feed in the same run: see `Foresight.ahead`.
+        """
         count, fed = len(self.tokens), len(self._fed)
         if count not in self._rows and count > fed:
             known = self.tokens[fed:]
-            guessed, decisions = self._foresight.ahead(state, expected, len(known), self._limit - count)
+            guessed, decisions = ahead(len(known), self._limit - count)
             places = [len(known) - 1, *(len(known) + number for number in decisions)]
             rows = self._model(fed, [*known, *guessed], places)
             self._rows = {fed + place + 1: row for place, row in zip(places, rows or (), strict=False)}

@@ -6,9 +6,10 @@ costs some time; it never changes the answer, for every token is drawn from the 
 tokens before it.
 
 Guesses come from a draft (the objects that are expected, with their boxes) and from the form of the
-answer itself: most often there is a further object, and a coordinate begins with 0. How often a guess
-has been right at each place of the automaton is remembered, also where nothing was fed ahead, and with the
-measured cost of a run decides how far to go.
+answer itself: most often there is a further object, and a coordinate begins with 0. Of free words it is
+guessed that they go on as they did when the same was asked last. How often a guess has been right is
+remembered, for boxes at each place of the automaton, also where nothing was fed ahead, and with the measured
+cost of a run decides how far to go.
 """
 
 from __future__ import annotations
@@ -125,6 +126,58 @@ class Foresight:
         for place, token in self.grammar.walk([found, found]):  # as the first object, and as a further one
             course.setdefault(place, token)
         return course
+
+
+class Recall:
+    """Guesses for free words: those that were said last to the same question, from where they agree.
+
+    `cost(n)` are the seconds of a run of n tokens.
+    """
+
+    def __init__(self, cost: Callable[[int], float]) -> None:
+        self._cost = cost
+        self._last: tuple[int, ...] = ()
+        self._trust = _TRUST
+
+    def remember(self, words: Sequence[int]) -> None:
+        """Take in an answer."""
+        self._last = tuple(words)
+
+    def guess(self, words: Sequence[int]) -> int | None:
+        """The token expected after these."""
+        return next(iter(self._last[self._place(words) :]), None)
+
+    def note(self, guess: int | None, token: int) -> None:
+        """Learn from a token how good the guess was."""
+        if guess is not None:
+            self._trust += _MEMORY * ((guess == token) - self._trust)
+
+    def ahead(self, words: Sequence[int], known: int, room: int) -> tuple[list[int], list[int]]:
+        """As `Foresight.ahead`; every token is a decision, and no run has more than `EXACT_ROWS`."""
+        begin = self._place(words)
+        most = min(room, EXACT_ROWS - 1, len(self._last) - begin)
+        alone, alike = self._cost(SHORTEST_RUN), self._cost(known)
+        best, best_gain, saved = 0, 0.0, 0.0
+        for count in range(1, most + 1):
+            saved += self._trust**count * alone
+            gain = saved - (self._cost(known + count) - alike)
+            if gain > best_gain or known + best < SHORTEST_RUN:
+                best, best_gain = count, gain
+        return list(self._last[begin : begin + best]), list(range(best))
+
+    def _place(self, words: Sequence[int]) -> int:
+        """How far the last answer had come when it ended as these words do: in most of them, if several."""
+        if not words:
+            return 0
+        ends = [place + 1 for place, token in enumerate(self._last) if token == words[-1]]
+        return max(
+            ends, key=lambda end: (self._alike(words, end), -abs(end - len(words))), default=len(self._last)
+        )
+
+    def _alike(self, words: Sequence[int], end: int) -> int:
+        """How many tokens before that place are those before the end of the words."""
+        pairs = zip(reversed(words), reversed(self._last[:end]), strict=False)
+        return next((count for count, (word, token) in enumerate(pairs) if word != token), end)
 
 
 Course = Mapping[State, int]

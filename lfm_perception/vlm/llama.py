@@ -35,7 +35,7 @@ from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
 from lfm_perception.vlm.cores import CoreWatch
 from lfm_perception.vlm.decoding import Logits, Sampler, Written, write_boxes, write_words
-from lfm_perception.vlm.foresight import Foresight
+from lfm_perception.vlm.foresight import Foresight, Recall
 from lfm_perception.vlm.grammar import Grammar
 from lfm_perception.vlm.native import failure, keep_quiet, llama_cpp, mtmd_cpp
 from lfm_perception.vlm.pace import Pace
@@ -44,6 +44,7 @@ from lfm_perception.vlm.prompts import (
     IMAGE_START,
     THUMBNAIL,
     Dialect,
+    Prompt,
     Question,
     Special,
     converse,
@@ -157,6 +158,7 @@ class _Engine:
             self.free()
             raise
         self._foresight = lru_cache(maxsize=8)(self._made_foresight)
+        self._recall = lru_cache(maxsize=8)(self._made_recall)
 
     def _load(self, model: Path, mmproj: Path, settings: Settings, cores: CoreWatch) -> None:
         engine = settings.engine
@@ -252,12 +254,17 @@ class _Engine:
         sampler = Sampler(self._sampling)
         limit = plan.answer_tokens
         if question.dialect is None:
-            return write_words(self.vocabulary, logits, self.context.step, sampler, limit)
+            recall = self._recall(question.prompt)
+            return write_words(self.vocabulary, logits, self.context.answer, sampler, limit, recall)
         foresight = self._foresight(question.dialect, question.labels if question.closed else None)
         return write_boxes(foresight, logits, self.context.answer, sampler, limit, plan.draft)
 
     def _made_foresight(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Foresight:
         return Foresight(Grammar(self.vocabulary, dialect, labels), self.pace.cost)
+
+    def _made_recall(self, question: Prompt) -> Recall:
+        """For what is said to one question."""
+        return Recall(self.pace.cost)
 
     def _see(self, frame: Frame, plan: ImagePlan) -> list[Embeddings] | None:
         """The embeddings of the plan's pictures. None when stopped."""
