@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson demo test lint format docs model constraints clean environment
+.PHONY: help desktop jetson demo test lint format docs site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +36,9 @@ docs: environment ## write the files that are made from the settings
 	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
 	$(BIN)/python -m lfm_perception.settings markdown > docs/settings.md
 
+site: environment ## make a site of docs/ in build/site, to be read without a network; a broken link stops it
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	$(BIN)/python -m lfm_perception.demo.train --out build/demo_model
@@ -44,7 +47,7 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 constraints: environment ## pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\n' | $(BIN)/uv pip compile --quiet --universal \
-	  --python-version 3.10 --extra test --extra eval --extra models --extra ros --no-annotate \
+	  --python-version 3.10 --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
 
 clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)

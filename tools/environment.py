@@ -70,7 +70,7 @@ def main() -> None:
         run(
             "installing the pinned packages",
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
-            *("--editable", f"{ROOT}[test,eval,models,{ros}]", wheel),
+            *("--editable", f"{ROOT}[test,docs,eval,models,{ros}]", wheel),
         )
         # asks for an OpenCV with windows, which a bare machine cannot load and which it never uses
         trackeval = f"trackeval=={pinned('trackeval')}"
