@@ -1,0 +1,295 @@
+"""The pages tell the truth: links lead somewhere, commands and names exist, messages and figures are real ones."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from itertools import chain, pairwise, takewhile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from lfm_perception.cli import app
+from lfm_perception.settings import Settings, describe
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PACKAGE = ROOT / "lfm_perception"
+CODE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "launch").glob("*.py")]
+
+
+# --- the site -----------------------------------------------------------------------------------------
+
+
+class Html(HTMLParser):
+    """The ids of a page, what it links to, and what it loads by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.loaded: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if "id" in values:
+            self.ids.add(values["id"])
+        if tag == "a" and "href" in values:
+            self.links.add(values["href"])
+        self.loaded |= {values[name] for name in ("src", "data") if name in values and tag != "a"}
+        if tag == "link":
+            self.loaded.add(values.get("href", ""))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Html]:
+    """The pages of the site as `make site` builds it, where every warning is an error."""
+    pytest.importorskip("material", reason="mkdocs-material is not installed (extra docs)")
+    folder = tmp_path_factory.mktemp("site").resolve()
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert built.stderr == ""
+    return {path: Html(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
+
+
+def test_every_link_anchor_and_picture_of_the_site_is_there(site: dict[Path, Html]) -> None:
+    broken = []
+    for path, page in site.items():
+        for link in page.links | page.loaded:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link.startswith("/"):
+                continue  # elsewhere; a page that is not found knows no relative paths
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file() or (parts.fragment and parts.fragment not in site[target].ids):
+                broken.append(f"{path.name}: {link}")
+    assert broken == []
+    assert {page.name for page in site} > {"index.html", "topics.html", "MODEL_CARD.html"}
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: dict[Path, Html]) -> None:
+    loaded = set[str]().union(*(page.loaded for page in site.values()))
+    assert {link for link in loaded if urlsplit(link).netloc} == set()
+    assert any(link.endswith(".css") for link in loaded)
+
+
+# --- what the pages name ------------------------------------------------------------------------------
+
+
+@cache
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def fences(language: str) -> Iterator[tuple[Path, str]]:
+    """The blocks of a language in all pages."""
+    for page in PAGES:
+        for block in re.findall(rf"^```{language}\n(.*?)^```", text(page), re.M | re.S):
+            yield page, block
+
+
+def spans() -> Iterator[tuple[Path, str]]:
+    """What stands between backticks in the words of all pages."""
+    for page in PAGES:
+        words = re.sub(r"^```.*?^```", "", text(page), flags=re.M | re.S)
+        for span in re.findall(r"`([^`\n]+)`", words):
+            yield page, span
+
+
+def commands() -> Iterator[tuple[Path, list[str]]]:
+    """Every command in a block or between backticks, in words, without what is assigned before it."""
+    lines = [(page, line) for page, block in fences("sh") for line in block.replace("\\\n", " ").splitlines()]
+    for page, line in chain(lines, spans()):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        try:
+            words = list(lexer)
+        except ValueError:  # a single quotation mark: no command
+            continue
+        while words:
+            command = list(takewhile(lambda word: not set(word) <= set("();<>|&"), words))
+            words = words[len(command) + 1 :]
+            while command and re.match(r"\w+=", command[0]):
+                command = command[1:]
+            if command:
+                yield page, command
+
+
+def named(first: str) -> list[tuple[Path, list[str]]]:
+    """The commands that begin with this word."""
+    found = [(page, words) for page, words in commands() if words[0] == first]
+    assert found, f"no page names {first}"
+    return found
+
+
+def test_every_link_between_files_leads_somewhere() -> None:
+    broken = []
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", text(page)):
+            parts = urlsplit(link)
+            target = page.parent / parts.path if parts.path else page
+            if not parts.scheme and not target.exists():
+                broken.append(f"{page.name}: {link}")
+    assert broken == []
+
+
+def test_every_command_exists_with_its_options() -> None:
+    wrong = []
+    for page, words in [*named("lfm-perception"), *((p, ["", *w]) for p, w in named("models"))]:
+        command: Any = get_command(app)
+        rest = words[1:]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command, rest = command.commands[rest[0]], rest[1:]
+        complete = not getattr(command, "commands", {}) or not rest or rest[0].startswith("--")
+        options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        unknown = {word for word in rest if word.startswith("-")} - options - {"--help"}
+        if unknown or not complete:
+            wrong.append(f"{page.name}: {' '.join(words)}")
+        changes = [value.partition("=") for option, value in pairwise(rest) if option == "--set"]
+        Settings().with_values({key: yaml.safe_load(value) for key, _, value in changes})  # raises if wrong
+    assert wrong == []
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", text(ROOT / "Makefile"), re.M))
+    wanted = {words[1] for _, words in named("make") if len(words) > 1 and "=" not in words[1]}
+    assert wanted - targets == set()
+    assert {"demo", "test", "desktop", "jetson", "site"} <= wanted
+
+
+def test_every_launch_file_and_argument_exists() -> None:
+    declared: dict[str, set[str]] = {}
+    for path in (ROOT / "launch").glob("*.launch.py"):
+        declared[path.name] = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', text(path)))
+    launches = [words[3:] for _, words in named("ros2") if words[1:3] == ["launch", "lfm_perception"]]
+    assert len(launches) > 3
+    for file, *arguments in launches:
+        given = {argument.partition(":=")[0] for argument in arguments}
+        assert given <= declared[file] | declared["perception.launch.py"], file
+    spoken = {span.partition(":=")[0] for _, span in spans() if re.match(r"\w+:=", span)}
+    assert spoken <= set().union(*declared.values())
+
+
+def test_every_script_module_and_option_of_python_exists() -> None:
+    for page, words in named("python"):
+        if words[1] == "-m":
+            source = ROOT / f"{words[2].replace('.', '/')}.py"
+            if words[2].partition(".")[0] != "lfm_perception":
+                continue
+        else:
+            source = ROOT / words[1]
+            if source.parent == ROOT:  # of another project
+                continue
+        assert source.is_file(), f"{page.name}: {' '.join(words)}"
+        for option in (word for word in words[2:] if word.startswith("--")):
+            assert f'"{option}"' in text(source), f"{page.name}: {' '.join(words)}"
+
+
+def test_every_file_of_the_repository_that_is_named_is_there() -> None:
+    names = {path.name for path in CODE} | {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
+    inner = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    missing = []
+    words = chain(spans(), ((page, word) for page, words in commands() for word in words))
+    for page, word in words:
+        first, slash, _ = word.partition("/")
+        if not re.fullmatch(r"[\w./-]+", word) or first in ("out", "build"):
+            continue
+        if (
+            (slash and first in folders and not (ROOT / word).exists())
+            or (slash and first in inner - folders and not (PACKAGE / word).exists())
+            or (not slash and word.endswith(".py") and not word.startswith("convert_") and word not in names
+                and not word.endswith(".launch.py"))
+        ):  # fmt: skip
+            missing.append(f"{page.name}: {word}")
+    assert missing == []
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    knobs = {knob.name for knob in describe()}
+    groups = {name.partition(".")[0] for name in knobs}
+    named = {
+        (page.name, match[1])
+        for page, span in spans()
+        if (match := re.match(r"([a-z]+\.[a-z_0-9]+)(?=$|[\s:=])", span)) and match[1].split(".")[0] in groups
+    }
+    assert {each for each in named if each[1] not in knobs} == set()
+    assert len(named) > 50
+
+
+def test_every_yaml_is_a_settings_file(tmp_path: Path) -> None:
+    count = 0
+    for page, block in fences("yaml"):
+        file = tmp_path / f"{page.stem}{count}.yaml"
+        file.write_text(block, encoding="utf-8")
+        Settings.load(file)  # raises for what is none
+        count += 1
+    assert count > 3
+
+
+# --- what the program says ----------------------------------------------------------------------------
+
+
+def sentences() -> Iterator[str]:
+    """Every text in the code, with … for what is put in."""
+    for path in CODE:
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (each.value if isinstance(each, ast.Constant) else "…" for each in node.values)
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_troubleshooting_quotes_what_is_really_said() -> None:
+    said = "\n".join(sentence.replace("\n", " ") for sentence in sentences())
+    quotes = re.findall(r"^> (.*)$", text(DOCS / "troubleshooting.md"), re.M)
+    assert len(quotes) > 40
+    assert [quote for quote in quotes if not re.search(_pattern(quote), said)] == []
+
+
+def _pattern(quote: str) -> str:
+    """The words of a quote in one sentence of the code."""
+    return ".*".join(re.escape(part) for part in quote.split("…"))
+
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+def rows(page: Path, first: str) -> list[list[str]]:
+    """The rows, in cells, of the table whose head begins with this cell."""
+    table = re.search(rf"^\| {re.escape(first)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text(page), re.M)
+    assert table, f"{page.name} has no table of {first}"
+    return [[cell.strip(" `") for cell in line.strip("|\n").split("|")] for line in table[1].splitlines()]
+
+
+def test_figures_of_the_demo_model_are_those_of_its_card() -> None:
+    card = text(PACKAGE / "demo" / "model" / "MODEL_CARD.md").split("### Q4_0")[1]
+    trials = {}
+    for line in re.findall(r"^\| [^\n]* / [^\n]*$", card, re.M):
+        name, _, f1, _, iou, *_, ms = (cell.strip() for cell in line.strip("|").split("|"))
+        trials[{"easy": "256x256"}.get(name, name)] = [f1, iou, ms]
+    told = rows(DOCS / "tuning.md", "picture")
+    assert {picture: figures for picture, _, *figures in told} == {each[0]: trials[each[0]] for each in told}
+
+
+def test_figures_of_the_tracker_are_the_measured_ones() -> None:
+    figures = json.loads(text(ROOT / "benchmarks" / "results" / "tracking.json"))["figures"]
+    for protocol, *_, hota, idf1 in rows(DOCS / "tuning.md", "protocol"):
+        measured = figures[protocol]["lfm_perception"]
+        assert [hota, idf1] == [f"{measured['hota']:.1f}", f"{measured['idf1']:.1f}"]
