@@ -37,7 +37,7 @@ docs: environment ## write the files that are made from the settings
 	$(BIN)/python -m lfm_perception.settings markdown > docs/settings.md
 
 site: environment ## make a site of docs/ in build/site, to be read without a network; a broken link stops it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
 	$(BIN)/python -m pip install --quiet --editable '.[train]'

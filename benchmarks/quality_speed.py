@@ -100,9 +100,7 @@ def main() -> None:
     report = {
         "machine": {"cores": f"{os.cpu_count()} x {_processor()}", "system": platform.platform()},
         "versions": {name: version(name) for name in ("lfm_perception", "llama-cpp-python", "numpy")},
-        "model": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in model_files(settings)
-        },
+        "model": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in model_files(settings)},
         "camera": arguments.camera,
         "scenes": arguments.scenes,
         "seed": arguments.seed,
@@ -136,15 +134,13 @@ def plot(points: Sequence[dict[str, Any]], title: str) -> str:
     for tenth in range(0, 11, 2):
         lines.append(f'<path d="M{left} {y(tenth / 10)}H{wide - right}" stroke="#ddd"/>')
         lines.append(text((left - 8, y(tenth / 10) + 4), f"{tenth / 10:g}", 'text-anchor="end"'))
-    for ms in range(0, int(most) + 1, step):
-        lines.append(text((x(ms), high - bottom + 18), f"{ms}"))
-    lines.append(text(((left + wide) / 2, high - 10), "median time of one answer, ms; above: image.max_tokens"))
-    ordered = sorted(points, key=lambda point: point["frame_ms"])
-    for point in ordered:
+    lines += [text((x(ms), high - bottom + 18), f"{ms}") for ms in range(0, int(most) + 1, step)]
+    lines.append(text((wide / 2, high - 10), "median time of one answer, ms; above: image.max_tokens"))
+    for point in points:
         lines.append(f'<path d="M{x(point["frame_ms"])} {top - 6}V{high - bottom}" stroke="#eee"/>')
         lines.append(text((x(point["frame_ms"]), top - 10), str(point["max_tokens"])))
     for index, (name, colour) in enumerate(CURVES.items()):
-        places = [(x(point["frame_ms"]), y(point[name])) for point in ordered]
+        places = [(x(point["frame_ms"]), y(point[name])) for point in points]
         way = "L".join(f"{at[0]} {at[1]}" for at in places)
         lines.append(f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines += [f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>' for at in places]

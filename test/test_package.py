@@ -111,9 +111,8 @@ def test_every_dependency_of_this_python_is_pinned() -> None:
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
     pinned = {canonicalize_name(pin.name) for pin in pins if pin.marker is None or pin.marker.evaluate()}
     wanted = requirements("options", "install_requires")
-    wanted += requirements("options.extras_require", "test") + requirements(
-        "options.extras_require", "models"
-    )
+    for extra in ("test", "docs", "models"):
+        wanted += requirements("options.extras_require", extra)
     seen: set[str] = set()
     while wanted:
         requirement = wanted.pop()
@@ -169,8 +168,8 @@ def test_set_up_with_an_old_python_says_so() -> None:
     assert "Python 3.10 or newer is needed (false)" in process.stderr
 
 
-def test_the_readme_tells_of_every_launch_argument_and_profile() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_tell_of_every_launch_argument_and_profile() -> None:
+    text = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
     told = {
         name for row in re.findall(r"^\| (`\w+`.*?) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)
     }

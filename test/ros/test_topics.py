@@ -50,9 +50,8 @@ def running(folder: Path, transport: str, reliability: str = "best_effort") -> I
 
 
 def kind(message: type) -> str:
-    """`std_msgs/msg/String`."""
-    package, group = message.__module__.split(".")[:2]
-    return f"{package}/{group}/{message.__name__}"
+    """`std_msgs/String`."""
+    return f"{message.__module__.partition('.')[0]}/{message.__name__}"
 
 
 def short(started: Robot, name: str) -> str:
