@@ -687,7 +687,7 @@ def eval_compare(
     second: Annotated[Path, typer.Argument(metavar="B.json", help="The same of another run.")],
     out: Annotated[Path | None, typer.Option(help="Folder for `compare.html`; made where missing.")] = None,
 ) -> None:
-    """Show two runs of `bench`, or of `eval detection`, side by side: all figures, and what they differ in."""
+    """Show two runs of `bench`, or of `eval detection`, side by side: figures, and how the runs differ."""
     from lfm_perception.evaluation.compare import compare, table, write_compare_page
     from lfm_perception.media.charts import need_charts
     from lfm_perception.media.sinks import staged, writing

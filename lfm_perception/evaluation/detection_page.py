@@ -29,6 +29,7 @@ STRESS_MEANING = (
     "The same pictures made harder: a tenth to a quarter of the light; smeared by motion; a bar over the "
     "middle of each object; in a grey border three times as wide or high; coarse JPEG with lost rows."
 )
+BOXES_SHOWN = "Green: what is there. Red: what the model gave."
 LANGUAGE_MEANING = (
     "The same question in other languages. Success: pictures answered without a false or a missed box."
 )
@@ -108,6 +109,11 @@ def write_detection_page(
     if found["stress"]:
         parts += [heading("How far quality falls on hard pictures"), words(STRESS_MEANING, "quiet")]
         parts += _compared({"as they are": plain, **found["stress"]})
+        shown = {"as it is": trial.asked[trial.ways[0].name], **{n: trial.asked[n] for n in found["stress"]}}
+        parts += [
+            words(BOXES_SHOWN, "quiet"),
+            gallery((each.example, name) for name, each in shown.items() if each.example is not None),
+        ]
     if found["languages"]:
         parts += [heading("By language"), words(LANGUAGE_MEANING, "quiet")]
         parts += _compared(found["languages"], "success")
@@ -197,7 +203,7 @@ def _shown(shown: int, total: int, missed: bool) -> str:
         return "None."
     which = "the largest" if missed else "those with the highest scores"
     some = f" Of {total}, {which} are shown." if total > shown else ""
-    return f"Green: what is there. Red: what the model gave.{some}"
+    return f"{BOXES_SHOWN}{some}"
 
 
 def _caption(mistake: Mistake) -> str:

@@ -10,7 +10,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -46,6 +46,7 @@ THUMBNAIL = 300
 AROUND = 0.6
 """How much of a box's size is shown around it on each side."""
 
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 TRUE, FOUND = (64, 200, 96), (235, 72, 72)
 """Colours of boxes that are there, and of those the model gave."""
 
@@ -74,12 +75,13 @@ class Mistake:
 
 @dataclass(slots=True)
 class Asked:
-    """What came of one way of asking, picture by picture."""
+    """What came of one way of asking, picture by picture; `example` shows the first with objects."""
 
     scenes: list[tuple[Sequence[Detection], Sequence[TrueBox]]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rejects: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
+    example: Image | None = None
 
 
 def plainly(settings: Settings, labels: Sequence[str]) -> Way:
@@ -135,6 +137,8 @@ class Trial:
             asked.seconds.append(answer.usage.total_s)
             asked.rejects.update(answer.rejects)
             asked.truncated += answer.truncated
+            if asked.example is None and truth:
+                asked.example = _drawn(frame.image, WHOLE, detections, truth)
             if way is self.ways[0]:
                 self._keep_mistakes(picture, detections, truth)
 
@@ -176,7 +180,8 @@ class Trial:
             weight = mistake.box.area if mistake.score is None else mistake.score
             worst = self._worst[missed]
             if len(worst) < MOST_SHOWN or weight > worst[0][0]:
-                shown = _with_thumbnail(mistake, picture.frame.image, detections, truth)
+                thumbnail = _drawn(picture.frame.image, mistake.box, detections, truth)
+                shown = replace(mistake, thumbnail=thumbnail)
                 keep = heapq.heappush if len(worst) < MOST_SHOWN else heapq.heapreplace
                 keep(worst, (weight, next(self._number), shown))
 
@@ -219,12 +224,10 @@ def _missed(
         yield Mistake(name, true.label, true.box, None, why)
 
 
-def _with_thumbnail(
-    mistake: Mistake, image: Image, detections: Sequence[Detection], truth: Sequence[Annotation]
-) -> Mistake:
-    """The mistake with what lies around it: what is there in green, what the model gave in red."""
+def _drawn(image: Image, box: Box, detections: Sequence[Detection], truth: Sequence[TrueBox]) -> Image:
+    """The box's surroundings with all boxes: in green what is there, in red what the model gave."""
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = mistake.box.in_pixels(width, height)
+    x1, y1, x2, y2 = box.in_pixels(width, height)
     reach = max(AROUND * max(x2 - x1, y2 - y1), 0.08 * max(width, height))
     left, top = max(0, int(x1 - reach)), max(0, int(y1 - reach))
     right, bottom = min(width, int(x2 + reach) + 1), min(height, int(y2 + reach) + 1)
@@ -236,9 +239,9 @@ def _with_thumbnail(
         for item in items:
             corners = (item.box.in_pixels(width, height) - (left, top, left, top)) * scale
             a, b, c, d = np.rint(corners).astype(int).tolist()
-            thickness = 4 if item.box == mistake.box else 1
+            thickness = 4 if item.box == box else 2
             cv2.rectangle(canvas, (a, b), (c, d), colour, thickness, cv2.LINE_AA)
-    return Mistake(mistake.picture, mistake.label, mistake.box, mistake.score, mistake.why, canvas)
+    return canvas
 
 
 # --- figures ---------------------------------------------------------------------------------------

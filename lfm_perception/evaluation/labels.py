@@ -317,8 +317,8 @@ def _read_names(file: Path) -> dict[int, str]:
             listed = content.get("names") if isinstance(content, dict) else None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise PerceptionError(f"the names in {file} cannot be read: {reason(error)}") from error
-    names = listed if isinstance(listed, dict) else dict(enumerate(listed or []))
-    if not names or not all(
+    names = dict(enumerate(listed)) if isinstance(listed, list) else listed
+    if not isinstance(names, dict) or not all(
         isinstance(number, int) and isinstance(name, str) and name.strip() for number, name in names.items()
     ):
         raise PerceptionError(f"{file} holds no names of classes: `names: [person, box]` or one a line")

@@ -79,7 +79,7 @@ def curves(
     *,
     diagonal: bool = False,
 ) -> str:
-    """Lines in the unit square, by name: values to the right and upwards. `diagonal`: where they are equal."""
+    """Lines in the unit square, by name: values to the right and upwards. `diagonal`: equal values."""
 
     def draw(axes: Axes) -> None:
         if diagonal:

@@ -23,7 +23,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1000p
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 img, svg { max-width: 100%; height: auto; border-radius: 6px }
 table { border-collapse: collapse } td { padding: .15rem 1.2rem .15rem 0; vertical-align: top }
-.facts td:nth-child(2) { font-weight: 600; white-space: nowrap } .quiet { color: #697080 }
+.facts td:nth-child(2) { font-weight: 600 } .facts td:nth-child(2):not(:last-child) { white-space: nowrap }
+.quiet { color: #697080 }
 .grid th, .grid td { padding: .2rem .9rem .2rem 0; text-align: right; font-variant-numeric: tabular-nums }
 .grid th:first-child, .grid td:first-child { text-align: left; font-weight: 600 }
 .grid th { color: #697080; font-weight: 400; border-bottom: 1px solid #d9dce2 }
