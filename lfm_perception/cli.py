@@ -633,7 +633,7 @@ def eval_detection(
         _progress() as progress,
     ):
         asked = _asked_labels(opened.labels, names)
-        codes = list(LANGUAGES) if languages == "all" else _listed(languages or "")
+        codes = list(LANGUAGES if languages == "all" else dict.fromkeys(_listed(languages or "")))
         hard = list(STRESSES) if stress else []
         ways = [
             plainly(chosen, asked),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def cocos_precisions(made: list[tuple[list[Detection], list[Annotation]]]) -> tu
         return [x1, y1, x2 - x1, y2 - y1]
 
     truth, found = COCO(), []
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, (detections, objects) in enumerate(made):
         for thing in objects:
             bbox = sides(thing.box)
@@ -257,6 +258,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         (("images", 0, "height"), 2 * SIZE, "but its labels in .* are for 256 x 512"),
         (("images", 0, "id"), 1, "images need an id of their own, got 1"),
         (("categories", 0, "name"), " ", "category 0 has no name"),
+        (("annotations", 0, "category_id"), [], "has category \\[\\], which has no name"),
         (("annotations", 0, "category_id"), 77, "annotation 0 has category 77, which has no name"),
         (("annotations", 0, "image_id"), 9, "annotation 0 belongs to image 9"),
         (("annotations", 0, "bbox"), [1, 2, 3], r"needs a bbox \[x, y, width, height\]"),
@@ -566,6 +568,14 @@ def test_what_is_no_pair_of_reports_is_refused(judged: Path, tmp_path: Path) -> 
         other.write_text(text)
         with pytest.raises(PerceptionError, match=sentence):
             compare(detection, other)
+
+
+def test_without_matplotlib_the_way_out_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # so importing it fails
+    assert run("eval", "detection", tmp_path, "--out", tmp_path / "out") == 1
+    assert "pip install 'lfm_perception[eval]'" in capfd.readouterr().err
 
 
 def test_the_command_refuses_what_it_cannot_use_and_leaves_nothing(

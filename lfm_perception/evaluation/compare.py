@@ -21,18 +21,10 @@ from lfm_perception.media.page import grid, heading, words, write_page
 ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "settings", "versions")
 """What a report says beside its figures."""
 
-LOWER_IS_BETTER = (
-    "_ms",
-    "memory_mb",
-    "second_half_slower",
-    "calibration_error",
-    "truncated",
-    "rejects",
-    "watts",
-)
-HIGHER_IS_BETTER = ("looks_per_s", *detection_page.QUALITY[1:], "exact", "f1_at_75", "auroc", "hits")
-"""Parts of a figure's path that say what is good; other figures are neither."""
-
+LOWER_IS_BETTER = {"latency_ms", "start_ms", "memory_mb", "second_half_slower", "watts", "throttled"}
+LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects"}
+HIGHER_IS_BETTER = {"looks_per_s", "success", "f1_at_75", "auroc", "hits", *detection_page.QUALITY[1:]}
+"""Names in a figure's path that say what is good; other figures are neither good nor bad."""
 
 DRAWN = (
     ("Times of the stages", "latency_ms.", r"\w+.p(50|95)", "milliseconds"),
@@ -66,11 +58,11 @@ class Pair:
         """What the second is against the first, where that can be said."""
         if self.first is None or self.second is None or self.first == self.second:
             return ""
-        if any(part in self.path for part in LOWER_IS_BETTER):
-            return "better" if self.second < self.first else "worse"
-        if self.path.rpartition(".")[2] in HIGHER_IS_BETTER:
-            return "better" if self.second > self.first else "worse"
-        return ""
+        names = set(self.path.split("."))
+        if not names & (LOWER_IS_BETTER | HIGHER_IS_BETTER):
+            return ""
+        lower_is_better = bool(names & LOWER_IS_BETTER)
+        return "better" if (self.second < self.first) == lower_is_better else "worse"
 
     def cells(self) -> tuple[str, str, str, str]:
         change = ""

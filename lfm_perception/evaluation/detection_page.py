@@ -16,6 +16,7 @@ from lfm_perception.media.page import facts, gallery, grid, heading, model_note,
 KIND = "detection"
 QUALITY = ("objects", "precision", "recall", "f1", "mean_iou", "ap_50", "ap_75", "ap")
 HEADS = ("objects", "precision", "recall", "F1", "IoU", "AP50", "AP75", "AP")
+OF_WAYS, WAYS_HEADS = (*QUALITY, "success"), (*HEADS, "success")
 
 MOST_CURVES = 8
 """Labels whose curves are drawn: those with the most objects."""
@@ -30,9 +31,8 @@ STRESS_MEANING = (
     "middle of each object; in a grey border three times as wide or high; coarse JPEG with lost rows."
 )
 BOXES_SHOWN = "Green: what is there. Red: what the model gave."
-LANGUAGE_MEANING = (
-    "The same question in other languages. Success: pictures answered without a false or a missed box."
-)
+LANGUAGE_MEANING = "The same question about the same pictures in other languages."
+SUCCESS = "Success: pictures answered without a false or a missed box."
 
 
 def report(
@@ -66,10 +66,10 @@ def table(found: Mapping[str, Any]) -> Table:
     """Short, for the terminal: over all, and the hard ways."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("", style="bold", no_wrap=True)
-    for head in (*HEADS, "success"):
+    for head in WAYS_HEADS:
         shown.add_column(head, justify="right")
     for name, each in _ways(found):
-        shown.add_row(name, *_cells(each, (*QUALITY, "exact")))
+        shown.add_row(name, *_cells(each, OF_WAYS))
     return shown
 
 
@@ -107,7 +107,10 @@ def write_detection_page(
         *_curves(plain),
     ]
     if found["stress"]:
-        parts += [heading("How far quality falls on hard pictures"), words(STRESS_MEANING, "quiet")]
+        parts += [
+            heading("How far quality falls on hard pictures"),
+            words(f"{STRESS_MEANING} {SUCCESS}", "quiet"),
+        ]
         parts += _compared({"as they are": plain, **found["stress"]})
         shown = {"as it is": trial.asked[trial.ways[0].name], **{n: trial.asked[n] for n in found["stress"]}}
         parts += [
@@ -115,8 +118,8 @@ def write_detection_page(
             gallery((each.example, name) for name, each in shown.items() if each.example is not None),
         ]
     if found["languages"]:
-        parts += [heading("By language"), words(LANGUAGE_MEANING, "quiet")]
-        parts += _compared(found["languages"], "success")
+        parts += [heading("By language"), words(f"{LANGUAGE_MEANING} {SUCCESS}", "quiet")]
+        parts += _compared(found["languages"])
     for missed, title in ((False, "False boxes"), (True, "Missed objects")):
         worst = trial.worst(missed=missed)
         total = sum((mistake.score is None) == missed for mistake in trial.mistakes)
@@ -134,7 +137,7 @@ def _facts(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("right", _text(plain["precision"]), f"precision: {plain['hits']} of {plain['detections']} boxes"),
         ("F1", _text(plain["f1"]), f"{_text(plain['f1_at_75'])} where an overlap of 0.75 is asked for"),
         ("AP50", _text(plain["ap_50"]), f"AP by the rules of COCO, 0.5 to 0.95: {_text(plain['ap'])}"),
-        ("faultless", f"{plain['exact']:.1%}", "of the pictures: nothing false, nothing missed"),
+        ("success", f"{plain['success']:.1%}", "of the pictures: nothing false, nothing missed"),
         (
             "scores",
             f"off by {plain['calibration_error']:.3f}",
@@ -189,13 +192,13 @@ def _curves(plain: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _compared(ways: Mapping[str, Mapping[str, Any]], last: str = "faultless") -> list[str]:
-    rows = [(name, *_cells(each, (*QUALITY, "exact"))) for name, each in ways.items()]
+def _compared(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [(name, *_cells(each, OF_WAYS)) for name, each in ways.items()]
     series = {
         "F1": [each["f1"] or 0.0 for each in ways.values()],
         "AP50": [each["ap_50"] or 0.0 for each in ways.values()],
     }
-    return [grid(("", *HEADS, last), rows), bars(series, list(ways), "F1, average precision", "quality")]
+    return [grid(("", *WAYS_HEADS), rows), bars(series, list(ways), "F1, average precision", "quality")]
 
 
 def _shown(shown: int, total: int, missed: bool) -> str:

@@ -251,7 +251,7 @@ def figures(asked: Asked, labels: Sequence[str]) -> dict[str, Any]:
     """What one way of asking came to, ready for `json.dumps`; times are milliseconds."""
     precisions = average_precision(asked.scenes)
     of_label = {label: _only(asked.scenes, label) for label in labels}
-    exact = [
+    faultless = [
         len(match(detections, truth)) == len(detections) == len(truth) for detections, truth in asked.scenes
     ]
     whole = evaluate(asked.scenes)
@@ -259,7 +259,7 @@ def figures(asked: Asked, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "images": len(asked.scenes),
         **_quality(whole, mean_precision(list(precisions.values()))),
-        "exact": round(float(np.mean(exact)), 4),
+        "success": round(float(np.mean(faultless)), 4),
         "f1_at_75": round(whole.at_75.f1, 4),
         "calibration_error": round(whole.calibration_error, 4),
         "auroc": None if whole.auroc is None else round(whole.auroc, 4),

@@ -197,8 +197,8 @@ def _read_coco(file: Path) -> _Coco:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise PerceptionError(f"labels {file} are not COCO's: {key!r} is no list of objects")
     names = _by_id(lists["categories"], "categories", file)
-    for number, category in names.items():
-        if not isinstance(category.get("name"), str) or not category["name"].strip():
+    for number, named in names.items():
+        if not isinstance(named.get("name"), str) or not named["name"].strip():
             raise PerceptionError(f"labels {file}: category {number} has no name")
     sizes = _by_id(lists["images"], "images", file)
     for number, image in sizes.items():
@@ -210,10 +210,11 @@ def _read_coco(file: Path) -> _Coco:
     crowds = 0
     for index, entry in enumerate(lists["annotations"] or []):
         where = f"labels {file}: annotation {entry.get('id', index)}"
-        if (number := entry.get("image_id")) not in sizes:
+        number, category = entry.get("image_id"), entry.get("category_id")
+        if not isinstance(number, (int, str)) or number not in sizes:
             raise PerceptionError(f"{where} belongs to image {number}, which is not listed")
-        if entry.get("category_id") not in names:
-            raise PerceptionError(f"{where} has category {entry.get('category_id')}, which has no name")
+        if not isinstance(category, (int, str)) or category not in names:
+            raise PerceptionError(f"{where} has category {category}, which has no name")
         box = entry.get("bbox")
         if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)):
             raise PerceptionError(f"{where} needs a bbox [x, y, width, height], got {box!r}")
@@ -223,7 +224,7 @@ def _read_coco(file: Path) -> _Coco:
         wide, high = sizes[number]["width"], sizes[number]["height"]
         x, y, w, h = box
         sides = _box((x / wide, y / high, (x + w) / wide, (y + h) / high), where)
-        truth[number].append(Annotation(names[entry["category_id"]]["name"].strip(), sides))
+        truth[number].append(Annotation(names[category]["name"].strip(), sides))
     if not sizes:
         raise PerceptionError(f"labels {file} list no images")
     return _Coco(
@@ -231,7 +232,7 @@ def _read_coco(file: Path) -> _Coco:
             _CocoImage(image["file_name"], image["width"], image["height"], tuple(truth[number]))
             for number, image in sizes.items()
         ),
-        tuple(dict.fromkeys(category["name"].strip() for category in names.values())),
+        tuple(dict.fromkeys(named["name"].strip() for named in names.values())),
         (f"{crowds} boxes of crowds were left out",) if crowds else (),
     )
 
