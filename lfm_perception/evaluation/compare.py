@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "setti
 
 LOWER_IS_BETTER = {"latency_ms", "start_ms", "memory_mb", "second_half_slower", "watts", "throttled"}
 LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects"}
-HIGHER_IS_BETTER = {"looks_per_s", "success", "f1_at_75", "auroc", "hits", *detection_page.QUALITY[1:]}
+HIGHER_IS_BETTER = {"looks_per_s", "success", "f1_at_75", "auroc", *detection_page.QUALITY[1:]}
 """Names in a figure's path that say what is good; other figures are neither good nor bad."""
 
 DRAWN = (
-    ("Times of the stages", "latency_ms.", r"\w+.p(50|95)", "milliseconds"),
-    ("Average precision by label", "figures.by_label.", r".+\.ap_50", "AP50"),
-    ("On hard pictures", "stress.", r"[\w ]+\.f1", "F1"),
-    ("By language", "languages.", r"\w+\.f1", "F1"),
+    ("Times of the stages", "latency_ms.", r"(\w+\.p(?:50|95))", "milliseconds"),
+    ("Average precision by label", "figures.by_label.", r"(.+)\.ap_50", "AP50"),
+    ("On hard pictures", "stress.", r"([\w ]+)\.f1", "F1"),
+    ("By language", "languages.", r"(\w+)\.f1", "F1"),
 )
-"""Figures that are drawn: title, how their paths begin and go on, what is measured."""
+"""Figures that are drawn: title, how their paths begin and go on (with the name in it), what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,22 @@ class Pair:
         lower_is_better = bool(names & LOWER_IS_BETTER)
         return "better" if (self.second < self.first) == lower_is_better else "worse"
 
-    def cells(self) -> tuple[str, str, str, str]:
+    @property
+    def brief(self) -> bool:
+        """Whether it belongs to a short table: nothing by label, the main figures of the hard ways."""
+        group, *_, name = self.path.split(".")
+        hard = group in ("stress", "languages")
+        return ".by_label." not in self.path and (not hard or name in ("f1", "ap_50", "success"))
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """As in `HEADS`."""
         change = ""
         if self.first is not None and self.second is not None and self.first != self.second:
             change = f"{self.second - self.first:+.4g}"
-        return self.path, _text(self.first), _text(self.second), f"{change} {self.verdict}".strip()
+        return self.path, _text(self.first), _text(self.second), change, self.verdict
+
+
+HEADS = ("", "A", "B", "change", "")
 
 
 def compare(first: Path, second: Path) -> tuple[Report, Report]:
@@ -111,13 +122,13 @@ def pairs(first: Report, second: Report) -> list[Pair]:
 
 
 def table(first: Report, second: Report) -> Table:
-    """Short, for the terminal: without the figures of each label."""
+    """Short, for the terminal; the page has all."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    shown.add_column("", style="bold", no_wrap=True)
-    for head in (first.name, second.name, "change"):
-        shown.add_column(head, justify="right")
+    shown.title, shown.title_justify = _names(first, second), "left"
+    for head in HEADS:
+        shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     for pair in pairs(first, second):
-        if ".by_label." not in pair.path:
+        if pair.brief:
             shown.add_row(*pair.cells())
     return shown
 
@@ -134,26 +145,26 @@ def write_compare_page(path: Path, first: Report, second: Report) -> None:
     write_page(
         path,
         "Two runs side by side",
-        f"{first.name} and {second.name}",
-        *_charts(first, second, compared),
-        heading("All figures"),
-        grid(("", first.name, second.name, "change"), [pair.cells() for pair in compared]),
+        _names(first, second),
+        *_charts(compared),
         heading("What they differ in"),
-        grid(("", first.name, second.name), different) if different else words("Nothing."),
+        grid(HEADS[:3], different) if different else words("Nothing."),
+        heading("All figures"),
+        grid(HEADS, [pair.cells() for pair in compared]),
     )
 
 
-def _charts(first: Report, second: Report, compared: list[Pair]) -> list[str]:
+def _charts(compared: Sequence[Pair]) -> list[str]:
     parts = []
     for title, start, pattern, axis in DRAWN:
-        chosen = [pair for pair in compared if re.fullmatch(start + pattern, pair.path)]
+        matches = ((re.fullmatch(start + pattern, pair.path), pair) for pair in compared)
+        chosen = {found[1].replace(".", " "): pair for found, pair in matches if found}
         if chosen:
-            names = [pair.path.removeprefix(start).replace(".", " ") for pair in chosen]
             series = {
-                f"A: {first.name}": [pair.first or 0.0 for pair in chosen],
-                f"B: {second.name}": [pair.second or 0.0 for pair in chosen],
+                "A": [pair.first or 0.0 for pair in chosen.values()],
+                "B": [pair.second or 0.0 for pair in chosen.values()],
             }
-            parts += [heading(title), bars(series, names, axis, title)]
+            parts += [heading(title), bars(series, list(chosen), axis, title)]
     return parts
 
 
@@ -164,6 +175,10 @@ def _leaves(value: object, *parts: str) -> Iterator[tuple[tuple[str, ...], Any]]
             yield from _leaves(each, *parts, str(key))
     else:
         yield parts, value
+
+
+def _names(first: Report, second: Report) -> str:
+    return f"A: {first.name}, B: {second.name}"
 
 
 def _text(value: float | None) -> str:
