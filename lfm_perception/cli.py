@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -290,7 +291,7 @@ def demo(
     logs.
     """
     _need_ros()
-    from lfm_perception.media.page import figures
+    from lfm_perception.evaluation.live_page import figures
     from lfm_perception.ros.demo import Demo, run_demo
 
     chosen = _chosen_settings(settings, set_ or [], None, 0)
@@ -378,40 +379,34 @@ def bench(
 ) -> None:
     """Measure how fast a model is on this machine, with pictures of the demo world.
 
-    The folder then holds `bench.html` (stages, percentiles, sustained rate, temperature and power where the
-    board tells) and `bench.json`. Some minutes show whether the machine keeps its speed when it is warm.
+    The folder then holds `bench.html` (start, stages, percentiles, sustained rate, memory, temperature and
+    power where the board tells) and `bench.json`. Some minutes show whether the machine keeps its speed when
+    it is warm. `eval compare` shows two of them side by side.
     """
+    from lfm_perception.media.bench import KIND, measures, write_bench_page
     from lfm_perception.media.bench import bench as measure
-    from lfm_perception.media.bench import measures, write_page
-    from lfm_perception.perception import open_perception
+    from lfm_perception.media.sinks import staged, writing
 
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
         raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")
     width, height = map(int, match.groups())
     chosen = _chosen_settings(settings, set_ or [], None, 0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PerceptionError(f"{out} cannot be made: {(error.strerror or str(error)).lower()}") from error
-    with _stop_signals() as stop, _steps() as progress:
+    with _stop_signals() as stop, staged(out) as staging, _steps() as progress:
         task = progress.add_task("loading the model", total=1.0)
 
         def advance(share: float) -> bool:
             progress.update(task, description="looking", completed=share)
             return not stop.number
 
-        with open_perception(chosen) as perception:
-            looks = measure(perception, width, height, seconds, advance)
-    if len(looks) < 2:
-        raise typer.Exit(128 + stop.number)
-    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": _versions()}
-    file = json.dumps({**measures(looks), "camera": size, "system": platform.platform(), **about}, indent=2)
-    (out / "bench.json").write_text(file + "\n")
-    model = "the demo model" if about["model"]["demo"] else about["model"]["model"]["file"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    lines = {"model": model, "camera": size, "system": platform.platform(), "versions": versions}
-    write_page(out / "bench.html", looks, lines)
-    print(f"{len(looks) / looks[-1].at_s:.2f} looks per second; results in {out}: open {out / 'bench.html'}")
+        run = measure(chosen, width, height, seconds, advance)
+        if len(run.looks) < 2:
+            raise typer.Exit(128 + stop.number)
+        found = {"kind": KIND, **measures(run), "camera": size, **_about(chosen)}
+        with writing(out):
+            _write_json(staging.path / "bench.json", found)
+            write_bench_page(staging.path / "bench.html", run, found, {**_lines(chosen), "camera": size})
+            staging.publish()
+    print(f"{found['looks_per_s']:.2f} looks per second; results in {out}: open {out / 'bench.html'}")
     if stop.number:
         raise typer.Exit(128 + stop.number)
 
@@ -574,6 +569,151 @@ def eval_tracking(
         print(f"figures and picture in {out}")
 
 
+@evaluate.command("detection")
+def eval_detection(
+    source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the labels are, if not in the usual place: a COCO file, a folder of YOLO files, a "
+            "file of YOLO names, or the topic of boxes in a bag."
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Only these labels, separated by commas; by default all there are.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Image topic, for a bag that has several.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="End after so many images.")] = None,
+    stress: Annotated[
+        bool,
+        typer.Option(
+            "--stress",
+            help="Also ask about harder pictures: low light, blur, occlusion, aspect ratio, jpeg damage.",
+        ),
+    ] = False,
+    languages: Annotated[
+        str | None, typer.Option(help="Also ask in these languages: `de,fr`, or `all` the model has.")
+    ] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="YAML file: what the labels are called in those languages.")
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the harder pictures and the model's draws.")] = 0,
+) -> None:
+    """Have the model find what is labelled in images, and compare.
+
+    Labels in the form of COCO or YOLO, or a topic of Detection2DArray in a bag. The folder then holds
+    `detection.html` (IoU, precision, recall, F1 and average precision by label, false and missed boxes with
+    pictures, harder pictures, languages) and `detection.json`. docs/evaluation.md says what the figures mean.
+    """
+    from lfm_perception.evaluation.detection_page import report, table, write_detection_page
+    from lfm_perception.evaluation.detection_trial import Trial, plainly, stressed, translated
+    from lfm_perception.evaluation.labels import open_labelled
+    from lfm_perception.evaluation.stress import STRESSES
+    from lfm_perception.evaluation.wordings import LANGUAGES
+    from lfm_perception.evaluation.wordings import languages as chosen_languages
+    from lfm_perception.media.charts import need_charts
+    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.vlm import open_vlm
+
+    if words is not None and languages is None:
+        raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
+    need_charts()
+    chosen = _chosen_settings(settings, set_ or [], None, seed)
+    broken: PerceptionError | None = None
+    with (
+        _stop_signals() as stop,
+        staged(out) as staging,
+        open_labelled(source, labels, topic=topic) as opened,
+        _progress() as progress,
+    ):
+        asked = _asked_labels(opened.labels, names)
+        codes = list(LANGUAGES if languages == "all" else dict.fromkeys(_listed(languages or "")))
+        hard = list(STRESSES) if stress else []
+        ways = [
+            plainly(chosen, asked),
+            *(stressed(chosen, asked, name, STRESSES[name]) for name in hard),
+            *(
+                translated(chosen, asked, each)
+                for each in chosen_languages(codes, chosen.dialect, asked, words)
+            ),
+        ]
+        task = progress.add_task("loading the model", total=min(opened.count, images or opened.count))
+        with closing(open_vlm(chosen)) as vlm:
+            trial = Trial(vlm, chosen, asked, ways, seed)
+            progress.reset(task, description="looking")
+            try:
+                for picture in islice(opened.pictures, images):
+                    trial.show(picture)
+                    progress.advance(task)
+                    if stop.number:
+                        break
+            except PerceptionError as error:
+                broken = error
+        if not trial.shown:
+            raise broken or PerceptionError(f"{opened.name} holds no labelled images")
+        found = {
+            **report(trial, asked, hard, codes),
+            "source": opened.name,
+            "notes": list(opened.notes),
+            "seed": seed,
+            **_about(chosen),
+        }
+        lines = {"source": opened.name, "notes": "; ".join(opened.notes) or "none", **_lines(chosen)}
+        with writing(out):
+            _write_json(staging.path / "detection.json", found)
+            write_detection_page(staging.path / "detection.html", found, trial, lines)
+            staging.publish()
+    Console().print(table(found))
+    for note in opened.notes:
+        print(note)
+    print(f"{trial.shown} images; results in {out}: open {out / 'detection.html'}")
+    if broken:
+        raise PerceptionError(f"{broken}; what came before is in {out}")
+    if stop.number:
+        raise typer.Exit(128 + stop.number)
+
+
+@evaluate.command("compare")
+def eval_compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A.json", help="`bench.json` or `detection.json` of a run.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="The same of another run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for `compare.html`; made where missing.")] = None,
+) -> None:
+    """Show two runs of `bench`, or of `eval detection`, side by side: figures, and how the runs differ."""
+    from lfm_perception.evaluation.compare import compare, table, write_compare_page
+    from lfm_perception.media.charts import need_charts
+    from lfm_perception.media.sinks import staged, writing
+
+    reports = compare(first, second)
+    if out:
+        need_charts()
+        with staged(out) as staging, writing(out):
+            write_compare_page(staging.path / "compare.html", *reports)
+            staging.publish()
+    Console().print(table(*reports))
+    if out:
+        print(f"results in {out}: open {out / 'compare.html'}")
+
+
+def _asked_labels(there: Sequence[str], names: str | None) -> list[str]:
+    """Those of the labels that are to be asked for."""
+    wanted = list(there) if names is None else _listed(names)
+    for name in wanted:
+        if name not in there:
+            raise PerceptionError(f"no label is called {name!r}; there are: {', '.join(there)}")
+    if not wanted:
+        raise PerceptionError("there are no labels to ask for: every picture is empty")
+    return wanted
+
+
 def _tracking_table(figures: Mapping[str, Figures]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("protocol", style="bold", no_wrap=True)
@@ -619,8 +759,13 @@ def _chosen_settings(file: Path | None, changes: Sequence[str], labels: str | No
                 f"the value of {change!r} is not valid YAML", param_hint="--set"
             ) from error
     if labels is not None:
-        values["detect.labels"] = [label.strip() for label in labels.split(",") if label.strip()]
+        values["detect.labels"] = _listed(labels)
     return (Settings.load(file) if file else Settings()).with_values(values)
+
+
+def _listed(text: str) -> list[str]:
+    """What is separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _check_apart(source: str, out: Path) -> None:
@@ -654,6 +799,27 @@ def _about_model(settings: Settings) -> dict[str, Any]:
 
     model, mmproj = map(_about_file, model_files(settings))
     return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
+
+
+def _about(settings: Settings) -> dict[str, Any]:
+    """What a report says of model, settings and machine."""
+    return {
+        "model": _about_model(settings),
+        "settings": settings.values(),
+        "versions": _versions(),
+        "system": platform.platform(),
+    }
+
+
+def _lines(settings: Settings) -> dict[str, str]:
+    """The same in a few words, for a page."""
+    versions = ", ".join(f"{package} {number}" for package, number in _versions().items())
+    return {"model": model_name(settings), "system": platform.platform(), "versions": versions}
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def _about_file(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+from fake_board import FakeBoard
 from rosbags.rosbag2 import Reader
 
 import lfm_perception
@@ -150,17 +151,39 @@ def test_settings_come_from_a_file_and_options_change_them(command: Command, tmp
 
 
 def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path) -> None:
-    out = tmp_path / "bench"
-    result = command("bench", "--out", str(out), "--seconds", "1", "--size", "256x256")
+    out, board = tmp_path / "bench", FakeBoard(tmp_path / "board")
+    board.heat(71.5)
+    board.throttle(True)
+    sensors = ("--set", f"thermal.sysfs={board.root}", "--set", "thermal.ignored=[PMIC-Die]")
+    result = command("bench", "--out", str(out), "--seconds", "1", "--size", "256x256", *sensors)
     assert result.code == 0, result.err
     found = json.loads((out / "bench.json").read_text())
     assert found["looks"] >= 2
     assert found["looks_per_s"] > 0.0
     assert found["latency_ms"]["look"]["p50"] >= found["latency_ms"]["decode"]["p50"] > 0.0
+    assert set(found["latency_ms"]["encode"]) == {"p50", "p90", "p95", "p99"}
     assert found["image_tokens"] == 64
+    assert found["start_ms"]["model"] > 0.0
+    assert found["start_ms"]["first_look"] > 0.0
+    # the model's weights alone are larger than this
+    assert found["memory_mb"]["the model's process"] > 20.0
+    assert found["memory_mb"]["this process"] > 20.0
+    assert found["celsius"]["most"] == 71.5
+    assert found["watts"]["most"] == pytest.approx(4.97, abs=0.01)
+    assert found["throttled"] > 0.0
     page = (out / "bench.html").read_text()
     assert f"{found['looks_per_s']:.2f} looks per second" in page
+    assert "71.5 °C" in page
     assert page.count("http") == 0
+
+
+def test_a_bench_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = command("bench", "--out", str(tmp_path / "file" / "bench"))
+    assert result.code == 1
+    assert "cannot write to" in result.err
 
 
 def test_help_and_version_are_there(command: Command) -> None:

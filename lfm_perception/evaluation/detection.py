@@ -31,6 +31,14 @@ class TrueBox(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Annotation:
+    """What is there, by its label and its box."""
+
+    label: str
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """Detection `detection` shows the true object `truth` (indices), overlapping by `iou`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,15 @@ def reason(error: Exception) -> str:
     """The first line of an error of another library, without its closing full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def read(path: Path) -> Image:
+    """The picture in a file as RGB. Raises PerceptionError when it cannot be read or decoded."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PerceptionError(f"image {path} cannot be read: {error.strerror}") from error
+    return decode(data, f"image {path}")
 
 
 def decode(data: bytes | NDArray[np.uint8], name: str, width: int | None = None) -> Image:

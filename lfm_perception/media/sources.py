@@ -72,8 +72,8 @@ def open_source(
     when an option does not apply to it.
     """
     path = Path(text)
-    bag = path.suffix in BAG_SUFFIXES or (path.is_dir() and _holds_bag(path))
-    pictures = [] if bag else _pictures(text)
+    bag = is_bag(path)
+    pictures = [] if bag else image_files(text)
     if topic is not None and not bag:
         raise PerceptionError(f"a topic ({topic}) can be chosen in a bag only, and {text} is none")
     if rate is not None and not pictures:
@@ -115,7 +115,7 @@ def _demo(seed: int) -> Source:
     return Source(f"the demo world (seed {seed})", frames, DEMO_RATE, every=_thinning(DEMO_RATE))
 
 
-def _pictures(text: str) -> list[Path]:
+def image_files(text: str) -> list[Path]:
     """The image files that `text` names, in natural order (2 before 10)."""
     path = Path(text)
     if path.is_dir():
@@ -135,11 +135,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _images(text: str, paths: Sequence[Path], rate: float) -> Source:
     def read() -> Iterator[Frame]:
         for index, path in enumerate(paths):
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise PerceptionError(f"image {path} cannot be read: {error.strerror}") from error
-            yield Frame(images.decode(data, f"image {path}"), round(index * 1e9 / rate))
+            yield Frame(images.read(path), round(index * 1e9 / rate))
 
     return Source(f"images {text}", read(), rate, len(paths))
 
@@ -229,10 +225,11 @@ def _video_frames(container: InputContainer, stream: av.VideoStream, path: Path)
 # --- rosbag2 ---------------------------------------------------------------------------------------
 
 
-def _holds_bag(folder: Path) -> bool:
-    return (folder / "metadata.yaml").exists() or any(
-        file.suffix in BAG_SUFFIXES for file in folder.iterdir()
-    )
+def is_bag(path: Path) -> bool:
+    """Whether this is a rosbag2: one of its files, or its folder."""
+    if not path.is_dir():
+        return path.suffix in BAG_SUFFIXES
+    return (path / "metadata.yaml").exists() or any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
 
 
 @dataclass(frozen=True, slots=True)

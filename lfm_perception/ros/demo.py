@@ -24,8 +24,8 @@ from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, judge, read_run
+from lfm_perception.evaluation.live_page import write_live_page
 from lfm_perception.media.overlay import Overlay, View
-from lfm_perception.media.page import write_page
 from lfm_perception.media.sinks import BAG, SCENES, STILL, SUMMARY, VIDEO, Staging, VideoFile, staged, writing
 from lfm_perception.media.sources import open_source
 from lfm_perception.ros import graph
@@ -80,7 +80,7 @@ def run_demo(
             still = _draw(run, staging, model_name(settings), progress)
             _write_scenes(run, staging.path / SCENES)
             (staging.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            write_page(staging.path / PAGE, run, report, still, about)
+            write_live_page(staging.path / PAGE, run, report, still, about)
             staging.publish()
     return report, summary
 

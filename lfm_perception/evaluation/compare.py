@@ -1,0 +1,185 @@
+"""Two reports of the same kind side by side: every figure of both, and in which settings they differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.evaluation import detection_page
+from lfm_perception.media import bench
+from lfm_perception.media.charts import bars
+from lfm_perception.media.images import reason
+from lfm_perception.media.page import grid, heading, words, write_page
+
+ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "settings", "versions")
+"""What a report says beside its figures."""
+
+LOWER_IS_BETTER = {"latency_ms", "start_ms", "memory_mb", "second_half_slower", "watts", "throttled"}
+LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects"}
+HIGHER_IS_BETTER = {"looks_per_s", "success", "f1_at_75", "auroc", *detection_page.QUALITY[1:]}
+"""Names in a figure's path that say what is good; other figures are neither good nor bad."""
+
+DRAWN = (
+    ("Times of the stages", "latency_ms.", r"(\w+\.p(?:50|95))", "milliseconds"),
+    ("Average precision by label", "figures.by_label.", r"(.+)\.ap_50", "AP50"),
+    ("On hard pictures", "stress.", r"([\w ]+)\.f1", "F1"),
+    ("By language", "languages.", r"(\w+)\.f1", "F1"),
+)
+"""Figures that are drawn: title, how their paths begin and go on (with the name in it), what is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report as it was written; `figures` by their path, `about` what was measured with."""
+
+    name: str
+    kind: str
+    figures: Mapping[str, float]
+    about: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A figure in both reports; None in one that does not have it."""
+
+    path: str
+    first: float | None
+    second: float | None
+
+    @property
+    def verdict(self) -> str:
+        """What the second is against the first, where that can be said."""
+        if self.first is None or self.second is None or self.first == self.second:
+            return ""
+        names = set(self.path.split("."))
+        if not names & (LOWER_IS_BETTER | HIGHER_IS_BETTER):
+            return ""
+        lower_is_better = bool(names & LOWER_IS_BETTER)
+        return "better" if (self.second < self.first) == lower_is_better else "worse"
+
+    @property
+    def brief(self) -> bool:
+        """Whether it belongs to a short table: nothing by label, the main figures of the hard ways."""
+        group, *_, name = self.path.split(".")
+        hard = group in ("stress", "languages")
+        return ".by_label." not in self.path and (not hard or name in ("f1", "ap_50", "success"))
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """As in `HEADS`."""
+        change = ""
+        if self.first is not None and self.second is not None and self.first != self.second:
+            change = f"{self.second - self.first:+.4g}"
+        return self.path, _text(self.first), _text(self.second), change, self.verdict
+
+
+HEADS = ("", "A", "B", "change", "")
+
+
+def compare(first: Path, second: Path) -> tuple[Report, Report]:
+    """Read two reports. Raises PerceptionError when one cannot be read, or they are of different kinds."""
+    reports = read_report(first), read_report(second)
+    kinds = [report.kind for report in reports]
+    if kinds[0] != kinds[1]:
+        raise PerceptionError(
+            f"{first} is a report of {kinds[0]} and {second} of {kinds[1]}: give two of a kind"
+        )
+    return reports
+
+
+def read_report(path: Path) -> Report:
+    """What `lfm-perception bench` or `eval detection` wrote as JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PerceptionError(f"report {path} cannot be read: {reason(error)}") from error
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in (bench.KIND, detection_page.KIND):
+        raise PerceptionError(f"{path} is no report: give bench.json or detection.json")
+    figures = {
+        ".".join(parts): float(value)
+        for parts, value in _leaves({key: value for key, value in content.items() if key not in ABOUT})
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    about = {
+        ".".join(parts): json.dumps(value, ensure_ascii=False)
+        for parts, value in _leaves({key: content.get(key) for key in ABOUT})
+        if value is not None
+    }
+    return Report(str(path), kind, figures, about)
+
+
+def pairs(first: Report, second: Report) -> list[Pair]:
+    """All figures of both, in the order of the first."""
+    paths = dict.fromkeys((*first.figures, *second.figures))
+    return [Pair(path, first.figures.get(path), second.figures.get(path)) for path in paths]
+
+
+def table(first: Report, second: Report) -> Table:
+    """Short, for the terminal; the page has all."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown.title, shown.title_justify = _names(first, second), "left"
+    for head in HEADS:
+        shown.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for pair in pairs(first, second):
+        if pair.brief:
+            shown.add_row(*pair.cells())
+    return shown
+
+
+def write_compare_page(path: Path, first: Report, second: Report) -> None:
+    """Write the page to `path`."""
+    compared = pairs(first, second)
+    keys = dict.fromkeys((*first.about, *second.about))
+    different = [
+        (key, first.about.get(key, "-"), second.about.get(key, "-"))
+        for key in keys
+        if first.about.get(key) != second.about.get(key)
+    ]
+    write_page(
+        path,
+        "Two runs side by side",
+        _names(first, second),
+        *_charts(compared),
+        heading("What they differ in"),
+        grid(HEADS[:3], different) if different else words("Nothing."),
+        heading("All figures"),
+        grid(HEADS, [pair.cells() for pair in compared]),
+    )
+
+
+def _charts(compared: Sequence[Pair]) -> list[str]:
+    parts = []
+    for title, start, pattern, axis in DRAWN:
+        matches = ((re.fullmatch(start + pattern, pair.path), pair) for pair in compared)
+        chosen = {found[1].replace(".", " "): pair for found, pair in matches if found}
+        if chosen:
+            series = {
+                "A": [pair.first or 0.0 for pair in chosen.values()],
+                "B": [pair.second or 0.0 for pair in chosen.values()],
+            }
+            parts += [heading(title), bars(series, list(chosen), axis, title)]
+    return parts
+
+
+def _leaves(value: object, *parts: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What lies in nested objects, with the way there."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _leaves(each, *parts, str(key))
+    else:
+        yield parts, value
+
+
+def _names(first: Report, second: Report) -> str:
+    return f"A: {first.name}, B: {second.name}"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -1,0 +1,598 @@
+"""Judging a model on labelled pictures: labels read, average precision, harder pictures, the reports."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from lfm_perception.cli import main
+from lfm_perception.demo.world import LABELS, Snapshot, still
+from lfm_perception.errors import PerceptionError
+from lfm_perception.evaluation.average_precision import average_precision, mean_precision
+from lfm_perception.evaluation.compare import compare, pairs
+from lfm_perception.evaluation.detection import Annotation
+from lfm_perception.evaluation.detection_trial import Trial, figures, plainly, translated
+from lfm_perception.evaluation.labels import Labelled, open_labelled
+from lfm_perception.evaluation.stress import STRESSES
+from lfm_perception.evaluation.wordings import LANGUAGES, WORDINGS, languages
+from lfm_perception.geometry import Box
+from lfm_perception.media.bags import BagSink
+from lfm_perception.scene import Detection, Frame, Scene, Usage
+from lfm_perception.settings import Settings
+from lfm_perception.vlm.llama import LlamaVlm
+from lfm_perception.vlm.prompts import BBOX, Dialect
+
+SIZE = 256
+PICTURES = 6
+
+
+def scenes(count: int = PICTURES) -> list[Snapshot]:
+    return [still(random.Random(f"labelled {index}"), SIZE, SIZE) for index in range(count)]
+
+
+def write_pictures(folder: Path, shown: Sequence[Snapshot]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, snapshot in enumerate(shown):
+        picture = cv2.cvtColor(snapshot.frame.image, cv2.COLOR_RGB2BGR)
+        assert cv2.imwrite(str(folder / f"{index}.png"), picture)
+    return folder
+
+
+def coco(shown: Sequence[Snapshot], name: str = "{}.png") -> dict[str, Any]:
+    """The truth as COCO writes it."""
+    boxes = [
+        (image, thing.label, *thing.box.in_pixels(SIZE, SIZE).tolist())
+        for image, snapshot in enumerate(shown)
+        for thing in snapshot.objects
+    ]
+    return {
+        "images": [
+            {"id": index, "file_name": name.format(index), "width": SIZE, "height": SIZE}
+            for index in range(len(shown))
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": LABELS.index(label),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
+            for number, (image, label, x1, y1, x2, y2) in enumerate(boxes)
+        ],
+        "categories": [{"id": index, "name": label} for index, label in enumerate(LABELS)],
+    }
+
+
+def write_coco(folder: Path, shown: Sequence[Snapshot]) -> Path:
+    write_pictures(folder, shown)
+    (folder / "instances.json").write_text(json.dumps(coco(shown)))
+    return folder
+
+
+def write_yolo(root: Path, shown: Sequence[Snapshot]) -> Path:
+    """As YOLO's tools lay it out: images/, labels/, data.yaml."""
+    write_pictures(root / "images", shown)
+    (root / "labels").mkdir()
+    for index, snapshot in enumerate(shown):
+        lines = [
+            f"{LABELS.index(t.label)} {(t.box.x1 + t.box.x2) / 2:.6f} {(t.box.y1 + t.box.y2) / 2:.6f} "
+            f"{t.box.width:.6f} {t.box.height:.6f}"
+            for t in snapshot.objects
+        ]
+        (root / "labels" / f"{index}.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text(yaml.safe_dump({"names": list(LABELS)}))
+    return root
+
+
+def read(source: Path, labels: str | None = None) -> list[Labelled]:
+    with open_labelled(source, labels) as opened:
+        return list(opened.pictures)
+
+
+def refusal(source: Path, labels: str | None = None) -> str:
+    """The sentence with which a source is refused."""
+    with pytest.raises(PerceptionError) as refused:
+        read(source, labels)
+    return str(refused.value)
+
+
+# --- average precision -----------------------------------------------------------------------------
+
+
+def random_scenes(seed: int) -> list[tuple[list[Detection], list[Annotation]]]:
+    """Crowded scenes of near misses, with equal scores among them; corners on a grid of 64."""
+    rng = random.Random(seed)
+
+    def box() -> Box:
+        x, y = rng.randrange(40), rng.randrange(40)
+        return Box(x / 64, y / 64, (x + rng.randint(4, 24)) / 64, (y + rng.randint(4, 24)) / 64)
+
+    def near(box: Box) -> Box:
+        moved = [min(max(round(64 * side) + rng.choice((-2, -1, 0, 0, 1, 2)), 0), 64) for side in box.xyxy]
+        x1, y1, x2, y2 = moved
+        return Box(x1 / 64, y1 / 64, max(x2, x1 + 1) / 64, max(y2, y1 + 1) / 64)
+
+    made = []
+    for _ in range(12):
+        truth = [Annotation(rng.choice(LABELS), box()) for _ in range(rng.randrange(7))]
+        found = [(t.label if rng.random() < 0.8 else rng.choice(LABELS), near(t.box)) for t in truth * 2]
+        found = [pair for pair in found if rng.random() < 0.7]
+        found += [(rng.choice(LABELS), box()) for _ in range(rng.randrange(4))]
+        made.append(([Detection(label, b, rng.randrange(20) / 20) for label, b in found], truth))
+    return made
+
+
+def cocos_precisions(made: list[tuple[list[Detection], list[Annotation]]]) -> tuple[list[float], Any]:
+    """What pycocotools says: AP, AP50 and AP75 over all labels, and its table of precisions."""
+
+    def sides(box: Box) -> list[float]:
+        x1, y1, x2, y2 = box.in_pixels(64, 64).tolist()
+        return [x1, y1, x2 - x1, y2 - y1]
+
+    truth, found = COCO(), []
+    annotations: list[dict[str, Any]] = []
+    for image, (detections, objects) in enumerate(made):
+        for thing in objects:
+            bbox = sides(thing.box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": LABELS.index(thing.label),
+                    "bbox": bbox,
+                    "area": bbox[2] * bbox[3],
+                    "iscrowd": 0,
+                }
+            )
+        for detection in detections:
+            category = LABELS.index(detection.label)
+            bbox = sides(detection.box)
+            found.append({"image_id": image, "category_id": category, "bbox": bbox, "score": detection.score})
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": image, "width": 64, "height": 64} for image in range(len(made))],
+        "annotations": annotations,
+        "categories": [{"id": index, "name": label} for index, label in enumerate(LABELS)],
+    }
+    truth.createIndex()
+    judge = COCOeval(truth, truth.loadRes(found), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    return judge.stats[:3].tolist(), judge.eval["precision"][:, :, :, 0, 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_average_precision_is_that_of_pycocotools(seed: int) -> None:
+    made = random_scenes(seed)
+    (overall, at_50, at_75), table = cocos_precisions(made)
+    ours = average_precision(made)
+    for label, each in ours.items():
+        theirs = table[:, :, LABELS.index(label)]
+        assert each.overall == pytest.approx(theirs.mean(), abs=1e-12)
+        assert each.curve == pytest.approx(theirs[0], abs=1e-12)
+    mean = mean_precision(list(ours.values()))
+    assert mean is not None
+    assert (mean.overall, mean.at_50, mean.at_75) == pytest.approx((overall, at_50, at_75), abs=1e-12)
+
+
+def test_a_false_box_surer_than_a_right_one_costs_half_of_the_precision() -> None:
+    there = Annotation("box", Box(0.0, 0.0, 0.5, 0.5))
+    right = Detection("box", there.box, 0.6)
+    ghost = Detection("box", Box(0.6, 0.6, 0.9, 0.9), 0.9)
+    assert average_precision([([right], [there])])["box"].overall == 1.0
+    assert average_precision([([right, ghost], [there])])["box"].at_50 == 0.5
+    assert average_precision([([ghost], [there])])["box"].at_50 == 0.0
+    assert average_precision([([], [there])])["box"].at_50 == 0.0
+    assert average_precision([([ghost], [])]) == {}
+    assert mean_precision([]) is None
+
+
+# --- labels ----------------------------------------------------------------------------------------
+
+
+def test_coco_and_yolo_labels_are_read_to_the_same_truth(tmp_path: Path) -> None:
+    shown = scenes()
+    from_coco = read(write_coco(tmp_path / "coco", shown))
+    from_yolo = read(write_yolo(tmp_path / "yolo", shown))
+    assert [picture.name for picture in from_coco] == [f"{index}.png" for index in range(PICTURES)]
+    for snapshot, first, second in zip(shown, from_coco, from_yolo, strict=True):
+        assert np.array_equal(first.frame.image, snapshot.frame.image)
+        for read_back in (first.truth, second.truth):
+            assert [t.label for t in read_back] == [t.label for t in snapshot.objects]
+            for ours, true in zip(read_back, snapshot.objects, strict=True):
+                assert ours.box.xyxy == pytest.approx(true.box.xyxy, abs=1e-6)
+
+
+def test_labels_are_found_beside_the_images_or_where_they_are_said_to_be(tmp_path: Path) -> None:
+    shown = scenes(2)
+    folder = write_pictures(tmp_path / "images", shown)
+    assert "has no labels" in refusal(folder)
+    elsewhere = tmp_path / "mine.json"
+    elsewhere.write_text(json.dumps(coco(shown)))
+    assert len(read(folder, str(elsewhere))) == 2
+    (tmp_path / "annotations").mkdir()
+    elsewhere.rename(tmp_path / "annotations" / "instances_val.json")
+    assert len(read(folder)) == 2
+    (folder / "0.txt").write_text("0 0.5 0.5 0.2 0.2")
+    assert "choose one with --labels" in refusal(folder)
+    (tmp_path / "classes.txt").write_text("person\nbox\n")
+    (first, second) = read(folder, str(tmp_path / "classes.txt"))
+    assert (first.truth[0].label, second.truth) == ("person", ())
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    shown = scenes(2)
+    folder = write_coco(tmp_path / "coco", shown)
+    content = coco(shown[:1])
+    content["annotations"][0]["iscrowd"] = 1
+    (folder / "instances.json").write_text(json.dumps(content))
+    with open_labelled(folder) as opened:
+        assert opened.notes == ("1 boxes of crowds were left out", "1 images without labels were left out")
+        assert len(next(opened.pictures).truth) == len(shown[0].objects) - 1
+    root = write_yolo(tmp_path / "yolo", shown)
+    (root / "labels" / "1.txt").unlink()
+    with open_labelled(root) as opened:
+        assert opened.notes == ("1 images have no .txt and are taken to show nothing",)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        ((), "nonsense", "an object with images"),
+        (("images",), {}, "'images' is no list"),
+        (("images",), [], "belongs to image 0, which is not listed"),
+        (("images", 0, "file_name"), "gone.png", "labels images that are not in .*: gone.png"),
+        (("images", 0, "width"), "wide", "image 0 needs file_name, width and height"),
+        (("images", 0, "height"), 2 * SIZE, "but its labels in .* are for 256 x 512"),
+        (("images", 0, "id"), 1, "images need an id of their own, got 1"),
+        (("categories", 0, "name"), " ", "category 0 has no name"),
+        (("annotations", 0, "category_id"), [], "has category \\[\\], which has no name"),
+        (("annotations", 0, "category_id"), 77, "annotation 0 has category 77, which has no name"),
+        (("annotations", 0, "image_id"), 9, "annotation 0 belongs to image 9"),
+        (("annotations", 0, "bbox"), [1, 2, 3], r"needs a bbox \[x, y, width, height\]"),
+        (("annotations", 0, "bbox"), [200, 0, 90, 20], "annotation 0 has a box outside its image"),
+        (("annotations", 0, "bbox"), [20, 20, 0, 9], "annotation 0 has a box without area"),
+    ],
+)
+def test_malformed_coco_labels_are_refused_in_a_sentence(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, sentence: str
+) -> None:
+    shown = scenes(2)
+    assert shown[0].objects
+    folder = write_coco(tmp_path, shown)
+    content: Any = coco(shown)
+    *way, last = place or (None,)
+    target = content
+    for step in way:
+        target = target[step]
+    if last is None:
+        content = value
+    else:
+        target[last] = value
+    (folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(PerceptionError, match=sentence):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("0 0.5 0.5 0.2", "line 2 of .*0.txt is not `class cx cy w h`"),
+        ("zero 0.5 0.5 0.2 0.2", "is not `class cx cy w h`: 'zero"),
+        ("0 0.5 0.5 0.2 0.2 0.3 0.3", "is not `class cx cy w h`"),
+        ("9 0.5 0.5 0.2 0.2", "has class 9, which has no name in .*data.yaml"),
+        ("0 0.95 0.5 0.2 0.2", "has a box outside its image"),
+        ("0 nan 0.5 0.2 0.2", "has a box outside its image"),
+        ("0 0.5 0.5 0 0.2", "has a box without area"),
+    ],
+)
+def test_malformed_yolo_labels_are_refused_with_their_line(tmp_path: Path, line: str, sentence: str) -> None:
+    root = write_yolo(tmp_path, scenes(2))
+    (root / "labels" / "0.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
+    with pytest.raises(PerceptionError, match=sentence):
+        read(root)
+
+
+def test_yolo_labels_without_images_or_names_are_refused(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, scenes(2))
+    (root / "labels" / "7.txt").write_text("")
+    assert "labels of images that are not in" in refusal(root)
+    assert "7.txt" in refusal(root)
+    (root / "labels" / "7.txt").unlink()
+    (root / "data.yaml").write_text("names: 5")
+    assert "holds no names of classes" in refusal(root)
+    (root / "data.yaml").unlink()
+    assert "have no names: put them into data.yaml" in refusal(root)
+
+
+def write_labelled_bag(path: Path, shown: Sequence[Snapshot]) -> list[int]:
+    """A bag of pictures of which every other has its truth on /detections; returns the stamps of those."""
+    sink = BagSink(path)
+    stamps = []
+    for index, snapshot in enumerate(shown):
+        stamp_ns = 5 * 10**9 + index * 10**8
+        frame = Frame(snapshot.frame.image, stamp_ns)
+        sink.write_frame(frame, (), snapshot.frame.image)
+        if index % 2 == 0:
+            true = tuple(Detection(t.label, t.box, 1.0) for t in snapshot.objects)
+            scene = Scene(stamp_ns, "camera", SIZE, SIZE, true, (), None, False, {}, Usage())
+            sink.write_scene(scene, "{}")
+            stamps.append(stamp_ns)
+    sink.close()
+    return stamps
+
+
+def test_the_images_of_a_bag_meet_their_labels_by_stamp(tmp_path: Path) -> None:
+    shown = scenes(4)
+    stamps = write_labelled_bag(tmp_path / "bag", shown)
+    bag = tmp_path / "bag"
+    labelled = read(bag, "/detections")
+    assert [picture.frame.stamp_ns for picture in labelled] == stamps
+    for picture, snapshot in zip(labelled, shown[::2], strict=True):
+        assert [t.label for t in picture.truth] == [t.label for t in snapshot.objects]
+        for ours, true in zip(picture.truth, snapshot.objects, strict=True):
+            assert ours.box.xyxy == pytest.approx(true.box.xyxy)
+    file = tmp_path / "mine.json"
+    content = coco(shown[:1])
+    content["images"][0]["file_name"] = f"{stamps[0]}.png"
+    file.write_text(json.dumps(content))
+    (picture,) = read(bag, str(file))
+    assert [t.label for t in picture.truth] == [t.label for t in shown[0].objects]
+    content["images"][0]["file_name"] = "17.png"
+    file.write_text(json.dumps(content))
+    assert "none of the 4 images has a stamp for which there are labels" in refusal(bag, str(file))
+    content["images"][0]["file_name"] = "first.png"
+    file.write_text(json.dumps(content))
+    assert "must be the stamp of the image in nanoseconds, got 'first.png'" in refusal(bag, str(file))
+
+
+def test_a_bag_says_which_of_its_topics_could_be_labels(tmp_path: Path) -> None:
+    write_labelled_bag(tmp_path / "bag", scenes(2))
+    bag = tmp_path / "bag"
+    assert "choose one with --labels: /detections, /tracks" in refusal(bag)
+    assert "on topic /truth, only /detections, /tracks" in refusal(bag, "/truth")
+
+
+# --- harder pictures -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRESSES)
+def test_a_harder_picture_is_the_same_every_time_and_leaves_the_first_alone(name: str) -> None:
+    snapshot = next(s for s in scenes() if len(s.objects) > 2)
+    image, truth = snapshot.frame.image, tuple(Annotation(t.label, t.box) for t in snapshot.objects)
+    before = image.copy()
+    harder, carried = STRESSES[name](random.Random(3), image, truth)
+    again, _ = STRESSES[name](random.Random(3), image, truth)
+    other, _ = STRESSES[name](random.Random(4), image, truth)
+    assert np.array_equal(image, before)
+    assert harder.dtype == np.uint8
+    assert np.array_equal(harder, again)
+    assert harder.shape != image.shape or not np.array_equal(harder, image)
+    assert harder.shape != other.shape or not np.array_equal(harder, other)
+    assert {t.label for t in carried} <= {t.label for t in truth}
+    # nothing to see is no reason to fail
+    assert STRESSES[name](random.Random(3), image, ())[1] == ()
+
+
+def test_low_light_is_dark_and_blur_keeps_the_light() -> None:
+    image = scenes(1)[0].frame.image
+    dark, _ = STRESSES["low light"](random.Random(0), image, ())
+    smeared, _ = STRESSES["blur"](random.Random(0), image, ())
+    assert 0.08 * image.mean() < dark.mean() < 0.3 * image.mean()
+    assert smeared.mean() == pytest.approx(image.mean(), rel=0.02)
+    assert cv2.Laplacian(smeared, cv2.CV_64F).var() < 0.5 * cv2.Laplacian(image, cv2.CV_64F).var()
+
+
+def test_in_another_aspect_ratio_the_boxes_hold_the_same_pixels() -> None:
+    shapes = set()
+    for seed, snapshot in enumerate(scenes()):
+        truth = tuple(Annotation(t.label, t.box) for t in snapshot.objects)
+        harder, carried = STRESSES["aspect ratio"](random.Random(seed), snapshot.frame.image, truth)
+        shapes.add(harder.shape)
+        for before, after in zip(truth, carried, strict=True):
+            a, b, c, d = np.rint(before.box.in_pixels(SIZE, SIZE)).astype(int)
+            e, f, g, h = np.rint(after.box.in_pixels(harder.shape[1], harder.shape[0])).astype(int)
+            assert np.array_equal(snapshot.frame.image[b:d, a:c], harder[f:h, e:g])
+    assert shapes == {(SIZE, 3 * SIZE, 3), (3 * SIZE, SIZE, 3)}
+
+
+def test_occlusion_covers_a_part_of_each_object_and_drops_what_it_hides() -> None:
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    large = Annotation("forklift", Box(0.1, 0.1, 0.9, 0.9))
+    hidden = Annotation("cone", Box(0.48, 0.48, 0.52, 0.52))
+    harder, carried = STRESSES["occlusion"](random.Random(0), image, (large, hidden))
+    assert carried == (large,)
+    inside = harder[26:230, 26:230, 0] > 0
+    assert 0.28 < inside.mean() < 0.48
+    assert not harder[:20].any()
+
+
+# --- languages -------------------------------------------------------------------------------------
+
+
+def test_every_dialect_is_asked_in_the_models_nine_languages() -> None:
+    assert set(LANGUAGES) == {"en", "ar", "de", "es", "fr", "ja", "ko", "pt", "zh"}
+    for name, wordings in WORDINGS.items():
+        assert set(wordings) == set(LANGUAGES)
+        for wording in wordings.values():
+            Dialect(name, wording)
+
+
+def test_words_in_a_language_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text("de:\n  labels: {box: Kiste}\nno:\n  wording: 'Finn {labels}.'\n", encoding="utf-8")
+    german, norwegian = languages(["de", "no"], BBOX, LABELS, file)
+    assert german.word("box") == "Kiste"
+    assert german.word("person") == "person"
+    assert "Finde alle" in german.dialect.prompt(["Kiste"]).user
+    assert norwegian.dialect.user == "Finn {labels}."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("de: [Kiste]", "must hold languages"),
+        ("de: {labels: {box: 5}}", "must hold languages"),
+        ("de: {labels: {crate: Kiste}}", "has a word for 'crate', which is not among the labels"),
+        ("de: {labels: {box: Ding, cone: Ding}}", "the same word for two labels"),
+        ("de: {", "cannot be read"),
+        ("fi: {labels: {}}", "no wording of dialect bbox in the language 'fi'"),
+    ],
+)
+def test_words_that_cannot_be_used_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text(text)
+    with pytest.raises(PerceptionError, match=sentence):
+        languages([text[:2]], BBOX, LABELS, file)
+
+
+def test_an_answer_in_another_language_is_judged_by_what_it_means(vlm: LlamaVlm) -> None:
+    snapshot = next(s for s in scenes() if s.objects)
+    labels = [snapshot.objects[0].label]
+    settings = Settings().with_values({"detect.closed": True})
+    (german,) = languages(["de"], BBOX, labels)
+    way = translated(settings, labels, type(german)("de", german.dialect, {labels[0]: "Ding"}))
+    trial = Trial(vlm, settings, labels, [way], 0)
+    trial.show(Labelled("one", snapshot.frame, tuple(Annotation(t.label, t.box) for t in snapshot.objects)))
+    (detections, truth) = trial.asked["de"].scenes[0]
+    assert {t.label for t in truth} == set(labels)
+    assert {d.label for d in detections} <= set(labels)  # the answer itself may say Ding only
+
+
+# --- the reports -----------------------------------------------------------------------------------
+
+
+def test_mistakes_are_kept_with_their_reason(vlm: LlamaVlm) -> None:
+    snapshot = next(s for s in scenes() if len(s.objects) > 2)
+    first, *others = (Annotation(t.label, t.box) for t in snapshot.objects)
+    renamed = Annotation(next(label for label in LABELS if label != first.label), first.box)
+    unseen = Annotation("person", Box(0.0, 0.0, 0.05, 0.05))
+    settings = Settings()
+    trial = Trial(vlm, settings, LABELS, [plainly(settings, LABELS)], 0)
+    trial.show(Labelled("one", snapshot.frame, (renamed, *others, unseen)))
+    by_why = {mistake.why: mistake for mistake in trial.mistakes}
+    assert by_why[f"is a {renamed.label}"].label == first.label
+    assert by_why[f"taken for a {first.label}"].score is None
+    assert by_why["not named"].box == unseen.box
+    (false,) = trial.worst(missed=False)
+    assert false.thumbnail is not None
+    assert max(false.thumbnail.shape) == 300
+    found = figures(trial.asked["plain"], LABELS)
+    assert found["precision"] == pytest.approx((len(others)) / (len(others) + 1), abs=1e-4)
+    assert found["recall"] == pytest.approx(len(others) / (len(others) + 2), abs=1e-4)
+    assert found["by_label"]["person"]["objects"] >= 1
+
+
+def run(*words: object) -> int | str | None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the command on a few pictures, in all ways of asking."""
+    folder = tmp_path_factory.mktemp("judged")
+    write_coco(folder / "coco", scenes())
+    words = ("--stress", "--languages", "en,zh", "--set", "sampling.temperature=0")
+    assert run("eval", "detection", folder / "coco", "--out", folder / "out", *words) in (0, None)
+    return folder / "out"
+
+
+def test_the_command_measures_the_model_on_pictures_with_labels(judged: Path) -> None:
+    found = json.loads((judged / "detection.json").read_text())
+    objects = sum(len(snapshot.objects) for snapshot in scenes())
+    plain = found["figures"]
+    assert (plain["images"], plain["objects"]) == (PICTURES, objects)
+    assert plain["f1"] > 0.8
+    assert plain["ap_50"] > 0.8
+    assert plain["ap"] <= plain["ap_50"]
+    assert sum(each["objects"] for each in plain["by_label"].values()) == objects
+    assert set(found["stress"]) == set(STRESSES)
+    assert found["stress"]["low light"]["f1"] < plain["f1"]
+    # the wording of the dialect in English is the plain question
+    assert found["languages"]["en"]["f1"] == plain["f1"]
+    assert set(found["languages"]) == {"en", "zh"}
+    wrong = [each for each in found["mistakes"] if each["mistake"] == "false"]
+    assert len(wrong) == plain["detections"] - plain["hits"]
+
+
+def test_the_page_needs_nothing_else(judged: Path) -> None:
+    page = (judged / "detection.html").read_text()
+    found = json.loads((judged / "detection.json").read_text())
+    assert page.count("http") == 0
+    assert page.count("<img") == page.count('src="data:image/') > 5
+    assert "demo model" in page
+    assert f"{found['figures']['ap_50']:.3f}" in page
+    for name in (*STRESSES, *LABELS, "By language"):
+        assert name in page
+
+
+def test_two_runs_are_shown_side_by_side(
+    judged: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = judged / "detection.json"
+    content = json.loads(first.read_text())
+    content["figures"]["ap_50"] /= 2
+    content["settings"]["image.max_tokens"] = 64
+    second = tmp_path / "other.json"
+    second.write_text(json.dumps(content))
+    assert run("eval", "compare", first, second, "--out", tmp_path / "out") in (0, None)
+    assert "worse" in capfd.readouterr().out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "settings.image.max_tokens" in page
+    assert page.count("http") == 0
+    (changed,) = [pair for pair in pairs(*compare(first, second)) if pair.first != pair.second]
+    assert (changed.path, changed.verdict) == ("figures.ap_50", "worse")
+
+
+def test_what_is_no_pair_of_reports_is_refused(judged: Path, tmp_path: Path) -> None:
+    detection, other = judged / "detection.json", tmp_path / "other.json"
+    for text, sentence in (
+        ("{", "cannot be read"),
+        ("[]", "is no report"),
+        ('{"kind": "bench"}', "give two of a kind"),
+    ):
+        other.write_text(text)
+        with pytest.raises(PerceptionError, match=sentence):
+            compare(detection, other)
+
+
+def test_without_matplotlib_the_way_out_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # so importing it fails
+    assert run("eval", "detection", tmp_path, "--out", tmp_path / "out") == 1
+    assert "pip install 'lfm_perception[eval]'" in capfd.readouterr().err
+
+
+def test_the_command_refuses_what_it_cannot_use_and_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_coco(tmp_path / "coco", scenes(1))
+    out = tmp_path / "out"
+
+    def refused(*words: object) -> str:
+        assert run("eval", "detection", *words) == 1
+        assert not out.exists()
+        return capfd.readouterr().err
+
+    assert "there is no" in refused(tmp_path / "gone", "--out", out)
+    assert "no label is called 'dog'; there are: person" in refused(folder, "--out", out, "--names", "dog")
+    assert "there are no labels" in refused(folder, "--out", out, "--labels", tmp_path / "gone.json")
+    assert "in the language 'fi'" in refused(folder, "--out", out, "--languages", "fi")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "cannot write to" in refused(folder, "--out", blocked / "out")
