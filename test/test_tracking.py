@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from lfm_perception.scene import CoordinateStd, Detection, Track
 from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.camera import CameraMotion, CameraPath, still
-from lfm_perception.tracking.motion import Array, Motion
+from lfm_perception.tracking.motion import CALM, STEADY_S, Array, MixedMotion, Motion
 from lfm_perception.tracking.score import Calibration
 from lfm_perception.tracking.tracker import (
     BAD_STAMP,
@@ -484,6 +485,45 @@ def test_the_filter_is_filterpys(seed: int) -> None:
         )
         np.testing.assert_allclose(covariance, kalman.P, rtol=0, atol=1e-9)
         assert np.linalg.eigvalsh(covariance).min() > 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
+    """For the centres, which decide about the modes. Its likelihoods come from a pseudo-inverse, to 1e-8."""
+    from filterpy.common import Q_continuous_white_noise
+    from filterpy.kalman import IMMEstimator, KalmanFilter
+
+    rng = np.random.default_rng(seed)
+    start, noise, speed = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2, positive(rng, 4)
+    ours = MixedMotion.starting(start, noise, speed)
+    filters = []
+    for _ in range(2):
+        kalman = KalmanFilter(dim_x=4, dim_z=2)
+        kalman.H = np.eye(2, 4)
+        kalman.x = np.concatenate([start[0, :2], np.zeros(2)])[:, None]
+        kalman.P = np.diag(np.concatenate([noise[0, :2], speed[:2] ** 2]))
+        filters.append(kalman)
+    step_s, agility = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4)
+    stays = math.exp(-step_s / STEADY_S)
+    theirs = IMMEstimator(filters, [0.5, 0.5], np.array([[1 + stays, 1 - stays], [1 - stays, 1 + stays]]) / 2)
+    for share, kalman in zip((CALM, 1.0), filters, strict=True):
+        kalman.F[:2, 2:] = np.eye(2) * step_s
+        for axis in range(2):
+            pair, wander = np.ix_([axis, axis + 2], [axis, axis + 2]), (share * agility[0, axis]) ** 2
+            kalman.Q[pair] = Q_continuous_white_noise(2, dt=step_s, spectral_density=wander)
+            kalman.Q[axis, axis + 2] = kalman.Q[axis + 2, axis]
+    for _ in range(10):
+        measured, noise = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2
+        ours = ours.after(step_s, agility).fused(np.array([0]), measured, noise)
+        for kalman in filters:
+            kalman.R = np.diag(noise[0, :2])
+        theirs.predict()
+        theirs.update(measured[0, :2])
+        np.testing.assert_allclose(ours.chances[:, 0], theirs.mu, rtol=0, atol=1e-7)
+        whole = np.concatenate([ours.whole.position[0, :2], ours.whole.velocity[0, :2]])
+        np.testing.assert_allclose(whole, theirs.x[:, 0], rtol=0, atol=1e-7)
+        spread = np.concatenate([ours.whole.variance[0, :2], ours.whole.velocity_variance[0, :2]])
+        np.testing.assert_allclose(spread, np.diag(theirs.P), rtol=0, atol=1e-7)
 
 
 def test_two_short_steps_are_one_long_step() -> None:

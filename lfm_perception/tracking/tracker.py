@@ -21,7 +21,7 @@ from lfm_perception.scene import Detection, Track, Velocity
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.association import Indices, associate
 from lfm_perception.tracking.camera import CameraPath, View, moved
-from lfm_perception.tracking.motion import Array, Motion, centre_and_size
+from lfm_perception.tracking.motion import Array, MixedMotion, Motion, centre_and_size
 from lfm_perception.tracking.score import Calibration
 
 MOST_DETECTIONS = 256
@@ -132,7 +132,7 @@ class KalmanTracker:
         nothing = np.empty((0, 4))
         self._stamp_s = -math.inf
         self._targets: list[_Target] = []
-        self._motion = Motion.starting(nothing, nothing, nothing)
+        self._mixed = MixedMotion.starting(nothing, nothing, nothing)
         self._last_boxes: BoxArray = nothing
         self._cut = nothing.astype(bool)
         self._path = CameraPath()
@@ -188,6 +188,10 @@ class KalmanTracker:
         motion = self._motion[np.flatnonzero(sure.any(axis=1))].after(step_s, SHARES)
         return self._carried(motion, stamp_s).corners()
 
+    @property
+    def _motion(self) -> Motion:
+        return self._mixed.whole
+
     def _refusal(self, stamp_s: float) -> str | None:
         """Why an answer with this stamp cannot be used; None when it can."""
         if not math.isfinite(stamp_s):
@@ -204,7 +208,8 @@ class KalmanTracker:
         if step_s > max(self._settings.bridge_gap, self._settings.forget_after):
             self.reset()
         if self._targets:
-            self._motion = self._carried(self._motion.after(step_s, self._agility), stamp_s)
+            self._mixed = self._mixed.after(step_s, self._agility)
+            self._mixed = self._mixed.each(lambda motion: self._carried(motion, stamp_s))
             if self._compensating:
                 self._last_boxes = moved(self._last_boxes, self._path.to(stamp_s))
         self._stamp_s = stamp_s
@@ -224,7 +229,7 @@ class KalmanTracker:
             before = self._drift(self._motion, self._stamp_s)
             self._compensating = wanted
             after = self._drift(self._motion, self._stamp_s)
-            self._motion = self._motion.faster(before - after)
+            self._mixed = self._mixed.each(lambda motion: motion.faster(before - after))
 
     def _carried(self, motion: Motion, stamp_s: float) -> Motion:
         """Boxes of the last frame looked at, where the camera has them at that stamp."""
@@ -260,7 +265,7 @@ class KalmanTracker:
         boxes = seen.boxes[found]
         noise = self._noise(centre_and_size(boxes), seen.spread[found])
         self._last_boxes[tracks], self._cut[tracks] = boxes, _cut(boxes)
-        self._motion = self._motion.fused(tracks, *self._whole(tracks, boxes, noise))
+        self._mixed = self._mixed.fused(tracks, *self._whole(tracks, boxes, noise))
         for row, column in zip(tracks.tolist(), found.tolist(), strict=True):
             target = self._targets[row]
             target.hits, target.misses, target.last_s = target.hits + 1, 0, self._stamp_s
@@ -278,14 +283,14 @@ class KalmanTracker:
             unseen_s = self._stamp_s - target.last_s
             keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
         self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
-        self._motion, self._last_boxes = self._motion[keep], self._last_boxes[keep]
+        self._mixed, self._last_boxes = self._mixed[keep], self._last_boxes[keep]
         self._cut = self._cut[keep]
 
     def _start(self, fresh: Indices, seen: _Seen) -> None:
         measured = centre_and_size(seen.boxes[fresh])
         noise = self._noise(measured, seen.spread[fresh])
         speed = self._settings.start_speed * SHARES
-        self._motion = self._motion.joined(Motion.starting(measured, noise, speed))
+        self._mixed = self._mixed.joined(MixedMotion.starting(measured, noise, speed))
         self._last_boxes = np.concatenate([self._last_boxes, seen.boxes[fresh]])
         self._cut = np.concatenate([self._cut, _cut(seen.boxes[fresh])])
         for column in fresh.tolist():
@@ -327,7 +332,9 @@ class KalmanTracker:
         size = np.where(cut, np.maximum(seen[:, 2:], known[:, 2:]), known[:, 2:])
         beyond = np.where(low, -0.5, 0.5) * cut
         grown = np.concatenate([known[:, :2] + beyond * (size - known[:, 2:]), size], axis=1)
-        self._motion = self._motion.placed(tracks, grown)
+        self._mixed = self._mixed.each(
+            lambda motion: motion.placed(tracks, motion.position[tracks] + grown - known)
+        )
         centre = seen[:, :2] + beyond * (size - seen[:, 2:])
         sure = np.where(cut, UNMEASURED, noise[:, 2:])
         return np.concatenate([centre, seen[:, 2:]], axis=1), np.concatenate([noise[:, :2], sure], axis=1)
