@@ -489,7 +489,7 @@ def test_the_filter_is_filterpys(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
-    """For the centres, which decide about the modes. Its likelihoods come from a pseudo-inverse, to 1e-8."""
+    """Where x alone tells the modes apart: the correlation of x and y that mixing brings is left out here."""
     from filterpy.common import Q_continuous_white_noise
     from filterpy.kalman import IMMEstimator, KalmanFilter
 
@@ -503,7 +503,7 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
         kalman.x = np.concatenate([start[0, :2], np.zeros(2)])[:, None]
         kalman.P = np.diag(np.concatenate([noise[0, :2], speed[:2] ** 2]))
         filters.append(kalman)
-    step_s, agility = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4)
+    step_s, agility = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4) * [1.0, 0.0, 1.0, 1.0]
     stays = math.exp(-step_s / STEADY_S)
     theirs = IMMEstimator(filters, [0.5, 0.5], np.array([[1 + stays, 1 - stays], [1 - stays, 1 + stays]]) / 2)
     for share, kalman in zip((CALM, 1.0), filters, strict=True):
@@ -519,11 +519,11 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
             kalman.R = np.diag(noise[0, :2])
         theirs.predict()
         theirs.update(measured[0, :2])
-        np.testing.assert_allclose(ours.chances[:, 0], theirs.mu, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(ours.chances[:, 0], theirs.mu, rtol=0, atol=1e-9)
         whole = np.concatenate([ours.whole.position[0, :2], ours.whole.velocity[0, :2]])
-        np.testing.assert_allclose(whole, theirs.x[:, 0], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(whole, theirs.x[:, 0], rtol=0, atol=1e-9)
         spread = np.concatenate([ours.whole.variance[0, :2], ours.whole.velocity_variance[0, :2]])
-        np.testing.assert_allclose(spread, np.diag(theirs.P), rtol=0, atol=1e-7)
+        np.testing.assert_allclose(spread, np.diag(theirs.P), rtol=0, atol=1e-9)
 
 
 def test_two_short_steps_are_one_long_step() -> None:

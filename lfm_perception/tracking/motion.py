@@ -160,7 +160,7 @@ class MixedMotion:
 
     `modes`: the filters of N boxes if they were calm, and if they were agile. `chances`: of each mode, shape
     (2, N). `whole`: both together, with the mean and the spread of the mixture (Blom and Bar-Shalom, "The
-    interacting multiple model algorithm", 1988).
+    interacting multiple model algorithm", 1988), axis by axis as everything here.
     """
 
     modes: tuple[Motion, Motion]
