@@ -298,13 +298,13 @@ class TrackerSettings:
         0.3, "speed that something new may have", unit="image widths/s", low=0.001, high=10.0
     )
     score_gain: float = _knob(
-        1.0,
-        "calibration of a track's score: factor of its log odds; 1: as the model gives",
+        1.46,
+        "calibration of a track's score: factor of its log odds; 1: as the model gives. The demo model's",
         low=0.01,
         high=100.0,
     )
     score_bias: float = _knob(
-        0.0, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
+        3.82, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
     )
     camera_motion: str = _knob(
         "auto",
