@@ -26,6 +26,7 @@ from lfm_perception.perception import Perception
 from lfm_perception.planning.throttle import Step, stepped_back
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
+from lfm_perception.tracking import association
 from lfm_perception.tracking.camera import SMALL_WIDTH
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import CancelledError, Vlm
@@ -219,6 +220,7 @@ class LivePerception(Generic[T]):
     ) -> None:
         self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
         self._step = Step.NONE
+        association.prepare()  # before the camera is looked at
         self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
         self._mailbox = FrameMailbox[Offered[T]]()
         self._thread: threading.Thread | None = None

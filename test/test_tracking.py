@@ -313,7 +313,7 @@ def test_a_score_that_is_none_does_no_harm(score: float) -> None:
 
 
 def test_a_score_follows_the_answers_and_sinks_when_they_miss() -> None:
-    tracker = following()
+    tracker = following(score_gain=1.0, score_bias=0.0)  # as the model gives them
     for i, score in enumerate((0.9, 0.3, 0.3, 0.3)):
         tracker.update([seen(0.5, score=score)], i * STEP_S)
     (shown,) = tracker.predict(3 * STEP_S)

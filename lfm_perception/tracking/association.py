@@ -21,6 +21,11 @@ LEAST_OF_LAST = 0.5
 """Least overlap with where a track was last seen. Less takes neighbours for what has moved on."""
 
 
+def prepare() -> None:
+    """Load what the first association needs: half a second in which no other thread runs."""
+    import scipy.optimize  # noqa: F401
+
+
 def associate(
     predicted: BoxArray, last: BoxArray, seen: BoxArray, distance: Matrix, favour: Matrix, least: Matrix
 ) -> tuple[Indices, Indices]:

@@ -319,7 +319,7 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
         published = len(started.heard["tracks"])
         status = started.wait(
             lambda: (
-                started.diagnosis("camera").level == DiagnosticStatus.ERROR and started.diagnosis("camera")
+                (status := started.diagnosis("camera")) and status.level == DiagnosticStatus.ERROR and status
             ),
             "the alarm",
         )
