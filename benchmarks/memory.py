@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--frames 2000] [--json FILE]
 
-Every 20 frames the settings change: budget of tokens, picture size, labels, dialect, open or closed. Of every
+Every 5 frames the settings change: budget of tokens, picture size, labels, dialect, open or closed. Of every
 frame it is checked that image and answers together kept to `budget.tokens`, that the answer is valid JSON
 with whole objects, and that llama.cpp made as many image tokens as were planned. Prints the resident set
 every tenth of the way and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 when a
@@ -29,7 +29,7 @@ from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm.llama import LlamaVlm
 
 ALLOWED_GROWTH = 0.02
-CHANGE_EVERY = 20
+CHANGE_EVERY = 5
 
 
 def main() -> int:
