@@ -51,6 +51,13 @@ DEMO_SECONDS = 10.0
 
 REPORTED_PACKAGES = ("llama-cpp-python", "numpy", "opencv-python-headless", "av", "filterpy", "rosbags")
 
+SettingsFile = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."),
+]
+
 app = typer.Typer(
     help="A vision-language model finds, names, describes and follows what a camera sees.",
     no_args_is_help=True,
@@ -95,13 +102,8 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."
-        ),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     labels: Annotated[
         str | None, typer.Option(help="What to look for, separated by commas: `person,red box`.")
     ] = None,
@@ -196,11 +198,8 @@ def run(
 def record(
     source: Annotated[str, typer.Argument(help="As for `run`.")],
     out: Annotated[Path, typer.Option(help="File for the answers, `answers.jsonl`; replaced where there.")],
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     question: Annotated[
         list[str] | None,
         typer.Option(help="Also ask this about every frame, as `input_query` will. Repeatable."),
@@ -278,11 +277,8 @@ def demo(
         float, typer.Option(min=1.0, max=3600.0, help="How long, from the model's first answer on.")
     ] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="Which film of the demo world.")] = 0,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
 ) -> None:
     """Run the ROS graph: the demo world's camera at 30 Hz, the perception node, and the truth beside it.
 
@@ -329,11 +325,8 @@ def replay(
     ] = 0.0,
     loops: Annotated[int, typer.Option(min=1, help="Play the bag so often.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="End each loop after so many images.")] = None,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     node: Annotated[
         str | None,
         typer.Option(help="Play to this running node, `/cam1/perception`, instead of starting one."),
@@ -371,11 +364,8 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
     seconds: Annotated[float, typer.Option(min=1.0, max=86400.0, help="How long.")] = 60.0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Size of the camera's picture.")] = "640x480",
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
 ) -> None:
     """Measure how fast a model is on this machine, with pictures of the demo world.
 
@@ -413,7 +403,7 @@ def bench(
 
 @app.command()
 def doctor(
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: SettingsFile = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -458,11 +448,8 @@ def eval_demo(
     trial: Annotated[
         list[str] | None, typer.Option(help="Only this trial, `easy` or `caption` for example. Repeatable.")
     ] = None,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Also write all measures here.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
@@ -525,11 +512,8 @@ def eval_tracking(
     pan: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="How far the demo world's camera swings, in image widths.")
     ] = 0.12,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for `tracking.json` and pictures; made where missing.")
     ] = None,
@@ -598,11 +582,8 @@ def eval_detection(
     words: Annotated[
         Path | None, typer.Option(help="YAML file: what the labels are called in those languages.")
     ] = None,
-    settings: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
-    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the harder pictures and the model's draws.")] = 0,
 ) -> None:
     """Have the model find what is labelled in images, and compare.
