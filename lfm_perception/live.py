@@ -11,6 +11,7 @@ alone and not from which thread was faster.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -111,7 +112,8 @@ class NewestThread(Generic[T]):
         self._work, self._fail = work, fail
         self._mailbox = FrameMailbox[tuple[int, T]]()
         self._settled = threading.Condition()
-        self._put = self._done = 0
+        self._put = 0
+        self._done: float = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -133,18 +135,23 @@ class NewestThread(Generic[T]):
         self._thread.join()
 
     def _run(self) -> None:
-        while (taken := self._mailbox.take()) is not None:
-            number, item = taken
-            try:
-                self._work(item)
-            except PerceptionError:
-                pass
-            except Exception as error:  # a bug must not end the thread
-                self._fail(error)
-            self._now_done(number)
-        self._now_done(self._put)
+        try:
+            while (taken := self._mailbox.take()) is not None:
+                number, item = taken
+                self._try(item)
+                self._now_done(number)
+        finally:  # whatever ends the thread, nobody waits for it
+            self._now_done(math.inf)
 
-    def _now_done(self, number: int) -> None:
+    def _try(self, item: T) -> None:
+        try:
+            self._work(item)
+        except PerceptionError:
+            pass
+        except Exception as error:  # a bug must not end the thread
+            self._fail(error)
+
+    def _now_done(self, number: float) -> None:
         with self._settled:
             self._done = number
             self._settled.notify_all()

@@ -11,7 +11,7 @@ import pytest
 
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import FrameMailbox, LivePerception
+from lfm_perception.live import FrameMailbox, LivePerception, NewestThread
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -105,6 +105,18 @@ def test_a_closed_mailbox_lets_the_waiting_go() -> None:
     mailbox.close()
     thread.join(PATIENCE_S)
     assert taken[-1] is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_ended() -> None:
+    def fail(error: Exception) -> None:
+        raise error  # nobody can be told any more, as after the end of a ROS context
+
+    thread = NewestThread[int]("test", lambda item: item // 0, fail)  # type: ignore[arg-type]
+    for item in range(2):
+        thread.put(item)
+        thread.settle()
+    thread.close()
 
 
 def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[Frame]) -> None:
