@@ -41,6 +41,9 @@ START_S = 60.0
 TRANSITION_S = 600.0
 """Longest time for one lifecycle transition; configure loads a model, large ones from slow storage."""
 
+ASK_AGAIN_S = 1.0
+"""Time an answer of a node that is up may take, before it is asked again."""
+
 STOP_S = 10.0
 """Time a process has to end by itself, before it is made to."""
 
@@ -198,29 +201,40 @@ def bring_up(node: Node, name: str, watch: Sequence[NodeProcess] = ()) -> None:
 
 
 class Lifecycle:
-    """The lifecycle of another node, through its services."""
+    """The lifecycle of another node, through its services; `node` keeps the clients made for it."""
 
     def __init__(self, node: Node, name: str, watch: Sequence[NodeProcess] = ()) -> None:
-        self._node, self._name, self._watch = node, name, watch
+        self._name, self._watch = name, watch
+        # In this order: who hears the answers of the second, hears those of the first.
+        self._change: Any = node.create_client(ChangeState, f"{name}/change_state")
+        self._state: Any = node.create_client(GetState, f"{name}/get_state")
 
     def now(self) -> int:
         """The state, of `lifecycle_msgs/State`."""
-        answer = self._call(GetState, "get_state", GetState.Request(), START_S)
+        self._wait_for_service(self._state)
+        futures: list[Any] = []
+
+        def answered() -> Any:
+            """An answer is lost when its sender does not know yet who asked: ask again."""
+            if time.monotonic() - began_s >= len(futures) * ASK_AGAIN_S:
+                futures.append(self._state.call_async(GetState.Request()))
+            return next((future for future in futures if future.done()), None)
+
+        began_s = time.monotonic()
+        answer = self._wait(answered, START_S, self._state).result()
         return int(answer.current_state.id)
 
     def change(self, transition: int, done: str) -> None:
         """Make a transition; `done` is its name in the message of a failure."""
-        request = ChangeState.Request(transition=Transition(id=transition))
-        if not self._call(ChangeState, "change_state", request, TRANSITION_S).success:
+        self.now()
+        self._wait_for_service(self._change)
+        future = self._change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        self._wait(future.done, TRANSITION_S, self._change)
+        if not future.result().success:
             raise PerceptionError(f"{self._name} could not be {done}: its log says why")
 
-    def _call(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
-        full = f"{self._name}/{service}"
-        client: Any = self._node.create_client(kind, full)
-        try:
-            wait_for(client.service_is_ready, START_S, f"the service {full}", self._watch)
-            future = client.call_async(request)
-            wait_for(future.done, timeout_s, f"an answer of {full}", self._watch)
-            return future.result()
-        finally:
-            self._node.destroy_client(client)
+    def _wait_for_service(self, client: Any) -> None:
+        wait_for(client.service_is_ready, START_S, f"the service {client.srv_name}", self._watch)
+
+    def _wait(self, condition: Callable[[], T | None], timeout_s: float, client: Any) -> T:
+        return wait_for(condition, timeout_s, f"an answer of {client.srv_name}", self._watch)

@@ -18,7 +18,7 @@ import cv2
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -27,6 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
 from lfm_perception.ros import transport
+from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.settings import Settings
@@ -42,9 +43,6 @@ REPEAT_S = 5.0
 PATIENCE_S = 5.0
 """Time between words on a model that is still being loaded."""
 
-EXECUTOR_THREADS = 2
-"""One may wait for a model to load; the other then serves everything else."""
-
 
 class PerceptionNode(LifecycleNodeMixin, Node):
     """See the module. A `LifecycleNode`, but for the group of its services."""
@@ -52,7 +50,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
     def __init__(self, name: str = "perception", **options: Any) -> None:
         Node.__init__(self, name, **options)
         # Reentrant: whoever asks for the state while a model is being loaded gets an answer.
-        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self.transitions = ReentrantCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=self.transitions)
         self._session: Session | None = None
         self._complained: dict[str, float] = {}
         self._declared = Parameters(self)
@@ -175,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))
     node = PerceptionNode()
-    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    executor = CameraExecutor(node.transitions)
     executor.add_node(node)
-    executor.create_task(node.bring_up)
+    threading.Thread(target=node.bring_up, name="transition", daemon=True).start()
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):

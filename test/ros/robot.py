@@ -20,7 +20,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import NDArray
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParametersAtomically
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -30,6 +30,7 @@ from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.demo.world import World
 from lfm_perception.ros import graph, messages, transport
+from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.node import PerceptionNode
 from lfm_perception.scene import Frame
 
@@ -205,7 +206,7 @@ def robot(parameters: Mapping[str, object] | None = None) -> Iterator[Robot]:
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     node = PerceptionNode(context=context, namespace=namespace, parameter_overrides=overrides)
-    executor = MultiThreadedExecutor(2, context=context)
+    executor = CameraExecutor(node.transitions, context=context)
     executor.add_node(node)
 
     def spin() -> None:

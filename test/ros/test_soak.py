@@ -18,7 +18,6 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.ros import graph, messages
-from lfm_perception.ros.node import EXECUTOR_THREADS
 
 WARM_UP, CYCLES = 15, 15
 """Cycles until memory is measured, and from there on."""
@@ -65,7 +64,7 @@ def test_cycles_from_unconfigured_to_active_and_back_leave_nothing_behind(tmp_pa
                 before, resident = belongings(process.pid), resident_bytes(process.pid)
         files, threads, own = belongings(process.pid)
         assert (files, own) == (before[0], set())
-        assert threads <= before[1] + EXECUTOR_THREADS  # which the executor starts when it first needs them
+        assert threads <= before[1]
         assert resident_bytes(process.pid) < 1.05 * resident
 
 
