@@ -1,7 +1,8 @@
 """A recorded bag through the perception node: images out with /clock, results into a new bag.
 
-`play` is the player. With a pace, messages go out at their recorded distances and the node drops what it
-cannot follow, as on a robot. Without one, each image waits until the node has answered the one before, so
+`play` is the player. With a pace, messages go out at their recorded distances and the model drops what it
+cannot follow, as on a robot; images that fall due together, because this computer was busy, still go out one
+by one. Without one, each image waits until the node has answered the one before, so
 that the same bag gives the same detections and tracks, byte for byte, at temperature 0.
 """
 
@@ -51,6 +52,9 @@ QUESTIONS = "input_query"
 
 ANSWER_S = 30.0
 """Longest wait for the answer to one image; a damaged one has none."""
+
+TRACKS_S = 0.1
+"""Longest wait for the tracks at one image before the next goes out; a refused one has none."""
 
 CLOCK_S = 0.02
 """Time between ticks of /clock where no message falls due."""
@@ -265,6 +269,8 @@ class _Player:
             if message.stamp_ns is None:
                 self._questions.publish(message.raw)
                 continue
+            if self._plan.pace > 0.0 and self._sent_ns is not None:
+                self._tracks_came(self._sent_ns)
             self._images.publish(message.raw)
             outcome.sent += 1
             images += 1
@@ -307,6 +313,11 @@ class _Player:
             if left_s > CLOCK_S:
                 self.now_ns = first_ns + round((time.monotonic() - began_s) * self._plan.pace * 1e9)
                 self.tick()
+
+    def _tracks_came(self, stamp_ns: int) -> None:
+        """Wait until the node, which keeps one image only, has taken the one of this stamp."""
+        with self._answers:
+            self._answers.wait_for(lambda: self._newest.get("tracks") == stamp_ns, TRACKS_S)
 
     def _answer_came(self, stamp_ns: int) -> bool:
         """Wait until the node has answered the image of this stamp; False when it does not."""
