@@ -203,6 +203,35 @@ def test_an_object_that_the_edge_cuts_off_moves_as_a_whole(edge: str) -> None:
     assert {"right": track.box.x2, "bottom": track.box.y2}.get(edge, 1.0) == 1.0
 
 
+@pytest.mark.parametrize("edge", ["left", "right", "top", "bottom"])
+def test_an_object_that_comes_into_view_keeps_its_speed(edge: str) -> None:
+    """It is 0.2 wide and enters with 0.15 image sides per second; from 1.2 s on it is seen whole."""
+    tracker = following()
+    speeds = []
+    for i in range(9):
+        far = 0.01 + 0.03 * i
+        near = max(far - 0.2, 0.0)
+        ends = (near, far) if edge in ("left", "top") else (1.0 - far, 1.0 - near)
+        box = (
+            Box(ends[0], 0.4, ends[1], 0.6) if edge in ("left", "right") else Box(0.4, ends[0], 0.6, ends[1])
+        )
+        tracker.update([Detection("person", box, 0.9)], i * 0.2)
+        speeds += [track.velocity for track in tracker.predict(i * 0.2) if i >= 5]
+    for velocity in speeds:
+        speed = velocity.x if edge in ("left", "right") else velocity.y
+        assert speed == pytest.approx(0.15 if edge in ("left", "top") else -0.15, rel=0.1)
+
+
+def test_what_stands_is_told_to_stand_though_its_boxes_tremble() -> None:
+    told, standing = [], random.Random(5)
+    for _ in range(20):
+        tracker = following()
+        for i in range(12):
+            tracker.update([seen(0.5 + standing.gauss(0.0, 0.004))], i * STEP_S)
+        told.append(abs(tracker.predict(11 * STEP_S)[0].velocity.x))
+    assert float(np.median(told)) < 0.001
+
+
 def test_a_label_that_flips_once_is_outvoted() -> None:
     tracker = following()
     for i, label in enumerate(["box", "box", "crate", "box"]):
@@ -590,6 +619,13 @@ def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
     path.count_from(0.85)
     assert path.to(0.9)[0, 2] - path.to(0.7)[0, 2] == pytest.approx(-0.02)
     assert path.rate(0.9)[0, 2] == pytest.approx(-0.1)
+
+
+def test_a_camera_that_turns_faster_and_faster_has_its_rate_of_the_moment() -> None:
+    path = CameraPath()
+    for i in range(15):
+        path.add(turned(0.01 * ((i / 30) ** 2 - (max(i - 1, 0) / 30) ** 2)), i / 30)
+    assert path.rate(14 / 30)[0, 2] == pytest.approx(-0.02 * 14 / 30)
 
 
 def shaken(mode: str) -> tuple[tuple[Track, ...], float]:

@@ -64,11 +64,14 @@ OFF_BY = 0.5
 REMEMBERED = 512
 """Frames; at 30 Hz 17 s, which outlasts any answer."""
 
-RATE_S = 0.1
-"""Over which the camera's motion at a moment is taken, and..."""
+RATE_S = 0.5
+"""Over which the course of the camera is taken for its motion at a moment, as a parabola, and..."""
+
+RATE_FRAMES = 5
+"""...from so many frames at least; for what is less, from the last two."""
 
 SPEED_S = 0.5
-"""...its speed, for deciding whether it moves at all."""
+"""Over which the speed of the camera is taken, for deciding whether it moves at all."""
 
 FAST, SLOW = 0.01, 0.004
 """Image sides per second. A camera that gets faster than the one moves, until it is slower than the other.
@@ -255,7 +258,15 @@ class CameraPath:
 
         To a place [x, y, 1] it does `rate @ [x, y, 1]`.
         """
-        rate: View = (self.to(stamp_s) - self.to(stamp_s - RATE_S)) / RATE_S
+        recent = [(at_s - stamp_s, view) for at_s, view in self._steps if -RATE_S <= at_s - stamp_s <= 0.0]
+        degree = 2 if len(recent) >= RATE_FRAMES else 1
+        recent = recent if degree == 2 else recent[-2:]
+        if len(recent) < 2:
+            return np.zeros((3, 3))
+        seconds, views = zip(*recent, strict=True)
+        powers = np.vander(seconds, degree + 1, increasing=True)
+        courses = np.linalg.solve(powers.T @ powers, powers.T @ np.reshape(views, (-1, 9)))
+        rate: View = courses[1].reshape(3, 3)
         return rate
 
     def to(self, stamp_s: float) -> View:

@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 CALM = 0.1
 """Share of its agility that a box has in its calm mode."""
 
+DOUBT = 0.5
+"""A velocity of so many of its standard deviations is believed by half, one of many of them wholly."""
+
 STEADY_S = 1.0
 """Seconds after which the mode of a box is as good as unknown: it was kept with 1/e."""
 
@@ -97,6 +100,14 @@ class Motion:
         for part, fresh in zip(parts, after._parts, strict=True):
             part[rows] = fresh
         return Motion(*parts)
+
+    def believed(self) -> Motion:
+        """The same with the velocities shrunk towards rest, the more the less sure they are.
+
+        Much stands, or keeps its size: a measured velocity that its noise explains is best taken for none.
+        """
+        square = self.velocity**2
+        return replace(self, velocity=self.velocity * square / (square + DOUBT**2 * self.velocity_variance))
 
     def faster(self, by: Array) -> Motion:
         """The same with another velocity of the centres; `by` has shape (N, 2)."""

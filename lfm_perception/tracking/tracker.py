@@ -264,8 +264,9 @@ class KalmanTracker:
     def _fuse(self, tracks: Indices, found: Indices, seen: _Seen) -> None:
         boxes = seen.boxes[found]
         noise = self._noise(centre_and_size(boxes), seen.spread[found])
+        whole = self._whole(tracks, boxes, noise)
         self._last_boxes[tracks], self._cut[tracks] = boxes, _cut(boxes)
-        self._mixed = self._mixed.fused(tracks, *self._whole(tracks, boxes, noise))
+        self._mixed = self._mixed.fused(tracks, *whole)
         for row, column in zip(tracks.tolist(), found.tolist(), strict=True):
             target = self._targets[row]
             target.hits, target.misses, target.last_s = target.hits + 1, 0, self._stamp_s
@@ -317,27 +318,30 @@ class KalmanTracker:
         calibration = Calibration(self._settings.score_gain, self._settings.score_bias)
         for target in self._shown:
             target.shown_score = calibration.of(target.score)
-        self._shown_motion, self._shown_agility = self._motion[rows], self._agility[rows]
+        self._shown_motion, self._shown_agility = self._motion[rows].believed(), self._agility[rows]
         self._shown_cut = self._cut[rows]
 
     def _whole(self, tracks: Indices, boxes: BoxArray, noise: Array) -> tuple[Array, Array]:
         """What boxes, `xyxy`, say of whole objects: centres and sizes with variances, shape (M, 4).
 
         An object that the image's edge cuts off is as large as its track says, or as what can be seen of it,
-        and it moves as the side that can be seen. A track that must grow for that keeps this side's place.
+        and it moves as the side that can be seen. A track that must grow for that keeps this side's place, as
+        it does when the other side comes into view.
         """
         seen, known = centre_and_size(boxes), self._motion.position[tracks]
-        low, high = self._cut[tracks, :2], self._cut[tracks, 2:]
-        cut = low ^ high  # of an object cut off at both sides the middle of the image is as good a guess
+        sides = _cut(boxes)
+        cut = sides[:, :2] ^ sides[:, 2:]  # of what is cut off at both sides the middle is as good a guess
+        came = ~(sides[:, :2] | sides[:, 2:]) & (self._cut[tracks, :2] ^ self._cut[tracks, 2:])
+        beyond = np.where(np.where(cut, sides[:, :2], self._cut[tracks, :2]), -0.5, 0.5) * (cut | came)
         size = np.where(cut, np.maximum(seen[:, 2:], known[:, 2:]), known[:, 2:])
-        beyond = np.where(low, -0.5, 0.5) * cut
+        size = np.where(came, seen[:, 2:], size)
         grown = np.concatenate([known[:, :2] + beyond * (size - known[:, 2:]), size], axis=1)
         self._mixed = self._mixed.each(
             lambda motion: motion.placed(tracks, motion.position[tracks] + grown - known)
         )
         centre = seen[:, :2] + beyond * (size - seen[:, 2:])
-        sure = np.where(cut, UNMEASURED, noise[:, 2:])
-        return np.concatenate([centre, seen[:, 2:]], axis=1), np.concatenate([noise[:, :2], sure], axis=1)
+        where, size_noise = np.where(cut, noise[:, 2:], noise[:, :2]), np.where(cut, UNMEASURED, noise[:, 2:])
+        return np.concatenate([centre, seen[:, 2:]], axis=1), np.concatenate([where, size_noise], axis=1)
 
     def _noise(self, measured: Array, spread: Array) -> Array:
         """Variances of measured [cx, cy, w, h], shape (M, 4)."""
