@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
@@ -64,16 +66,18 @@ class Session:
         self._tracks_shown = 0
         self._before: Snapshot | None = None
         self._inputs: list[Subscription] = []
-        self._detections = node.create_publisher(Detection2DArray, "detections", RESULTS)
-        self._tracks = node.create_publisher(Detection2DArray, "tracks", RESULTS)
-        self._scenes = node.create_publisher(String, "scene", RESULTS)
-        self._raw_answers = node.create_publisher(String, "raw_answer", RESULTS)
-        self._captions = node.create_publisher(String, "caption", KEPT)
-        self._answers = node.create_publisher(String, "answer", RESULTS)
-        self._markers = node.create_publisher(MarkerArray, "markers", LATEST)
-        self._image_markers = node.create_publisher(ImageMarker, "image_markers", LATEST)
-        self._pictures = node.create_publisher(Image, "dbg_image", LATEST)
-        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", RESULTS)
+        # A group remembers all that ever was in it: this one goes with the session.
+        self._group = MutuallyExclusiveCallbackGroup()
+        self._detections = self._publisher(Detection2DArray, "detections", RESULTS)
+        self._tracks = self._publisher(Detection2DArray, "tracks", RESULTS)
+        self._scenes = self._publisher(String, "scene", RESULTS)
+        self._raw_answers = self._publisher(String, "raw_answer", RESULTS)
+        self._captions = self._publisher(String, "caption", KEPT)
+        self._answers = self._publisher(String, "answer", RESULTS)
+        self._markers = self._publisher(MarkerArray, "markers", LATEST)
+        self._image_markers = self._publisher(ImageMarker, "image_markers", LATEST)
+        self._pictures = self._publisher(Image, "dbg_image", LATEST)
+        self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics", RESULTS)
         painter = _Painter(self._model, self._decode)
         self._overlay = NewestThread[_Drawing](
             "overlay",
@@ -82,7 +86,9 @@ class Session:
         )
         # Not the node's clock: diagnostics come also while simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(settings.node.diagnostics_period, self._diagnose, clock=steady)
+        self._timer = node.create_timer(
+            settings.node.diagnostics_period, self._diagnose, callback_group=self._group, clock=steady
+        )
         # The clock was set back: a bag that starts over, a simulation that was reset.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-JUMP_BACK_S))
         self._jumps = node.get_clock().create_jump_callback(
@@ -120,10 +126,12 @@ class Session:
             self._topic,
             self._on_image,
             quality,
-            callback_group=MutuallyExclusiveCallbackGroup(),
+            callback_group=self._group,
             raw=True,
         )
-        questions = self._node.create_subscription(String, "input_query", self._on_question, RESULTS)
+        questions = self._node.create_subscription(
+            String, "input_query", self._on_question, RESULTS, callback_group=self._group
+        )
         self._inputs = [camera, questions]
 
     def stop(self) -> None:
@@ -146,6 +154,9 @@ class Session:
             *(self._answers, self._markers, self._image_markers, self._pictures, self._diagnostics),
         ):
             self._node.destroy_publisher(publisher)
+
+    def _publisher(self, kind: type, topic: str, quality: QoSProfile) -> Publisher[Any]:
+        return self._node.create_publisher(kind, topic, quality, callback_group=self._group)
 
     # --- in ------------------------------------------------------------------------------------------
 
