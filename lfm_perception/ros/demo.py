@@ -31,7 +31,7 @@ from lfm_perception.media.sources import open_source
 from lfm_perception.ros import graph
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
-from lfm_perception.scene import Frame, Image, Track, Velocity
+from lfm_perception.scene import STANDING, Frame, Image, Track, Velocity
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import model_name
 
@@ -152,7 +152,7 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
     shown = []
     for item in tracks.items:
         track = known.get(item.identity)
-        velocity = track.velocity if track else Velocity(0.0, 0.0)
+        velocity = track.velocity if track else STANDING
         shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
     if heard is None:
         return View(frame, seconds, shown, None, 0.0)

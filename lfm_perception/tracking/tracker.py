@@ -82,7 +82,6 @@ class _Target:
     misses: int = 0
     label: str = ""
     votes: dict[str, float] = field(default_factory=dict)
-    shown_score: float = 0.0
 
     def vote(self, label: str) -> None:
         faded = {name: votes * VOTE_MEMORY for name, votes in self.votes.items()}
@@ -164,17 +163,23 @@ class KalmanTracker:
         drift = self._drift(motion, now_s)
         motion = self._carried(motion, now_s)
         velocity = motion.velocity[:, :2] + drift
-        boxes = starmap(Box, _in_image(motion, self._shown_cut).tolist())
-        speeds = starmap(Velocity, velocity.tolist())
-        spreads = starmap(Velocity, np.sqrt(motion.velocity_variance[:, :2]).tolist())
-        forget_after = self._settings.forget_after
-        tracks = []
-        for target, box, speed, spread in zip(self._shown, boxes, speeds, spreads, strict=True):
-            unseen_s = now_s - target.last_s
-            if box.x1 < box.x2 and box.y1 < box.y2 and unseen_s <= forget_after:
-                known = target.track_id, target.label, box, target.shown_score
-                tracks.append(Track(*known, speed, now_s - target.first_s, unseen_s, spread))
-        return tuple(tracks)
+        boxes = _in_image(motion, self._shown_cut)
+        unseen_s = now_s - self._shown_last_s
+        there = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (unseen_s <= self._settings.forget_after)
+        return tuple(
+            Track(track_id, label, Box(*box), score, speed, age, unseen, spread)
+            for (track_id, label, score), box, speed, age, unseen, spread, visible in zip(
+                self._shown,
+                boxes.tolist(),
+                starmap(Velocity, velocity.tolist()),
+                (now_s - self._shown_first_s).tolist(),
+                unseen_s.tolist(),
+                starmap(Velocity, np.sqrt(motion.velocity_variance[:, :2]).tolist()),
+                there.tolist(),
+                strict=True,
+            )
+            if visible
+        )
 
     def camera_moved(self, view: View, stamp_s: float) -> None:
         self._path.add(view, stamp_s)
@@ -314,10 +319,11 @@ class KalmanTracker:
             ],
             dtype=np.intp,
         )
-        self._shown = [self._targets[row] for row in rows]
+        shown = [self._targets[row] for row in rows]
         calibration = Calibration(self._settings.score_gain, self._settings.score_bias)
-        for target in self._shown:
-            target.shown_score = calibration.of(target.score)
+        self._shown = [(target.track_id, target.label, calibration.of(target.score)) for target in shown]
+        self._shown_first_s = np.array([target.first_s for target in shown])
+        self._shown_last_s = np.array([target.last_s for target in shown])
         self._shown_motion, self._shown_agility = self._motion[rows].believed(), self._agility[rows]
         self._shown_cut = self._cut[rows]
 
