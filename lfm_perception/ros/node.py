@@ -9,9 +9,11 @@ frees the model. What a configured node has is a `Session`.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import cv2
@@ -39,6 +41,10 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 REPEAT_S = 5.0
 """A complaint of one kind is logged once in so many seconds; diagnostics count all."""
+
+M_ARENA_MAX, ARENAS = -8, 2
+"""glibc would keep up to eight areas of memory a core for the threads that come and go with every session, and
+the holes that these leave add up."""
 
 PATIENCE_S = 5.0
 """Time between words on a model that is still being loaded."""
@@ -171,6 +177,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until Ctrl-C, SIGTERM or the end of the context."""
     transport.use()
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))
     node = PerceptionNode()
