@@ -43,8 +43,8 @@ REPEAT_S = 5.0
 """A complaint of one kind is logged once in so many seconds; diagnostics count all."""
 
 M_ARENA_MAX, ARENAS = -8, 2
-"""glibc would keep up to eight areas of memory a core for the threads that come and go with every session, and
-the holes that these leave add up."""
+"""glibc would keep up to eight areas of memory a core for the threads that come and go with every session,
+and the holes that these leave add up."""
 
 PATIENCE_S = 5.0
 """Time between words on a model that is still being loaded."""
