@@ -51,7 +51,7 @@ def record(
     """
     overlay: Overlay | None = None
     scene: Scene | None = None
-    look_s, first_ns, most = 0.0, 0, -1
+    look_s, first_ns, most = 0.0, 0, (-1, 0)
     for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
@@ -70,7 +70,7 @@ def record(
         picture = overlay.draw(View(frame, (frame.stamp_ns - first_ns) / 1e9, tracks, scene, look_s))
         recording.write_frame(frame, tracks, picture)
         report.add_frame(frame.stamp_ns)
-        if scene and looked and (shown := max(len(tracks), len(scene.detections))) > most:
+        if scene and looked and (shown := (len(tracks), len(scene.detections))) > most:
             most = shown
             recording.keep_still(picture)
         if not advance():

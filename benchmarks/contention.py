@@ -1,0 +1,95 @@
+"""What a frame costs while other programs take the cores.
+
+    python benchmarks/contention.py [--frames 12] [--burners N] [--size 256x256] [--out FILE]
+
+The true-shape model (`true_shape.py`) answers frames one after the other, up to 87 tokens each: on a quiet
+machine, then with a busy process on every core (`--burners`: so many), then quiet again. Medians, and the
+ratio of the disturbed to the quiet ones, from the first disturbed frame on: the engine has not adapted yet in
+some. Exits 1 when the ratio is over 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import true_shape
+
+from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.scene import Frame
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import FramePlan
+from lfm_perception.vlm.llama import LlamaVlm
+from lfm_perception.vlm.prompts import detect
+
+ANSWER_TOKENS = 87
+ALLOWED = 3.0
+
+
+def burn() -> None:
+    while True:
+        pass
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--burners", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--size", default="256x256")
+    parser.add_argument("--out", type=Path, help="file for the figures, JSON")
+    options = parser.parse_args()
+    width, height = map(int, options.size.split("x"))
+    model, mmproj = true_shape.files()
+    settings = Settings().with_values({"model.path": str(model), "mmproj.path": str(mmproj)})
+    question = detect(settings.dialect, settings.detect.labels, closed=True)
+    plan = FramePlan(ImagePlan(width, height), ANSWER_TOKENS)
+    rng = np.random.default_rng(0)
+
+    with LlamaVlm(settings) as vlm:
+
+        def seconds(count: int) -> list[float]:
+            times = []
+            for _ in range(count):
+                frame = Frame(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), time.time_ns())
+                began = time.perf_counter()
+                vlm.describe(frame, question, plan)
+                times.append(time.perf_counter() - began)
+            return times
+
+        seconds(3)
+        quiet = seconds(options.frames)
+        burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(options.burners)]
+        for burner in burners:
+            burner.start()
+        disturbed = seconds(options.frames)
+        for burner in burners:
+            burner.kill()
+            burner.join()
+        after = seconds(options.frames)
+    parts = {"quiet": quiet, "disturbed": disturbed, "quiet again": after}
+    ratio = float(np.median(disturbed) / np.median(quiet))
+    for name, times in parts.items():
+        print(f"{name:12}{1e3 * np.median(times):8.0f} ms median, {1e3 * max(times):.0f} ms at most")
+    print(
+        f"{options.burners} busy processes on {len(os.sched_getaffinity(0))} cores: {ratio:.2f} times as long"
+    )
+    if options.out:
+        record = {
+            "size": options.size,
+            "burners": options.burners,
+            "cores": len(os.sched_getaffinity(0)),
+            "ratio": round(ratio, 3),
+            "ms": {name: [round(1e3 * each, 1) for each in times] for name, times in parts.items()},
+        }
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
+    return int(ratio > ALLOWED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
