@@ -1,6 +1,7 @@
 """What a frame costs while other programs take the cores.
 
-    python benchmarks/contention.py [--frames 12] [--burners N] [--size 256x256] [--out FILE]
+    python benchmarks/contention.py [--frames 12] [--burners N] [--size 256x256] [--isolation process]
+                                    [--out FILE]
 
 The true-shape model (`true_shape.py`) answers frames one after the other, up to 87 tokens each: on a quiet
 machine, then with a busy process on every core (`--burners`: so many), then quiet again. Medians, and the
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,7 @@ import true_shape
 from lfm_perception.planning.image_plan import ImagePlan
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan
-from lfm_perception.vlm.llama import LlamaVlm
+from lfm_perception.vlm import FramePlan, open_vlm
 from lfm_perception.vlm.prompts import detect
 
 ANSWER_TOKENS = 87
@@ -42,16 +43,19 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--burners", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--size", default="256x256")
+    parser.add_argument("--isolation", default="process", choices=("process", "thread"))
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
     model, mmproj = true_shape.files()
-    settings = Settings().with_values({"model.path": str(model), "mmproj.path": str(mmproj)})
+    settings = Settings().with_values(
+        {"model.path": str(model), "mmproj.path": str(mmproj), "engine.isolation": options.isolation}
+    )
     question = detect(settings.dialect, settings.detect.labels, closed=True)
     plan = FramePlan(ImagePlan(width, height), ANSWER_TOKENS)
     rng = np.random.default_rng(0)
 
-    with LlamaVlm(settings) as vlm:
+    with closing(open_vlm(settings)) as vlm:
 
         def seconds(count: int) -> list[float]:
             times = []
@@ -82,6 +86,7 @@ def main() -> int:
     if options.out:
         record = {
             "size": options.size,
+            "isolation": options.isolation,
             "burners": options.burners,
             "cores": len(os.sched_getaffinity(0)),
             "ratio": round(ratio, 3),
