@@ -53,8 +53,9 @@ START_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Between restarts that were of no use: doubled each time. An answer makes the next restart immediate."""
 
-NICENESS = 10
-"""The model gives way on the processor: what is published at camera rate does not wait for it."""
+NICENESS = 1
+"""The model gives way on the processor: what is published at camera rate does not wait for it. A little only:
+with 10 it took eleven times as long beside busy programs (`benchmarks/contention.py`)."""
 
 END_S = 2.0
 """Time between the end of a worker's pipe and the end of the worker, for its exit code."""
