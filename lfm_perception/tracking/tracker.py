@@ -339,8 +339,8 @@ class KalmanTracker:
         cut = sides[:, :2] ^ sides[:, 2:]  # of what is cut off at both sides the middle is as good a guess
         came = ~(sides[:, :2] | sides[:, 2:]) & (self._cut[tracks, :2] ^ self._cut[tracks, 2:])
         beyond = np.where(np.where(cut, sides[:, :2], self._cut[tracks, :2]), -0.5, 0.5) * (cut | came)
-        size = np.where(cut, np.maximum(seen[:, 2:], known[:, 2:]), known[:, 2:])
-        size = np.where(came, seen[:, 2:], size)
+        at_least = np.maximum(seen[:, 2:], known[:, 2:])
+        size = np.select([cut, came], [at_least, seen[:, 2:]], known[:, 2:])
         grown = np.concatenate([known[:, :2] + beyond * (size - known[:, 2:]), size], axis=1)
         self._mixed = self._mixed.each(
             lambda motion: motion.placed(tracks, motion.position[tracks] + grown - known)
