@@ -5,9 +5,10 @@
 
 `naive` is llama.cpp as it comes: the whole prompt for every frame, then the answer token by token. The other
 rows add to it, one at a time, what the engine does; `all` in the end is the engine as it runs, with drafts
-that are right, wrong or absent. Every round measures every row once, on a frame of its own, and all rows of
-a round write the same answer. The weights are random (`true_shape`), so what is written is dictated: the
-logits are computed and sampled as always, then the dictated token is taken.
+that are right, half right (the numbers of two sides of each box are not), wrong or absent. Every round
+measures every row once, on a frame of its own, and all rows of a round write the same answer. The weights are
+random (`true_shape`), so what is written is dictated: the logits are computed and sampled as always, then the
+dictated token is taken.
 
 Writes engine.json and engine.svg. Needs the `gguf` package (extra `train`) on first use.
 """
@@ -125,7 +126,8 @@ class Bench:
 
     def prompt(
         self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False
-    ) -> list[Part]:
+    ) -> tuple[list[Part], list[int]]:
+        """What `Context.prompt` reads."""
         self.engine._stop = stop = Stop()
         self.context.begin(stop)
         encode = self.vocabulary.encode
@@ -137,32 +139,39 @@ class Bench:
             before, after = encode((*talk.before, IMAGE_START)), encode((IMAGE_END, *talk.after))
         seen = self.engine._see(frame, image)
         assert seen is not None
-        return [tuple(before), seen[0], tuple(after)]
+        return [tuple(before), seen[0]], after
 
-    def naive(self, parts: list[Part], said: Draft) -> int:
+    def naive(self, parts: list[Part], end: Sequence[int], said: Draft) -> int:
         self.context.forget()
-        logits = self.context.prompt(parts)
-        return self.token_by_token(logits, said)
+        return self.token_by_token([*parts, end], said)
 
-    def token_by_token(self, logits: Logits | None, said: Draft) -> int:
+    def kept(self, parts: list[Part], end: Sequence[int], said: Draft) -> int:
+        unread = self.context.prompt(parts, end)
+        return self.token_by_token([end[-unread:]], said)
+
+    def token_by_token(self, parts: Sequence[Part | Sequence[int]], said: Draft) -> int:
+        """The parts in one call each, then the answer as llama.cpp without this engine writes it."""
         sampler = Sampler(self.sampling)
         tokens = [token for _, token in self.grammar.walk(said)]
+        for part in parts:
+            self.context._read(part, len(part), (len(part) - 1,) if part is parts[-1] else ())
         for token in tokens:
-            assert logits is not None
-            sampler.draw(logits)
-            logits = self.context.step(token)
+            sampler.draw(self.context._row(0))
+            self.context._read((token,), 1, (0,))
         return len(tokens)
 
-    def boxes(self, parts: list[Part], said: Draft, foresight: Foresight, draft: Draft | None) -> int:
+    def boxes(
+        self, parts: list[Part], end: Sequence[int], said: Draft, foresight: Foresight, draft: Draft | None
+    ) -> int:
         decided = [token for place, token in self.grammar.walk(said) if place.allowed.size > 1]
         sampler = Dictation(self.sampling, decided)
-        logits = self.context.prompt(parts)
-        return write_boxes(foresight, logits, self.context.answer, sampler, 1000, draft).decoded
+        unread = self.context.prompt(parts, end)
+        return write_boxes(foresight, unread, self.context.answer, sampler, 1000, draft).decoded
 
-    def words(self, parts: list[Part], said: Sequence[int], recall: Recall) -> int:
-        logits, sampler = self.context.prompt(parts), Dictation(self.sampling, said)
+    def words(self, parts: list[Part], end: Sequence[int], said: Sequence[int], recall: Recall) -> int:
+        unread, sampler = self.context.prompt(parts, end), Dictation(self.sampling, said)
         return write_words(
-            self.vocabulary, logits, self.context.answer, sampler, CAPTION_TOKENS, recall
+            self.vocabulary, unread, self.context.answer, sampler, CAPTION_TOKENS, recall
         ).decoded
 
     def timed(self, row: Measured, run: Callable[[], int]) -> None:
@@ -185,25 +194,26 @@ class Bench:
             self.timed(
                 rows[name],
                 lambda: self.boxes(
-                    self.prompt(frame, image, question, text_first=text_first), said, foresight, draft
+                    *self.prompt(frame, image, question, text_first=text_first), said, foresight, draft
                 ),
             )
 
         frame = next(frames)
-        self.timed(rows["naive"], lambda: self.naive(self.prompt(frame, image, question), said))
+        self.timed(rows["naive"], lambda: self.naive(*self.prompt(frame, image, question), said))
         frame = next(frames)
         self.timed(
             rows["prefix kept"],
-            lambda: self.token_by_token(self.context.prompt(self.prompt(frame, image, question)), said),
+            lambda: self.kept(*self.prompt(frame, image, question), said),
         )
         boxes("forced runs", self.blind, None)
         boxes("all, no draft", self.learnt["no draft"], None)
         caption, before = _words(self.vocabulary, number), _words(self.vocabulary, number - 1)
 
         def describe(name: str, frame: Frame, recall: Recall) -> None:
-            self.timed(rows[name], lambda: self.words(self.prompt(frame, image, CAPTION), caption, recall))
+            self.timed(rows[name], lambda: self.words(*self.prompt(frame, image, CAPTION), caption, recall))
 
         describe("caption alone", next(frames), Recall(self.engine.pace.cost))
+        boxes("all, half right draft", self.learnt["half right"], _half(said))
         boxes("all, wrong draft", self.learnt["wrong"], other)
         assert self.engine._seen
         frame = self.engine._seen[0]
@@ -217,11 +227,11 @@ class Bench:
         boxes("text first, right draft", self.learnt["right"], said, text_first=True)
 
 
-DRAFTED = ("no draft", "right", "wrong")
+DRAFTED = ("no draft", "right", "half right", "wrong")
 ROWS = (
-    "naive", "prefix kept", "forced runs", "all, no draft", "all, right draft", "all, wrong draft",
-    "text first, no draft", "text first, right draft", "caption alone", "caption, same frame",
-    "caption, same frame, as the last",
+    "naive", "prefix kept", "forced runs", "all, no draft",
+    "all, right draft", "all, half right draft", "all, wrong draft", "text first, no draft",
+    "text first, right draft", "caption alone", "caption, same frame", "caption, same frame, as the last",
 )  # fmt: skip
 
 
@@ -237,6 +247,14 @@ def _objects(rng: np.random.Generator, count: int, turn: int) -> Draft:
     return tuple(
         (label, Box(x[0], y[0], max(x), max(y)))
         for label, x, y in zip(labels, xs.tolist(), ys.tolist(), strict=True)
+    )
+
+
+def _half(said: Draft) -> Draft:
+    """The same objects, the numbers of their left and upper sides a bit off."""
+    return tuple(
+        (label, Box(max(0.0, box.x1 - 0.002), max(0.0, box.y1 - 0.002), box.x2, box.y2))
+        for label, box in said
     )
 
 

@@ -58,6 +58,26 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."),
 ]
 
+
+def _show_two(reports: tuple[Path, Path] | None) -> None:
+    if reports:
+        from lfm_perception.evaluation.compare import compare, table
+
+        Console().print(table(*compare(*reports)))
+        raise typer.Exit
+
+
+TwoReports = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="A.json B.json",
+        callback=_show_two,
+        is_eager=True,
+        help="Measure nothing: show two results side by side. `eval compare` also writes a page.",
+    ),
+]
+
 app = typer.Typer(
     help="A vision-language model finds, names, describes and follows what a camera sees.",
     no_args_is_help=True,
@@ -366,12 +386,13 @@ def bench(
     size: Annotated[str, typer.Option(metavar="WxH", help="Size of the camera's picture.")] = "640x480",
     settings: SettingsFile = None,
     set_: Changes = None,
+    _: TwoReports = None,
 ) -> None:
     """Measure how fast a model is on this machine, with pictures of the demo world.
 
     The folder then holds `bench.html` (start, stages, percentiles, sustained rate, memory, temperature and
     power where the board tells) and `bench.json`. Some minutes show whether the machine keeps its speed when
-    it is warm. `eval compare` shows two of them side by side.
+    it is warm.
     """
     from lfm_perception.media.bench import KIND, measures, write_bench_page
     from lfm_perception.media.bench import bench as measure
@@ -585,6 +606,7 @@ def eval_detection(
     settings: SettingsFile = None,
     set_: Changes = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the harder pictures and the model's draws.")] = 0,
+    _: TwoReports = None,
 ) -> None:
     """Have the model find what is labelled in images, and compare.
 

@@ -42,6 +42,13 @@ LINK_S = 3.0
 LINK_LEAST = 0.9
 """Share of the images that must arrive."""
 
+REMEDIES = {
+    "llama": "lower engine.n_ctx or image.max_tokens, or take a smaller model",
+    "openai": "see that the server runs, and check openai.url and openai.model",
+    "recorded": "check recorded.path: lfm-perception record makes such a file",
+}
+"""What to do when no answer comes, by the back end that should give it."""
+
 
 class State(Enum):
     """How a finding is meant; only a problem makes the doctor's verdict a bad one."""
@@ -200,9 +207,7 @@ def _ask(settings: Settings) -> Finding:
             perception.look(frame)
             answered = time.perf_counter()
     except PerceptionError as error:
-        return problem(
-            "answer", str(error), "lower engine.n_ctx or image.max_tokens, or take a smaller model"
-        )
+        return problem("answer", str(error), REMEDIES[settings.engine.backend])
     return good("answer", f"ready after {opened - started:.1f} s, one frame in {answered - opened:.2f} s")
 
 

@@ -61,7 +61,9 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one answer cost: tokens, seconds by stage, and calls of llama_decode in the decode stage."""
+    """What one answer cost: tokens, seconds by stage, and calls of llama_decode in the decode stage, which
+    also reads the last few tokens of the question.
+    """
 
     image_tokens: int = 0
     text_tokens: int = 0

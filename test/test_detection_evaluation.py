@@ -551,6 +551,8 @@ def test_two_runs_are_shown_side_by_side(
     second.write_text(json.dumps(content))
     assert run("eval", "compare", first, second, "--out", tmp_path / "out") in (0, None)
     assert "worse" in capfd.readouterr().out
+    assert run("eval", "detection", "--compare", first, second) in (0, None)
+    assert "worse" in capfd.readouterr().out
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "settings.image.max_tokens" in page
     assert page.count("http") == 0

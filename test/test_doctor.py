@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 from lfm_perception.doctor import (
     Finding,
     State,
+    _ask,
     check_camera,
+    check_dds,
     check_engine,
     check_model,
     check_packages,
@@ -24,6 +27,7 @@ from lfm_perception.doctor import (
 )
 from lfm_perception.models.store import Store
 from lfm_perception.settings import Settings
+from lfm_perception.vlm.probe import Probe
 
 NEEDS_ROS = pytest.mark.skipif(find_spec("rclpy") is None, reason="there is no ROS 2 here")
 
@@ -104,6 +108,41 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
         assert about["GPU"].state is not State.SKIPPED
 
 
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (Probe(gpu_build=True, gpus=(), offloaded=0, layers=17), "llama.cpp finds no GPU"),
+        (Probe(gpu_build=True, gpus=("Orin",), offloaded=0, layers=17), "no layer went to Orin"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, found: Probe, sentence: str
+) -> None:
+    """What llama.cpp would say is made up: the test machine has no GPU that could fail."""
+    monkeypatch.setattr("lfm_perception.doctor.probe", lambda model, wanted: found)
+    assert the_problem(check_engine(Settings().with_values({"engine.n_gpu_layers": -1}))).found == sentence
+
+
+def test_another_python_and_another_processor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lfm_perception.doctor.OLDEST", (3, 99))
+        assert the_problem([check_python()]).remedy == "use Python 3.10 to 3.13"
+    monkeypatch.setattr(platform, "machine", lambda: "armv7l")
+    assert the_problem([check_python()]).found.endswith("on armv7l")
+
+
+def test_what_runs_without_being_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfm_perception.doctor.PACKAGE", "lfm_perception_elsewhere")
+    assert "without being installed" in the_problem(check_packages()).found
+
+
+def test_a_back_end_that_cannot_answer_is_named() -> None:
+    nowhere = {"engine.backend": "recorded", "recorded.path": "/nowhere/answers.jsonl"}
+    found = the_problem([_ask(Settings().with_values(nowhere))])
+    assert "/nowhere/answers.jsonl" in found.found
+    assert "recorded.path" in found.remedy
+
+
 def without_a_library(folder: Path) -> Path:
     """A copy of llama_cpp that lacks a library it needs, as one for CUDA does where CUDA is not."""
     spec = find_spec("llama_cpp")
@@ -150,6 +189,21 @@ def test_images_come_through_dds() -> None:
     assert arrived.count > 10
     assert 0.0 < arrived.rate < 1.2 * RATE_HZ
     assert 0.0 < arrived.delay_s < 1.0
+
+
+@NEEDS_ROS
+def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much arrived is made up: what slows DDS down on one machine does not on another."""
+    from lfm_perception.ros.link import Arrivals
+
+    for name in [name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("lfm_perception.ros.link.measure_link", lambda seconds: Arrivals(20, 7.0, 0.4))
+    busy = the_problem(check_dds())
+    assert busy.found == "7.0 of 30 images of 1280x720 a second, 400 ms each"
+    assert "processor busy" in busy.remedy
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    assert the_problem(check_dds()).remedy.startswith("unset FASTDDS_BUILTIN_TRANSPORTS")
 
 
 @NEEDS_ROS

@@ -152,35 +152,45 @@ def test_whatever_is_drafted_the_answer_is_the_same(
 
 
 def test_runs_give_the_numbers_of_one_token_after_the_other(vlm: LlamaVlm) -> None:
-    """Beyond 256 tokens a single token is computed another way, unless there is only one thread."""
+    """With one thread, that is: with more, a single token is computed another way beyond 256."""
     engine = vlm._engine
+    context = engine.context
 
     def check() -> None:
         rng = np.random.default_rng(0)
-        engine.context.begin(Stop())
-        for length in (100, 300, 600):
-            prompt = [tuple(rng.integers(500, len(engine.vocabulary.pieces), length).tolist())]
-            tokens = rng.integers(500, len(engine.vocabulary.pieces), 64).tolist()
-            engine.context.use_threads(1)
-            engine.context.prompt(prompt)
+
+        def words(count: int) -> list[int]:
+            return [int(token) for token in rng.integers(500, len(engine.vocabulary.pieces), count)]
+
+        context.begin(Stop())
+        for length in (100, 190, 300, 600):
+            beginning, end, tokens = tuple(words(length)), words(13), words(64)
+            context.use_threads(1)
+            context.forget()
+            context.prompt([beginning], end)
             single = []
-            for token in tokens:
-                row = engine.context.step(token)
-                assert row is not None
-                single.append(row.copy())
+            for token in end + tokens:
+                assert context._read((token,), 1, (0,))
+                single.append(context._row(0).copy())
+            del single[: len(end) - 1]  # the first is that after the prompt
             for threads in (1, 2):
-                engine.context.use_threads(threads)
-                engine.context.prompt(prompt)
+                context.use_threads(threads)
+                assert context.prompt([beginning], end) == len(end)
                 start = 0
                 while start < len(tokens):
-                    right = tokens[start : start + int(rng.integers(1, LONGEST_RUN))]
-                    wrong = rng.integers(500, len(engine.vocabulary.pieces), 9).tolist()
-                    assert engine.context.answer(start, [right[0], *wrong], [0, len(wrong)])
+                    right = tokens[start : start + int(rng.integers(1, LONGEST_RUN - len(end)))]
+                    if not start:
+                        assert context.answer(0, words(int(rng.integers(0, 40))), [-1])
+                        rows = context.answer(0, right, [-1, len(right) - 1])
+                        assert rows is not None
+                        assert np.array_equal(rows[0], single[0])
+                    wrong = words(int(rng.integers(0, 40)))
+                    assert context.answer(start, [right[0], *wrong], [0])
                     places = sorted({0, len(right) // 2, len(right) - 1})
-                    rows = engine.context.answer(start, right, places)
+                    rows = context.answer(start, right, places)
                     assert rows is not None
                     for place, row in zip(places, rows, strict=True):
-                        assert np.array_equal(row, single[start + place])
+                        assert np.array_equal(row, single[start + place + 1])
                     start += len(right)
 
     vlm._thread.submit(check).result()
@@ -226,6 +236,8 @@ def test_prompts_longer_than_a_batch_are_split(vlm: LlamaVlm) -> None:
     frame = World(seed=3).snapshot(0).frame
     with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0, "engine.n_batch": 32})) as narrow:
         split = narrow.describe(frame, FIND, SMALL)
+        right = tuple((found.label, found.box) for found in split.detections)
+        assert narrow.describe(frame, FIND, replace(SMALL, draft=right)).text == split.text
     whole = vlm.describe(frame, FIND, SMALL)
     assert split.usage.text_tokens > 64
     assert whole.detections
@@ -313,7 +325,8 @@ def test_a_deadline_ends_the_answer_and_leaves_no_trace(vlm: LlamaVlm) -> None:
 def test_a_deadline_reaches_into_a_step_of_the_model(vlm: LlamaVlm) -> None:
     frame = noise(2048, 1024)
     whole = vlm.describe(frame, FIND, LARGE)
-    # encoded already: what is stopped now is the prefill of two thousand tokens
+    # still encoded: what is stopped now is the prefill of two thousand tokens
+    vlm._thread.submit(vlm._engine.context.forget).result()
     answer = vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, whole.usage.prefill_s / 10))
     assert answer.truncated
     assert answer.usage.prefill_s < whole.usage.prefill_s

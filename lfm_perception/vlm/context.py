@@ -5,10 +5,12 @@ cannot: they hold only their latest state. A `_Mark` is a copy of that state (82
 microseconds on a CPU); with it the memory goes back to where the mark was made, exactly.
 
 So a prompt is read in parts, each followed by a mark. The next prompt is read from the first part in which
-it differs: its fixed beginning is read once, a picture once however many questions are asked about it.
+it differs: its fixed beginning is read once, a picture once however many questions are asked about it. Its
+last few tokens are left for the first run of the answer, which costs less than reading them alone.
 
-An answer is read in runs. A run may hold tokens that are only guessed; when one of them was wrong, the
-memory goes back to before the run, and what was right of it is read again together with what comes next.
+An answer is read in runs. A run may hold tokens that are only guessed. When one of them was wrong, the memory
+takes back up to `WAY_BACK` tokens; where that is not enough it goes back to before the run, and what was
+right of it is read again together with what comes next.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.settings import EngineSettings
 from lfm_perception.vlm.decoding import Logits
-from lfm_perception.vlm.foresight import LONGEST_RUN, MOST_ROWS, SHORTEST_RUN
+from lfm_perception.vlm.foresight import BLOCK, LONGEST_RUN, MOST_ROWS, WAY_BACK
 from lfm_perception.vlm.native import failure, llama_cpp
 
 Embeddings = NDArray[np.float32]
@@ -37,7 +39,7 @@ Part = tuple[int, ...] | Embeddings
 class Context:
     """The memory of a loaded model, of which a token's logits are `words` numbers. For one thread.
 
-    Reading gives None when `stop` was requested meanwhile; what was read is then forgotten.
+    An answer is None when `stop` was requested meanwhile; what was read is then forgotten.
 
     Raises PerceptionError when llama.cpp cannot make the context or cannot compute.
     """
@@ -45,8 +47,9 @@ class Context:
     def __init__(self, model: Any, words: int, settings: EngineSettings, threads: int) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = settings.n_ctx
-        params.n_batch = params.n_ubatch = settings.n_batch
+        params.n_batch = params.n_ubatch = max(settings.n_batch, LONGEST_RUN)
         params.n_outputs_max = MOST_ROWS  # llama.cpp would reserve for a whole batch
+        params.n_rs_seq = WAY_BACK
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
         self._context = llama_cpp.llama_init_from_model(model, params)
@@ -58,6 +61,7 @@ class Context:
         self._stop = Stop()
         self._length = 0
         self._marks: list[tuple[Part, _Mark]] = []
+        self._end: tuple[int, ...] = ()
         self._run = _Run(0, (), None)
         self.room: int = llama_cpp.llama_n_ctx(self._context)
         """Tokens that the memory holds."""
@@ -80,27 +84,39 @@ class Context:
     def use_threads(self, count: int) -> None:
         llama_cpp.llama_set_n_threads(self._context, count, count)
 
-    def prompt(self, parts: Sequence[Part]) -> Logits | None:
-        """Read a prompt; the logits after it, valid until the next reading."""
+    def prompt(self, parts: Sequence[Part], end: Sequence[int]) -> int:
+        """Read a prompt: `parts` and a last stretch of tokens.
+
+        Gives how many tokens of it are left for the first run of the answer.
+        """
+        cut = (len(end) - 1) // BLOCK * BLOCK
+        self._end = tuple(end[cut:])
+        parts = [*parts, tuple(end[:cut])] if cut else parts
         same = 0
-        while same < min(len(self._marks), len(parts) - 1) and _equal(self._marks[same][0], parts[same]):
+        while same < min(len(self._marks), len(parts)) and _equal(self._marks[same][0], parts[same]):
             same += 1
         if same:
             self._return(self._marks[same - 1][1])
         else:
             self.forget()
         del self._marks[same:]
+        self._run = _Run(-len(self._end), (), None)
         for part in parts[same:]:
-            if not self._read(part, self._largest, (len(part) - 1,) if part is parts[-1] else ()):
-                return None
+            if not self._read(part, self._largest, ()):
+                break
             self._marks.append((part, self._mark()))
-        self._run = _Run(0, (), None)
-        return self._row(0)
+        return len(self._end)
 
     def answer(self, start: int, tokens: Sequence[int], places: Sequence[int]) -> list[Logits] | None:
         """Go on with the answer to the prompt. See `decoding.Model`."""
+        if places[0] < 0:
+            start, tokens = start - len(self._end), [*self._end, *tokens]
+            places = [len(self._end) + place for place in places]
         run = self._run
-        if run.before and start < run.start + len(run.tokens):
+        behind = run.start + len(run.tokens) - start
+        if 0 < behind <= WAY_BACK and start > run.start:
+            self._cut(self._length - behind)
+        elif behind > 0 and run.before:
             self._return(run.before)
             right = run.tokens[: start - run.start]
             start = run.start
@@ -109,7 +125,7 @@ class Context:
             if not self._read(tokens[: places[0]], LONGEST_RUN, ()):
                 return None
             start, tokens, places = start + places[0], tokens[places[0] :], [p - places[0] for p in places]
-        if len(tokens) < SHORTEST_RUN:
+        if len(tokens) == 1 and self._length >= EXACT_STEPS:
             tokens = [*tokens, tokens[0]]  # a guess like any other
         run = _Run(start, tuple(tokens), self._mark() if places[0] < len(tokens) - 1 else None)
         began = time.perf_counter()
@@ -119,10 +135,6 @@ class Context:
         self.on_run(len(run.tokens), time.perf_counter() - began)
         self._run = run
         return rows
-
-    def step(self, token: int) -> Logits | None:
-        """Go on with one token, for words that nobody can guess; the logits after it."""
-        return self._row(0) if self._read((token,), 1, (0,)) else None
 
     def forget(self, *, numbers: bool = False) -> None:
         """Empty the memory; with its numbers when they may be NaN, which would spread from there."""
@@ -137,6 +149,9 @@ class Context:
 
     def _read(self, part: Sequence[int] | Embeddings, largest: int, wanted: Sequence[int]) -> bool:
         """Have llama.cpp compute the part in batches, with logits at the `wanted` places."""
+        if self._stop.requested:
+            self.forget()
+            return False
         for begin in range(0, len(part), largest):
             piece = part[begin : begin + largest]
             batch = llama_cpp.llama_batch(n_tokens=len(piece))
@@ -149,7 +164,7 @@ class Context:
                 if begin <= place < begin + len(piece):
                     logits[place - begin] = 1
             batch.logits = logits
-            code = _ABORTED if self._stop.requested else llama_cpp.llama_decode(self._context, batch)
+            code = llama_cpp.llama_decode(self._context, batch)
             self.reads += 1
             if code == _ABORTED:
                 self.forget()
@@ -171,10 +186,14 @@ class Context:
 
     def _return(self, mark: _Mark) -> None:
         state, size = mark.state, len(mark.state)
-        restored = llama_cpp.llama_state_seq_set_data_ext(self._context, state, size, 0, _CONVOLUTIONS)
-        if restored != size or not llama_cpp.llama_memory_seq_rm(self._memory, 0, mark.length, -1):
+        if llama_cpp.llama_state_seq_set_data_ext(self._context, state, size, 0, _CONVOLUTIONS) != size:
             raise failure(f"llama.cpp could not go back to token {mark.length}")
-        self._length = mark.length
+        self._cut(mark.length)
+
+    def _cut(self, length: int) -> None:
+        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1):
+            raise failure(f"llama.cpp could not go back to token {length}")
+        self._length = length
 
 
 class Stop:
@@ -198,6 +217,10 @@ class Stop:
     def requested(self) -> bool:
         return bool(self.flag.value)
 
+
+EXACT_STEPS = 256
+"""Tokens in the memory up to which a single token gives the same numbers, bit for bit, as it does in a
+run. Beyond, the threads divide its attention."""
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 

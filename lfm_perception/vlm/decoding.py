@@ -52,8 +52,8 @@ class Model(Protocol):
     ) -> Sequence[Logits] | None:
         """Feed tokens number `start` and following of the answer; what was fed from there on is taken back.
 
-        Gives the logits after the tokens at `places`, which are ascending and end with the last token. They
-        are valid until the next call. None when the time is up.
+        Gives the logits after the tokens at `places`, which are ascending; place -1 of the first tokens is
+        the end of the prompt. They are valid until the next call. None when the time is up.
         """
         ...
 
@@ -97,12 +97,12 @@ class Sampler:
         total = peak + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
         return token, float(logits[token]) - total
 
-    def hesitates(self, logits: Logits, allowed: NDArray[np.intp]) -> bool:
+    def hesitates(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> bool:
         """Whether rounding could make another token the likeliest, where that is what counts."""
         if self._settings.temperature:
             return False
-        second, best = np.partition(self._penalized(logits)[allowed], -2)[-2:]
-        return bool(best - second < ROUNDING)
+        likely = self._penalized(logits)[allowed]
+        return bool(np.count_nonzero(likely > likely.max() - ROUNDING) > 1)
 
     def _penalized(self, logits: Logits) -> Logits:
         penalty = np.float32(self._settings.repeat_penalty)
@@ -126,19 +126,21 @@ class Sampler:
 
 def write_boxes(
     foresight: Foresight,
-    logits: Logits | None,
+    unread: int,
     model: Model,
     sampler: Sampler,
     limit: int,
     draft: Draft | None = None,
 ) -> Written:
-    """An answer of the foresight's grammar in at most `limit` tokens, from the logits after the prompt.
+    """An answer of the foresight's grammar in at most `limit` tokens.
+
+    `unread` tokens of the prompt are left to be read with the answer's first.
 
     The text is always the dialect's JSON with whole objects. When the next object does not fit, or the
     time is up, the array is closed after the last whole one. A draft changes the time it takes, nothing else.
     """
     vocabulary = foresight.grammar.vocabulary
-    reading = _Reading(logits, model, limit)
+    reading = _Reading(unread, model, limit)
     state, expected = foresight.grammar.start, foresight.expect(draft)
     tokens = reading.tokens
     log_probs: list[float] = []
@@ -148,13 +150,11 @@ def write_boxes(
         if state.allowed.size == 1:
             token, log_prob, spread = int(state.allowed[0]), 0.0, None
         else:
-            row = reading.logits(partial(foresight.ahead, state, expected))
+            row = reading.logits(
+                partial(foresight.ahead, state, expected), partial(sampler.hesitates, allowed=state.allowed)
+            )
             if row is None:
                 break
-            if reading.rounded and sampler.hesitates(row, state.allowed):
-                row = reading.exact_logits()
-                if row is None:
-                    break
             token, log_prob = sampler.draw(row, state.allowed)
             spread = _spread(row, state, token)
             foresight.note(state, token, expected)
@@ -176,22 +176,22 @@ def write_boxes(
 
 def write_words(
     vocabulary: Vocabulary,
-    logits: Logits | None,
+    unread: int,
     model: Model,
     sampler: Sampler,
     limit: int,
     recall: Recall,
 ) -> Written:
-    """Free text until the model ends it, in at most `limit` tokens, from the logits after the prompt.
+    """Free text until the model ends it, in at most `limit` tokens. `unread`: see `write_boxes`.
 
     What `recall` remembers changes the time it takes, nothing else; it learns the answer.
     """
-    reading = _Reading(logits, model, limit)
+    reading = _Reading(unread, model, limit)
     tokens = reading.tokens
     log_probs: list[float] = []
     truncated = True
     while len(tokens) < limit:
-        row = reading.logits(partial(recall.ahead, tokens))
+        row = reading.logits(partial(recall.ahead, tokens), sampler.hesitates)
         if row is None:
             break
         token, log_prob = sampler.draw(row)
@@ -212,13 +212,13 @@ def write_words(
 class _Reading:
     """What the model has been fed of an answer, guesses included, and the logits it gave."""
 
-    def __init__(self, logits: Logits | None, model: Model, limit: int) -> None:
+    def __init__(self, unread: int, model: Model, limit: int) -> None:
         self.tokens: list[int] = []
         """The answer so far."""
-        self._model, self._limit = model, limit
+        self._unread, self._model, self._limit = unread, model, limit
         self._fed: list[int] = []
-        self._rows: dict[int, Logits] = {} if logits is None else {0: logits}
-        self.rounded = False
+        self._rows: dict[int, Logits] = {}
+        self._rounded = False
         """Whether the logits come from a run of so many that they may differ from plain decoding."""
 
     def take(self, token: int) -> None:
@@ -229,30 +229,33 @@ class _Reading:
             self._rows.clear()
         self.tokens.append(token)
 
-    def logits(self, ahead: Callable[[int, int], tuple[list[int], list[int]]]) -> Logits | None:
+    def logits(
+        self, ahead: Callable[[int, int], tuple[list[int], list[int]]], doubtful: Callable[[Logits], bool]
+    ) -> Logits | None:
         """The logits after the answer so far. None when the time is up.
 
-        `ahead(known, room)` gives what to feed in the same run: see `Foresight.ahead`.
+        `ahead(known, room)` gives what to feed in the same run: see `Foresight.ahead`. Logits that may be
+        rounded another way than in plain decoding are computed again when they are `doubtful`.
         """
         count, fed = len(self.tokens), len(self._fed)
-        if count not in self._rows and count > fed:
+        if count not in self._rows:
             known = self.tokens[fed:]
-            guessed, decisions = ahead(len(known), self._limit - count)
-            places = [len(known) - 1, *(len(known) + number for number in decisions)]
-            rows = self._model(fed, [*known, *guessed], places)
-            self._rows = {fed + place + 1: row for place, row in zip(places, rows or (), strict=False)}
-            self._fed += [*known, *guessed]
-            self.rounded = len(places) > EXACT_ROWS
-        return self._rows.get(count)
+            guessed, decisions = ahead(self._unread + len(known), self._limit - count)
+            self._feed(known, guessed, [len(known) - 1, *(len(known) + number for number in decisions)])
+        row = self._rows.get(count)
+        if row is not None and self._rounded and doubtful(row):
+            del self._fed[max(0, count - 1) :]
+            self._feed(self.tokens[-1:], [], [len(self.tokens[-1:]) - 1])
+            row = self._rows.get(count)
+        return row
 
-    def exact_logits(self) -> Logits | None:
-        """The logits after the answer so far, as plain decoding has them."""
-        count = len(self.tokens)
-        rows = self._model(count - 1, self.tokens[-1:], [0])
-        self._fed = self.tokens[:]
-        self._rows = {count: rows[0]} if rows else {}
-        self.rounded = False
-        return self._rows.get(count)
+    def _feed(self, known: list[int], guessed: list[int], places: list[int]) -> None:
+        fed = len(self._fed)
+        rows = self._model(fed, [*known, *guessed], places) or ()
+        self._rows = {fed + place + 1: row for place, row in zip(places, rows, strict=False)}
+        self._fed += [*known, *guessed]
+        self._rounded = len(places) > EXACT_ROWS
+        self._unread = 0
 
 
 def _whole(text: str) -> str:

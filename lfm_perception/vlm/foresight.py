@@ -7,9 +7,11 @@ tokens before it.
 
 Guesses come from a draft (the objects that are expected, with their boxes) and from the form of the
 answer itself: most often there is a further object, and a coordinate begins with 0. Of free words it is
-guessed that they go on as they did when the same was asked last. How often a guess has been right is
-remembered, for boxes at each place of the automaton, also where nothing was fed ahead, and with the measured
-cost of a run decides how far to go.
+guessed that they go on as they did when the same was asked last.
+
+Three things decide how far to go: how often a guess has been right at each place of the automaton, which is
+remembered also where nothing was fed ahead; the measured cost of a run; and what a guess that is left out
+would cost later, which is next to nothing where long runs are the rule, and a run of its own where none are.
 """
 
 from __future__ import annotations
@@ -21,14 +23,20 @@ from lfm_perception.geometry import Box
 from lfm_perception.vlm.grammar import Grammar, State
 from lfm_perception.vlm.prompts import Draft
 
-SHORTEST_RUN, LONGEST_RUN, EXACT_ROWS = 2, 63, 7
-"""Tokens of a run, and places of it with logits, for which llama.cpp gives the same numbers bit for bit,
-however the tokens are divided into runs and whatever the number of threads. A single token is computed
-another way (beyond 256 tokens the threads divide its attention), and so are 64 (attention in tiles)."""
+BLOCK = 16
+"""Tokens that llama.cpp's matrix product takes together; a rest of them costs more each."""
+
+LONGEST_RUN, EXACT_ROWS = 63, 7
+"""Tokens of a run, and places of it with logits, up to which llama.cpp gives the same numbers bit for bit,
+however the tokens are divided into runs and whatever the number of threads. 64 tokens are computed another
+way (attention in tiles); `context` sees to single ones."""
 
 MOST_ROWS = 32
 """Places of one run at which logits are had. From 8 on the last matrix, and only that, is computed another
 way: the logits then differ by rounding, and `decoding` looks again where that could matter."""
+
+WAY_BACK = 16
+"""Tokens that can be taken back at no cost. llama.cpp ends the process when asked to prepare for more."""
 
 _TRUST = 0.75
 """How often a guess is right at a place where none has been compared yet."""
@@ -49,7 +57,11 @@ class Foresight:
     def __init__(self, grammar: Grammar, cost: Callable[[int], float]) -> None:
         self.grammar = grammar
         self._cost = cost
-        self._trust: dict[tuple[State, bool], float] = {}
+        self._further_token = (cost(2 * BLOCK) - cost(BLOCK)) / BLOCK
+        self._trust: dict[_Place, float] = {}
+        self._alone: dict[_Place, float] = {}
+        self._decided: list[tuple[_Place, int]] = []  # since the last run was planned, with their tokens
+        self._rate = 0.0  # seconds per token of that run
         names = grammar.labels or ("object", "area")
         one, other = (names[0], Box(0.1, 0.2, 0.3, 0.4)), (names[-1], Box(0.5, 0.6, 0.7, 0.8))
         course, second = self._course(one), self._course(other)
@@ -60,6 +72,7 @@ class Foresight:
 
     def expect(self, draft: Draft | None) -> Expectation:
         """What is expected at the beginning of an answer. Objects the grammar cannot write end early."""
+        self._decided.clear()
         courses = None if draft is None else tuple(self._course(found) for found in draft)
         return Expectation(courses, (0.0,) * len(draft or ()))
 
@@ -81,10 +94,12 @@ class Foresight:
 
     def note(self, place: State, token: int, expected: Expectation) -> None:
         """Learn from a decision how good the guess was."""
+        where = place, expected.courses is None
         guess = self.guess(place, expected)
         if guess is not None:
-            trust = self._trust_in(place, expected)
-            self._trust[place, expected.courses is None] = trust + _MEMORY * ((guess == token) - trust)
+            trust = self._trust.get(where, _TRUST)
+            self._trust[where] = trust + _MEMORY * ((guess == token) - trust)
+        self._decided.append((where, len(_forced(place, token)[0])))
 
     def ahead(
         self, place: State, expected: Expectation, known: int, room: int
@@ -93,33 +108,64 @@ class Foresight:
 
         The tokens lead from `place` on and are those for which the time saved, on average, is greatest.
         """
+        decided, self._decided = self._decided, []
+        for where, count in decided[:-1]:  # their tokens were in the last run, which had guessed them
+            self._learn_price(where, count)
         tokens: list[int] = []
         decisions: list[int] = []
-        best, best_gain = (0, 0), 0.0
-        saved, chance = 0.0, 1.0
+        best, best_gain, best_right = (0, 0), 0.0, 0.0
+        saved, chance, right = 0.0, 1.0, 0.0
+        doubts: list[tuple[int, float]] = []  # guesses: where, and what it costs if wrong and out of reach
+        lost, passed = 0.0, 0
         while len(decisions) < MOST_ROWS - 1 and chance > _HOPELESS:
             token = self.guess(place, expected)
             if token is None:
                 break
-            right = self._trust_in(place, expected)
+            where = place, expected.courses is None
+            trust, alone = self._trust.get(where, _TRUST), self._alone.get(where, 1.0)
             expected = self.after(place, token, expected)
             run, place = _forced(place, token)
-            length = known + len(tokens)
-            if not place.allowed.size or len(tokens) + len(run) > min(room, LONGEST_RUN - known):
+            if not place.allowed.size:
                 break
-            alone = self._cost(len(run))
-            # right: the run needs no call of its own; wrong: what was right is read again
-            saved += chance * (right * alone - (1.0 - right) * (self._cost(length + len(run)) - alone))
-            chance *= right
+            before, begin = len(tokens), known + len(tokens)
+            again = self._cost(begin + len(run)) - self._cost(len(run))
+            doubts.append((begin, chance * (1.0 - trust) * again))
+            chance *= trust
             tokens += run
+            whole = self._price(len(run), alone)
+            most = min(len(run), room - before, LONGEST_RUN - begin)
+            for part in range(1, most + 1):
+                while passed < len(doubts) and begin + part - doubts[passed][0] > WAY_BACK:
+                    lost += doubts[passed][1]
+                    passed += 1
+                value = saved + chance * (whole - self._price(len(run) - part, alone))
+                gain = value - lost - (self._cost(begin + part) - self._cost(known))
+                if gain > best_gain:
+                    best = before + part, len(decisions) + (part == len(run))
+                    best_gain, best_right = gain, right + chance * part
+            if most < len(run):
+                break
+            saved += chance * whole
+            right += chance * len(run)
             decisions.append(len(tokens) - 1)
-            gain = saved - (self._cost(known + len(tokens)) - self._cost(known))
-            if gain > best_gain or known + best[0] < SHORTEST_RUN:
-                best, best_gain = (len(tokens), len(decisions)), gain
+        self._rate = self._cost(known + best[0]) / max(1.0, known + best_right)
+        for where, count in decided[-1:]:
+            self._learn_price(where, count)
         return tokens[: best[0]], decisions[: best[1]]
 
-    def _trust_in(self, place: State, expected: Expectation) -> float:
-        return self._trust.get((place, expected.courses is None), _TRUST)
+    def _price(self, tokens: int, alone: float) -> float:
+        """Seconds of so many tokens: `alone` is 1 for those of a run of their own, 0 in a longer run."""
+        if not tokens:
+            return 0.0
+        return alone * self._cost(tokens) + (1.0 - alone) * self._further_token * tokens
+
+    def _learn_price(self, where: _Place, tokens: int) -> None:
+        """That the tokens after a decision cost their share of the last run."""
+        least, most = self._price(tokens, 0.0), self._price(tokens, 1.0)
+        if least < most:
+            share = min(max((self._rate * tokens - least) / (most - least), 0.0), 1.0)
+            alone = self._alone.get(where, 1.0)
+            self._alone[where] = alone + _MEMORY * (share - alone)
 
     def _course(self, found: tuple[str, Box]) -> Course:
         course: dict[State, int] = {}
@@ -153,15 +199,15 @@ class Recall:
             self._trust += _MEMORY * ((guess == token) - self._trust)
 
     def ahead(self, words: Sequence[int], known: int, room: int) -> tuple[list[int], list[int]]:
-        """As `Foresight.ahead`; every token is a decision, and no run has more than `EXACT_ROWS`."""
+        """As `Foresight.ahead`; every token is a decision, and all can be taken back."""
         begin = self._place(words)
-        most = min(room, EXACT_ROWS - 1, len(self._last) - begin)
-        alone, alike = self._cost(SHORTEST_RUN), self._cost(known)
+        most = min(room, WAY_BACK, len(self._last) - begin)
+        alone, alike = self._cost(1), self._cost(known)
         best, best_gain, saved = 0, 0.0, 0.0
         for count in range(1, most + 1):
             saved += self._trust**count * alone
             gain = saved - (self._cost(known + count) - alike)
-            if gain > best_gain or known + best < SHORTEST_RUN:
+            if gain > best_gain:
                 best, best_gain = count, gain
         return list(self._last[begin : begin + best]), list(range(best))
 
@@ -179,6 +225,9 @@ class Recall:
         pairs = zip(reversed(words), reversed(self._last[:end]), strict=False)
         return next((count for count, (word, token) in enumerate(pairs) if word != token), end)
 
+
+_Place = tuple[State, bool]
+"""A place of the automaton, and whether there was no draft."""
 
 Course = Mapping[State, int]
 """The tokens in which an object is written, by the places at which they are chosen."""

@@ -34,7 +34,7 @@ from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf, model_fi
 from lfm_perception.vlm.answers import parse
 from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
 from lfm_perception.vlm.cores import CoreWatch
-from lfm_perception.vlm.decoding import Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.vlm.decoding import Sampler, Written, write_boxes, write_words
 from lfm_perception.vlm.foresight import Foresight, Recall
 from lfm_perception.vlm.grammar import Grammar
 from lfm_perception.vlm.native import failure, keep_quiet, llama_cpp, mtmd_cpp
@@ -221,10 +221,10 @@ class _Engine:
 
         seen = self._see(frame, plan.image)
         times.append(time.perf_counter())
-        logits = self.context.prompt(_parts(before, markers, seen, after)) if seen else None
+        unread = self.context.prompt(_parts(before, markers, seen), after) if seen else 0
         times.append(time.perf_counter())
         prompt_reads = self.context.reads
-        written = self._write(question, logits, plan)
+        written = self._write(question, unread, plan)
         times.append(time.perf_counter())
         if self._stop.cancelled:
             raise CancelledError("the question was cancelled")
@@ -250,14 +250,14 @@ class _Engine:
             usage=usage,
         )
 
-    def _write(self, question: Question, logits: Logits | None, plan: FramePlan) -> Written:
+    def _write(self, question: Question, unread: int, plan: FramePlan) -> Written:
         sampler = Sampler(self._sampling)
         limit = plan.answer_tokens
         if question.dialect is None:
             recall = self._recall(question.prompt)
-            return write_words(self.vocabulary, logits, self.context.answer, sampler, limit, recall)
+            return write_words(self.vocabulary, unread, self.context.answer, sampler, limit, recall)
         foresight = self._foresight(question.dialect, question.labels if question.closed else None)
-        return write_boxes(foresight, logits, self.context.answer, sampler, limit, plan.draft)
+        return write_boxes(foresight, unread, self.context.answer, sampler, limit, plan.draft)
 
     def _made_foresight(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Foresight:
         return Foresight(Grammar(self.vocabulary, dialect, labels), self.pace.cost)
@@ -340,13 +340,12 @@ def _parts(
     before: Sequence[int],
     markers: Sequence[Sequence[int]],
     seen: Sequence[Embeddings],
-    after: Sequence[int],
 ) -> list[Part]:
-    """The prompt: text, pictures each with its marker, text."""
+    """The prompt but for the text after the pictures: text, pictures each with its marker."""
     parts: list[Part] = [tuple(before)]
     for marker, embeddings in zip(markers, seen, strict=True):
         parts += [tuple(marker), embeddings] if marker else [embeddings]
-    return [*parts, tuple(after)]
+    return parts
 
 
 def _markers(plan: ImagePlan) -> list[tuple[Special, ...]]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from lfm_perception.vlm.context import Context
 from lfm_perception.vlm.cores import CoreWatch
-from lfm_perception.vlm.foresight import LONGEST_RUN
+from lfm_perception.vlm.foresight import BLOCK
 
-_SIZES = (1, 2, 4, 8, 16, 32, LONGEST_RUN)
+_SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
+"""Runs that are measured at first."""
 
 _SETTLED = 6
 """Runs after a change before it is judged."""
@@ -32,7 +33,10 @@ class Pace:
     def __init__(self, context: Context, threads: int) -> None:
         self._context = context
         self._most = self.threads = threads
-        self._seconds = np.maximum.accumulate([self._measured(size) for size in _SIZES])
+        seconds = np.array([self._measured(size) for size in _SIZES])
+        terms = np.array([_terms(size) for size in _SIZES])
+        prices = np.linalg.lstsq(terms / seconds[:, None], np.ones(len(_SIZES)))[0]
+        self._prices: list[float] = np.maximum(prices, 0.0).tolist()
         context.forget()
         context.on_run = self._observe
         self._usual: dict[int, float] = {}
@@ -44,14 +48,14 @@ class Pace:
 
     def cost(self, tokens: int) -> float:
         """Seconds of a run of so many tokens on a quiet machine."""
-        return float(np.interp(tokens, _SIZES, self._seconds))
+        return sum(price * count for price, count in zip(self._prices, _terms(tokens), strict=True))
 
     def _measured(self, size: int) -> float:
         times = []
         for _ in range(3):
             self._context.forget()
             began = time.perf_counter()
-            self._context.prompt([tuple(range(size))])
+            self._context.answer(0, range(size), [size - 1])
             times.append(time.perf_counter() - began)
         return min(times)
 
@@ -84,3 +88,9 @@ class Pace:
         self._runs = 0
         self._context.use_threads(threads)
         self._watch, self._changed_s = CoreWatch(), time.monotonic()
+
+
+def _terms(tokens: int) -> tuple[int, int, int, int]:
+    """Of what the cost of a run is made: llama.cpp computes tokens in blocks, fours and singly."""
+    blocks, rest = divmod(tokens, BLOCK)
+    return 1, blocks, *divmod(rest, 4)
