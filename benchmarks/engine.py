@@ -154,7 +154,7 @@ class Bench:
         sampler = Sampler(self.sampling)
         tokens = [token for _, token in self.grammar.walk(said)]
         for part in parts:
-            self.context._read(part, len(part), (len(part) - 1,) if part is parts[-1] else ())
+            self.context._read(part, self.context._largest, (len(part) - 1,) if part is parts[-1] else ())
         for token in tokens:
             sampler.draw(self.context._row(0))
             self.context._read((token,), 1, (0,))

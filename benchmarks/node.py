@@ -1,13 +1,13 @@
 """The perception node under a real camera's load, under losses and over its lifecycle, on real DDS.
 
-    python benchmarks/node.py [--only camera,losses,cycles,replay] [--seconds 60] [--kills 20] [--stops 5]
-                              [--cycles 1000]
+    python benchmarks/node.py [--only camera,losses,cycles,replay,recorded] [--seconds 60] [--kills 20]
+                              [--stops 5] [--cycles 1000] [--starts 7]
 
 `camera`: 1280x720 bgr8 at 30 Hz from a process of its own, the engine on one core and busy all the time.
 `losses`: the same, while the model's process is killed and stopped again and again. `cycles`: configure,
-activate, look at a frame, deactivate, cleanup. `replay`: one bag twice, compared byte for byte. Each is
-compared with what must hold; the figures go to `benchmarks/results/node.json`, where parts that were not
-run keep theirs. Exits 1 when something does not hold.
+activate, look at a frame, deactivate, cleanup. `replay`: one bag twice, compared byte for byte. `recorded`:
+started with recorded answers, without a model. Each is compared with what must hold; the figures go to
+`benchmarks/results/node.json`, where parts that were not run keep theirs. Exits 1 when one does not hold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -45,9 +45,13 @@ from lfm_perception.demo.world import World
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks import BAG
 from lfm_perception.media.sources import header_stamp_ns
+from lfm_perception.perception import Perception
 from lfm_perception.ros import graph, messages
 from lfm_perception.ros.replay import Plan, replay
 from lfm_perception.settings import Settings
+from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.vlm import open_vlm
+from lfm_perception.vlm.recorded import recording
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
 NODE = "/perception"
@@ -447,6 +451,31 @@ def played_twice(options: argparse.Namespace) -> Section:
     )
 
 
+def recorded(options: argparse.Namespace) -> Section:
+    """Starts with recorded answers, from the process to the active node, each in turn."""
+    seconds, memory = [], []
+    with tempfile.TemporaryDirectory() as folder, graph.spinning_node("user") as user:
+        answers = Path(folder, "answers.jsonl")
+        with closing(open_vlm(SETTINGS)) as vlm, recording(answers, vlm, {}) as writer:
+            perception = Perception(SETTINGS, writer, KalmanTracker(SETTINGS.tracker))
+            perception.look(World(seed=3).snapshot(0).frame)
+        parameters = {"engine.backend": "recorded", "recorded.path": str(answers)}
+        for number in range(options.starts):
+            began = time.monotonic()
+            with graph.NodeProcess(graph.PERCEPTION, Path(folder, f"{number}.log"), parameters) as process:
+                graph.bring_up(user, NODE, [process])
+                seconds.append(time.monotonic() - began)
+                memory.append(Process(process.pid).resident_mib())
+    return Section(
+        inputs={"starts": options.starts, "answers": "of one frame of 640x480"},
+        figures={"start_s": _percentiles(seconds), "resident_mib": _percentiles(memory)},
+        claims=[
+            at_most("slowest start (s)", max(seconds), 2.0),
+            at_most("memory (MiB)", max(memory), 300.0),
+        ],
+    )
+
+
 def _record(bag: Path, frames: int) -> None:
     """A bag of the demo world at 10 Hz, as a camera leaves it."""
     world, types = World(seed=3), typestore()
@@ -475,6 +504,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Section]] = {
     "losses": losses,
     "cycles": cycles,
     "replay": played_twice,
+    "recorded": recorded,
 }
 
 
@@ -486,6 +516,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--frames", type=int, default=60, help="of the part replay")
+    parser.add_argument("--starts", type=int, default=7, help="of the part recorded")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))

@@ -614,7 +614,7 @@ def eval_detection(
     `detection.html` (IoU, precision, recall, F1 and average precision by label, false and missed boxes with
     pictures, harder pictures, languages) and `detection.json`. docs/evaluation.md says what the figures mean.
     """
-    from lfm_perception.evaluation.detection_page import report, table, write_detection_page
+    from lfm_perception.evaluation.detection_page import fit_in_words, report, table, write_detection_page
     from lfm_perception.evaluation.detection_trial import Trial, plainly, stressed, translated
     from lfm_perception.evaluation.labels import open_labelled
     from lfm_perception.evaluation.stress import STRESSES
@@ -673,6 +673,10 @@ def eval_detection(
             write_detection_page(staging.path / "detection.html", found, trial, lines)
             staging.publish()
     Console().print(table(found))
+    if found["figures"]["reliability"]:
+        print(
+            f"Scores are off by {found['figures']['calibration_error']:.3f}. {fit_in_words(found['figures'])}"
+        )
     for note in opened.notes:
         print(note)
     print(f"{trial.shown} images; results in {out}: open {out / 'detection.html'}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from lfm_perception.calibration import accepted
 from lfm_perception.geometry import iou_matrix, stack
 from lfm_perception.planning.gate import Gate
 from lfm_perception.planning.image_plan import ImagePlan
@@ -164,12 +165,11 @@ class Perception:
 
     def _accepted(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
         """The detections that score high enough, and all rejects by reason."""
-        least = self._settings.detect.min_score
-        accepted = tuple(detection for detection in answer.detections if detection.score >= least)
+        found = accepted(answer.detections, self._settings.detect)
         rejects = Counter(answer.rejects)
-        if len(accepted) < len(answer.detections):
-            rejects[LOW_SCORE] = len(answer.detections) - len(accepted)
-        return accepted, rejects
+        if len(found) < len(answer.detections):
+            rejects[LOW_SCORE] = len(answer.detections) - len(found)
+        return found, rejects
 
     def _describe(self, frame: Frame, image: ImagePlan, spent_tokens: int, started: float) -> Usage | None:
         """Ask for a caption when it is due and the budgets allow one; returns its cost."""

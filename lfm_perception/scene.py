@@ -61,8 +61,9 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one answer cost: tokens, seconds by stage, and calls of llama_decode in the decode stage, which
-    also reads the last few tokens of the question.
+    """What one answer cost: tokens, seconds by stage, and calls of llama_decode for the answer.
+
+    The first of these calls also reads the end of the question, and its seconds are in `prefill_s`.
     """
 
     image_tokens: int = 0

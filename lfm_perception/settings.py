@@ -109,7 +109,12 @@ class EngineSettings:
     )
     n_threads: int = _knob(0, "CPU threads; 0: chosen from the cores", low=0, high=256, fixed=LOADED)
     n_batch: int = _knob(
-        512, "largest batch of one llama_decode call", unit="tokens", low=32, high=4096, fixed=LOADED
+        512,
+        "largest batch in which pictures and questions are read",
+        unit="tokens",
+        low=32,
+        high=4096,
+        fixed=LOADED,
     )
     flash_attn: str = _knob("auto", "flash attention", choices=("auto", "on", "off"), fixed=LOADED)
     isolation: str = _knob(
@@ -248,6 +253,15 @@ class DetectSettings:
         choices=("mean", "printed"),
         fixed=LOADED,
     )
+    score_gain: float = _knob(
+        2.0,
+        "calibration of a detection's score: factor of its log odds; 1: as the model gives. The demo model's",
+        low=0.01,
+        high=100.0,
+    )
+    score_bias: float = _knob(
+        4.5, "calibration of a detection's score: added to its log odds then", low=-20.0, high=20.0
+    )
     min_score: float = _knob(0.0, "detections with a lower score are dropped", low=0.0, high=1.0)
 
 
@@ -298,13 +312,13 @@ class TrackerSettings:
         0.3, "speed that something new may have", unit="image widths/s", low=0.001, high=10.0
     )
     score_gain: float = _knob(
-        1.46,
-        "calibration of a track's score: factor of its log odds; 1: as the model gives. The demo model's",
+        1.5,
+        "calibration of a track's score: factor of its log odds; 1: as its detections have it",
         low=0.01,
         high=100.0,
     )
     score_bias: float = _knob(
-        3.82, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
+        -0.1, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
     )
     camera_motion: str = _knob(
         "auto",

@@ -393,6 +393,35 @@ def test_whatever_was_said_last_the_words_are_the_same(
     assert [said(recall) for _ in range(3)] == [plain] * 3
 
 
+@pytest.mark.parametrize("unread", [1, 16, 60])
+def test_the_first_run_has_room_for_the_end_of_the_question(vocabulary: Vocabulary, unread: int) -> None:
+    grammar = Grammar(vocabulary, BBOX, NAMES)
+    foresight, recall = Foresight(grammar, cost), Recall(cost)
+    words = "A person stands by a box, and a box by a person."
+    for _ in range(4):
+        for text in (BBOX.answer(THREE), words):
+            parrot = Parrot(vocabulary, text)
+            parrot.wanted.append(vocabulary.special(TURN_END))
+            first: list[int] = []
+
+            def model(
+                start: int,
+                tokens: Sequence[int],
+                places: Sequence[int],
+                parrot: Parrot = parrot,
+                first: list[int] = first,
+            ) -> list[Logits]:
+                first.append(len(tokens))
+                return parrot(start, tokens, places)
+
+            if text == words:
+                written = write_words(vocabulary, unread, model, Sampler(GREEDY), 100, recall)
+            else:
+                written = write_boxes(foresight, unread, model, Sampler(GREEDY), 1000, tuple(THREE))
+            assert written.text == text
+            assert unread + first[0] <= LONGEST_RUN
+
+
 def test_words_that_are_said_again_need_few_runs(vocabulary: Vocabulary) -> None:
     recall = Recall(cost)
     runs = []

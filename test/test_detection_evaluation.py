@@ -535,6 +535,7 @@ def test_the_page_needs_nothing_else(judged: Path) -> None:
     assert page.count("http") == 0
     assert page.count("<img") == page.count('src="data:image/') > 5
     assert "demo model" in page
+    assert "These pictures ask for detect.score_gain" in page
     assert f"{found['figures']['ap_50']:.3f}" in page
     for name in (*STRESSES, *LABELS, "By language"):
         assert name in page

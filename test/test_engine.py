@@ -180,11 +180,11 @@ def test_runs_give_the_numbers_of_one_token_after_the_other(vlm: LlamaVlm) -> No
                 while start < len(tokens):
                     right = tokens[start : start + int(rng.integers(1, LONGEST_RUN - len(end)))]
                     if not start:
-                        assert context.answer(0, words(int(rng.integers(0, 40))), [-1])
+                        assert context.answer(0, words(int(rng.integers(1, 40))), [-1])
                         rows = context.answer(0, right, [-1, len(right) - 1])
                         assert rows is not None
                         assert np.array_equal(rows[0], single[0])
-                    wrong = words(int(rng.integers(0, 40)))
+                    wrong = words(int(rng.integers(1, 40)))
                     assert context.answer(start, [right[0], *wrong], [0])
                     places = sorted({0, len(right) // 2, len(right) - 1})
                     rows = context.answer(start, right, places)
@@ -195,6 +195,14 @@ def test_runs_give_the_numbers_of_one_token_after_the_other(vlm: LlamaVlm) -> No
 
     vlm._thread.submit(check).result()
     vlm._thread.submit(engine.context.use_threads, engine.pace.threads).result()
+
+
+def test_an_empty_answer_costs_next_to_nothing_after_the_question(vlm: LlamaVlm) -> None:
+    """What reads the end of the question is no cost of the answer's tokens."""
+    blank = Frame(np.full((256, 256, 3), 90, np.uint8), 0)
+    answer = vlm.describe(blank, FIND, SMALL)
+    assert answer.text == "[]"
+    assert answer.usage.decode_s < 0.3 * answer.usage.prefill_s
 
 
 def test_a_right_draft_needs_fewer_calls(vlm: LlamaVlm) -> None:

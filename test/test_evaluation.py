@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.calibration import Calibration
 from lfm_perception.evaluation.detection import (
+    Annotation,
     Match,
     Tally,
     auroc,
@@ -78,6 +80,24 @@ def test_no_scene_is_an_error_and_an_empty_scene_is_not() -> None:
         evaluate([])
     report = evaluate([([], [])])
     assert (report.at_50.f1, report.count_exact, report.auroc, report.reliability) == (1.0, 1.0, None, ())
+
+
+def test_the_calibration_that_suits_is_found_and_judged_on_other_scenes() -> None:
+    rng, box, true = np.random.default_rng(0), Box(0.1, 0.1, 0.5, 0.5), Calibration(1.5, 2.0)
+    scenes, shown = [], []
+    for score in rng.uniform(0.02, 0.9, 3000).tolist():
+        truth = [Annotation("box", box)] if rng.random() < true.of(score) else []
+        scenes.append(([Detection("box", box, score)], truth))
+        shown.append(([Detection("box", box, true.of(score))], truth))
+    report = evaluate(scenes)
+    assert report.fitted.gain == pytest.approx(1.5, rel=0.1)
+    assert report.fitted.bias == pytest.approx(2.0, rel=0.1)
+    assert report.calibration_error > 0.2
+    assert report.unseen_error is not None
+    assert report.unseen_error < 0.03
+    again = evaluate(shown, true)  # scores that are calibrated already ask for the same
+    assert again.fitted.gain == pytest.approx(report.fitted.gain, rel=0.02)
+    assert again.calibration_error < 0.03
 
 
 def test_scores_that_tell_the_truth_have_no_calibration_error() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lfm_perception.calibration import Calibration
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.report import Report
@@ -101,6 +102,15 @@ def test_detections_with_a_low_score_are_counted_not_followed(vlm: LlamaVlm) -> 
     none = perception(vlm, detect__min_score=1.0).look(frame())
     assert (none.detections, none.tracks) == ((), ())
     assert none.rejects[LOW_SCORE] == len(every.detections)
+
+
+def test_scores_are_those_of_the_model_taken_through_the_calibration(vlm: LlamaVlm) -> None:
+    raw = perception(vlm, detect__score_gain=1.0, detect__score_bias=0.0).look(frame())
+    shown = perception(vlm, detect__score_gain=2.0, detect__score_bias=1.5).look(frame())
+    assert raw.detections
+    for found, expected in zip(shown.detections, raw.detections, strict=True):
+        assert found.score == pytest.approx(Calibration(2.0, 1.5).of(expected.score), abs=1e-6)
+        assert found.score != pytest.approx(expected.score, abs=1e-3)
 
 
 def test_a_frame_no_plan_fits_is_refused_with_its_size(vlm: LlamaVlm) -> None:

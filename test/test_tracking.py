@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.calibration import Calibration
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
@@ -21,7 +22,6 @@ from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.camera import CameraMotion, CameraPath, still
 from lfm_perception.tracking.motion import CALM, STEADY_S, Array, MixedMotion, Motion
-from lfm_perception.tracking.score import Calibration
 from lfm_perception.tracking.tracker import (
     BAD_STAMP,
     CLOCK_JUMP,

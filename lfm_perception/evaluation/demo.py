@@ -160,6 +160,8 @@ def as_json(report: TrialReport) -> dict[str, Any]:
             "reliability": [asdict(score_bin) for score_bin in d.reliability],
             "calibration_error": d.calibration_error,
             "auroc": d.auroc,
+            "fitted": asdict(d.fitted),
+            "unseen_calibration_error": d.unseen_error,
         }
     return shown
 

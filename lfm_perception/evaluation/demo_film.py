@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.calibration import Calibration, accepted
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.evaluation.detection import ScoreBin, calibration_error, match, reliability
 from lfm_perception.evaluation.tracking import Detector, Figure, Film, Follower, Look, Watching, follow
@@ -16,7 +17,6 @@ from lfm_perception.planning.image_plan import ImageLimits, plan_image
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.camera import shrunk
-from lfm_perception.tracking.score import Calibration
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import FramePlan, Vlm
 from lfm_perception.vlm.prompts import detect
@@ -74,7 +74,9 @@ class DemoFilm:
 
         @functools.cache
         def look(index: int) -> Sequence[Detection]:
-            return vlm.describe(self.snapshot(index).frame, question, plan).detections
+            return accepted(
+                vlm.describe(self.snapshot(index).frame, question, plan).detections, settings.detect
+            )
 
         return look
 

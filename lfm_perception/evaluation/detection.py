@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.calibration import UNCHANGED, Calibration
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
 
@@ -95,6 +96,8 @@ class DetectionReport:
     in alphabetical order. `reliability`: the bins of the score that hold detections;
     `calibration_error`: mean distance of score and hit rate over those bins, weighted by their counts.
     `auroc`: how well the score ranks hits above false boxes (0.5 by chance), None without both.
+    `fitted`: the calibration that suits the scores as the model gives them; `unseen_error`: the mean distance
+    that it leaves, fitted to every other scene and judged on those in between, None where these are empty.
     """
 
     scenes: int
@@ -106,6 +109,8 @@ class DetectionReport:
     reliability: tuple[ScoreBin, ...] = ()
     calibration_error: float = 0.0
     auroc: float | None = None
+    fitted: Calibration = UNCHANGED
+    unseen_error: float | None = None
 
 
 def match(detections: Sequence[TrueBox], truth: Sequence[TrueBox], iou: float = 0.5) -> tuple[Match, ...]:
@@ -133,10 +138,16 @@ def tally(detections: Sequence[TrueBox], truth: Sequence[TrueBox], iou: float = 
     return Tally(hits, len(detections) - hits, len(truth) - hits)
 
 
-def evaluate(scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]]) -> DetectionReport:
-    """Judge scenes given as (detections, truth). Raises ValueError when there is none."""
+def evaluate(
+    scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]], calibration: Calibration = UNCHANGED
+) -> DetectionReport:
+    """Judge scenes given as (detections, truth), the scores by this calibration.
+
+    Raises ValueError when there is none.
+    """
     at_50, at_75, by_label = Tally(), Tally(), dict[str, Tally]()
-    counts_exact, overlaps, scores, hits = list[bool](), list[float](), list[float](), list[bool]()
+    counts_exact, overlaps = list[bool](), list[float]()
+    scores, hits, numbers = list[float](), list[bool](), list[int]()
     for detections, truth in scenes:
         pairs = match(detections, truth, 0.5)
         at_50 += Tally(len(pairs), len(detections) - len(pairs), len(truth) - len(pairs))
@@ -150,9 +161,12 @@ def evaluate(scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]]) ->
         right = {pair.detection for pair in pairs}
         scores += [detection.score for detection in detections]
         hits += [index in right for index in range(len(detections))]
+        numbers += [len(counts_exact)] * len(detections)
     if not counts_exact:
         raise ValueError("there is no scene to judge")
-    bins = reliability(np.array(scores), np.array(hits, dtype=bool))
+    scored, right_ones, even = np.array(scores), np.array(hits, dtype=bool), np.array(numbers, int) % 2 == 0
+    bins = reliability(scored, right_ones)
+    raw = np.array([calibration.raw(score) for score in scores])
     return DetectionReport(
         scenes=len(counts_exact),
         at_50=at_50,
@@ -162,8 +176,20 @@ def evaluate(scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]]) ->
         by_label=dict(sorted(by_label.items())),
         reliability=bins,
         calibration_error=calibration_error(bins),
-        auroc=auroc(np.array(scores), np.array(hits, dtype=bool)),
+        auroc=auroc(scored, right_ones),
+        fitted=Calibration.fitted(raw, right_ones),
+        unseen_error=_error_unseen(raw, right_ones, even),
     )
+
+
+def _error_unseen(
+    raw: NDArray[np.float64], right: NDArray[np.bool_], judged: NDArray[np.bool_]
+) -> float | None:
+    if judged.all() or not judged.any():
+        return None
+    fitted = Calibration.fitted(raw[~judged], right[~judged])
+    calibrated = np.array([fitted.of(score) for score in raw[judged].tolist()])
+    return calibration_error(reliability(calibrated, right[judged]))
 
 
 def reliability(

@@ -39,7 +39,7 @@ def report(
     trial: Trial, labels: Sequence[str], stresses: Sequence[str], codes: Sequence[str]
 ) -> dict[str, Any]:
     """All figures, ready for `json.dumps`."""
-    found = {name: figures(asked, labels) for name, asked in trial.asked.items()}
+    found = {name: figures(asked, labels, trial.calibration) for name, asked in trial.asked.items()}
     plain = found[trial.ways[0].name]
     return {
         "kind": KIND,
@@ -187,9 +187,20 @@ def _curves(plain: Mapping[str, Any]) -> list[str]:
         parts += [
             heading("Whether scores can be trusted"),
             words("How often boxes are right, by their score; on the grey line it is the same.", "quiet"),
+            words(fit_in_words(plain), "quiet"),
             curves({"": places}, ("score", "share of right boxes"), "reliability", diagonal=True),
         ]
     return parts
+
+
+def fit_in_words(plain: Mapping[str, Any]) -> str:
+    """The calibration of the scores that suits these pictures."""
+    fitted, unseen = plain["fitted"], plain["unseen_calibration_error"]
+    left = "" if unseen is None else f": off by {unseen:.3f} then, on pictures it was not fitted to"
+    return (
+        f"These pictures ask for detect.score_gain {fitted['score_gain']:g} and "
+        f"detect.score_bias {fitted['score_bias']:g}{left}."
+    )
 
 
 def _compared(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lfm_perception.calibration import UNCHANGED, Calibration, accepted
 from lfm_perception.evaluation.average_precision import AveragePrecision, average_precision, mean_precision
 from lfm_perception.evaluation.detection import Annotation, DetectionReport, TrueBox, evaluate, match
 from lfm_perception.evaluation.labels import Labelled
@@ -131,7 +132,8 @@ class Trial:
                 image, truth = way.harder(rng, frame.image, wanted)
                 frame = Frame(image, frame.stamp_ns, frame.frame_id)
             answer = self._ask(frame, way.question)
-            detections = tuple(self._meant(way, detection) for detection in self._accepted(answer))
+            found = accepted(answer.detections, self._settings.detect)
+            detections = tuple(self._meant(way, detection) for detection in found)
             asked = self.asked[way.name]
             asked.scenes.append((detections, truth))
             asked.seconds.append(answer.usage.total_s)
@@ -141,6 +143,11 @@ class Trial:
                 asked.example = _drawn(frame.image, WHOLE, detections, truth)
             if way is self.ways[0]:
                 self._keep_mistakes(picture, detections, truth)
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of the scores."""
+        return Calibration(self._settings.detect.score_gain, self._settings.detect.score_bias)
 
     @property
     def shown(self) -> int:
@@ -157,10 +164,6 @@ class Trial:
         answer = self._vlm.describe(frame, question, plan)
         self._planner.learn(plan.image, answer.usage)
         return answer
-
-    def _accepted(self, answer: Answer) -> list[Detection]:
-        least = self._settings.detect.min_score
-        return [detection for detection in answer.detections if detection.score >= least]
 
     def _meant(self, way: Way, detection: Detection) -> Detection:
         label = way.meant.get(detection.label.casefold(), detection.label)
@@ -247,14 +250,17 @@ def _drawn(image: Image, box: Box, detections: Sequence[Detection], truth: Seque
 # --- figures ---------------------------------------------------------------------------------------
 
 
-def figures(asked: Asked, labels: Sequence[str]) -> dict[str, Any]:
-    """What one way of asking came to, ready for `json.dumps`; times are milliseconds."""
+def figures(asked: Asked, labels: Sequence[str], calibration: Calibration = UNCHANGED) -> dict[str, Any]:
+    """What one way of asking came to, ready for `json.dumps`; times are milliseconds.
+
+    `calibration` is the one that the scores have.
+    """
     precisions = average_precision(asked.scenes)
     of_label = {label: _only(asked.scenes, label) for label in labels}
     faultless = [
         len(match(detections, truth)) == len(detections) == len(truth) for detections, truth in asked.scenes
     ]
-    whole = evaluate(asked.scenes)
+    whole = evaluate(asked.scenes, calibration)
     times = 1e3 * np.array(asked.seconds)
     return {
         "images": len(asked.scenes),
@@ -263,6 +269,8 @@ def figures(asked: Asked, labels: Sequence[str]) -> dict[str, Any]:
         "f1_at_75": round(whole.at_75.f1, 4),
         "calibration_error": round(whole.calibration_error, 4),
         "auroc": None if whole.auroc is None else round(whole.auroc, 4),
+        "fitted": {"score_gain": round(whole.fitted.gain, 2), "score_bias": round(whole.fitted.bias, 2)},
+        "unseen_calibration_error": whole.unseen_error and round(whole.unseen_error, 4),
         "latency_ms": {f"p{p}": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)},
         "truncated": asked.truncated,
         "rejects": dict(asked.rejects.most_common()),

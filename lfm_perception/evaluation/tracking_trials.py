@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lfm_perception.calibration import Calibration
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo_film import DemoFilm, DemoRun, fit_scores, judge_scores, spread_scale
 from lfm_perception.evaluation.detection import ScoreBin
@@ -19,7 +20,6 @@ from lfm_perception.evaluation.tracking import DETECTORS, Figures, Film, Shown, 
 from lfm_perception.evaluation.tracks_picture import draw, draw_reliability
 from lfm_perception.scene import Image
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.score import Calibration
 from lfm_perception.tracking.tracker import KalmanTracker
 
 DEMO, TUD = "demo", "tud"

@@ -16,13 +16,13 @@ from itertools import starmap
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.calibration import Calibration
 from lfm_perception.geometry import Box, BoxArray, stack
 from lfm_perception.scene import Detection, Track, Velocity
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.association import Indices, associate
 from lfm_perception.tracking.camera import CameraPath, View, moved
 from lfm_perception.tracking.motion import Array, MixedMotion, Motion, centre_and_size
-from lfm_perception.tracking.score import Calibration
 
 MOST_DETECTIONS = 256
 """Of one frame; of more, those with the highest scores are taken."""

@@ -67,6 +67,8 @@ class Context:
         """Tokens that the memory holds."""
         self.reads = 0
         """Calls of llama_decode so far."""
+        self.prompt_read_s = 0.0
+        """When the last prompt had been read to its end, in seconds of `time.perf_counter`."""
         self.on_run: Callable[[int, float], None] = lambda tokens, seconds: None
         """Told of every run of an answer: its tokens and its seconds."""
 
@@ -109,21 +111,30 @@ class Context:
 
     def answer(self, start: int, tokens: Sequence[int], places: Sequence[int]) -> list[Logits] | None:
         """Go on with the answer to the prompt. See `decoding.Model`."""
-        if places[0] < 0:
+        if self._stop.requested:
+            self.forget()
+            return None
+        begins = places[0] < 0 or start > self._run.start + len(self._run.tokens)
+        if begins:  # the end of the prompt is not read yet, or is to be read again
             start, tokens = start - len(self._end), [*self._end, *tokens]
             places = [len(self._end) + place for place in places]
         run = self._run
         behind = run.start + len(run.tokens) - start
         if 0 < behind <= WAY_BACK and start > run.start:
             self._cut(self._length - behind)
-        elif behind > 0 and run.before:
+        elif behind > 0:
+            assert run.before, "only guesses are taken back"
             self._return(run.before)
             right = run.tokens[: start - run.start]
             start = run.start
             tokens, places = [*right, *tokens], [len(right) + place for place in places]
         if len(tokens) > LONGEST_RUN:  # no logits are wanted before the first place
-            if not self._read(tokens[: places[0]], LONGEST_RUN, ()):
+            first = tokens[: places[0]]
+            alone = len(first) % LONGEST_RUN == 1
+            if not self._read([*first, first[-1]] if alone else first, LONGEST_RUN, ()):
                 return None
+            if alone:
+                self._cut(self._length - 1)
             start, tokens, places = start + places[0], tokens[places[0] :], [p - places[0] for p in places]
         if len(tokens) == 1 and self._length >= EXACT_STEPS:
             tokens = [*tokens, tokens[0]]  # a guess like any other
@@ -132,7 +143,10 @@ class Context:
         if not self._read(tokens, LONGEST_RUN, places):
             return None
         rows = [self._row(number) for number in range(len(places))]
-        self.on_run(len(run.tokens), time.perf_counter() - began)
+        ended = time.perf_counter()
+        self.on_run(len(run.tokens), ended - began)
+        if begins:
+            self.prompt_read_s = ended
         self._run = run
         return rows
 
@@ -149,9 +163,6 @@ class Context:
 
     def _read(self, part: Sequence[int] | Embeddings, largest: int, wanted: Sequence[int]) -> bool:
         """Have llama.cpp compute the part in batches, with logits at the `wanted` places."""
-        if self._stop.requested:
-            self.forget()
-            return False
         for begin in range(0, len(part), largest):
             piece = part[begin : begin + largest]
             batch = llama_cpp.llama_batch(n_tokens=len(piece))
@@ -164,7 +175,7 @@ class Context:
                 if begin <= place < begin + len(piece):
                     logits[place - begin] = 1
             batch.logits = logits
-            code = llama_cpp.llama_decode(self._context, batch)
+            code = _ABORTED if self._stop.requested else llama_cpp.llama_decode(self._context, batch)
             self.reads += 1
             if code == _ABORTED:
                 self.forget()

@@ -35,8 +35,9 @@ MOST_ROWS = 32
 """Places of one run at which logits are had. From 8 on the last matrix, and only that, is computed another
 way: the logits then differ by rounding, and `decoding` looks again where that could matter."""
 
-WAY_BACK = 16
-"""Tokens that can be taken back at no cost. llama.cpp ends the process when asked to prepare for more."""
+WAY_BACK = 10
+"""Tokens that can be taken back at no cost. For each, llama.cpp computes three operations more in every layer
+with a convolution; above 10 a model of many such layers exceeds the limit at which it ends the process."""
 
 _TRUST = 0.75
 """How often a guess is right at a place where none has been compared yet."""
@@ -162,7 +163,7 @@ class Foresight:
     def _learn_price(self, where: _Place, tokens: int) -> None:
         """That the tokens after a decision cost their share of the last run."""
         least, most = self._price(tokens, 0.0), self._price(tokens, 1.0)
-        if least < most:
+        if least < most and where in self._trust:  # a place where something is guessed
             share = min(max((self._rate * tokens - least) / (most - least), 0.0), 1.0)
             alone = self._alone.get(where, 1.0)
             self._alone[where] = alone + _MEMORY * (share - alone)
@@ -201,7 +202,7 @@ class Recall:
     def ahead(self, words: Sequence[int], known: int, room: int) -> tuple[list[int], list[int]]:
         """As `Foresight.ahead`; every token is a decision, and all can be taken back."""
         begin = self._place(words)
-        most = min(room, WAY_BACK, len(self._last) - begin)
+        most = min(room, WAY_BACK, LONGEST_RUN - known, len(self._last) - begin)
         alone, alike = self._cost(1), self._cost(known)
         best, best_gain, saved = 0, 0.0, 0.0
         for count in range(1, most + 1):

@@ -221,10 +221,15 @@ class _Engine:
 
         seen = self._see(frame, plan.image)
         times.append(time.perf_counter())
-        unread = self.context.prompt(_parts(before, markers, seen), after) if seen else 0
-        times.append(time.perf_counter())
-        prompt_reads = self.context.reads
-        written = self._write(question, unread, plan)
+        if seen:
+            unread = self.context.prompt(_parts(before, markers, seen), after)
+            prompt_reads = self.context.reads
+            written = self._write(question, unread, plan)
+            times.append(max(times[-1], self.context.prompt_read_s))
+        else:
+            prompt_reads = self.context.reads
+            written = Written("[]" if question.dialect else "", (), 0, truncated=True)
+            times.append(times[-1])
         times.append(time.perf_counter())
         if self._stop.cancelled:
             raise CancelledError("the question was cancelled")

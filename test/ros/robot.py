@@ -73,6 +73,7 @@ class Robot:
         self.node, self.user = node, user
         self.heard: defaultdict[str, list[Any]] = defaultdict(list)
         self._changed = threading.Condition()
+        self._clients: dict[str, Any] = {}
         for topic, kind in TOPICS.items():
             self.listen(topic, kind)
         self._raw = user.create_publisher(Image, "image_raw", RELIABLE)
@@ -119,7 +120,9 @@ class Robot:
 
     def ask(self, kind: Any, service: str, request: Any) -> Any:
         """The future of a service's answer; its `result` is None until then."""
-        client = self.user.create_client(kind, service)
+        client = self._clients.get(service)
+        if client is None:  # a new one is not known at once to who answers
+            client = self._clients[service] = self.user.create_client(kind, service)
         assert client.wait_for_service(PATIENCE_S)
         return client.call_async(request)
 

@@ -1,21 +1,25 @@
-"""What a track's score means: the chance that something of its name is there."""
+"""What a score means: the chance that something of that name is there."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lfm_perception.scene import Detection
+from lfm_perception.settings import DetectSettings
 
 SUREST = 0.999
 """Scores are taken as if at most this sure, and at least as unsure: log odds of 0 and 1 have no end."""
 
 LEAST_GAIN, MOST_GAIN = 0.01, 100.0
-"""A better track must not score lower."""
+"""What is better must not score lower."""
 
 PULL = 1.0
-"""How hard a fit is held to no change, in tracks: where all were right there would be no end."""
+"""How hard a fit is held to no change, in scores: where all were right there would be no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,10 @@ class Calibration:
 
 
 UNCHANGED = Calibration()
+
+
+def accepted(detections: Iterable[Detection], settings: DetectSettings) -> tuple[Detection, ...]:
+    """The detections with calibrated scores, if these are high enough."""
+    calibration = Calibration(settings.score_gain, settings.score_bias)
+    calibrated = (replace(each, score=calibration.of(each.score)) for each in detections)
+    return tuple(detection for detection in calibrated if detection.score >= settings.min_score)
