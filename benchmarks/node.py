@@ -452,18 +452,20 @@ def played_twice(options: argparse.Namespace) -> Section:
 
 
 def recorded(options: argparse.Namespace) -> Section:
-    """Starts with recorded answers, from the process to the active node, each in turn."""
+    """Starts with recorded answers, from the process to the node that has activated itself."""
     seconds, memory = [], []
-    with tempfile.TemporaryDirectory() as folder, graph.spinning_node("user") as user:
-        answers = Path(folder, "answers.jsonl")
+    with tempfile.TemporaryDirectory() as folder:
+        answers, log = Path(folder, "answers.jsonl"), Path(folder, "log")
         with closing(open_vlm(SETTINGS)) as vlm, recording(answers, vlm, {}) as writer:
             perception = Perception(SETTINGS, writer, KalmanTracker(SETTINGS.tracker))
             perception.look(World(seed=3).snapshot(0).frame)
-        parameters = {"engine.backend": "recorded", "recorded.path": str(answers)}
-        for number in range(options.starts):
+        parameters = {
+            "engine.backend": "recorded", "recorded.path": str(answers), "node.autostart": True,
+        }  # fmt: skip
+        for _ in range(options.starts):
             began = time.monotonic()
-            with graph.NodeProcess(graph.PERCEPTION, Path(folder, f"{number}.log"), parameters) as process:
-                graph.bring_up(user, NODE, [process])
+            with graph.NodeProcess(graph.PERCEPTION, log, parameters) as process:
+                graph.wait_for(lambda: "looking at" in log.read_text(), PATIENCE_S, "the node", [process])
                 seconds.append(time.monotonic() - began)
                 memory.append(Process(process.pid).resident_mib())
     return Section(

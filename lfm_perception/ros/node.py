@@ -33,6 +33,7 @@ from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.settings import Settings
+from lfm_perception.tracking import association
 from lfm_perception.vlm import Vlm, model_name, open_vlm
 
 Response = TypeVar("Response", SetBool.Response, Trigger.Response)
@@ -180,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
+    threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
     rclpy.init(args=None if arguments is None else list(arguments))
     node = PerceptionNode()
     executor = CameraExecutor(node.transitions)

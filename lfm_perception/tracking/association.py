@@ -22,7 +22,7 @@ LEAST_OF_LAST = 0.5
 
 
 def prepare() -> None:
-    """Load what the first association needs: half a second in which no other thread runs."""
+    """Load what the first association needs: half a second in which other threads hardly run."""
     import scipy.optimize  # noqa: F401
 
 
