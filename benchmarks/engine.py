@@ -359,7 +359,7 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
 
 def _plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Bars of the time per frame, of naive llama.cpp, as SVG."""
-    wide, left, bar, scale = 900, 180, 16, 600
+    wide, left, bar, scale = 900, 220, 16, 570
     lines: list[str] = []
     y = 0
     for result in results:

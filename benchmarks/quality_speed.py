@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -136,9 +137,12 @@ def plot(points: Sequence[dict[str, Any]], title: str) -> str:
         lines.append(text((left - 8, y(tenth / 10) + 4), f"{tenth / 10:g}", 'text-anchor="end"'))
     lines += [text((x(ms), high - bottom + 18), f"{ms}") for ms in range(0, int(most) + 1, step)]
     lines.append(text((wide / 2, high - 10), "median time of one answer, ms; above: image.max_tokens"))
+    last = -math.inf
     for point in points:
         lines.append(f'<path d="M{x(point["frame_ms"])} {top - 6}V{high - bottom}" stroke="#eee"/>')
-        lines.append(text((x(point["frame_ms"]), top - 10), str(point["max_tokens"])))
+        near = x(point["frame_ms"]) - last < 24  # its number would lie on the one before
+        lines.append(text((x(point["frame_ms"]), top + 6 if near else top - 10), str(point["max_tokens"])))
+        last = -math.inf if near else x(point["frame_ms"])
     for index, (name, colour) in enumerate(CURVES.items()):
         places = [(x(point["frame_ms"]), y(point[name])) for point in points]
         way = "L".join(f"{at[0]} {at[1]}" for at in places)
