@@ -175,6 +175,15 @@ def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path)
     assert f"{found['looks_per_s']:.2f} looks per second" in page
     assert "71.5 °C" in page
     assert page.count("http") == 0
+    report, faster = str(out / "bench.json"), tmp_path / "faster.json"
+    faster.write_text(json.dumps({**found, "looks_per_s": 2.0 * found["looks_per_s"]}))
+    shown = command("bench", "--compare", report, str(faster))
+    assert shown.code == 0, shown.err
+    (row,) = [line for line in shown.out.splitlines() if line.startswith("looks_per_s ")]
+    assert row.rstrip().endswith("better")
+    shown = command("eval", "compare", report, str(faster), "--out", str(tmp_path / "compared"))
+    assert shown.code == 0, shown.err
+    assert "looks_per_s" in (tmp_path / "compared" / "compare.html").read_text()
 
 
 def test_a_bench_that_cannot_be_written_is_refused_before_the_model_is_loaded(

@@ -124,6 +124,7 @@ def test_a_gpu_that_cannot_be_used_is_named(
 
 
 def test_another_python_and_another_processor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both made up: the tests themselves need a Python and a processor that do."""
     with monkeypatch.context() as patch:
         patch.setattr("lfm_perception.doctor.OLDEST", (3, 99))
         assert the_problem([check_python()]).remedy == "use Python 3.10 to 3.13"
@@ -132,6 +133,7 @@ def test_another_python_and_another_processor_are_named(monkeypatch: pytest.Monk
 
 
 def test_what_runs_without_being_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another name, because here it is installed."""
     monkeypatch.setattr("lfm_perception.doctor.PACKAGE", "lfm_perception_elsewhere")
     assert "without being installed" in the_problem(check_packages()).found
 

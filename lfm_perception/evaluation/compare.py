@@ -67,9 +67,9 @@ class Pair:
     @property
     def brief(self) -> bool:
         """Whether it belongs to a short table: nothing by label, the main figures of the hard ways."""
-        group, *_, name = self.path.split(".")
-        hard = group in ("stress", "languages")
-        return ".by_label." not in self.path and (not hard or name in ("f1", "ap_50", "success"))
+        names = self.path.split(".")
+        hard = names[0] in ("stress", "languages")
+        return ".by_label." not in self.path and (not hard or names[-1] in ("f1", "ap_50", "success"))
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """As in `HEADS`."""
@@ -124,7 +124,7 @@ def pairs(first: Report, second: Report) -> list[Pair]:
 def table(first: Report, second: Report) -> Table:
     """Short, for the terminal; the page has all."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    shown.title, shown.title_justify = _names(first, second), "left"
+    shown.title, shown.title_justify = f"A: {first.name}\nB: {second.name}", "left"
     for head in HEADS:
         shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     for pair in pairs(first, second):
