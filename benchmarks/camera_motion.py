@@ -3,8 +3,8 @@
     python benchmarks/camera_motion.py [--films 4] [--boxes noisy] [--out FILE]
 
 Every film is followed with the motion of the camera left alone, told automatically and taken always
-(`tracker.camera_motion`), by the protocol `sparse-late`. `--boxes`: the truth with the noise of a
-vision-language model, the truth itself (clean), or what the demo model sees. HOTA, IDF1, and the median error
+(`tracker.camera_motion_compensation`), by the protocol `sparse-late`. `--boxes`: the truth with the noise of
+a vision-language model, the truth itself (clean), or what the demo model sees. HOTA, IDF1, and the median error
 of the speed of what moves, in per cent of it.
 """
 
@@ -25,10 +25,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.evaluation.demo_film import DemoFilm, DemoRun
 from lfm_perception.evaluation.tracking import CLEAN, DETECTORS, VLM, from_truth, judge, mean
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.llama import LlamaVlm
 
 MODES = ("off", "auto", "on")
 FIRST_SEED = 400
@@ -57,7 +57,7 @@ def compare(pan: float, films: int, seconds: float, boxes: str) -> list[Row]:
             demo = DemoFilm(seed, seconds, pan)
             seen = demo.seen_by(vlm, Settings()) if vlm else None
             for mode in MODES:
-                settings = Settings().with_values({"tracker.camera_motion": mode})
+                settings = Settings().with_values({"tracker.camera_motion_compensation": mode})
                 look = seen or from_truth(demo.film, CLEAN if boxes == "clean" else VLM, seed)
                 runs[mode].append(demo.run(DETECTORS["sparse-late"], settings, seed, look))
     return [_row(pan, mode, each) for mode, each in runs.items()]

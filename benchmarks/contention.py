@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import true_shape
 
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.backends import open_vlm
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.questions import FramePlan, detect
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan, open_vlm
-from lfm_perception.vlm.prompts import detect
 
 ANSWER_TOKENS = 87
 ALLOWED = 3.0

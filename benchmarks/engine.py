@@ -35,30 +35,20 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
+from lfm_perception.engine import native
+from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, START, TURN_END, TURN_START, converse
+from lfm_perception.engine.decoding import Logits, Sampler, write_boxes, write_words
+from lfm_perception.engine.grammar import Grammar
+from lfm_perception.engine.kv_cache import KvCache, Part, Stop
+from lfm_perception.engine.speculative import Speculator, TextSpeculator
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.questions import BBOX, CAPTION, Draft, Prompt
 from lfm_perception.scene import Frame
 from lfm_perception.settings import SamplingSettings, Settings
-from lfm_perception.vlm import native
-from lfm_perception.vlm.context import Context, Part, Stop
-from lfm_perception.vlm.decoding import Logits, Sampler, write_boxes, write_words
-from lfm_perception.vlm.foresight import Foresight, Recall
-from lfm_perception.vlm.grammar import Grammar
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import (
-    BBOX,
-    CAPTION,
-    IMAGE_END,
-    IMAGE_START,
-    START,
-    TURN_END,
-    TURN_START,
-    Draft,
-    Prompt,
-    converse,
-)
-from lfm_perception.vlm.vocabulary import Vocabulary
 
 LABELS = true_shape.LABELS
 CAPTION_TOKENS = 20
@@ -115,19 +105,19 @@ class Bench:
 
     def __init__(self, vlm: LlamaVlm, inside: Inside) -> None:
         self.engine = vlm._engine
-        self.context: Context = self.engine.context
+        self.context: KvCache = self.engine.context
         self.vocabulary = self.engine.vocabulary
         self.grammar = Grammar(self.vocabulary, BBOX, LABELS)
         self.inside = inside
         self.sampling = SamplingSettings()
-        self.learnt = {name: Foresight(self.grammar, self.engine.pace.cost) for name in DRAFTED}
-        self.recall = {name: Recall(self.engine.pace.cost) for name in ("new", "as last")}
-        self.blind = Foresight(self.grammar, float)  # where all tokens cost alike, no guess pays
+        self.learnt = {name: Speculator(self.grammar, self.engine.pace.cost) for name in DRAFTED}
+        self.recall = {name: TextSpeculator(self.engine.pace.cost) for name in ("new", "as last")}
+        self.blind = Speculator(self.grammar, float)  # where all tokens cost alike, no guess pays
 
     def prompt(
         self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False
     ) -> tuple[list[Part], list[int]]:
-        """What `Context.prompt` reads."""
+        """What `KvCache.prompt` reads."""
         self.engine._stop = stop = Stop()
         self.context.begin(stop)
         encode = self.vocabulary.encode
@@ -161,14 +151,16 @@ class Bench:
         return len(tokens)
 
     def boxes(
-        self, parts: list[Part], end: Sequence[int], said: Draft, foresight: Foresight, draft: Draft | None
+        self, parts: list[Part], end: Sequence[int], said: Draft, speculator: Speculator, draft: Draft | None
     ) -> int:
         decided = [token for place, token in self.grammar.walk(said) if place.allowed.size > 1]
         sampler = Dictation(self.sampling, decided)
         unread = self.context.prompt(parts, end)
-        return write_boxes(foresight, unread, self.context.answer, sampler, 1000, draft).decoded
+        return write_boxes(speculator, unread, self.context.answer, sampler, 1000, draft).decoded
 
-    def words(self, parts: list[Part], end: Sequence[int], said: Sequence[int], recall: Recall) -> int:
+    def words(
+        self, parts: list[Part], end: Sequence[int], said: Sequence[int], recall: TextSpeculator
+    ) -> int:
         unread, sampler = self.context.prompt(parts, end), Dictation(self.sampling, said)
         return write_words(
             self.vocabulary, unread, self.context.answer, sampler, CAPTION_TOKENS, recall
@@ -189,12 +181,14 @@ class Bench:
         said, other = _objects(rng, count, 0), _objects(rng, count, 1)
         frames = (_frame(size, 100 * number + index) for index in range(len(rows)))
 
-        def boxes(name: str, foresight: Foresight, draft: Draft | None, *, text_first: bool = False) -> None:
+        def boxes(
+            name: str, speculator: Speculator, draft: Draft | None, *, text_first: bool = False
+        ) -> None:
             frame = next(frames)
             self.timed(
                 rows[name],
                 lambda: self.boxes(
-                    *self.prompt(frame, image, question, text_first=text_first), said, foresight, draft
+                    *self.prompt(frame, image, question, text_first=text_first), said, speculator, draft
                 ),
             )
 
@@ -209,10 +203,10 @@ class Bench:
         boxes("all, no draft", self.learnt["no draft"], None)
         caption, before = _words(self.vocabulary, number), _words(self.vocabulary, number - 1)
 
-        def describe(name: str, frame: Frame, recall: Recall) -> None:
+        def describe(name: str, frame: Frame, recall: TextSpeculator) -> None:
             self.timed(rows[name], lambda: self.words(*self.prompt(frame, image, CAPTION), caption, recall))
 
-        describe("caption alone", next(frames), Recall(self.engine.pace.cost))
+        describe("caption alone", next(frames), TextSpeculator(self.engine.pace.cost))
         boxes("all, half right draft", self.learnt["half right"], _half(said))
         boxes("all, wrong draft", self.learnt["wrong"], other)
         assert self.engine._seen

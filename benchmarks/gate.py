@@ -4,7 +4,7 @@
 
 For 10 s a camera shows one picture of the demo world, under light that swings by 12% and with the noise of a
 sensor; then the bodies in it walk for 10 s. Of 10 frames a second the demo model looks at those that
-`gate.difference` lets pass, at all of them where it is 0. `looks`: share of the frames that were looked at.
+`inference.motion_threshold` lets pass, at all of them where it is 0. `looks`: share of the frames inferred.
 `compute`: seconds of the model and the gate in the standing part, of those without a gate. `found`: share of
 the bodies in motion (faster than 0.03 image sides per second) that a track lies on, over all frames, those
 that were not looked at included.
@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.evaluation.detection import match
 from lfm_perception.perception import Perception
@@ -30,7 +31,6 @@ from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import Vlm
-from lfm_perception.vlm.llama import LlamaVlm
 
 STANDS_S = WALKS_S = 10.0
 EVERY = 3
@@ -75,7 +75,11 @@ class Row:
 
 def watch(vlm: Vlm, difference: float, longest: float, films: int) -> Row:
     settings = Settings().with_values(
-        {"gate.difference": difference, "gate.longest": longest, "caption.enabled": False}
+        {
+            "inference.motion_threshold": difference,
+            "inference.max_interval": longest,
+            "caption.enabled": False,
+        }
     )
     row = Row(difference, Part(), Part())
     for seed in range(FIRST_SEED, FIRST_SEED + films):
@@ -90,9 +94,9 @@ def watch(vlm: Vlm, difference: float, longest: float, films: int) -> Row:
             stamp_ns = round(index / FPS * 1e9)
             frame = standing(still, index, seed) if stands else Frame(snapshot.frame.image, stamp_ns)
             began = time.perf_counter()
-            looks = perception.wants(frame)
+            looks = perception.should_infer(frame)
             if looks:
-                perception.look(frame)
+                perception.infer(frame)
             part.seconds += time.perf_counter() - began
             part.frames, part.looks = part.frames + 1, part.looks + looks
             velocities = world.velocities(max(index - begins, 0))
@@ -104,7 +108,13 @@ def watch(vlm: Vlm, difference: float, longest: float, films: int) -> Row:
 
 def table(rows: list[Row]) -> Table:
     shown = Table(box=None, pad_edge=False)
-    for head in ("gate.difference", "looks standing", "compute standing", "looks walking", "found"):
+    for head in (
+        "inference.motion_threshold",
+        "looks standing",
+        "compute standing",
+        "looks walking",
+        "found",
+    ):
         shown.add_column(head, justify="right")
     for row in rows:
         shown.add_row(
@@ -121,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--films", type=int, default=2)
     parser.add_argument("--difference", type=float, nargs="+", default=[0.05, 0.1])
-    parser.add_argument("--longest", type=float, default=1.0, help="gate.longest, seconds")
+    parser.add_argument("--longest", type=float, default=1.0, help="inference.max_interval, seconds")
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
     options = parser.parse_args()
     with LlamaVlm(Settings()) as vlm:
@@ -133,7 +143,7 @@ def main() -> None:
     if options.out:
         record = {
             "films": options.films,
-            "gate.longest": options.longest,
+            "inference.max_interval": options.longest,
             "rows": [asdict(row) for row in rows],
         }
         options.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -21,12 +21,12 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import LABELS, World
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm.llama import LlamaVlm
 
 ALLOWED_GROWTH = 0.02
 CHANGE_EVERY = 5
@@ -47,9 +47,9 @@ def main() -> int:
         for index, snapshot in enumerate(islice(World(seed=0), arguments.frames)):
             if index % CHANGE_EVERY == 0:
                 settings = _settings(rng)
-                perception.change(settings)
-            perception.watch(snapshot.frame)
-            scene = perception.look(snapshot.frame)
+                perception.reconfigure(settings)
+            perception.update_ego_motion(snapshot.frame)
+            scene = perception.infer(snapshot.frame)
             broken.update(_broken(scene, settings, perception))
             seen.update(frames=1, objects=len(scene.detections), captions=scene.caption_usage is not None)
             seen.update(truncated=scene.truncated)

@@ -41,6 +41,8 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
+from lfm_perception.backends import open_vlm
+from lfm_perception.backends.recorded import recording
 from lfm_perception.demo.world import World
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks import BAG
@@ -50,8 +52,6 @@ from lfm_perception.ros import graph, messages
 from lfm_perception.ros.replay import Plan, replay
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm import open_vlm
-from lfm_perception.vlm.recorded import recording
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
 NODE = "/perception"
@@ -458,7 +458,7 @@ def recorded(options: argparse.Namespace) -> Section:
         answers, log = Path(folder, "answers.jsonl"), Path(folder, "log")
         with closing(open_vlm(SETTINGS)) as vlm, recording(answers, vlm, {}) as writer:
             perception = Perception(SETTINGS, writer, KalmanTracker(SETTINGS.tracker))
-            perception.look(World(seed=3).snapshot(0).frame)
+            perception.infer(World(seed=3).snapshot(0).frame)
         parameters = {
             "engine.backend": "recorded", "recorded.path": str(answers), "node.autostart": True,
         }  # fmt: skip

@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lfm_perception.answers import REJECTS, Parsed, parse
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.answers import REJECTS, Parsed, parse
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, Dialect
+from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
 LABELS = (
     "person",

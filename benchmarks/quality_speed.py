@@ -32,14 +32,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lfm_perception.backends import model_files
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import HARD, LABELS, Snapshot, still
 from lfm_perception.evaluation.detection import evaluate
-from lfm_perception.planning.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.scene import Answer
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan, model_files
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, detect
 
 CURVES = {"f1": "#3b6ea5", "mean_iou": "#4c8c4a", "f1_at_75": "#c0651d"}
 WORDS = {"f1": "F1 at IoU 0.5", "mean_iou": "mean IoU", "f1_at_75": "F1 at IoU 0.75"}

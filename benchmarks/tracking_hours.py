@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
-from lfm_perception.tracking.camera import View, still
+from lfm_perception.tracking.ego_motion import Affine, still
 from lfm_perception.tracking.tracker import KalmanTracker
 
 ALLOWED_GROWTH = 0.01
@@ -65,7 +65,7 @@ def answer(seconds: float, rng: random.Random) -> list[Detection]:
     return detections
 
 
-def step(before_s: float, now_s: float) -> View:
+def step(before_s: float, now_s: float) -> Affine:
     """What the camera does to the image between two moments."""
     view = still()
     view[0, 2] = pan(before_s) - pan(now_s)
@@ -84,7 +84,7 @@ def main() -> int:
     started = time.perf_counter()
     for frame in range(frames):
         now_s = frame / FPS
-        tracker.camera_moved(step(now_s - 1.0 / FPS, now_s), BEGUN_S + now_s)
+        tracker.add_ego_motion(step(now_s - 1.0 / FPS, now_s), BEGUN_S + now_s)
         if frame % EVERY == 0 and frame >= LATE:
             looked_s = (frame - LATE) / FPS
             refused.update(tracker.update(answer(looked_s, rng), BEGUN_S + looked_s))

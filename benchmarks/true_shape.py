@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.prompts import CAPTION, DIALECTS
+from lfm_perception.questions import CAPTION, DIALECTS
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfm_perception" / "true_shape"
 

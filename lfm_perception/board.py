@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lfm_perception.planning.throttle import Step, next_step
+from lfm_perception.planning.thermal import DegradationLevel, next_level
 from lfm_perception.settings import ThermalSettings
 
 SYSFS = Path("/sys")
@@ -82,21 +82,21 @@ def read_sysfs(root: Path = SYSFS) -> BoardState:
 
 
 class BoardWatch:
-    """Looks at the board now and then, on a thread of its own, and says what step its heat asks for.
+    """Looks at the board now and then, on a thread of its own, and says what level its heat asks for.
 
-    `on_step(step, sentence)` hears of every change of the step, on that thread. `state` and `step` are the
-    latest.
+    `on_level(level, sentence)` is called at every change of the level, on that thread. `state` and `level` are
+    the latest.
     """
 
-    def __init__(self, settings: ThermalSettings, on_step: Callable[[Step, str], None]) -> None:
-        self._settings, self._on_step = settings, on_step
+    def __init__(self, settings: ThermalSettings, on_level: Callable[[DegradationLevel, str], None]) -> None:
+        self._settings, self._on_level = settings, on_level
         self._closing = threading.Event()
         self.state = BoardState()
-        self.step = Step.NONE
+        self.level = DegradationLevel.NONE
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
 
-    def change(self, settings: ThermalSettings) -> None:
+    def reconfigure(self, settings: ThermalSettings) -> None:
         """Go on with other settings."""
         self._settings = settings
 
@@ -114,19 +114,19 @@ class BoardWatch:
                 state = read_sysfs(Path(settings.sysfs))
                 if Path(settings.sysfs) == SYSFS:  # another folder is a rehearsal
                     state = jetson.improved(state)
-                self.state = state = _believed(state, settings.ignored)
+                self.state = state = _believed(state, settings.ignored_sensors)
                 hottest = state.hottest
                 now_s = time.monotonic()
-                step = next_step(
-                    self.step,
+                level = next_level(
+                    self.level,
                     hottest[1] if hottest else None,
                     bool(state.throttled_by),
                     now_s - since_s,
                     settings,
                 )
-                if step != self.step:
-                    self.step, since_s = step, now_s
-                    self._on_step(step, f"{step.words}: {reason(state)}")
+                if level != self.level:
+                    self.level, since_s = level, now_s
+                    self._on_level(level, f"{level.words}: {reason(state)}")
                 if self._closing.wait(settings.period):
                     return
         finally:

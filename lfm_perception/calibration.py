@@ -23,25 +23,25 @@ PULL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class PlattScaling:
     """A rising curve from raw scores to chances, both 0..1: a straight line in log odds."""
 
     gain: float = 1.0
     bias: float = 0.0
 
-    def of(self, score: float) -> float:
-        if self == UNCHANGED:
+    def apply(self, score: float) -> float:
+        if self == IDENTITY:
             return score
         sure = min(max(score, 1.0 - SUREST), SUREST)
         odds = self.gain * math.log(sure / (1.0 - sure)) + self.bias
         return 1.0 / (1.0 + math.exp(-odds)) if odds > -500.0 else 0.0
 
-    def raw(self, score: float) -> float:
+    def invert(self, score: float) -> float:
         """The raw score that this chance was made of."""
-        return Calibration(1.0 / self.gain, -self.bias / self.gain).of(score)
+        return PlattScaling(1.0 / self.gain, -self.bias / self.gain).apply(score)
 
     @classmethod
-    def fitted(cls, scores: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
+    def fit(cls, scores: NDArray[np.float64], right: NDArray[np.bool_]) -> PlattScaling:
         """The one that suits best: `scores` raw, and whether each was `right`, both of shape (N,)."""
         sure = scores.clip(1.0 - SUREST, SUREST)
         odds = np.stack([np.log(sure / (1.0 - sure)), np.ones(len(sure))], axis=1)
@@ -55,11 +55,11 @@ class Calibration:
         return cls(float(line[0].clip(LEAST_GAIN, MOST_GAIN)), float(line[1].clip(-20.0, 20.0)))
 
 
-UNCHANGED = Calibration()
+IDENTITY = PlattScaling()
 
 
-def accepted(detections: Iterable[Detection], settings: DetectSettings) -> tuple[Detection, ...]:
+def calibrated(detections: Iterable[Detection], settings: DetectSettings) -> tuple[Detection, ...]:
     """The detections with calibrated scores, if these are high enough."""
-    calibration = Calibration(settings.score_gain, settings.score_bias)
-    calibrated = (replace(each, score=calibration.of(each.score)) for each in detections)
-    return tuple(detection for detection in calibrated if detection.score >= settings.min_score)
+    calibration = PlattScaling(settings.score_gain, settings.score_bias)
+    scored = (replace(each, score=calibration.apply(each.score)) for each in detections)
+    return tuple(detection for detection in scored if detection.score >= settings.min_score)

@@ -37,10 +37,10 @@ from rich.table import Table
 from rich.text import Text
 
 import lfm_perception
+from lfm_perception.backends import model_name
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models import commands as models
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import model_name
 
 if TYPE_CHECKING:
     from lfm_perception.evaluation.demo import TrialReport
@@ -241,12 +241,12 @@ def record(
     time: in CI, without model files or a GPU. Each frame is asked for objects and, with caption.enabled, for
     a caption, without a limit in time.
     """
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.backends.recorded import recording
     from lfm_perception.media.run import Limits, limited
     from lfm_perception.media.sources import DEMO, open_source
     from lfm_perception.perception import Perception
     from lfm_perception.tracking.tracker import KalmanTracker
-    from lfm_perception.vlm import open_vlm
-    from lfm_perception.vlm.recorded import recording
 
     # every question about every frame: who replays may ask them in another rhythm
     chosen = _chosen_settings(settings, set_ or [], None, seed).with_values(
@@ -273,7 +273,7 @@ def record(
                     if stop.number:
                         break
                     if index % every == 0:
-                        perception.look(frame)
+                        perception.infer(frame)
                         for words in question or []:
                             perception.answer(frame, words)
                     progress.advance(task)
@@ -480,8 +480,8 @@ def eval_demo(
     words, the other dialect, captions. `right` is the share of answers without a false box; for captions,
     of those that are wholly true. Boxes count as found at an overlap (IoU) of 0.5.
     """
+    from lfm_perception.backends.llama import LlamaVlm
     from lfm_perception.evaluation.demo import TRIALS, as_json, judge, run_trial
-    from lfm_perception.vlm.llama import LlamaVlm
 
     names = [each.name for each in TRIALS]
     for name in trial or []:
@@ -614,6 +614,7 @@ def eval_detection(
     `detection.html` (IoU, precision, recall, F1 and average precision by label, false and missed boxes with
     pictures, harder pictures, languages) and `detection.json`. docs/evaluation.md says what the figures mean.
     """
+    from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.detection_page import fit_in_words, report, table, write_detection_page
     from lfm_perception.evaluation.detection_trial import Trial, plainly, stressed, translated
     from lfm_perception.evaluation.labels import open_labelled
@@ -622,7 +623,6 @@ def eval_detection(
     from lfm_perception.evaluation.wordings import languages as chosen_languages
     from lfm_perception.media.charts import need_charts
     from lfm_perception.media.sinks import staged, writing
-    from lfm_perception.vlm import open_vlm
 
     if words is not None and languages is None:
         raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
@@ -802,7 +802,7 @@ def _about_model(settings: Settings) -> dict[str, Any]:
     if settings.engine.backend == "recorded":
         return {"recorded": _about_file(Path(settings.recorded.path).expanduser())}
 
-    from lfm_perception.vlm import model_files
+    from lfm_perception.backends import model_files
 
     model, mmproj = map(_about_file, model_files(settings))
     return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
+from lfm_perception.backends import model_files
+from lfm_perception.engine.probe import probe
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import model_files
-from lfm_perception.vlm.probe import probe
 
 PACKAGE = "lfm_perception"
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -170,7 +170,7 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
 
 def check_model(settings: Settings) -> Finding:
     """The files of the settings' model, and their checksums where these are known."""
-    from lfm_perception.vlm import gguf  # here, because it loads llama.cpp
+    from lfm_perception.engine import gguf
 
     files = model_files(settings)
     try:
@@ -204,7 +204,7 @@ def _ask(settings: Settings) -> Finding:
         started = time.perf_counter()
         with open_perception(settings) as perception:
             opened = time.perf_counter()
-            perception.look(frame)
+            perception.infer(frame)
             answered = time.perf_counter()
     except PerceptionError as error:
         return problem("answer", str(error), REMEDIES[settings.engine.backend])

@@ -24,11 +24,11 @@ import numpy as np
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.perception import Perception
-from lfm_perception.planning.throttle import Step, stepped_back
+from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import association
-from lfm_perception.tracking.camera import SMALL_WIDTH
+from lfm_perception.tracking.ego_motion import SMALL_WIDTH
 from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import CancelledError, Vlm
 
@@ -177,17 +177,17 @@ class Listener(Protocol):
 class LiveStatus:
     """What happened since the start, as diagnostics need it.
 
-    `step`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
+    `level`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
     `dropped` for a newer one, `gated` while switched off, paused or because the gate was closed, `refused` by
     reason (stamps), `failed` by the kind of error (decoding, the model). `rejects` counts objects in answers
-    that were dropped, by reason; `too_slow` are looks that could not keep to `budget.latency`. `input_hz`:
+    that were dropped, by reason; `over_latency_budget` inferences could not keep to `budget.latency`. `input_hz`:
     of frames that were not refused, over the last two seconds. `camera_silence_s`: since the last of them;
     `answer_age_s`: since the last answer; both since the start where there was none. `latency_p50_s`,
     `latency_p95_s`: from offer to answer.
     """
 
     enabled: bool
-    step: Step
+    level: DegradationLevel
     received: int
     looked: int
     dropped: int
@@ -197,7 +197,7 @@ class LiveStatus:
     failed: Mapping[str, int]
     rejects: Mapping[str, int]
     truncated: int
-    too_slow: int
+    over_latency_budget: int
     tokens: int
     input_hz: float
     camera_silence_s: float
@@ -226,7 +226,7 @@ class LivePerception(Generic[T]):
         listener: Listener,
     ) -> None:
         self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
-        self._step = Step.NONE
+        self._level = DegradationLevel.NONE
         association.prepare()  # before the camera is looked at
         self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
         self._mailbox = FrameMailbox[Offered[T]]()
@@ -265,14 +265,14 @@ class LivePerception(Generic[T]):
             if problem is None:
                 self._newest_ns, self._suspect_ns = stamp_ns, None
                 self._receipts.append(now)
-                enabled = self._enabled and self._step is not Step.PAUSE
+                enabled = self._enabled and self._level is not DegradationLevel.PAUSED
                 self._gated += not enabled
         if problem is not None:
             self._refuse(*problem)
             return None
         # of a time that is over, until the next look forgets it
         tracks = () if self._reset_wanted else self._perception.tracks(stamp_ns)
-        if self._motion is not None and self._settings.tracker.camera_motion != "off":
+        if self._motion is not None and self._settings.tracker.camera_motion_compensation != "off":
             self._motion.put(item)
         if enabled:
             self._mailbox.put(Offered(item, stamp_ns, now))
@@ -298,7 +298,7 @@ class LivePerception(Generic[T]):
         self._reset_wanted = True
         return None
 
-    def refuse(self, kind: str, problem: str) -> None:
+    def reject(self, kind: str, problem: str) -> None:
         """Count a frame that was not worth offering, and tell why."""
         with self._lock:
             self._received += 1
@@ -335,18 +335,18 @@ class LivePerception(Generic[T]):
             self._newest_ns = self._suspect_ns = None
         self._mailbox.clear()
 
-    def change(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings, from the next frame on."""
         with self._lock:
             self._settings = settings
-            self._changes = stepped_back(settings, self._step)
+            self._changes = degraded(settings, self._level)
 
-    def step_back(self, step: Step) -> None:
+    def set_degradation(self, level: DegradationLevel) -> None:
         """Do less, or more again, because of the board's heat. While paused, frames are counted as gated."""
         with self._lock:
-            self._step = step
-            self._changes = stepped_back(self._settings, step)
-        if step is Step.PAUSE:
+            self._level = level
+            self._changes = degraded(self._settings, level)
+        if level is DegradationLevel.PAUSED:
             self._mailbox.clear()
 
     # --- state ---------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ class LivePerception(Generic[T]):
             p50, p95 = np.percentile(latencies, (50, 95)).tolist()
             return LiveStatus(
                 enabled=self._enabled,
-                step=self._step,
+                level=self._level,
                 received=self._received,
                 looked=self._looked,
                 dropped=self._mailbox.dropped,
@@ -378,7 +378,7 @@ class LivePerception(Generic[T]):
                 failed=MappingProxyType(dict(self._failed)),
                 rejects=MappingProxyType(dict(self._rejects)),
                 truncated=self._truncated,
-                too_slow=self._too_slow,
+                over_latency_budget=self._too_slow,
                 tokens=self._tokens,
                 input_hz=_rate(self._receipts, now),
                 camera_silence_s=now - (self._receipts[-1] if self._receipts else self._started_s),
@@ -428,7 +428,7 @@ class LivePerception(Generic[T]):
             self._fail(type(error).__name__, f"a frame failed unexpectedly: {error!r}")
 
     def _watch(self, item: T) -> None:
-        self._perception.watch(self._decode(item, SMALL_WIDTH))
+        self._perception.update_ego_motion(self._decode(item, SMALL_WIDTH))
 
     def _miss(self, error: Exception) -> None:
         self._tell(type(error).__name__, f"camera motion: a frame failed unexpectedly: {error!r}")
@@ -445,15 +445,15 @@ class LivePerception(Generic[T]):
                 self._resets += 1
                 self._scene = None
         if changes is not None:
-            self._perception.change(changes)
+            self._perception.reconfigure(changes)
         if caption:
-            self._perception.caption_next()
+            self._perception.request_caption()
         frame = self._decode(offered.item, None)
-        if not self._questions and not self._perception.wants(frame):
+        if not self._questions and not self._perception.should_infer(frame):
             with self._lock:
                 self._gated += 1
             return
-        scene = self._perception.look(frame)
+        scene = self._perception.infer(frame)
         answered = time.monotonic()
         with self._lock:
             if self._reset_wanted:  # the clock jumped meanwhile: what was seen belongs to the past
@@ -461,7 +461,7 @@ class LivePerception(Generic[T]):
             self._scene = scene
             self._looked += 1
             self._truncated += scene.truncated
-            self._too_slow += scene.too_slow
+            self._too_slow += scene.over_latency_budget
             self._rejects.update(scene.rejects)
             usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
             self._tokens += sum(usage.image_tokens + usage.answer_tokens for usage in usages)

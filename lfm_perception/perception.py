@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lfm_perception.calibration import accepted
+from lfm_perception.backends import open_vlm
+from lfm_perception.calibration import calibrated
 from lfm_perception.geometry import iou_matrix, stack
-from lfm_perception.planning.gate import Gate
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.planning.motion_gate import Gate
 from lfm_perception.planning.planner import Planner
+from lfm_perception.questions import Draft, FramePlan, Prompt, ask, detect
 from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import Tracker
-from lfm_perception.tracking.camera import CameraMotion
+from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm import FramePlan, Vlm, open_vlm
-from lfm_perception.vlm.prompts import Draft, Prompt, ask, detect
+from lfm_perception.vlm import Vlm
 
 LOW_SCORE = "low score"
 """The reject of a detection below `detect.min_score`."""
@@ -38,26 +39,26 @@ class Perception:
         self._vlm = vlm
         self._tracker = tracker
         self._tracker_lock = threading.Lock()
-        self._camera = CameraMotion()
-        self._planner, self._gate = Planner(settings), Gate(settings.gate)
+        self._camera = EgoMotionEstimator()
+        self._planner, self._gate = Planner(settings), Gate(settings.inference)
         self._adopt(settings)
         self.reset()
 
-    def change(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings from the next frame on; what is known stays.
 
         Those with which the model was loaded keep their values in the model.
         """
         self._adopt(settings)
         with self._tracker_lock:
-            self._tracker.change(settings.tracker)
+            self._tracker.reconfigure(settings.tracker)
 
     def _adopt(self, settings: Settings) -> None:
         self._settings = settings
         self._detect = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
         self._caption = ask(Prompt(settings.caption.prompt))
-        self._planner.change(settings)
-        self._gate.change(settings.gate)
+        self._planner.reconfigure(settings)
+        self._gate.reconfigure(settings.inference)
 
     def reset(self) -> None:
         """Forget tracks and caption."""
@@ -72,11 +73,11 @@ class Perception:
         self.plan: FramePlan | None = None
         """What was planned for the frame looked at last."""
 
-    def wants(self, frame: Frame) -> bool:
-        """Whether a frame is worth looking at (`planning.gate`). `look` looks at any frame."""
+    def should_infer(self, frame: Frame) -> bool:
+        """Whether a frame is worth looking at (`planning.motion_gate`). `look` looks at any frame."""
         return self._caption_wanted or self._gate.opens(frame, time.monotonic())
 
-    def look(self, frame: Frame) -> Scene:
+    def infer(self, frame: Frame) -> Scene:
         """Have the model look at a frame; it describes the scene in words too when that is due.
 
         Raises PerceptionError when the frame cannot be shown to the model or the model fails.
@@ -112,10 +113,10 @@ class Perception:
             caption_stamp_ns=self._caption_ns,
             caption_usage=caption_usage,
             text=answer.text,
-            too_slow=not plan.fits,
+            over_latency_budget=not plan.fits,
         )
 
-    def caption_next(self) -> None:
+    def request_caption(self) -> None:
         """Have the next frame described in words, whether or not that is due."""
         self._caption_wanted = True
 
@@ -131,19 +132,19 @@ class Perception:
             plan = self._planner.first(frame.width, frame.height, wanted, 0.0)
         return self._vlm.describe(frame, ask(Prompt(question)), plan).text.strip()
 
-    def watch(self, frame: Frame) -> None:
+    def update_ego_motion(self, frame: Frame) -> None:
         """See from a camera frame how the camera moves, whether or not the model looks at the frame.
 
         Every frame in order, or none; it takes a few milliseconds.
         """
-        if self._settings.tracker.camera_motion == "off":
+        if self._settings.tracker.camera_motion_compensation == "off":
             return
         stamp_s = frame.stamp_ns / 1e9
         with self._tracker_lock:
-            moving = self._tracker.moving(stamp_s)
+            moving = self._tracker.moving_boxes(stamp_s)
         view = self._camera.measure(frame.image, moving)
         with self._tracker_lock:
-            self._tracker.camera_moved(view, stamp_s)
+            self._tracker.add_ego_motion(view, stamp_s)
 
     def tracks(self, stamp_ns: int) -> tuple[Track, ...]:
         """Where the known objects are at a stamp at or after the last frame looked at."""
@@ -165,7 +166,7 @@ class Perception:
 
     def _accepted(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
         """The detections that score high enough, and all rejects by reason."""
-        found = accepted(answer.detections, self._settings.detect)
+        found = calibrated(answer.detections, self._settings.detect)
         rejects = Counter(answer.rejects)
         if len(found) < len(answer.detections):
             rejects[LOW_SCORE] = len(answer.detections) - len(found)

@@ -120,15 +120,15 @@ class Velocity(NamedTuple):
         return self.x * width, self.y * height
 
 
-STANDING = Velocity(0.0, 0.0)
+ZERO_VELOCITY = Velocity(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
     """An object followed over time, with its box at the stamp it was asked for.
 
-    `age_s` counts from the first detection; `unseen_s` from the last one. `velocity_std` is the standard
-    deviation of the velocity along each axis; the two do not depend on each other.
+    `age_s` counts from the first detection; `time_since_update_s` from the last one. `velocity_std` is the
+    standard deviation of the velocity along each axis; the two do not depend on each other.
     """
 
     track_id: int
@@ -137,8 +137,8 @@ class Track:
     score: float
     velocity: Velocity
     age_s: float
-    unseen_s: float
-    velocity_std: Velocity = STANDING
+    time_since_update_s: float
+    velocity_std: Velocity = ZERO_VELOCITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,8 @@ class Scene:
 
     `text` is the detection answer as it came. `caption` is the latest one and `caption_stamp_ns` the stamp
     of the frame it describes, both None before the first. `truncated`, `rejects` and `usage` are the
-    detection's; `caption_usage` is None where no caption was asked for on this frame. `too_slow`: not even
-    the smallest picture and one object were expected to fit into `budget.latency`.
+    detection's; `caption_usage` is None where no caption was asked for on this frame. `over_latency_budget`: not
+    even the smallest picture and one object were expected to fit into `budget.latency`.
     """
 
     stamp_ns: int
@@ -164,4 +164,4 @@ class Scene:
     caption_stamp_ns: int | None = None
     caption_usage: Usage | None = None
     text: str = ""
-    too_slow: bool = False
+    over_latency_budget: bool = False

@@ -22,13 +22,11 @@ from typing import Any, TypeVar
 import yaml
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.vlm.prompts import CAPTION, DIALECTS, Dialect
+from lfm_perception.image_plan import TILE_TOKENS
+from lfm_perception.questions import CAPTION, DIALECTS, SPECIAL_TOKEN, Dialect
 
 Value = bool | int | float | str | tuple[str, ...]
 T = TypeVar("T", bool, int, float, str, tuple[str, ...])
-
-TILE_TOKENS = 256
-"""Image tokens of one 512 x 512 tile, whatever `image.max_tokens` says."""
 
 ONE_OBJECT_TOKENS = 32
 """Answer tokens that hold one object in either built-in dialect (three objects take 72 to 89)."""
@@ -38,8 +36,8 @@ ANY_NODE = "/**"
 ROS_PARAMETERS = "ros__parameters"
 """How a ROS parameter file begins that is for a node in any namespace."""
 
-BY_LABEL = ("min_iou", "min_hits", "shown_misses", "forget_after", "agility")
-"""Settings of the tracker that `tracker.by_label` may change."""
+PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_age", "process_noise")
+"""Settings of the tracker that `tracker.per_label` may change."""
 
 LOADED = "the model is loaded with it"
 STARTED = "the node has started with it"
@@ -216,19 +214,19 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class GateSettings:
+class InferenceSettings:
     """Which frames the model looks at; tracks fill the gaps."""
 
-    difference: float = _knob(
+    motion_threshold: float = _knob(
         0.0,
         "change of the picture below which a frame is not looked at, of 1 for black to white; 0: all are",
         low=0.0,
         high=1.0,
     )
-    longest: float = _knob(
+    max_interval: float = _knob(
         1.0, "an unchanged scene is looked at again after this", unit="s", low=0.0, high=3600.0
     )
-    duty: float = _knob(1.0, "most of the time that the model may work", low=0.01, high=1.0)
+    duty_cycle: float = _knob(1.0, "most of the time that the model may work", low=0.01, high=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,33 +280,33 @@ class TrackerSettings:
     min_iou: float = _knob(
         0.15, "least overlap of a detection with a track's predicted box", low=0.0, high=1.0
     )
-    other_label: float = _knob(
+    label_mismatch_weight: float = _knob(
         0.5, "what an overlap counts when the labels differ; 1: as much as with the same", low=0.0, high=1.0
     )
     min_hits: int = _knob(2, "detections before a track is shown", low=1, high=100)
-    shown_misses: int = _knob(
+    max_consecutive_misses: int = _knob(
         1, "answers in a row that may miss a track before it is hidden", low=0, high=1000
     )
-    forget_after: float = _knob(
+    max_age: float = _knob(
         1.2, "a track that answers have missed for longer ends", unit="s", low=0.0, high=60.0
     )
-    bridge_gap: float = _knob(
+    max_gap: float = _knob(
         5.0, "time without any answer that tracks outlive, hidden", unit="s", low=0.0, high=60.0
     )
-    box_noise: float = _knob(
+    measurement_noise: float = _knob(
         0.1,
         "how far off a measured centre or size is where the model gives no spread, in box widths",
         low=0.001,
         high=1.0,
     )
-    spread_scale: float = _knob(
+    measurement_noise_scale: float = _knob(
         2.5, "how far off a measured side is, in spreads that the model gives", low=0.1, high=10.0
     )
-    noise_floor: float = _knob(0.004, "how far off at least, in image widths", low=0.0001, high=0.1)
-    agility: float = _knob(
+    min_measurement_noise: float = _knob(0.004, "how far off at least, in image widths", low=0.0001, high=0.1)
+    process_noise: float = _knob(
         0.1, "by how much a speed changes in a second", unit="image widths/s", low=0.001, high=10.0
     )
-    start_speed: float = _knob(
+    initial_velocity_std: float = _knob(
         0.3, "speed that something new may have", unit="image widths/s", low=0.001, high=10.0
     )
     score_gain: float = _knob(
@@ -320,36 +318,38 @@ class TrackerSettings:
     score_bias: float = _knob(
         -0.1, "calibration of a track's score: added to its log odds then", low=-20.0, high=20.0
     )
-    camera_motion: str = _knob(
+    camera_motion_compensation: str = _knob(
         "auto",
         "tracks move with the image when the camera turns or drives; auto: from some motion on",
         choices=("auto", "on", "off"),
     )
-    by_label: tuple[str, ...] = _knob((), "other values for one label: `forklift: min_hits=3, agility=0.05`")
+    per_label: tuple[str, ...] = _knob(
+        (), "other values for one label: `forklift: min_hits=3, process_noise=0.05`"
+    )
 
     @property
     def rules(self) -> Mapping[str, TrackerSettings]:
         """The settings of each label that has its own; PerceptionError when an entry is not understood."""
-        return dict(self._rule(entry) for entry in self.by_label)
+        return dict(self._rule(entry) for entry in self.per_label)
 
     def _rule(self, entry: str) -> tuple[str, TrackerSettings]:
         label, colon, changes = entry.rpartition(":")
-        knobs = {knob.key: knob for knob in describe() if knob.group == "tracker" and knob.key in BY_LABEL}
+        knobs = {knob.key: knob for knob in describe() if knob.group == "tracker" and knob.key in PER_LABEL}
         values: dict[str, Any] = {}
         for change in changes.split(","):
             key, equals, text = (part.strip() for part in change.partition("="))
             if not (label.strip() and colon and equals):
                 raise PerceptionError(
-                    "tracker.by_label takes `label: name=value, name=value`, got " + _shown(entry)
+                    "tracker.per_label takes `label: name=value, name=value`, got " + _shown(entry)
                 )
             if key not in knobs:
                 raise PerceptionError(
-                    f"tracker.by_label cannot change {_shown(key)} for one label{_suggestion(key, knobs)}"
+                    f"tracker.per_label cannot change {_shown(key)} for one label{_suggestion(key, knobs)}"
                 )
             try:
                 values[key] = knobs[key].check(yaml.safe_load(text))
             except yaml.YAMLError as error:
-                raise PerceptionError(f"tracker.by_label: {_shown(text)} is no value for {key}") from error
+                raise PerceptionError(f"tracker.per_label: {_shown(text)} is no value for {key}") from error
         return label.strip(), replace(self, **values)
 
 
@@ -359,21 +359,25 @@ class ThermalSettings:
 
     sysfs: str = _knob("/sys", "where the board's sensors are; another folder for a rehearsal")
     period: float = _knob(1.0, "time between two looks at the board", unit="s", low=0.05, high=60.0)
-    ignored: tuple[str, ...] = _knob(
+    ignored_sensors: tuple[str, ...] = _knob(
         ("PMIC-Die",), "sensors that do not count; that one says 100 °C at all times on some Jetsons"
     )
-    fewer_tokens_at: float = _knob(
+    reduce_tokens_at: float = _knob(
         85.0, "from here on pictures and answers get fewer tokens", unit="°C", low=0.0, high=200.0
     )
-    lower_duty_at: float = _knob(92.0, "from here on the model rests too", unit="°C", low=0.0, high=200.0)
+    reduce_duty_cycle_at: float = _knob(
+        92.0, "from here on the model rests too", unit="°C", low=0.0, high=200.0
+    )
     pause_at: float = _knob(97.0, "from here on no frame is looked at", unit="°C", low=0.0, high=200.0)
-    recover: float = _knob(
+    hysteresis: float = _knob(
         5.0, "how much cooler it must be for a step to be taken back", unit="°C", low=0.0, high=100.0
     )
-    hold: float = _knob(10.0, "least time before a step is taken back", unit="s", low=0.0, high=3600.0)
-    tokens: float = _knob(0.5, "share of the tokens that is left from fewer_tokens_at on", low=0.05, high=1.0)
-    duty: float = _knob(
-        0.3, "most of the time that the model may work from lower_duty_at on", low=0.01, high=1.0
+    min_hold: float = _knob(10.0, "least time before a step is taken back", unit="s", low=0.0, high=3600.0)
+    token_scale: float = _knob(
+        0.5, "share of the tokens that is left from reduce_tokens_at on", low=0.05, high=1.0
+    )
+    duty_cycle: float = _knob(
+        0.3, "most of the time that the model may work from reduce_duty_cycle_at on", low=0.01, high=1.0
     )
 
 
@@ -394,7 +398,7 @@ class NodeSettings:
     )
     diagnostics_period: float = _knob(1.0, "time between diagnostics", unit="s", low=0.1, high=60.0)
     input_hz_warn: float = _knob(5.0, "a slower camera is a warning", unit="Hz", low=0.0, high=1000.0)
-    answer_age_warn: float = _knob(
+    inference_age_warn: float = _knob(
         2.0, "no newer answer than this is a warning", unit="s", low=0.0, high=600.0
     )
     future_tolerance: float = _knob(
@@ -418,7 +422,7 @@ class Settings:
     image: ImageSettings = ImageSettings()
     sampling: SamplingSettings = SamplingSettings()
     budget: BudgetSettings = BudgetSettings()
-    gate: GateSettings = GateSettings()
+    inference: InferenceSettings = InferenceSettings()
     detect: DetectSettings = DetectSettings()
     caption: CaptionSettings = CaptionSettings()
     tracker: TrackerSettings = TrackerSettings()
@@ -536,10 +540,10 @@ class Settings:
 
     def _check_temperatures(self) -> None:
         thermal = self.thermal
-        if not thermal.fewer_tokens_at <= thermal.lower_duty_at <= thermal.pause_at:
+        if not thermal.reduce_tokens_at <= thermal.reduce_duty_cycle_at <= thermal.pause_at:
             raise PerceptionError(
-                f"thermal.fewer_tokens_at {thermal.fewer_tokens_at:g}, thermal.lower_duty_at "
-                f"{thermal.lower_duty_at:g} and thermal.pause_at {thermal.pause_at:g} must rise in this order"
+                f"thermal.reduce_tokens_at {thermal.reduce_tokens_at:g}, thermal.reduce_duty_cycle_at "
+                f"{thermal.reduce_duty_cycle_at:g} and thermal.pause_at {thermal.pause_at:g} must rise"
             )
 
     def _context_needed(self) -> int:
@@ -778,7 +782,7 @@ def _check_prompt_text(where: str, text: str) -> None:
     """Refuses text that is blank or would be read as a special token or as an image's place."""
     if not text.strip():
         raise PerceptionError(f"{where} must not be blank, got {_shown(text)}")
-    if marker := re.search(r"<\|[^<>]*\|>|<__media__>|<image>", text):
+    if marker := SPECIAL_TOKEN.search(text):
         raise PerceptionError(
             f"{where} must not hold the special token {marker.group()!r}, got {_shown(text)}"
         )

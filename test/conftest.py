@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from lfm_perception.backends import model_files
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.engine.native import llama_cpp
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import model_files
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.native import llama_cpp
-from lfm_perception.vlm.vocabulary import Vocabulary
 
 # Property tests judge values, not the speed of a busy machine.
 settings.register_profile("everyday", deadline=None)

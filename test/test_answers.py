@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lfm_perception.answers import LABEL_LIMIT, OVERSHOOT, REJECTS, Parsed, TokenLogProb, parse, score
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.answers import LABEL_LIMIT, OVERSHOOT, REJECTS, Parsed, TokenLogProb, parse, score
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, Dialect
+from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
 _FUZZ_FILE = Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py"
 _spec = importlib.util.spec_from_file_location("parser_fuzz", _FUZZ_FILE)

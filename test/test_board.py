@@ -13,14 +13,14 @@ from fake_board import FakeBoard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.board import BoardState, BoardWatch, Clock, read_sysfs, reason
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
-from lfm_perception.planning.throttle import Step, next_step, stepped_back
+from lfm_perception.planning.thermal import DegradationLevel, degraded, next_level
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, ThermalSettings
-from lfm_perception.vlm.llama import LlamaVlm
 
 PATIENCE_S = 60.0
 
@@ -97,69 +97,97 @@ THERMAL = ThermalSettings()
 
 
 @pytest.mark.parametrize(
-    ("celsius", "step"),
+    ("celsius", "level"),
     [
-        *((None, Step.NONE), (20.0, Step.NONE), (84.9, Step.NONE), (85.0, Step.FEWER_TOKENS)),
-        *((92.0, Step.LOWER_DUTY), (96.9, Step.LOWER_DUTY), (97.0, Step.PAUSE), (150.0, Step.PAUSE)),
+        *(
+            (None, DegradationLevel.NONE),
+            (20.0, DegradationLevel.NONE),
+            (84.9, DegradationLevel.NONE),
+            (85.0, DegradationLevel.REDUCED_TOKENS),
+        ),
+        *(
+            (92.0, DegradationLevel.REDUCED_DUTY_CYCLE),
+            (96.9, DegradationLevel.REDUCED_DUTY_CYCLE),
+            (97.0, DegradationLevel.PAUSED),
+            (150.0, DegradationLevel.PAUSED),
+        ),
     ],
 )
-def test_heat_asks_for_a_step_at_once(celsius: float | None, step: Step) -> None:
-    assert next_step(Step.NONE, celsius, False, 0.0, THERMAL) is step
+def test_heat_asks_for_a_step_at_once(celsius: float | None, level: DegradationLevel) -> None:
+    assert next_level(DegradationLevel.NONE, celsius, False, 0.0, THERMAL) is level
 
 
 def test_a_step_is_taken_back_when_it_is_cool_enough_and_was_held() -> None:
-    assert next_step(Step.PAUSE, 93.0, False, 60.0, THERMAL) is Step.PAUSE, "not yet 5 °C cooler"
-    assert next_step(Step.PAUSE, 91.9, False, 9.9, THERMAL) is Step.PAUSE, "not yet held for 10 s"
-    assert next_step(Step.PAUSE, 91.9, False, 10.0, THERMAL) is Step.LOWER_DUTY
-    assert next_step(Step.PAUSE, 20.0, False, 60.0, THERMAL) is Step.LOWER_DUTY, "one at a time"
-    assert next_step(Step.FEWER_TOKENS, 79.9, False, 10.0, THERMAL) is Step.NONE
-    assert next_step(Step.PAUSE, None, False, 60.0, THERMAL) is Step.LOWER_DUTY, "a sensor that fell silent"
+    assert next_level(DegradationLevel.PAUSED, 93.0, False, 60.0, THERMAL) is DegradationLevel.PAUSED, (
+        "not yet 5 °C cooler"
+    )
+    assert next_level(DegradationLevel.PAUSED, 91.9, False, 9.9, THERMAL) is DegradationLevel.PAUSED, (
+        "not yet held for 10 s"
+    )
+    assert (
+        next_level(DegradationLevel.PAUSED, 91.9, False, 10.0, THERMAL) is DegradationLevel.REDUCED_DUTY_CYCLE
+    )
+    assert (
+        next_level(DegradationLevel.PAUSED, 20.0, False, 60.0, THERMAL) is DegradationLevel.REDUCED_DUTY_CYCLE
+    ), "one at a time"
+    assert next_level(DegradationLevel.REDUCED_TOKENS, 79.9, False, 10.0, THERMAL) is DegradationLevel.NONE
+    assert (
+        next_level(DegradationLevel.PAUSED, None, False, 60.0, THERMAL) is DegradationLevel.REDUCED_DUTY_CYCLE
+    ), "a sensor that fell silent"
 
 
 def test_a_board_that_holds_back_its_clocks_gets_less_to_do() -> None:
-    assert next_step(Step.NONE, 60.0, True, 0.0, THERMAL) is Step.FEWER_TOKENS
-    assert next_step(Step.FEWER_TOKENS, 60.0, True, 60.0, THERMAL) is Step.FEWER_TOKENS
-    assert next_step(Step.FEWER_TOKENS, 60.0, False, 60.0, THERMAL) is Step.NONE
-    assert next_step(Step.NONE, None, True, 0.0, THERMAL) is Step.FEWER_TOKENS
+    assert next_level(DegradationLevel.NONE, 60.0, True, 0.0, THERMAL) is DegradationLevel.REDUCED_TOKENS
+    assert (
+        next_level(DegradationLevel.REDUCED_TOKENS, 60.0, True, 60.0, THERMAL)
+        is DegradationLevel.REDUCED_TOKENS
+    )
+    assert next_level(DegradationLevel.REDUCED_TOKENS, 60.0, False, 60.0, THERMAL) is DegradationLevel.NONE
+    assert next_level(DegradationLevel.NONE, None, True, 0.0, THERMAL) is DegradationLevel.REDUCED_TOKENS
 
 
 @given(
-    st.sampled_from(Step),
+    st.sampled_from(DegradationLevel),
     st.floats(0.0, 150.0) | st.none(),
     st.booleans(),
     st.floats(0.0, 100.0),
     st.floats(0.0, THERMAL.recover - 0.01),
 )
 def test_steps_do_not_go_back_and_forth(
-    step: Step, celsius: float | None, throttled: bool, held_s: float, cooler: float
+    level: DegradationLevel, celsius: float | None, throttled: bool, held_s: float, cooler: float
 ) -> None:
-    after = next_step(step, celsius, throttled, held_s, THERMAL)
-    assert after >= step - 1
-    if after < step:
-        assert next_step(after, celsius, throttled, 0.0, THERMAL) is after
-    if after > step:
+    after = next_level(level, celsius, throttled, held_s, THERMAL)
+    assert after >= level - 1
+    if after < level:
+        assert next_level(after, celsius, throttled, 0.0, THERMAL) is after
+    if after > level:
         a_little_less = None if celsius is None else celsius - cooler
-        assert next_step(after, a_little_less, throttled, 1e9, THERMAL) is after
+        assert next_level(after, a_little_less, throttled, 1e9, THERMAL) is after
 
 
 def test_thresholds_must_rise() -> None:
-    with pytest.raises(PerceptionError, match=r"fewer_tokens_at 95, .* must rise in this order"):
-        Settings().with_values({"thermal.fewer_tokens_at": 95.0})
+    with pytest.raises(PerceptionError, match=r"reduce_tokens_at 95, .* must rise in this order"):
+        Settings().with_values({"thermal.reduce_tokens_at": 95.0})
 
 
 def test_each_step_leaves_less_and_never_contradicts() -> None:
     whole = Settings()
-    steps = [stepped_back(whole, step) for step in Step]
-    assert steps[Step.NONE] == whole
+    steps = [degraded(whole, level) for level in DegradationLevel]
+    assert steps[DegradationLevel.NONE] == whole
     assert [s.detect.max_tokens for s in steps] == [512, 256, 256, 256]
     assert [s.image.max_tokens for s in steps] == [256, 128, 128, 128]
-    assert [s.gate.duty for s in steps] == [1.0, 1.0, 0.3, 0.3]
+    assert [s.inference.duty_cycle for s in steps] == [1.0, 1.0, 0.3, 0.3]
     small = whole.with_values(
-        {"image.max_tokens": 40, "detect.max_tokens": 40, "caption.max_tokens": 8, "gate.duty": 0.1}
+        {
+            "image.max_tokens": 40,
+            "detect.max_tokens": 40,
+            "caption.max_tokens": 8,
+            "inference.duty_cycle": 0.1,
+        }
     )
-    least = stepped_back(small, Step.PAUSE)
+    least = degraded(small, DegradationLevel.PAUSED)
     assert (least.image.max_tokens, least.detect.max_tokens, least.caption.max_tokens) == (32, 32, 8)
-    assert least.gate.duty == 0.1
+    assert least.inference.duty_cycle == 0.1
 
 
 # --- the watch, and looking beside a camera ----------------------------------------------------------
@@ -170,12 +198,12 @@ class Notes:
 
     def __init__(self) -> None:
         self._told = threading.Condition()
-        self.steps: list[tuple[Step, str]] = []
+        self.steps: list[tuple[DegradationLevel, str]] = []
         self.scenes: list[Scene] = []
 
-    def on_step(self, step: Step, sentence: str) -> None:
+    def on_level(self, level: DegradationLevel, sentence: str) -> None:
         with self._told:
-            self.steps.append((step, sentence))
+            self.steps.append((level, sentence))
             self._told.notify_all()
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
@@ -201,16 +229,23 @@ def rehearsal(board: FakeBoard, **thermal: object) -> Settings:
 
 def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard) -> None:
     notes = Notes()
-    with closing(BoardWatch(rehearsal(board).thermal, notes.on_step)) as watch:
+    with closing(BoardWatch(rehearsal(board).thermal, notes.on_level)) as watch:
         for celsius in (86.0, 93.0, 98.0):
             board.heat(celsius)
             notes.wait(lambda: bool(notes.steps) and f"at {celsius:.1f} °C" in notes.steps[-1][1])  # noqa: B023
         board.heat(50.0)
         notes.wait(lambda: len(notes.steps) == 6)
-        assert watch.step is Step.NONE
+        assert watch.level is DegradationLevel.NONE
         assert watch.state.hottest == ("cpu-thermal", 50.0), "the PMIC's 100 °C do not count"
-    assert [step for step, _ in notes.steps] == [
-        *(Step.FEWER_TOKENS, Step.LOWER_DUTY, Step.PAUSE, Step.LOWER_DUTY, Step.FEWER_TOKENS, Step.NONE)
+    assert [level for level, _ in notes.steps] == [
+        *(
+            DegradationLevel.REDUCED_TOKENS,
+            DegradationLevel.REDUCED_DUTY_CYCLE,
+            DegradationLevel.PAUSED,
+            DegradationLevel.REDUCED_DUTY_CYCLE,
+            DegradationLevel.REDUCED_TOKENS,
+            DegradationLevel.NONE,
+        )
     ]
     assert notes.steps[0][1] == "fewer tokens: cpu-thermal is at 86.0 °C"
     assert notes.steps[2][1] == "paused: cpu-thermal is at 98.0 °C"
@@ -218,13 +253,15 @@ def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard)
 
 def test_throttling_is_told_and_thresholds_change_while_it_watches(board: FakeBoard) -> None:
     notes = Notes()
-    with closing(BoardWatch(rehearsal(board).thermal, notes.on_step)) as watch:
+    with closing(BoardWatch(rehearsal(board).thermal, notes.on_level)) as watch:
         board.throttle(True)
         notes.wait(lambda: len(notes.steps) == 1)
         assert notes.steps[0][1].endswith("clocks are held back by cpu-throttle-alert")
-        watch.change(rehearsal(board, fewer_tokens_at=20.0, lower_duty_at=30.0, pause_at=40.0).thermal)
+        watch.reconfigure(
+            rehearsal(board, reduce_tokens_at=20.0, reduce_duty_cycle_at=30.0, pause_at=40.0).thermal
+        )
         notes.wait(lambda: len(notes.steps) == 2)
-        assert notes.steps[1][0] is Step.PAUSE
+        assert notes.steps[1][0] is DegradationLevel.PAUSED
 
 
 def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> None:
@@ -243,15 +280,15 @@ def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> N
     live.start()
     try:
         assert look().usage.image_tokens == 234
-        live.step_back(Step.FEWER_TOKENS)
+        live.set_degradation(DegradationLevel.REDUCED_TOKENS)
         assert look().usage.image_tokens <= 128
-        live.step_back(Step.PAUSE)
+        live.set_degradation(DegradationLevel.PAUSED)
         frame = next(film).frame
         assert live.offer(frame, frame.stamp_ns) is not None, "tracks are told while it is paused"
         status = live.status()
-        assert (status.step, status.gated, status.waiting) == (Step.PAUSE, 1, 0)
-        live.change(settings.with_values({"detect.max_tokens": 400}))
-        live.step_back(Step.NONE)
+        assert (status.level, status.gated, status.waiting) == (DegradationLevel.PAUSED, 1, 0)
+        live.reconfigure(settings.with_values({"detect.max_tokens": 400}))
+        live.set_degradation(DegradationLevel.NONE)
         assert look().usage.image_tokens == 234
     finally:
         live.stop()

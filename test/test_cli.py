@@ -154,7 +154,7 @@ def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path)
     out, board = tmp_path / "bench", FakeBoard(tmp_path / "board")
     board.heat(71.5)
     board.throttle(True)
-    sensors = ("--set", f"thermal.sysfs={board.root}", "--set", "thermal.ignored=[PMIC-Die]")
+    sensors = ("--set", f"thermal.sysfs={board.root}", "--set", "thermal.ignored_sensors=[PMIC-Die]")
     result = command("bench", "--out", str(out), "--seconds", "1", "--size", "256x256", *sensors)
     assert result.code == 0, result.err
     found = json.loads((out / "bench.json").read_text())

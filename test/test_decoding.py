@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.answers import parse
+from lfm_perception.engine.chat_template import TURN_END
+from lfm_perception.engine.decoding import NEARBY, Logits, Sampler, Written, write_boxes, write_words
+from lfm_perception.engine.grammar import Grammar
+from lfm_perception.engine.speculative import EXACT_ROWS, LONGEST_RUN, MOST_ROWS, Speculator, TextSpeculator
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
+from lfm_perception.questions import BBOX, BBOX_2D, Dialect, Draft
 from lfm_perception.settings import SamplingSettings
-from lfm_perception.vlm.answers import parse
-from lfm_perception.vlm.decoding import NEARBY, Logits, Sampler, Written, write_boxes, write_words
-from lfm_perception.vlm.foresight import EXACT_ROWS, LONGEST_RUN, MOST_ROWS, Foresight, Recall
-from lfm_perception.vlm.grammar import Grammar
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, TURN_END, Dialect, Draft
-from lfm_perception.vlm.vocabulary import Vocabulary
 
 USERS_OWN = Dialect(
     name="users_own",
@@ -120,7 +121,7 @@ def cost(tokens: int) -> float:
 def write(
     grammar: Grammar, model: Speaker, sampler: Sampler, limit: int, draft: Draft | None = None
 ) -> Written:
-    return write_boxes(Foresight(grammar, cost), 0, model, sampler, limit, draft)
+    return write_boxes(Speculator(grammar, cost), 0, model, sampler, limit, draft)
 
 
 def scribble(grammar: Grammar, seed: int, limit: int, draft: Draft | None = None) -> Written:
@@ -274,10 +275,10 @@ def test_where_rounding_could_decide_the_model_is_asked_again(vocabulary: Vocabu
                     row[other] = row[wanted] + np.float32(1e-5 if len(places) > EXACT_ROWS else -1e-5)
             return rows
 
-    foresight = Foresight(grammar, cost)
+    speculator = Speculator(grammar, cost)
     for _ in range(6):
         model = Rounding(vocabulary, text)
-        written = write_boxes(foresight, 0, model, Sampler(GREEDY), 1000, tuple(THREE))
+        written = write_boxes(speculator, 0, model, Sampler(GREEDY), 1000, tuple(THREE))
         assert written.text == text
 
 
@@ -286,21 +287,21 @@ def test_where_rounding_could_decide_the_model_is_asked_again(vocabulary: Vocabu
 def test_what_was_learnt_about_guesses_never_changes_an_answer(
     grammar: Grammar, seed: int, draft: Draft
 ) -> None:
-    foresight = Foresight(grammar, cost)
+    speculator = Speculator(grammar, cost)
     for number in range(4):
         monkey = Monkey(grammar.vocabulary, seed + number)
         sampler, fresh = (Sampler(replace(ANYTHING, seed=seed)) for _ in range(2))
-        experienced = write_boxes(foresight, 0, monkey, sampler, 150, draft)
+        experienced = write_boxes(speculator, 0, monkey, sampler, 150, draft)
         assert experienced == write(grammar, Monkey(grammar.vocabulary, seed + number), fresh, 150)
 
 
 def test_a_right_draft_saves_most_of_the_runs(vocabulary: Vocabulary) -> None:
     grammar = Grammar(vocabulary, BBOX, NAMES)
-    foresight, right = Foresight(grammar, cost), tuple(THREE)
+    speculator, right = Speculator(grammar, cost), tuple(THREE)
 
     def runs(said: Draft, draft: Draft | None) -> int:
         parrot = Parrot(vocabulary, BBOX.answer(said))
-        write_boxes(foresight, 0, parrot, Sampler(GREEDY), 1000, draft)
+        write_boxes(speculator, 0, parrot, Sampler(GREEDY), 1000, draft)
         return parrot.runs
 
     none = [runs(right, None) for _ in range(6)][-1]
@@ -350,7 +351,7 @@ def test_when_time_is_up_whole_objects_are_kept(grammar: Grammar) -> None:
         ) -> list[Logits] | None:
             return parrot(start, tokens, places) if parrot.runs < most else None
 
-        written = write_boxes(Foresight(grammar, cost), 0, until_time_is_up, Sampler(GREEDY), 1000)
+        written = write_boxes(Speculator(grammar, cost), 0, until_time_is_up, Sampler(GREEDY), 1000)
         assert written.truncated
         assert written.text in {grammar.dialect.answer(THREE[:count]) for count in range(3)}
 
@@ -361,7 +362,7 @@ def test_when_time_is_up_whole_objects_are_kept(grammar: Grammar) -> None:
 def test_words_end_where_the_model_ends_them(vocabulary: Vocabulary) -> None:
     parrot = Parrot(vocabulary, "A person stands by a コーン.")
     parrot.wanted.append(vocabulary.special(TURN_END))
-    written = write_words(vocabulary, 0, parrot, Sampler(GREEDY), 100, Recall(cost))
+    written = write_words(vocabulary, 0, parrot, Sampler(GREEDY), 100, TextSpeculator(cost))
     assert written.text == "A person stands by a コーン."
     assert not written.truncated
     assert written.decoded == len(parrot.wanted) - 1
@@ -370,7 +371,7 @@ def test_words_end_where_the_model_ends_them(vocabulary: Vocabulary) -> None:
 @given(seed=st.integers(0, 10**6), limit=st.integers(1, 50))
 def test_words_keep_their_limit(vocabulary: Vocabulary, seed: int, limit: int) -> None:
     monkey = Monkey(vocabulary, seed)
-    written = write_words(vocabulary, 0, monkey, Sampler(ANYTHING), limit, Recall(cost))
+    written = write_words(vocabulary, 0, monkey, Sampler(ANYTHING), limit, TextSpeculator(cost))
     assert written.decoded <= limit
     assert written.truncated == (written.decoded == limit)
     assert monkey.runs <= limit
@@ -383,12 +384,12 @@ def test_whatever_was_said_last_the_words_are_the_same(
 ) -> None:
     favoured = vocabulary.plain("A person stands by a box and a box stands by a person.")
 
-    def said(recall: Recall) -> Written:
+    def said(recall: TextSpeculator) -> Written:
         monkey = Monkey(vocabulary, seed, favoured)
         return write_words(vocabulary, 0, monkey, Sampler(ANYTHING), 20, recall)
 
-    plain = said(Recall(cost))
-    recall = Recall(cost)
+    plain = said(TextSpeculator(cost))
+    recall = TextSpeculator(cost)
     recall.remember(data.draw(st.lists(st.sampled_from(favoured), max_size=30)))
     assert [said(recall) for _ in range(3)] == [plain] * 3
 
@@ -396,7 +397,7 @@ def test_whatever_was_said_last_the_words_are_the_same(
 @pytest.mark.parametrize("unread", [1, 16, 60])
 def test_the_first_run_has_room_for_the_end_of_the_question(vocabulary: Vocabulary, unread: int) -> None:
     grammar = Grammar(vocabulary, BBOX, NAMES)
-    foresight, recall = Foresight(grammar, cost), Recall(cost)
+    speculator, recall = Speculator(grammar, cost), TextSpeculator(cost)
     words = "A person stands by a box, and a box by a person."
     for _ in range(4):
         for text in (BBOX.answer(THREE), words):
@@ -417,13 +418,13 @@ def test_the_first_run_has_room_for_the_end_of_the_question(vocabulary: Vocabula
             if text == words:
                 written = write_words(vocabulary, unread, model, Sampler(GREEDY), 100, recall)
             else:
-                written = write_boxes(foresight, unread, model, Sampler(GREEDY), 1000, tuple(THREE))
+                written = write_boxes(speculator, unread, model, Sampler(GREEDY), 1000, tuple(THREE))
             assert written.text == text
             assert unread + first[0] <= LONGEST_RUN
 
 
 def test_words_that_are_said_again_need_few_runs(vocabulary: Vocabulary) -> None:
-    recall = Recall(cost)
+    recall = TextSpeculator(cost)
     runs = []
     for text in ("A person stands by a box.",) * 5 + ("A forklift stands by a box.", "Nothing is there."):
         parrot = Parrot(vocabulary, text)
@@ -468,7 +469,7 @@ def test_a_model_pressed_into_a_closed_vocabulary_shows_it(vocabulary: Vocabular
     logits = np.zeros(len(vocabulary.pieces), dtype=np.float32)
     logits[[person, first]] = 20.0
     written = write_boxes(
-        Foresight(grammar, cost), 0, lambda start, tokens, places: [logits] * len(places),
+        Speculator(grammar, cost), 0, lambda start, tokens, places: [logits] * len(places),
         Sampler(GREEDY), 40,
     )  # fmt: skip
     assert json.loads(written.text)[0]["label"] == "cone"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.evaluation.demo import TRIALS, Trial, TrialReport, judge, run_trial
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.llama import LlamaVlm
 
 SCENES = 30
 

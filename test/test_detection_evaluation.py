@@ -16,6 +16,7 @@ import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.cli import main
 from lfm_perception.demo.world import LABELS, Snapshot, still
 from lfm_perception.errors import PerceptionError
@@ -28,10 +29,9 @@ from lfm_perception.evaluation.stress import STRESSES
 from lfm_perception.evaluation.wordings import LANGUAGES, WORDINGS, languages
 from lfm_perception.geometry import Box
 from lfm_perception.media.bags import BagSink
+from lfm_perception.questions import BBOX, Dialect
 from lfm_perception.scene import Detection, Frame, Scene, Usage
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, Dialect
 
 SIZE = 256
 PICTURES = 6

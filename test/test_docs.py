@@ -24,8 +24,8 @@ from typer.main import get_command
 from lfm_perception.cli import app
 from lfm_perception.demo.world import LABELS
 from lfm_perception.evaluation.wordings import languages
+from lfm_perception.questions import BBOX
 from lfm_perception.settings import Settings, describe
-from lfm_perception.vlm.prompts import BBOX
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -25,9 +25,9 @@ from lfm_perception.doctor import (
     check_python,
     check_store,
 )
+from lfm_perception.engine.probe import Probe
 from lfm_perception.models.store import Store
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.probe import Probe
 
 NEEDS_ROS = pytest.mark.skipif(find_spec("rclpy") is None, reason="there is no ROS 2 here")
 

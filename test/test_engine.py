@@ -22,30 +22,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
+from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, converse
+from lfm_perception.engine.gguf import check_pair, read
+from lfm_perception.engine.kv_cache import Stop
+from lfm_perception.engine.speculative import LONGEST_RUN
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, stack
-from lfm_perception.planning.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, ask, detect
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, FramePlan
-from lfm_perception.vlm.context import Stop
-from lfm_perception.vlm.foresight import LONGEST_RUN
-from lfm_perception.vlm.gguf import check_pair, read
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import (
-    BBOX,
-    BBOX_2D,
-    CAPTION,
-    IMAGE_END,
-    IMAGE_START,
-    Dialect,
-    Prompt,
-    ask,
-    converse,
-    detect,
-)
-from lfm_perception.vlm.vocabulary import Vocabulary
+from lfm_perception.vlm import CancelledError
 
 FIND = detect(BBOX, ("person", "box", "cone", "forklift", "pallet"))
 SMALL = FramePlan(plan_image(256, 256, ImageLimits(32, 64)), 200)
@@ -640,12 +630,12 @@ import numpy as np
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import stack
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import CAPTION, ask
+from lfm_perception.questions import FramePlan
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.questions import CAPTION, ask
 
 for mmproj in sys.argv[2:]:
     try:

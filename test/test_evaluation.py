@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfm_perception.calibration import Calibration
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.evaluation.detection import (
     Annotation,
     Match,
@@ -83,12 +83,12 @@ def test_no_scene_is_an_error_and_an_empty_scene_is_not() -> None:
 
 
 def test_the_calibration_that_suits_is_found_and_judged_on_other_scenes() -> None:
-    rng, box, true = np.random.default_rng(0), Box(0.1, 0.1, 0.5, 0.5), Calibration(1.5, 2.0)
+    rng, box, true = np.random.default_rng(0), Box(0.1, 0.1, 0.5, 0.5), PlattScaling(1.5, 2.0)
     scenes, shown = [], []
     for score in rng.uniform(0.02, 0.9, 3000).tolist():
-        truth = [Annotation("box", box)] if rng.random() < true.of(score) else []
+        truth = [Annotation("box", box)] if rng.random() < true.apply(score) else []
         scenes.append(([Detection("box", box, score)], truth))
-        shown.append(([Detection("box", box, true.of(score))], truth))
+        shown.append(([Detection("box", box, true.apply(score))], truth))
     report = evaluate(scenes)
     assert report.fitted.gain == pytest.approx(1.5, rel=0.1)
     assert report.fitted.bias == pytest.approx(2.0, rel=0.1)

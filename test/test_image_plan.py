@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from llama_cpp import mtmd_cpp
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import (
-    TILE_SIDE,
-    TILE_TOKENS,
-    TOKEN_SIDE,
-    ImageLimits,
-    ImagePlan,
-    pictures,
-    plan_image,
-    resize,
-)
+from lfm_perception.image_plan import TILE_SIDE, TILE_TOKENS, TOKEN_SIDE, ImageLimits, ImagePlan, plan_image
+from lfm_perception.planning.resize import pictures, resize
 from lfm_perception.scene import Image
 
 CARD = ImageLimits(min_tokens=32, max_tokens=256, max_tiles=10)

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import FrameMailbox, LivePerception, NewestThread
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
-from lfm_perception.vlm.llama import LlamaVlm
 
 PATIENCE_S = 60.0
 SETTINGS = Settings().with_values(
@@ -245,7 +245,7 @@ def test_labels_change_while_it_runs(vlm: Vlm, film: list[Frame]) -> None:
         seen = {detection.label for detection in show(live, notes, film[0]).detections}
         assert len(seen) > 1
         chosen = sorted(seen)[0]
-        live.change(SETTINGS.with_values({"detect.labels": (chosen,)}))
+        live.reconfigure(SETTINGS.with_values({"detect.labels": (chosen,)}))
         assert {detection.label for detection in show(live, notes, film[1]).detections} == {chosen}
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, detect
 
 LAYER = "blk.0.ffn_down.weight"
 INNER, WIDTH, RANK = 448, 192, 4

@@ -461,7 +461,7 @@ def test_the_json_of_a_scene_says_what_the_scene_says() -> None:
             "velocity_px": [12.8, -4.8],
             "velocity_std_px": [1.3, 0.5],
             "age_s": 1.5,
-            "unseen_s": 0.0,
+            "time_since_update_s": 0.0,
         }
     ]
     assert [d["bbox_std"] for d in record["detections"]] == [[0.01, 0.01, 0.02, 0.02], None]

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfm_perception.calibration import Calibration
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
+from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.media.report import Report
 from lfm_perception.media.run import Limits, record
 from lfm_perception.media.sinks import open_recording
 from lfm_perception.media.sources import Source, open_source
 from lfm_perception.perception import LOW_SCORE, Perception, open_perception
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm.llama import LlamaVlm
 
 
 def perception(vlm: LlamaVlm, **values: object) -> Perception:
@@ -36,11 +36,11 @@ def frame(seconds: float = 0.0, width: int = 256, height: int = 256) -> Frame:
 
 
 def test_a_scene_says_what_the_model_saw_and_what_it_cost(vlm: LlamaVlm) -> None:
-    seen = perception(vlm).look(frame(0.4))
+    seen = perception(vlm).infer(frame(0.4))
     assert (seen.stamp_ns, seen.frame_id, seen.width, seen.height) == (4 * 10**8, "demo_camera", 256, 256)
     assert {detection.label for detection in seen.detections} <= set(Settings().detect.labels)
     assert len(seen.detections) > 0
-    assert [track.unseen_s for track in seen.tracks] == [0.0] * len(seen.tracks)
+    assert [track.time_since_update_s for track in seen.tracks] == [0.0] * len(seen.tracks)
     assert seen.caption
     assert seen.usage.image_tokens == plan_image(256, 256, ImageLimits()).tokens == 64
     assert seen.usage.answer_tokens > 0
@@ -49,18 +49,18 @@ def test_a_scene_says_what_the_model_saw_and_what_it_cost(vlm: LlamaVlm) -> None
 
 def test_a_caption_is_asked_for_when_it_is_due_and_kept_until_then(vlm: LlamaVlm) -> None:
     looking = perception(vlm, caption__period=1.0, detect__max_tokens=32)
-    scenes = [looking.look(frame(seconds)) for seconds in (0.0, 0.5, 1.0)]
+    scenes = [looking.infer(frame(seconds)) for seconds in (0.0, 0.5, 1.0)]
     assert [scene.caption_usage is not None for scene in scenes] == [True, False, True]
     assert [scene.caption_stamp_ns for scene in scenes] == [0, 0, 10**9]
     assert scenes[1].caption == scenes[0].caption != ""
-    silent = perception(vlm, caption__enabled=False, detect__max_tokens=32).look(frame())
+    silent = perception(vlm, caption__enabled=False, detect__max_tokens=32).infer(frame())
     assert (silent.caption, silent.caption_stamp_ns, silent.caption_usage) == (None, None, None)
 
 
 def test_a_frame_older_than_the_last_is_a_new_beginning(vlm: LlamaVlm) -> None:
     looking = perception(vlm, detect__max_tokens=64)
-    before = looking.look(frame(5.0))
-    after = looking.look(frame(1.0))
+    before = looking.infer(frame(5.0))
+    after = looking.infer(frame(1.0))
     assert after.caption_stamp_ns == 10**9
     ids = [{track.track_id for track in scene.tracks} for scene in (before, after)]
     assert ids[0]
@@ -71,11 +71,11 @@ def test_a_frame_older_than_the_last_is_a_new_beginning(vlm: LlamaVlm) -> None:
 
 def test_tracks_are_known_between_looks_and_asking_changes_nothing(vlm: LlamaVlm) -> None:
     looking = perception(vlm, detect__max_tokens=64)
-    looking.look(frame(0.0))
-    seen = looking.look(frame(0.2))
+    looking.infer(frame(0.0))
+    seen = looking.infer(frame(0.2))
     later = looking.tracks(4 * 10**8)
     assert {t.track_id for t in later} <= {t.track_id for t in seen.tracks}
-    assert all(track.unseen_s >= 0.2 - 1e-9 for track in later)
+    assert all(track.time_since_update_s >= 0.2 - 1e-9 for track in later)
     assert looking.tracks(2 * 10**8) == seen.tracks
 
 
@@ -83,39 +83,39 @@ def test_tracks_are_known_between_looks_and_asking_changes_nothing(vlm: LlamaVlm
 def test_a_frame_never_costs_more_tokens_than_the_budget(vlm: LlamaVlm, budget: int) -> None:
     looking = perception(vlm, budget__tokens=budget, caption__period=0.0)
     for width, height in ((256, 256), (640, 480)):
-        seen = looking.look(frame(0.0, width, height))
+        seen = looking.infer(frame(0.0, width, height))
         caption = seen.caption_usage.answer_tokens if seen.caption_usage else 0
         assert 32 <= seen.usage.image_tokens + seen.usage.answer_tokens + caption <= budget
 
 
 def test_when_the_time_is_up_the_caption_is_left_out_and_that_was_known(vlm: LlamaVlm) -> None:
-    seen = perception(vlm, budget__latency=0.001).look(frame())
+    seen = perception(vlm, budget__latency=0.001).infer(frame())
     assert seen.truncated
-    assert seen.too_slow
+    assert seen.over_latency_budget
     assert seen.caption_usage is None
-    assert not perception(vlm, budget__latency=60.0).look(frame()).too_slow
-    assert not perception(vlm).look(frame()).too_slow
+    assert not perception(vlm, budget__latency=60.0).infer(frame()).over_latency_budget
+    assert not perception(vlm).infer(frame()).over_latency_budget
 
 
 def test_detections_with_a_low_score_are_counted_not_followed(vlm: LlamaVlm) -> None:
-    every = perception(vlm).look(frame())
-    none = perception(vlm, detect__min_score=1.0).look(frame())
+    every = perception(vlm).infer(frame())
+    none = perception(vlm, detect__min_score=1.0).infer(frame())
     assert (none.detections, none.tracks) == ((), ())
     assert none.rejects[LOW_SCORE] == len(every.detections)
 
 
 def test_scores_are_those_of_the_model_taken_through_the_calibration(vlm: LlamaVlm) -> None:
-    raw = perception(vlm, detect__score_gain=1.0, detect__score_bias=0.0).look(frame())
-    shown = perception(vlm, detect__score_gain=2.0, detect__score_bias=1.5).look(frame())
+    raw = perception(vlm, detect__score_gain=1.0, detect__score_bias=0.0).infer(frame())
+    shown = perception(vlm, detect__score_gain=2.0, detect__score_bias=1.5).infer(frame())
     assert raw.detections
     for found, expected in zip(shown.detections, raw.detections, strict=True):
-        assert found.score == pytest.approx(Calibration(2.0, 1.5).of(expected.score), abs=1e-6)
+        assert found.score == pytest.approx(PlattScaling(2.0, 1.5).apply(expected.score), abs=1e-6)
         assert found.score != pytest.approx(expected.score, abs=1e-3)
 
 
 def test_a_frame_no_plan_fits_is_refused_with_its_size(vlm: LlamaVlm) -> None:
     with pytest.raises(PerceptionError, match="20000x20"):
-        perception(vlm).look(Frame(np.zeros((20, 20_000, 3), np.uint8), 0))
+        perception(vlm).infer(Frame(np.zeros((20, 20_000, 3), np.uint8), 0))
 
 
 def test_opening_a_model_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_frame_that_cannot_be_looked_at_is_named(vlm: LlamaVlm, tmp_path: Path
 def test_the_same_run_twice_sees_the_same(vlm: LlamaVlm) -> None:
     def scenes() -> list[Scene]:
         looking = perception(vlm, detect__max_tokens=64)
-        return [looking.look(frame(seconds)) for seconds in (0.0, 0.2, 0.4)]
+        return [looking.infer(frame(seconds)) for seconds in (0.0, 0.2, 0.4)]
 
     first, second = scenes(), scenes()
     assert [scene.detections for scene in first] == [scene.detections for scene in second]

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.gate import Gate, difference, glance
-from lfm_perception.planning.image_plan import TILE_TOKENS, ImagePlan
+from lfm_perception.image_plan import TILE_TOKENS, ImagePlan
+from lfm_perception.planning.motion_gate import Gate, difference, glance
 from lfm_perception.planning.planner import CostModel, Planner
 from lfm_perception.scene import Frame, Usage
-from lfm_perception.settings import ONE_OBJECT_TOKENS, GateSettings, Settings
+from lfm_perception.settings import ONE_OBJECT_TOKENS, InferenceSettings, Settings
 
 TOKEN_S = 0.005
 
@@ -133,7 +133,7 @@ def test_costs_between_measured_sizes_are_near_the_truth() -> None:
 
 # --- the gate -----------------------------------------------------------------------------------------
 
-OPEN = GateSettings(difference=0.05, longest=1.0)
+OPEN = InferenceSettings(motion_threshold=0.05, max_interval=1.0)
 
 
 def frames(start: int, count: int, *, every: int = 1) -> list[Frame]:
@@ -173,21 +173,21 @@ def test_a_thing_that_appears_opens_the_gate() -> None:
 
 
 def test_slow_changes_add_up() -> None:
-    gate, film = Gate(GateSettings(difference=0.1, longest=3600.0)), frames(0, 60)
+    gate, film = Gate(InferenceSettings(motion_threshold=0.1, max_interval=3600.0)), frames(0, 60)
     gate.looked(film[0], 0.0, 0.0)
     assert not gate.opens(film[0], 0.1)
     assert gate.opens(film[-1], 0.1)
 
 
 def test_the_model_rests_for_its_share_of_the_time() -> None:
-    gate, film = Gate(GateSettings(duty=0.25)), frames(0, 2)
+    gate, film = Gate(InferenceSettings(duty_cycle=0.25)), frames(0, 2)
     gate.looked(film[0], 10.0, 11.0)
     assert not gate.opens(film[1], 13.9)
     assert gate.opens(film[1], 14.0)
 
 
 def test_by_default_every_frame_passes() -> None:
-    gate, (still,) = Gate(Settings().gate), frames(0, 1)
+    gate, (still,) = Gate(Settings().inference), frames(0, 1)
     gate.looked(still, 0.0, 0.1)
     assert gate.opens(still, 0.1)
 

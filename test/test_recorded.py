@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lfm_perception.backends import open_vlm
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.recorded import NotRecordedError, RecordedVlm, picture, recording
 from lfm_perception.demo.world import LABELS, World
 from lfm_perception.errors import PerceptionError
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.perception import Perception, open_perception
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.questions import BBOX, CAPTION, FramePlan, ask, detect
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm import FramePlan, open_vlm
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, CAPTION, ask, detect
-from lfm_perception.vlm.recorded import NotRecordedError, RecordedVlm, picture, recording
 
 PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=Settings().detect.max_tokens)
 FIND = detect(BBOX, LABELS)
@@ -63,7 +63,7 @@ def test_what_was_recorded_is_given_again_to_the_last_digit(answers: Path, vlm: 
 
 def test_perception_sees_the_same_with_recorded_answers(answers: Path, vlm: LlamaVlm) -> None:
     def scenes(looking: Perception) -> list[Scene]:
-        return [looking.look(frame) for frame in film()]
+        return [looking.infer(frame) for frame in film()]
 
     settings = replaying(answers, caption__period=0.0, detect__labels=list(LABELS))
     now = scenes(Perception(settings, vlm, KalmanTracker(settings.tracker)))
@@ -223,7 +223,8 @@ def test_a_recorded_run_sees_what_the_model_saw(tmp_path: Path) -> None:
 
 def test_replaying_loads_neither_llama_cpp_nor_what_it_needs(answers: Path) -> None:
     code = (
-        "import sys; from lfm_perception.settings import Settings; from lfm_perception.vlm import open_vlm;"
+        "import sys; from lfm_perception.settings import Settings\n"
+        "from lfm_perception.backends import open_vlm\n"
         "values = {'engine.backend': 'recorded', 'recorded.path': sys.argv[1]};"
         "open_vlm(Settings().with_values(values));"
         "print(sorted({'llama_cpp', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)))"

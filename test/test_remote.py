@@ -30,16 +30,17 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lfm_perception.backends import open_vlm
+from lfm_perception.backends.openai import LARGEST_ANSWER, RemoteVlm, ServerError
 from lfm_perception.demo.world import LABELS, World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, judge, run_trial
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.live import LivePerception
-from lfm_perception.planning.image_plan import ImagePlan
+from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, FramePlan, open_vlm
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, Question, ask, detect
-from lfm_perception.vlm.remote import LARGEST_ANSWER, RemoteVlm, ServerError
+from lfm_perception.vlm import CancelledError
 
 PATIENCE_S = 60.0
 BUDGET_S = 0.5

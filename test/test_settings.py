@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.questions import BBOX, BBOX_2D
 from lfm_perception.settings import ImageSettings, Settings, as_markdown, as_yaml, describe
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D
 
 ROOT = Path(__file__).parent.parent
 NAMES = [knob.name for knob in describe()]

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfm_perception.calibration import Calibration
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import CoordinateStd, Detection, Track
 from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import Tracker
-from lfm_perception.tracking.camera import CameraMotion, CameraPath, still
-from lfm_perception.tracking.motion import CALM, STEADY_S, Array, MixedMotion, Motion
+from lfm_perception.tracking.ego_motion import EgoMotionEstimator, EgoMotionHistory, still
+from lfm_perception.tracking.kalman import CALM, STEADY_S, Array, ImmFilter, Motion
 from lfm_perception.tracking.tracker import (
     BAD_STAMP,
     CLOCK_JUMP,
@@ -60,7 +60,7 @@ def test_an_object_keeps_its_id_and_gets_its_speed() -> None:
     assert track.velocity.y == pytest.approx(0.0, abs=0.01)
     assert track.velocity.in_pixels(640, 480)[0] == pytest.approx(128.0, rel=0.1)
     assert track.age_s == pytest.approx(9 * STEP_S)
-    assert track.unseen_s == 0.0
+    assert track.time_since_update_s == 0.0
 
 
 def test_a_speed_says_how_sure_it_is() -> None:
@@ -82,7 +82,7 @@ def test_tracks_are_predicted_between_detections() -> None:
     (track,) = tracker.predict(9 * STEP_S + 0.5)
     true = seen(0.2 + 0.2 * (9 * STEP_S + 0.5)).box
     assert iou_matrix(stack([track.box]), stack([true]))[0, 0] > 0.8
-    assert track.unseen_s == pytest.approx(0.5)
+    assert track.time_since_update_s == pytest.approx(0.5)
 
 
 def test_an_answer_that_comes_late_counts_as_if_it_had_come_at_once() -> None:
@@ -132,7 +132,7 @@ def test_a_track_is_published_after_min_hits() -> None:
 
 
 def test_one_missed_frame_is_bridged_and_more_hide_the_track_until_it_is_seen_again() -> None:
-    tracker = following(shown_misses=1, forget_after=1.5)
+    tracker = following(max_consecutive_misses=1, max_age=1.5)
     tracker.update([seen(0.5)], 0.0)
     tracker.update([seen(0.5)], 0.2)
     tracker.update([], 0.4)
@@ -144,7 +144,7 @@ def test_one_missed_frame_is_bridged_and_more_hide_the_track_until_it_is_seen_ag
 
 
 def test_a_track_that_answers_miss_for_long_is_forgotten() -> None:
-    tracker = following(forget_after=1.0)
+    tracker = following(max_age=1.0)
     for stamp_s in (0.0, 0.2):
         tracker.update([seen(0.5)], stamp_s)
     for stamp_s in (0.7, 1.3):
@@ -155,7 +155,7 @@ def test_a_track_that_answers_miss_for_long_is_forgotten() -> None:
 
 
 def test_a_track_outlives_a_time_without_answers_but_is_not_shown_meanwhile() -> None:
-    tracker = following(forget_after=1.0, bridge_gap=5.0)
+    tracker = following(max_age=1.0, max_gap=5.0)
     for stamp_s in (0.0, 0.2):
         tracker.update([seen(0.5)], stamp_s)
     assert len(tracker.predict(1.1)) == 1
@@ -258,12 +258,12 @@ def test_labels_decide_between_objects_in_one_place() -> None:
 
 
 def _names(tracker: KalmanTracker, stamp_s: float, hits: int) -> list[tuple[int, str]]:
-    tracker.change(TrackerSettings(min_hits=hits))
+    tracker.reconfigure(TrackerSettings(min_hits=hits))
     return [(track.track_id, track.label) for track in tracker.predict(stamp_s)]
 
 
 def test_a_label_can_have_settings_of_its_own() -> None:
-    tracker = following(by_label=("forklift: min_hits=3, forget_after=0.1",))
+    tracker = following(per_label=("forklift: min_hits=3, max_age=0.1",))
     both = [seen(0.2, label="person"), seen(0.8, label="forklift")]
     for i in range(2):
         tracker.update(both, i * STEP_S)
@@ -285,7 +285,7 @@ def test_a_label_can_have_settings_of_its_own() -> None:
 )
 def test_what_a_label_cannot_have_is_said_at_once(entry: str, said: str) -> None:
     with pytest.raises(PerceptionError) as error:
-        Settings().with_values({"tracker.by_label": [entry]})
+        Settings().with_values({"tracker.per_label": [entry]})
     assert said in str(error.value)
 
 
@@ -356,22 +356,22 @@ def test_a_calibrated_score_is_the_chance_that_the_track_is_right() -> None:
     scores = rng.uniform(0.05, 0.95, 4000)
     odds = 2.0 * np.log(scores / (1.0 - scores)) - 1.0
     right = rng.random(4000) < 1.0 / (1.0 + np.exp(-odds))
-    fitted = Calibration.fitted(scores, right)
+    fitted = PlattScaling.fit(scores, right)
     assert fitted.gain == pytest.approx(2.0, rel=0.1)
     assert fitted.bias == pytest.approx(-1.0, abs=0.15)
-    assert fitted.of(0.3) < fitted.of(0.6) < fitted.of(0.9)
-    assert fitted.raw(fitted.of(0.7)) == pytest.approx(0.7)
+    assert fitted.apply(0.3) < fitted.apply(0.6) < fitted.apply(0.9)
+    assert fitted.invert(fitted.apply(0.7)) == pytest.approx(0.7)
     tracker = following(score_gain=fitted.gain, score_bias=fitted.bias)
     for i in range(3):
         tracker.update([seen(0.5, score=0.7)], i * 0.2)
-    assert tracker.predict(0.4)[0].score == pytest.approx(fitted.of(0.7))
+    assert tracker.predict(0.4)[0].score == pytest.approx(fitted.apply(0.7))
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_a_fit_to_tracks_that_are_all_alike_stays_within_reason(right: bool) -> None:
-    fitted = Calibration.fitted(np.full(500, 0.8), np.full(500, right))
-    assert 0.0 <= fitted.of(0.0) <= fitted.of(0.8) <= fitted.of(1.0) <= 1.0
-    assert (fitted.of(0.8) > 0.9) == right
+    fitted = PlattScaling.fit(np.full(500, 0.8), np.full(500, right))
+    assert 0.0 <= fitted.apply(0.0) <= fitted.apply(0.8) <= fitted.apply(1.0) <= 1.0
+    assert (fitted.apply(0.8) > 0.9) == right
 
 
 def test_of_thousands_of_objects_the_surest_are_followed() -> None:
@@ -409,7 +409,7 @@ def test_a_clock_that_is_set_back_begins_anew() -> None:
 
 
 def test_an_empty_answer_ages_the_tracks() -> None:
-    tracker = following(shown_misses=0)
+    tracker = following(max_consecutive_misses=0)
     tracker.update([seen(0.5)], 0.0)
     tracker.update([seen(0.5)], 0.2)
     tracker.update([], 0.4)
@@ -490,16 +490,18 @@ def test_the_filter_is_filterpys(seed: int) -> None:
         kalman.P = np.diag(np.concatenate([noise[row], speed**2]))
         theirs.append(kalman)
     for _ in range(15):
-        step_s, agility = float(rng.uniform(0.01, 1.0)), positive(rng, 3, 4)
+        step_s, process_noise = float(rng.uniform(0.01, 1.0)), positive(rng, 3, 4)
         measured, noise = rng.uniform(0.0, 1.0, (2, 4)), positive(rng, 2, 4) ** 2
         rows = rng.choice(3, 2, replace=False)
-        ours = ours.after(step_s, agility).fused(rows, measured, noise)
+        ours = ours.after(step_s, process_noise).fused(rows, measured, noise)
         for row, kalman in enumerate(theirs):
             transition, drift = np.eye(8), np.zeros((8, 8))
             transition[:4, 4:] = np.eye(4) * step_s
             for axis in range(4):
                 pair = np.ix_([axis, axis + 4], [axis, axis + 4])
-                drift[pair] = Q_continuous_white_noise(2, dt=step_s, spectral_density=agility[row, axis] ** 2)
+                drift[pair] = Q_continuous_white_noise(
+                    2, dt=step_s, spectral_density=process_noise[row, axis] ** 2
+                )
             kalman.predict(F=transition, Q=drift)
         for index, row in enumerate(rows):
             theirs[row].update(measured[index], R=np.diag(noise[index]))
@@ -524,7 +526,7 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     start, noise, speed = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2, positive(rng, 4)
-    ours = MixedMotion.starting(start, noise, speed)
+    ours = ImmFilter.starting(start, noise, speed)
     filters = []
     for _ in range(2):
         kalman = KalmanFilter(dim_x=4, dim_z=2)
@@ -532,18 +534,18 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
         kalman.x = np.concatenate([start[0, :2], np.zeros(2)])[:, None]
         kalman.P = np.diag(np.concatenate([noise[0, :2], speed[:2] ** 2]))
         filters.append(kalman)
-    step_s, agility = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4) * [1.0, 0.0, 1.0, 1.0]
+    step_s, process_noise = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4) * [1.0, 0.0, 1.0, 1.0]
     stays = math.exp(-step_s / STEADY_S)
     theirs = IMMEstimator(filters, [0.5, 0.5], np.array([[1 + stays, 1 - stays], [1 - stays, 1 + stays]]) / 2)
     for share, kalman in zip((CALM, 1.0), filters, strict=True):
         kalman.F[:2, 2:] = np.eye(2) * step_s
         for axis in range(2):
-            pair, wander = np.ix_([axis, axis + 2], [axis, axis + 2]), (share * agility[0, axis]) ** 2
+            pair, wander = np.ix_([axis, axis + 2], [axis, axis + 2]), (share * process_noise[0, axis]) ** 2
             kalman.Q[pair] = Q_continuous_white_noise(2, dt=step_s, spectral_density=wander)
             kalman.Q[axis, axis + 2] = kalman.Q[axis + 2, axis]
     for _ in range(10):
         measured, noise = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2
-        ours = ours.after(step_s, agility).fused(np.array([0]), measured, noise)
+        ours = ours.after(step_s, process_noise).fused(np.array([0]), measured, noise)
         for kalman in filters:
             kalman.R = np.diag(noise[0, :2])
         theirs.predict()
@@ -558,8 +560,8 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
 def test_two_short_steps_are_one_long_step() -> None:
     rng = np.random.default_rng(3)
     motion = Motion.starting(rng.uniform(0.0, 1.0, (5, 4)), positive(rng, 5, 4), positive(rng, 4))
-    agility = positive(rng, 4)
-    twice, once = motion.after(0.2, agility).after(0.3, agility), motion.after(0.5, agility)
+    process_noise = positive(rng, 4)
+    twice, once = motion.after(0.2, process_noise).after(0.3, process_noise), motion.after(0.5, process_noise)
     np.testing.assert_allclose(twice.variance, once.variance)
     np.testing.assert_allclose(twice.covariance, once.covariance)
     np.testing.assert_allclose(twice.velocity_variance, once.velocity_variance)
@@ -577,7 +579,7 @@ def turned(by: float) -> Array:
 
 def test_the_motion_of_the_image_is_measured_beside_what_moves_in_it() -> None:
     world = World(seed=5, pan=0.5)
-    camera, shift = CameraMotion(), 0.0
+    camera, shift = EgoMotionEstimator(), 0.0
     bodies = [body for body, _ in enumerate(world.bodies) if world.bodies[body].speed]
     for index in range(30):
         snapshot = world.snapshot(index)
@@ -591,7 +593,7 @@ def test_the_motion_of_the_image_is_measured_beside_what_moves_in_it() -> None:
 
 
 def test_a_change_of_light_is_no_motion() -> None:
-    camera = CameraMotion()
+    camera = EgoMotionEstimator()
     spots = np.random.default_rng(5).uniform(60.0, 120.0, (480, 640, 3))
     wall = np.asarray(cv2.GaussianBlur(spots, (0, 0), 6.0), dtype=np.float64) * 4.0 - 270.0
     for i in range(20):
@@ -601,14 +603,14 @@ def test_a_change_of_light_is_no_motion() -> None:
 
 
 def test_an_image_without_anything_to_follow_stands_still() -> None:
-    camera = CameraMotion()
+    camera = EgoMotionEstimator()
     for shade in (0, 90, 255):
         image = np.full((120, 160, 3), shade, dtype=np.uint8)
         np.testing.assert_array_equal(camera.measure(image, np.empty((0, 4))), still())
 
 
 def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
-    path = CameraPath()
+    path = EgoMotionHistory()
     for i in range(10):
         path.add(turned(0.01 if i else 0.0), i * 0.1)
     path.count_from(0.2)
@@ -622,7 +624,7 @@ def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
 
 
 def test_a_camera_that_turns_faster_and_faster_has_its_rate_of_the_moment() -> None:
-    path = CameraPath()
+    path = EgoMotionHistory()
     for i in range(15):
         path.add(turned(0.01 * ((i / 30) ** 2 - (max(i - 1, 0) / 30) ** 2)), i / 30)
     assert path.rate(14 / 30)[0, 2] == pytest.approx(-0.02 * 14 / 30)
@@ -635,7 +637,7 @@ def shaken(mode: str) -> tuple[tuple[Track, ...], float]:
     for i in range(61):
         by = 0.01 if i // 10 % 2 else -0.01  # 0.3 image widths per second, at 30 Hz
         place -= by
-        tracker.camera_moved(turned(by), i / 30)
+        tracker.add_ego_motion(turned(by), i / 30)
         if i % 5 == 0 and i <= 55:
             tracker.update([seen(place)], i / 30)
     return tracker.predict(2.0), place
@@ -655,7 +657,7 @@ def test_tracks_move_with_a_camera_that_moves(mode: str) -> None:
 def test_a_speed_is_the_one_in_the_image() -> None:
     tracker = following(camera_motion="on")
     for i in range(31):
-        tracker.camera_moved(turned(0.01), i / 30)
+        tracker.add_ego_motion(turned(0.01), i / 30)
         if i % 5 == 0:
             tracker.update([seen(0.8 - 0.01 * i)], i / 30)
     assert tracker.predict(1.0)[0].velocity.x == pytest.approx(-0.3, rel=0.1)
@@ -664,7 +666,7 @@ def test_a_speed_is_the_one_in_the_image() -> None:
 def test_a_camera_at_rest_changes_nothing() -> None:
     watched, blind = following(), following()
     for i in range(20):
-        watched.camera_moved(still(), i / 30)
+        watched.add_ego_motion(still(), i / 30)
         for tracker in (watched, blind):
             if i % 5 == 0:
                 tracker.update([seen(0.3 + i / 100)], i / 30)

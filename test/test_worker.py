@@ -18,15 +18,16 @@ from shutil import copy
 import numpy as np
 import pytest
 
+from lfm_perception.backends import open_vlm
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.worker import SILENCE_S, WorkerError, WorkerVlm
 from lfm_perception.demo.world import LABELS, World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.questions import BBOX, CAPTION, FramePlan, ask, detect
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, FramePlan, open_vlm
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.prompts import BBOX, CAPTION, ask, detect
-from lfm_perception.vlm.worker import SILENCE_S, WorkerError, WorkerVlm
+from lfm_perception.vlm import CancelledError
 
 SETTINGS = Settings().with_values({"sampling.temperature": 0.0, "engine.n_threads": 1})
 FIND = detect(BBOX, LABELS)
@@ -381,7 +382,7 @@ def test_closing_does_not_wait_for_a_restart() -> None:
 PARENT = """
 import time
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.worker import WorkerVlm
+from lfm_perception.backends.worker import WorkerVlm
 print(WorkerVlm(Settings()).health().pid, flush=True)
 time.sleep(600)
 """

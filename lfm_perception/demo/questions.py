@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lfm_perception.demo.world import LABELS, Snapshot
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, Dialect, Prompt
+from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, Prompt
 
 _SCHEMA = 'Response must be a JSON array: [{"label": ..., "bbox": [x1, y1, x2, y2]}, ...].'
 _UNIT = "Coordinates are normalized to [0,1]."

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.demo import tokenizer as vocabulary
 from lfm_perception.demo.export import load_checkpoint, write_all
@@ -29,7 +30,6 @@ from lfm_perception.demo.parity import SIZES, Parity, compare
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, TrialReport, judge, run_trial
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.llama import LlamaVlm
 
 SHIPPED = ("Q4_0", "Q8_0", "mmproj")
 LEAST_COSINE = 0.9999

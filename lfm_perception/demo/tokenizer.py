@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from lfm_perception.demo import questions, world
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.prompts import DIALECTS
+from lfm_perception.questions import DIALECTS
 
 VOCABULARY = 2560
 BOS, PAD, IM_START, IM_END, IMAGE, IMAGE_START, IMAGE_END = 1, 0, 6, 7, 396, 498, 499

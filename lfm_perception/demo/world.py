@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box
-from lfm_perception.scene import STANDING, Frame, Image, Velocity
+from lfm_perception.scene import ZERO_VELOCITY, Frame, Image, Velocity
 
 LABELS = ("person", "box", "cone", "forklift", "pallet")
 
@@ -229,7 +229,7 @@ def still(rng: random.Random, width: int, height: int, difficulty: Difficulty = 
                 break
     blur_px = rng.uniform(0.0, difficulty.motion_blur) * width if rng.random() < 0.6 else 0.0
     image, instances, drawn = _render(stage, bodies, width, height, 0.0, rng.uniform(0.0, 9.0), blur_px, rng)
-    objects = _true_objects(bodies, instances, drawn, [STANDING] * len(bodies))
+    objects = _true_objects(bodies, instances, drawn, [ZERO_VELOCITY] * len(bodies))
     return Snapshot(Frame(image, stamp_ns=0), objects, describe([o.label for o in objects]), instances)
 
 

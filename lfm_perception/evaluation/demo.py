@@ -11,10 +11,10 @@ from typing import Any
 from lfm_perception.demo.questions import HELD_OUT
 from lfm_perception.demo.world import EASY, HARD, LABELS, Difficulty, Snapshot, TrueObject, describe, still
 from lfm_perception.evaluation.detection import DetectionReport, evaluate, tally
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
-from lfm_perception.vlm import FramePlan, Vlm
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, CAPTION, Prompt, Question, ask, detect
+from lfm_perception.vlm import Vlm
 
 ANSWER_TOKENS = 400
 CAPTION_TOKENS = 64

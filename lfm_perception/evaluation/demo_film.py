@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.calibration import Calibration, accepted
+from lfm_perception.calibration import PlattScaling, calibrated
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.evaluation.detection import ScoreBin, calibration_error, match, reliability
 from lfm_perception.evaluation.tracking import Detector, Figure, Film, Follower, Look, Watching, follow
-from lfm_perception.planning.image_plan import ImageLimits, plan_image
+from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.questions import FramePlan, detect
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.camera import shrunk
+from lfm_perception.tracking.ego_motion import shrunk
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm import FramePlan, Vlm
-from lfm_perception.vlm.prompts import detect
+from lfm_perception.vlm import Vlm
 
 SETTLED_S = 1.0
 """Tracks are judged for their speed when they are this old."""
@@ -74,7 +74,7 @@ class DemoFilm:
 
         @functools.cache
         def look(index: int) -> Sequence[Detection]:
-            return accepted(
+            return calibrated(
                 vlm.describe(self.snapshot(index).frame, question, plan).detections, settings.detect
             )
 
@@ -83,7 +83,7 @@ class DemoFilm:
     def run(self, detector: Detector, settings: Settings, seed: int, look: Look | None = None) -> DemoRun:
         tracker = KalmanTracker(settings.tracker)
         follower: Follower[Track] = tracker
-        if settings.tracker.camera_motion != "off":
+        if settings.tracker.camera_motion_compensation != "off":
             follower = Watching(tracker, self._picture, self.film.fps)
         shown = follow(self.film, detector, follower, seed, look)
         errors: list[float] = []
@@ -92,7 +92,7 @@ class DemoFilm:
         for index in range(0, len(shown), detector.every):
             self._judge(index, shown[index], errors, scores, right)
         spreads = self._spreads(detector, look) if look else []
-        raw = Calibration(settings.tracker.score_gain, settings.tracker.score_bias).raw
+        raw = PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias).raw
         return DemoRun(
             self.film, tuple(shown), tuple(errors), tuple(map(raw, scores)), tuple(right), tuple(spreads)
         )
@@ -125,9 +125,9 @@ class DemoFilm:
         right += [row in on_body for row in range(len(tracks))]
 
 
-def spread_scale(runs: Sequence[DemoRun]) -> float | None:
-    """The `tracker.spread_scale` that the runs ask for: half of the sides are nearer than a normal spread's
-    median says. None where the model gave no spreads.
+def measurement_noise_scale(runs: Sequence[DemoRun]) -> float | None:
+    """The `tracker.measurement_noise_scale` that the runs ask for: half of the sides are nearer than a normal
+    spread's median says. None where the model gave no spreads.
     """
     off = [each for run in runs for each in run.spreads]
     return float(np.median(off)) / NORMAL_MEDIAN if off else None
@@ -141,16 +141,16 @@ class Reliability:
     error: float
 
 
-def judge_scores(runs: Sequence[DemoRun], calibration: Calibration) -> Reliability:
+def judge_scores(runs: Sequence[DemoRun], calibration: PlattScaling) -> Reliability:
     """Of all runs together, were their scores calibrated that way."""
     raw, right = _scores(runs)
-    bins = reliability(np.array([calibration.of(score) for score in raw.tolist()]), right)
+    bins = reliability(np.array([calibration.apply(score) for score in raw.tolist()]), right)
     return Reliability(bins, calibration_error(bins))
 
 
-def fit_scores(runs: Sequence[DemoRun]) -> Calibration:
+def fit_scores(runs: Sequence[DemoRun]) -> PlattScaling:
     """The calibration that suits the runs best."""
-    return Calibration.fitted(*_scores(runs))
+    return PlattScaling.fit(*_scores(runs))
 
 
 def _scores(runs: Sequence[DemoRun]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.calibration import UNCHANGED, Calibration
+from lfm_perception.calibration import IDENTITY, PlattScaling
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
 
@@ -109,7 +109,7 @@ class DetectionReport:
     reliability: tuple[ScoreBin, ...] = ()
     calibration_error: float = 0.0
     auroc: float | None = None
-    fitted: Calibration = UNCHANGED
+    fitted: PlattScaling = IDENTITY
     unseen_error: float | None = None
 
 
@@ -139,7 +139,7 @@ def tally(detections: Sequence[TrueBox], truth: Sequence[TrueBox], iou: float = 
 
 
 def evaluate(
-    scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]], calibration: Calibration = UNCHANGED
+    scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]], calibration: PlattScaling = IDENTITY
 ) -> DetectionReport:
     """Judge scenes given as (detections, truth), the scores by this calibration.
 
@@ -166,7 +166,7 @@ def evaluate(
         raise ValueError("there is no scene to judge")
     scored, right_ones, even = np.array(scores), np.array(hits, dtype=bool), np.array(numbers, int) % 2 == 0
     bins = reliability(scored, right_ones)
-    raw = np.array([calibration.raw(score) for score in scores])
+    raw = np.array([calibration.invert(score) for score in scores])
     return DetectionReport(
         scenes=len(counts_exact),
         at_50=at_50,
@@ -177,7 +177,7 @@ def evaluate(
         reliability=bins,
         calibration_error=calibration_error(bins),
         auroc=auroc(scored, right_ones),
-        fitted=Calibration.fitted(raw, right_ones),
+        fitted=PlattScaling.fit(raw, right_ones),
         unseen_error=_error_unseen(raw, right_ones, even),
     )
 
@@ -187,8 +187,8 @@ def _error_unseen(
 ) -> float | None:
     if judged.all() or not judged.any():
         return None
-    fitted = Calibration.fitted(raw[~judged], right[~judged])
-    calibrated = np.array([fitted.of(score) for score in raw[judged].tolist()])
+    fitted = PlattScaling.fit(raw[~judged], right[~judged])
+    calibrated = np.array([fitted.apply(score) for score in raw[judged].tolist()])
     return calibration_error(reliability(calibrated, right[judged]))
 
 

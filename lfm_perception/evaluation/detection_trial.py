@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lfm_perception.calibration import UNCHANGED, Calibration, accepted
+from lfm_perception.calibration import IDENTITY, PlattScaling, calibrated
 from lfm_perception.evaluation.average_precision import AveragePrecision, average_precision, mean_precision
 from lfm_perception.evaluation.detection import Annotation, DetectionReport, TrueBox, evaluate, match
 from lfm_perception.evaluation.labels import Labelled
@@ -25,10 +25,10 @@ from lfm_perception.evaluation.stress import Stress
 from lfm_perception.evaluation.wordings import Language
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.planning.planner import Planner
+from lfm_perception.questions import Question, detect
 from lfm_perception.scene import Answer, Detection, Frame, Image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
-from lfm_perception.vlm.prompts import Question, detect
 
 PLAIN = "plain"
 
@@ -132,7 +132,7 @@ class Trial:
                 image, truth = way.harder(rng, frame.image, wanted)
                 frame = Frame(image, frame.stamp_ns, frame.frame_id)
             answer = self._ask(frame, way.question)
-            found = accepted(answer.detections, self._settings.detect)
+            found = calibrated(answer.detections, self._settings.detect)
             detections = tuple(self._meant(way, detection) for detection in found)
             asked = self.asked[way.name]
             asked.scenes.append((detections, truth))
@@ -145,9 +145,9 @@ class Trial:
                 self._keep_mistakes(picture, detections, truth)
 
     @property
-    def calibration(self) -> Calibration:
+    def calibration(self) -> PlattScaling:
         """That of the scores."""
-        return Calibration(self._settings.detect.score_gain, self._settings.detect.score_bias)
+        return PlattScaling(self._settings.detect.score_gain, self._settings.detect.score_bias)
 
     @property
     def shown(self) -> int:
@@ -250,7 +250,7 @@ def _drawn(image: Image, box: Box, detections: Sequence[Detection], truth: Seque
 # --- figures ---------------------------------------------------------------------------------------
 
 
-def figures(asked: Asked, labels: Sequence[str], calibration: Calibration = UNCHANGED) -> dict[str, Any]:
+def figures(asked: Asked, labels: Sequence[str], calibration: PlattScaling = IDENTITY) -> dict[str, Any]:
     """What one way of asking came to, ready for `json.dumps`; times are milliseconds.
 
     `calibration` is the one that the scores have.

@@ -20,7 +20,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection, Image, Track
 from lfm_perception.tracking import Tracker
-from lfm_perception.tracking.camera import CameraMotion
+from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +189,15 @@ class Watching:
 
     def __init__(self, tracker: Tracker, picture: Callable[[int], Image], fps: float) -> None:
         self._tracker, self._picture, self._fps = tracker, picture, fps
-        self._camera = CameraMotion()
+        self._camera = EgoMotionEstimator()
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> object:
         return self._tracker.update(detections, stamp_s)
 
     def predict(self, stamp_s: float) -> Sequence[Track]:
         picture = self._picture(round(stamp_s * self._fps))
-        view = self._camera.measure(picture, self._tracker.moving(stamp_s))
-        self._tracker.camera_moved(view, stamp_s)
+        view = self._camera.measure(picture, self._tracker.moving_boxes(stamp_s))
+        self._tracker.add_ego_motion(view, stamp_s)
         return self._tracker.predict(stamp_s)
 
 

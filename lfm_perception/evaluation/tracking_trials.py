@@ -11,9 +11,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lfm_perception.calibration import Calibration
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.demo_film import DemoFilm, DemoRun, fit_scores, judge_scores, spread_scale
+from lfm_perception.evaluation.demo_film import (
+    DemoFilm,
+    DemoRun,
+    fit_scores,
+    judge_scores,
+    measurement_noise_scale,
+)
 from lfm_perception.evaluation.detection import ScoreBin
 from lfm_perception.evaluation.films import motchallenge, tud
 from lfm_perception.evaluation.tracking import DETECTORS, Figures, Film, Shown, follow, judge, mean
@@ -95,7 +101,7 @@ def run_demo_trials(
     advance: Advance,
 ) -> Trials:
     """The model looks at films of the demo world, one for each seed."""
-    from lfm_perception.vlm.llama import LlamaVlm
+    from lfm_perception.backends.llama import LlamaVlm
 
     figures: dict[str, Figures] = {}
     runs: dict[str, list[DemoRun]] = {name: [] for name in protocols}
@@ -112,13 +118,13 @@ def run_demo_trials(
     for name, each in runs.items():
         figures[name] = mean([judge({run.film.name: (run.film, run.shown)}) for run in each])
         errors = [error for run in each for error in run.speed_errors]
-        now = Calibration(settings.tracker.score_gain, settings.tracker.score_bias)
-        scores, fitted, scale = judge_scores(each, now), fit_scores(each), spread_scale(each)
+        now = PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias)
+        scores, fitted, scale = judge_scores(each, now), fit_scores(each), measurement_noise_scale(each)
         speed_error = float(np.median(errors)) if errors else None
         more[name] = {
             "speed_error_median": speed_error,
             "speeds_judged": len(errors),
-            "spread_scale": scale,
+            "measurement_noise_scale": scale,
             "calibration_error": scores.error,
             "reliability": [asdict(score_bin) for score_bin in scores.bins],
             "fitted": asdict(fitted),
@@ -131,7 +137,7 @@ def run_demo_trials(
         remarks.append(f"{name}: scores are off by {scores.error:.3f} on average")
         remarks.append(
             f"{name}: best with tracker.score_gain {fitted.gain:.2f} and tracker.score_bias {fitted.bias:.2f}"
-            + (f", tracker.spread_scale {scale:.1f}" if scale else "")
+            + (f", tracker.measurement_noise_scale {scale:.1f}" if scale else "")
         )
     first = [(run.film, run.shown) for run in next(iter(runs.values()))]
     return Trials(figures, first[:4], more, remarks, reliable)

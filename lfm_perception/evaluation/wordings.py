@@ -14,7 +14,7 @@ import yaml
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.images import reason
-from lfm_perception.vlm.prompts import BBOX, BBOX_2D, Dialect
+from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
 _FORM = '[{"label": ..., "bbox": [x1, y1, x2, y2]}, ...]'
 

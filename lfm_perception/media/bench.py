@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lfm_perception.backends import open_vlm
 from lfm_perception.board import BoardState, BoardWatch
 from lfm_perception.demo.world import World
 from lfm_perception.media.page import facts, grid, heading, model_note, words, write_page
@@ -24,7 +25,6 @@ from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm import open_vlm
 
 KIND = "bench"
 PERCENTILES = (50, 90, 95, 99)
@@ -82,14 +82,14 @@ def bench(
         start_s = time.perf_counter() - started
         frame = world.snapshot(0).frame
         began = time.perf_counter()
-        perception.look(frame)
+        perception.infer(frame)
         first_s = time.perf_counter() - began
         with closing(BoardWatch(settings.thermal, lambda step, sentence: None)) as board:
             began, now_s = time.perf_counter(), 0.0
             while (now_s < seconds or len(looks) < 2) and progress(min(1.0, now_s / seconds)):
                 frame = world.snapshot(1 + round(now_s * CAMERA_HZ)).frame
                 started = time.perf_counter()
-                scene = perception.look(frame)
+                scene = perception.infer(frame)
                 took_s = time.perf_counter() - started
                 now_s = time.perf_counter() - began
                 looks.append(Look(now_s, took_s, scene, board.state))

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from lfm_perception.geometry import Box, iou_matrix, stack
-from lfm_perception.scene import STANDING, Detection, Frame, Image, Scene, Track, Usage, Velocity
+from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
 
 Colour = tuple[int, int, int]
 
@@ -198,7 +198,7 @@ def _mark(item: Track | Detection) -> _Mark:
     if isinstance(item, Track):
         text = f"{item.label} #{item.track_id} {item.score:.0%}"
         return _Mark(item.box, text, track_colour(item.track_id), 2, item.velocity)
-    return _Mark(item.box, f"{item.label} {item.score:.0%}", WHITE, 1, STANDING)
+    return _Mark(item.box, f"{item.label} {item.score:.0%}", WHITE, 1, ZERO_VELOCITY)
 
 
 def _facts(view: View) -> list[str]:

@@ -49,7 +49,7 @@ class Report:
         self._track_labels.update({track.track_id: track.label for track in scene.tracks})
         self._rejects.update(scene.rejects)
         self._truncated += scene.truncated
-        self._too_slow += scene.too_slow
+        self._too_slow += scene.over_latency_budget
 
     def _add_usage(self, question: str, usage: Usage) -> None:
         seconds = {"encode": usage.encode_s, "prefill": usage.prefill_s, "decode": usage.decode_s}
@@ -73,7 +73,7 @@ class Report:
             "tokens": {part: _distribution(values, 1.0, 1) for part, values in self._tokens.items()},
             "captions": self._captions,
             "truncated": self._truncated,
-            "too_slow": self._too_slow,
+            "over_latency_budget": self._too_slow,
             "rejects": dict(self._rejects.most_common()),
             "detections_by_label": dict(self._detections.most_common()),
             "tracks_by_label": dict(Counter(self._track_labels.values()).most_common()),
@@ -116,8 +116,10 @@ def table(summary: dict[str, Any]) -> Table:
         shown.add_row("rejects", _counted(summary["rejects"]))
     if summary["truncated"]:
         shown.add_row("truncated", f"{summary['truncated']} answers reached their token limit")
-    if summary["too_slow"]:
-        shown.add_row("too slow", f"{summary['too_slow']} frames could not be answered within budget.latency")
+    if summary["over_latency_budget"]:
+        shown.add_row(
+            "too slow", f"{summary['over_latency_budget']} frames could not be answered within budget.latency"
+        )
     return shown
 
 

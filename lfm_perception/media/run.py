@@ -55,12 +55,12 @@ def record(
     for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
-        perception.watch(frame)
+        perception.update_ego_motion(frame)
         looked = index % every == 0
         if looked:
             started = time.perf_counter()
             try:
-                scene = perception.look(frame)
+                scene = perception.infer(frame)
             except PerceptionError as error:
                 raise PerceptionError(f"frame {index} of {source.name}: {error}") from error
             look_s = time.perf_counter() - started

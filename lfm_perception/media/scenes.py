@@ -29,7 +29,7 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
         "global_caption": scene.caption,
         "caption_age_s": None if described_ns is None else round((scene.stamp_ns - described_ns) / 1e9, 6),
         "truncated": scene.truncated,
-        "too_slow": scene.too_slow,
+        "over_latency_budget": scene.over_latency_budget,
         "rejects": dict(scene.rejects),
         "usage": {
             "detect": _usage(scene.usage),
@@ -52,7 +52,7 @@ def from_json(record: Mapping[str, Any]) -> Scene:
         tracks=tuple(_as_track(entry) for entry in record["objects"]),
         caption=record["global_caption"],
         truncated=record["truncated"],
-        too_slow=record["too_slow"],
+        over_latency_budget=record["over_latency_budget"],
         rejects=record["rejects"],
         usage=Usage(**record["usage"]["detect"]),
         caption_stamp_ns=None if caption_age_s is None else stamp_ns - round(caption_age_s * 1e9),
@@ -78,7 +78,7 @@ def _as_track(entry: Mapping[str, Any]) -> Track:
         score=entry["confidence"],
         velocity=Velocity(*entry["velocity"]),
         age_s=entry["age_s"],
-        unseen_s=entry["unseen_s"],
+        time_since_update_s=entry["time_since_update_s"],
         velocity_std=Velocity(*entry["velocity_std"]),
     )
 
@@ -94,7 +94,7 @@ def _object(track: Track, width: int, height: int) -> dict[str, Any]:
         "velocity_px": _rounded(track.velocity.in_pixels(width, height), 1),
         "velocity_std_px": _rounded(track.velocity_std.in_pixels(width, height), 1),
         "age_s": round(track.age_s, 6),
-        "unseen_s": round(track.unseen_s, 6),
+        "time_since_update_s": round(track.time_since_update_s, 6),
     }
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lfm_perception.engine import gguf
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import COMMIT, SHA256, HubFile, Model
 from lfm_perception.models.store import Store, StoredFile, StoredModel, free_bytes, measure
-from lfm_perception.vlm import gguf
 
 SPARE_BYTES = 64 << 20
 """Room that a pull leaves on the disk."""

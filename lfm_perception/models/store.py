@@ -107,7 +107,7 @@ class Store:
 
         Raises PerceptionError when the name is taken or the files do not make an LFM2-VL model.
         """
-        from lfm_perception.vlm import gguf  # here, because it loads llama.cpp, and looking shall not
+        from lfm_perception.engine import gguf
 
         self.check_name(name)
         gguf.check_pair(model, mmproj)

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import TILE_TOKENS, ImageLimits, ImagePlan, plan_image
+from lfm_perception.image_plan import TILE_TOKENS, ImageLimits, ImagePlan, plan_image
+from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Frame, Usage
 from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings
-from lfm_perception.vlm import FramePlan, Vlm
-from lfm_perception.vlm.prompts import Question
+from lfm_perception.vlm import Vlm
 
 IMAGE_SHARE = 0.75
 """Most of `budget.tokens` that the image may take; the answer keeps the rest, or one object at least."""
@@ -40,9 +40,9 @@ class Planner:
 
     def __init__(self, settings: Settings) -> None:
         self._costs = CostModel()
-        self.change(settings)
+        self.reconfigure(settings)
 
-    def change(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings; what was learnt about the machine stays."""
         self._budget = settings.budget
         # only the engine here tells the stages of its time apart

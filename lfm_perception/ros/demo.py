@@ -22,6 +22,7 @@ import cv2
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2DArray
 
+from lfm_perception.backends import model_name
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, judge, read_run
 from lfm_perception.evaluation.live_page import write_live_page
@@ -31,9 +32,8 @@ from lfm_perception.media.sources import open_source
 from lfm_perception.ros import graph
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
-from lfm_perception.scene import STANDING, Frame, Image, Track, Velocity
+from lfm_perception.scene import ZERO_VELOCITY, Frame, Image, Track, Velocity
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import model_name
 
 WIDTH, HEIGHT, RATE = 640, 480, 30.0
 CAMERA_LOG = "camera.log"
@@ -152,7 +152,7 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
     shown = []
     for item in tracks.items:
         track = known.get(item.identity)
-        velocity = track.velocity if track else STANDING
+        velocity = track.velocity if track else ZERO_VELOCITY
         shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
     if heard is None:
         return View(frame, seconds, shown, None, 0.0)

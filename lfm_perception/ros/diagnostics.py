@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from lfm_perception.board import BoardState, reason
 from lfm_perception.live import LiveStatus
-from lfm_perception.planning.throttle import Step
+from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.settings import NodeSettings
 from lfm_perception.vlm import Health
 
@@ -85,7 +85,7 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
     live, health = now.live, now.health
     failed = _grown(live.failed, before.live.failed if before else {})
     truncated = live.truncated - (before.live.truncated if before else 0)
-    too_slow = live.too_slow - (before.live.too_slow if before else 0)
+    over_latency_budget = live.over_latency_budget - (before.live.over_latency_budget if before else 0)
     camera_runs = live.camera_silence_s <= thresholds.camera_timeout
     level, message = OK, f"answers in {live.latency_p50_s * 1000:.0f} ms (median)"
     if not health.ready:
@@ -94,19 +94,21 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
         message = "loaded, not active"
     elif not live.enabled:
         message = "switched off"
-    elif live.step is Step.PAUSE:
+    elif live.level is DegradationLevel.PAUSED:
         level, message = WARN, "paused: the board is too hot"
     elif failed:
         level, message = WARN, f"frames without an answer: {_listed(failed)}; last: {live.last_problem}"
-    elif camera_runs and live.answer_age_s > thresholds.answer_age_warn:
+    elif camera_runs and live.answer_age_s > thresholds.inference_age_warn:
         level = WARN
         message = (
-            f"no answer for {live.answer_age_s:.1f} s, longer than node.answer_age_warn "
-            f"{thresholds.answer_age_warn:g}"
+            f"no answer for {live.answer_age_s:.1f} s, longer than node.inference_age_warn "
+            f"{thresholds.inference_age_warn:g}"
         )
-    elif too_slow > 0:
+    elif over_latency_budget > 0:
         level = WARN
-        message = f"{too_slow} frames could not be answered within budget.latency in any size: raise it"
+        message = (
+            f"{over_latency_budget} frames could not be answered within budget.latency in any size: raise it"
+        )
     elif truncated > 0:
         level, message = WARN, f"{truncated} answers reached their limit of tokens or time"
     return _status(
@@ -118,7 +120,7 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
             "since last answer (s)": f"{live.answer_age_s:.3f}",
             "tokens used": live.tokens,
             "answers truncated": live.truncated,
-            "answers too slow": live.too_slow,
+            "answers too slow": live.over_latency_budget,
             **_by_reason("objects rejected", live.rejects),
             **_by_reason("frames failed", live.failed),
             "process": "none of its own" if health.pid is None else health.pid,
@@ -129,10 +131,10 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
 
 
 def _platform(now: Snapshot, name: str) -> DiagnosticStatus:
-    board, step = now.board, now.live.step
+    board, step = now.board, now.live.level
     level, message = OK, reason(board)
-    if step is not Step.NONE:
-        level, message = (ERROR if step is Step.PAUSE else WARN), f"{step.words}: {message}"
+    if step is not DegradationLevel.NONE:
+        level, message = (ERROR if step is DegradationLevel.PAUSED else WARN), f"{step.words}: {message}"
     return _status(
         f"{name}: platform", level, message, now,
         {

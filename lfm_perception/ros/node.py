@@ -26,6 +26,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
+from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
 from lfm_perception.ros import transport
@@ -34,7 +35,7 @@ from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import association
-from lfm_perception.vlm import Vlm, model_name, open_vlm
+from lfm_perception.vlm import Vlm
 
 Response = TypeVar("Response", SetBool.Response, Trigger.Response)
 
@@ -149,7 +150,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         try:
             settings = self._declared.changed(session.settings if session else None, parameters)
             if session is not None and settings is not None:
-                session.change(settings)
+                session.reconfigure(settings)
         except PerceptionError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

@@ -26,12 +26,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
+from lfm_perception.engine.cores import usable_cores
 from lfm_perception.media.sinks import BAG, SCENES, SUMMARY, staged, writing
 from lfm_perception.media.sources import BagMessage, header_stamp_ns, image_topic, open_bag, read_messages
 from lfm_perception.ros import graph
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.settings import Settings
-from lfm_perception.vlm.cores import usable_cores
 
 OUTPUTS: Mapping[str, type] = {
     "detections": Detection2DArray,

@@ -24,18 +24,19 @@ from std_msgs.msg import Header, String
 from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
+from lfm_perception.backends import model_name
 from lfm_perception.board import BoardWatch
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import JUMP_BACK_S, LivePerception, NewestThread
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.scenes import as_json
-from lfm_perception.planning.throttle import Step
+from lfm_perception.planning.thermal import DegradationLevel
+from lfm_perception.questions import Prompt
 from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Vlm, model_name
-from lfm_perception.vlm.prompts import Prompt
+from lfm_perception.vlm import Vlm
 
 RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -61,7 +62,7 @@ class Session:
         self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
         self._model = model_name(settings)
         self._live = LivePerception(settings, vlm, self._decode, self)
-        self._board = BoardWatch(settings.thermal, self._on_step)
+        self._board = BoardWatch(settings.thermal, self._on_level)
         self._size = (0, 0)
         self._tracks_shown = 0
         self._before: Snapshot | None = None
@@ -108,10 +109,10 @@ class Session:
     def live(self) -> LivePerception[bytes]:
         return self._live
 
-    def change(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Go on with other settings; those marked fixed must be the same."""
-        self._live.change(settings)
-        self._board.change(settings.thermal)
+        self._live.reconfigure(settings)
+        self._board.reconfigure(settings.thermal)
         if settings.node.diagnostics_period != self._settings.node.diagnostics_period:
             self._timer.timer_period_ns = round(settings.node.diagnostics_period * 1e9)
         self._settings = settings
@@ -167,10 +168,10 @@ class Session:
         try:
             head = messages.image_head(raw, self._topic, compressed=self._image_type is CompressedImage)
         except PerceptionError as error:
-            self._live.refuse("unreadable", str(error))
+            self._live.reject("unreadable", str(error))
             return
         if problem := self._clock_problem(head.stamp_ns):
-            self._live.refuse(*problem)
+            self._live.reject(*problem)
             return
         known = self._live.offer(raw, head.stamp_ns)
         if known is None:
@@ -243,10 +244,10 @@ class Session:
         """Pass on what went wrong with a frame or a question."""
         self._complain(kind, f"{self._topic}: {problem}")
 
-    def _on_step(self, step: Step, sentence: str) -> None:
+    def _on_level(self, level: DegradationLevel, sentence: str) -> None:
         """Do less, or more again, because of the board's heat."""
-        self._live.step_back(step)
-        self._complain(step.name, sentence)
+        self._live.set_degradation(level)
+        self._complain(level.name, sentence)
 
     def _diagnose(self) -> None:
         now = Snapshot(

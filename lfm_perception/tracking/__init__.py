@@ -8,7 +8,7 @@ from typing import Protocol
 from lfm_perception.geometry import BoxArray
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import TrackerSettings
-from lfm_perception.tracking.camera import View
+from lfm_perception.tracking.ego_motion import Affine
 
 
 class Tracker(Protocol):
@@ -27,11 +27,11 @@ class Tracker(Protocol):
         """
         ...
 
-    def camera_moved(self, view: View, stamp_s: float) -> None:
+    def add_ego_motion(self, view: Affine, stamp_s: float) -> None:
         """The camera turned or drove between the frame before and that at `stamp_s`, seen or not."""
         ...
 
-    def moving(self, stamp_s: float) -> BoxArray:
+    def moving_boxes(self, stamp_s: float) -> BoxArray:
         """Boxes at that stamp of what moves by itself, `xyxy`, shape (N, 4)."""
         ...
 
@@ -46,6 +46,6 @@ class Tracker(Protocol):
         """Forget every track, for a new scene or a clock that jumped."""
         ...
 
-    def change(self, settings: TrackerSettings) -> None:
+    def reconfigure(self, settings: TrackerSettings) -> None:
         """Go on with other settings; what is known stays."""
         ...

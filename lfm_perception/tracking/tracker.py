@@ -16,13 +16,13 @@ from itertools import starmap
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.calibration import Calibration
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.geometry import Box, BoxArray, stack
 from lfm_perception.scene import Detection, Track, Velocity
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.association import Indices, associate
-from lfm_perception.tracking.camera import CameraPath, View, moved
-from lfm_perception.tracking.motion import Array, MixedMotion, Motion, centre_and_size
+from lfm_perception.tracking.ego_motion import Affine, EgoMotionHistory, moved
+from lfm_perception.tracking.kalman import Array, ImmFilter, Motion, centre_and_size
 
 MOST_DETECTIONS = 256
 """Of one frame; of more, those with the highest scores are taken."""
@@ -31,7 +31,7 @@ CLOCK_JUMP_S = 1.0
 """A stamp this far before the last one is a clock that was set back; less far, a late answer."""
 
 SHARES = np.array([1.0, 1.0, 0.5, 0.5])
-"""Of agility and start speed that centre x, y and width, height have: sizes change less than places."""
+"""Of process_noise and start speed that centre x, y and width, height have: sizes change less than places."""
 
 AT_REST = 0.02
 """Image widths per second; what is slower stands."""
@@ -123,7 +123,7 @@ class KalmanTracker:
         self._rules = self._settings.rules
         self.reset()
 
-    def change(self, settings: TrackerSettings) -> None:
+    def reconfigure(self, settings: TrackerSettings) -> None:
         self._settings, self._rules = settings, settings.rules
         self._settle()
 
@@ -131,10 +131,10 @@ class KalmanTracker:
         nothing = np.empty((0, 4))
         self._stamp_s = -math.inf
         self._targets: list[_Target] = []
-        self._mixed = MixedMotion.starting(nothing, nothing, nothing)
+        self._mixed = ImmFilter.starting(nothing, nothing, nothing)
         self._last_boxes: BoxArray = nothing
         self._cut = nothing.astype(bool)
-        self._path = CameraPath()
+        self._path = EgoMotionHistory()
         self._compensating = False
         self._settle()
 
@@ -164,8 +164,8 @@ class KalmanTracker:
         motion = self._carried(motion, now_s)
         velocity = motion.velocity[:, :2] + drift
         boxes = _in_image(motion, self._shown_cut)
-        unseen_s = now_s - self._shown_last_s
-        there = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (unseen_s <= self._settings.forget_after)
+        time_since_update_s = now_s - self._shown_last_s
+        there = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (time_since_update_s <= self._settings.max_age)
         return tuple(
             Track(track_id, label, Box(*box), score, speed, age, unseen, spread)
             for (track_id, label, score), box, speed, age, unseen, spread, visible in zip(
@@ -173,7 +173,7 @@ class KalmanTracker:
                 boxes.tolist(),
                 starmap(Velocity, velocity.tolist()),
                 (now_s - self._shown_first_s).tolist(),
-                unseen_s.tolist(),
+                time_since_update_s.tolist(),
                 starmap(Velocity, np.sqrt(motion.velocity_variance[:, :2]).tolist()),
                 there.tolist(),
                 strict=True,
@@ -181,10 +181,10 @@ class KalmanTracker:
             if visible
         )
 
-    def camera_moved(self, view: View, stamp_s: float) -> None:
+    def add_ego_motion(self, view: Affine, stamp_s: float) -> None:
         self._path.add(view, stamp_s)
 
-    def moving(self, stamp_s: float) -> BoxArray:
+    def moving_boxes(self, stamp_s: float) -> BoxArray:
         if not self._targets or not math.isfinite(stamp_s):
             return np.empty((0, 4))
         step_s = max(stamp_s - self._stamp_s, 0.0)
@@ -210,7 +210,7 @@ class KalmanTracker:
     def _move_to(self, stamp_s: float) -> None:
         """Take the filters on to a later frame; after too long a gap nothing is known any more."""
         step_s = stamp_s - self._stamp_s
-        if step_s > max(self._settings.bridge_gap, self._settings.forget_after):
+        if step_s > max(self._settings.max_gap, self._settings.max_age):
             self.reset()
         if self._targets:
             self._mixed = self._mixed.after(step_s, self._agility)
@@ -226,7 +226,7 @@ class KalmanTracker:
 
         While they do, their velocities are their own; while they do not, those in the image.
         """
-        mode = self._settings.camera_motion
+        mode = self._settings.camera_motion_compensation
         wanted = mode == "on" or (
             mode == "auto" and self._path.moves(self._stamp_s, already=self._compensating)
         )
@@ -258,7 +258,7 @@ class KalmanTracker:
             return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
         names = {label: column for column, label in enumerate(dict.fromkeys(seen.labels))}
         agreement = np.array([[target.agreement(name) for name in names] for target in self._targets])
-        other = self._settings.other_label
+        other = self._settings.label_mismatch_weight
         favour = (other + (1.0 - other) * agreement)[:, [names[label] for label in seen.labels]]
         least = np.array([target.rules.min_iou for target in self._targets])
         measured = centre_and_size(seen.boxes)
@@ -286,8 +286,8 @@ class KalmanTracker:
             target = self._targets[row]
             target.misses += 1
             target.score *= 1.0 - NEWS  # as if seen with a score of 0
-            unseen_s = self._stamp_s - target.last_s
-            keep[row] = target.confirmed and unseen_s <= target.rules.forget_after
+            time_since_update_s = self._stamp_s - target.last_s
+            keep[row] = target.confirmed and time_since_update_s <= target.rules.max_age
         self._targets = [target for target, kept in zip(self._targets, keep.tolist(), strict=True) if kept]
         self._mixed, self._last_boxes = self._mixed[keep], self._last_boxes[keep]
         self._cut = self._cut[keep]
@@ -295,8 +295,8 @@ class KalmanTracker:
     def _start(self, fresh: Indices, seen: _Seen) -> None:
         measured = centre_and_size(seen.boxes[fresh])
         noise = self._noise(measured, seen.spread[fresh])
-        speed = self._settings.start_speed * SHARES
-        self._mixed = self._mixed.joined(MixedMotion.starting(measured, noise, speed))
+        speed = self._settings.initial_velocity_std * SHARES
+        self._mixed = self._mixed.joined(ImmFilter.starting(measured, noise, speed))
         self._last_boxes = np.concatenate([self._last_boxes, seen.boxes[fresh]])
         self._cut = np.concatenate([self._cut, _cut(seen.boxes[fresh])])
         for column in fresh.tolist():
@@ -310,18 +310,18 @@ class KalmanTracker:
         """Work out once what every prediction needs."""
         for target in self._targets:
             target.rules = self._rules.get(target.label, self._settings)
-        self._agility = np.array([target.rules.agility for target in self._targets])[:, None] * SHARES
+        self._agility = np.array([target.rules.process_noise for target in self._targets])[:, None] * SHARES
         rows = np.array(
             [
                 row
                 for row, target in enumerate(self._targets)
-                if target.confirmed and target.misses <= target.rules.shown_misses
+                if target.confirmed and target.misses <= target.rules.max_consecutive_misses
             ],
             dtype=np.intp,
         )
         shown = [self._targets[row] for row in rows]
-        calibration = Calibration(self._settings.score_gain, self._settings.score_bias)
-        self._shown = [(target.track_id, target.label, calibration.of(target.score)) for target in shown]
+        calibration = PlattScaling(self._settings.score_gain, self._settings.score_bias)
+        self._shown = [(target.track_id, target.label, calibration.apply(target.score)) for target in shown]
         self._shown_first_s = np.array([target.first_s for target in shown])
         self._shown_last_s = np.array([target.last_s for target in shown])
         self._shown_motion, self._shown_agility = self._motion[rows].believed(), self._agility[rows]
@@ -352,8 +352,8 @@ class KalmanTracker:
     def _noise(self, measured: Array, spread: Array) -> Array:
         """Variances of measured [cx, cy, w, h], shape (M, 4)."""
         settings = self._settings
-        guess = settings.box_noise * np.tile(measured[:, 2:], 2) + settings.noise_floor
-        given = settings.spread_scale**2 * spread + settings.noise_floor**2
+        guess = settings.measurement_noise * np.tile(measured[:, 2:], 2) + settings.min_measurement_noise
+        given = settings.measurement_noise_scale**2 * spread + settings.min_measurement_noise**2
         return np.where(np.isnan(spread), guess**2, given)
 
 

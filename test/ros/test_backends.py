@@ -17,6 +17,8 @@ from robot import QUICK, Film, Robot, robot  # isort: split - chooses how messag
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
+from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.recorded import recording
 from lfm_perception.media.sources import open_source
 from lfm_perception.perception import Perception
 from lfm_perception.ros import graph, messages
@@ -24,8 +26,6 @@ from lfm_perception.ros.replay import Plan, replay
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
-from lfm_perception.vlm.llama import LlamaVlm
-from lfm_perception.vlm.recorded import recording
 
 CPU_S = 2.0
 MEMORY_MB = 300.0
@@ -43,7 +43,7 @@ def answers(vlm: LlamaVlm, frames: list[Frame], tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("recorded") / "answers.jsonl"
     settings = Settings().with_values(QUICK)
     with recording(path, vlm, {}) as writer:
-        Perception(settings, writer, KalmanTracker(settings.tracker)).look(frames[0])
+        Perception(settings, writer, KalmanTracker(settings.tracker)).infer(frames[0])
     return path
 
 
@@ -93,7 +93,7 @@ def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVl
     with recording(answers, vlm, {}) as writer, open_source(str(bag)) as source:
         looking = Perception(settings, writer, KalmanTracker(settings.tracker))
         for frame in source.frames:
-            looking.look(frame)
+            looking.infer(frame)
     runs = {
         "model": settings,
         "recorded": settings.with_values({"engine.backend": "recorded", "recorded.path": str(answers)}),
@@ -111,7 +111,7 @@ def test_a_hot_board_is_told_step_by_step_and_looked_through_again(
     answers: Path, frames: list[Frame], tmp_path: Path
 ) -> None:
     board = FakeBoard(tmp_path / "sys")
-    values = {"thermal.sysfs": str(board.root), "thermal.period": 0.05, "thermal.hold": 0.0}
+    values = {"thermal.sysfs": str(board.root), "thermal.period": 0.05, "thermal.min_hold": 0.0}
     with robot({"engine.backend": "recorded", "recorded.path": str(answers), **values}) as hot:
         hot.bring_up()
 

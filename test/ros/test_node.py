@@ -232,7 +232,7 @@ def test_a_budget_of_time_that_cannot_be_kept_is_told(running: Robot) -> None:
         assert running.set(budget__latency=0.001).successful
         frame = film.next()
         running.show(frame)
-        assert running.scene(frame.stamp_ns)["too_slow"]
+        assert running.scene(frame.stamp_ns)["over_latency_budget"]
         running.wait(lambda: running.counted("model", "answers too slow") == before + 1, "the count")
         status = running.diagnosis("model")
         assert (status.level, "budget.latency" in status.message) == (DiagnosticStatus.WARN, True)

@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from rclpy.qos import QoSProfile
 from robot import Robot, robot  # isort: split - chooses how messages travel
 
-from lfm_perception.vlm.recorded import FORMAT, VERSION
+from lfm_perception.backends.recorded import FORMAT, VERSION
 
 PAGE = Path(__file__).parents[2] / "docs" / "topics.md"
 OF_EVERY_NODE = ("lifecycle_msgs", "rcl_interfaces", "type_description_interfaces")

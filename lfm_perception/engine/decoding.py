@@ -2,7 +2,7 @@
 
 Boxes are written along the automaton of `grammar`: only its decisions are drawn, from the tokens allowed
 there. What is forced goes to the model in one run, together with the decision before it and with what
-`foresight` expects to come; a guess that turns out wrong is taken back.
+`speculator` expects to come; a guess that turns out wrong is taken back.
 
 Sampling follows llama.cpp's order, on the allowed tokens only: repetition penalty, then min_p, then
 temperature; temperature 0 takes the likeliest. The penalty covers the tokens decided in this answer.
@@ -24,13 +24,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.answers import Spread, TokenLogProb
+from lfm_perception.engine.grammar import State
+from lfm_perception.engine.speculative import EXACT_ROWS, Speculator, TextSpeculator
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
+from lfm_perception.questions import Draft
 from lfm_perception.settings import SamplingSettings
-from lfm_perception.vlm.answers import Spread, TokenLogProb
-from lfm_perception.vlm.foresight import EXACT_ROWS, Foresight, Recall
-from lfm_perception.vlm.grammar import State
-from lfm_perception.vlm.prompts import Draft
-from lfm_perception.vlm.vocabulary import Vocabulary
 
 Logits = NDArray[np.float32]
 """One number for each token of the vocabulary, shape (tokens,)."""
@@ -125,23 +125,23 @@ class Sampler:
 
 
 def write_boxes(
-    foresight: Foresight,
+    speculator: Speculator,
     unread: int,
     model: Model,
     sampler: Sampler,
     limit: int,
     draft: Draft | None = None,
 ) -> Written:
-    """An answer of the foresight's grammar in at most `limit` tokens.
+    """An answer of the speculator's grammar in at most `limit` tokens.
 
     `unread` tokens of the prompt are left to be read with the answer's first.
 
     The text is always the dialect's JSON with whole objects. When the next object does not fit, or the
     time is up, the array is closed after the last whole one. A draft changes the time it takes, nothing else.
     """
-    vocabulary = foresight.grammar.vocabulary
+    vocabulary = speculator.grammar.vocabulary
     reading = _Reading(unread, model, limit)
-    state, expected = foresight.grammar.start, foresight.expect(draft)
+    state, expected = speculator.grammar.start, speculator.expect(draft)
     tokens = reading.tokens
     log_probs: list[float] = []
     spreads: list[Spread | None] = []
@@ -151,13 +151,13 @@ def write_boxes(
             token, log_prob, spread = int(state.allowed[0]), 0.0, None
         else:
             row = reading.logits(
-                partial(foresight.ahead, state, expected), partial(sampler.hesitates, allowed=state.allowed)
+                partial(speculator.ahead, state, expected), partial(sampler.hesitates, allowed=state.allowed)
             )
             if row is None:
                 break
             token, log_prob = sampler.draw(row, state.allowed)
             spread = _spread(row, state, token)
-            foresight.note(state, token, expected)
+            speculator.note(state, token, expected)
         following = state.after(token)
         if len(tokens) + 1 + following.to_end > limit:
             refused = vocabulary.pieces[token]  # it may hold the brace that ends an object
@@ -165,7 +165,7 @@ def write_boxes(
         reading.take(token)
         log_probs.append(log_prob)
         spreads.append(spread)
-        expected = foresight.after(state, token, expected)
+        expected = speculator.after(state, token, expected)
         state = following
     pieces = [vocabulary.pieces[token] for token in tokens]
     text = (b"".join(pieces) + refused).decode(errors="ignore")
@@ -180,7 +180,7 @@ def write_words(
     model: Model,
     sampler: Sampler,
     limit: int,
-    recall: Recall,
+    recall: TextSpeculator,
 ) -> Written:
     """Free text until the model ends it, in at most `limit` tokens. `unread`: see `write_boxes`.
 
@@ -234,7 +234,7 @@ class _Reading:
     ) -> Logits | None:
         """The logits after the answer so far. None when the time is up.
 
-        `ahead(known, room)` gives what to feed in the same run: see `Foresight.ahead`. Logits that may be
+        `ahead(known, room)` gives what to feed in the same run: see `Speculator.ahead`. Logits that may be
         rounded another way than in plain decoding are computed again when they are `doubtful`.
         """
         count, fed = len(self.tokens), len(self._fed)

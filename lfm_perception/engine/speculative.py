@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lfm_perception.engine.grammar import Grammar, State
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.grammar import Grammar, State
-from lfm_perception.vlm.prompts import Draft
+from lfm_perception.questions import Draft
 
 BLOCK = 16
 """Tokens that llama.cpp's matrix product takes together; a rest of them costs more each."""
@@ -49,7 +49,7 @@ _HOPELESS = 0.02
 """Where the guesses are right together with a lower probability, there is no need to look further."""
 
 
-class Foresight:
+class Speculator:
     """Guesses for the answers of one grammar, and what was learnt about them.
 
     `cost(n)` are the seconds of a run of n tokens.
@@ -175,7 +175,7 @@ class Foresight:
         return course
 
 
-class Recall:
+class TextSpeculator:
     """Guesses for free words: those that were said last to the same question, from where they agree.
 
     `cost(n)` are the seconds of a run of n tokens.
@@ -200,7 +200,7 @@ class Recall:
             self._trust += _MEMORY * ((guess == token) - self._trust)
 
     def ahead(self, words: Sequence[int], known: int, room: int) -> tuple[list[int], list[int]]:
-        """As `Foresight.ahead`; every token is a decision, and all can be taken back."""
+        """As `Speculator.ahead`; every token is a decision, and all can be taken back."""
         begin = self._place(words)
         most = min(room, WAY_BACK, LONGEST_RUN - known, len(self._last) - begin)
         alone, alike = self._cost(1), self._cost(known)

@@ -1,6 +1,6 @@
 """What llama.cpp can do on this machine, found out in a process of its own, which it may end.
 
-    python -m lfm_perception.vlm.probe MODEL N_GPU_LAYERS
+    python -m lfm_perception.engine.probe MODEL N_GPU_LAYERS
 
 prints one line of JSON: the fields of `Probe`.
 """
@@ -40,7 +40,7 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
 
     Raises PerceptionError when llama.cpp cannot be loaded, ends the process, or does not take the model.
     """
-    command = [sys.executable, "-m", "lfm_perception.vlm.probe", str(model), str(n_gpu_layers)]
+    command = [sys.executable, "-m", "lfm_perception.engine.probe", str(model), str(n_gpu_layers)]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S)
     except subprocess.TimeoutExpired as error:
@@ -61,7 +61,7 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
 
 def _main(model: str, n_gpu_layers: int) -> Probe:
     # Here, because this can end the process or fail in ways that only the other process must survive.
-    from lfm_perception.vlm.native import libggml, llama_cpp
+    from lfm_perception.engine.native import libggml, llama_cpp
 
     said: list[str] = []
 

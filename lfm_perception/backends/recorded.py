@@ -35,10 +35,10 @@ import numpy as np
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
+from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, CoordinateStd, Detection, Frame, Usage
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import FramePlan, Health, Vlm
-from lfm_perception.vlm.prompts import Question
+from lfm_perception.vlm import Health, Vlm
 
 FORMAT, VERSION = "lfm_perception answers", 1
 

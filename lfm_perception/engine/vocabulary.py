@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.engine.chat_template import TURN_END, Special
+from lfm_perception.engine.native import llama_cpp
 from lfm_perception.errors import PerceptionError
-from lfm_perception.vlm.native import llama_cpp
-from lfm_perception.vlm.prompts import TURN_END, Special
 
 _MARKUP = re.compile(rb"<[^<>\s]+>")
 

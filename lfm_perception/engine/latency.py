@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-from lfm_perception.vlm.context import Context
-from lfm_perception.vlm.cores import CoreWatch
-from lfm_perception.vlm.foresight import BLOCK
+from lfm_perception.engine.cores import CoreWatch
+from lfm_perception.engine.kv_cache import KvCache
+from lfm_perception.engine.speculative import BLOCK
 
 _SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
 """Runs that are measured at first."""
@@ -27,10 +27,10 @@ _PATIENCE_S = (2.0, 64.0)
 """Time before more threads are tried again: at first, and at most, as it doubles with every failure."""
 
 
-class Pace:
+class LatencyModel:
     """The cost of a run, and the threads that keep it low. `threads` is where it starts and the most."""
 
-    def __init__(self, context: Context, threads: int) -> None:
+    def __init__(self, context: KvCache, threads: int) -> None:
         self._context = context
         self._most = self.threads = threads
         seconds = np.array([self._measured(size) for size in _SIZES])

@@ -1,7 +1,7 @@
 """How the camera moves: from sparse optical flow on a small picture, a fraction of a millisecond a frame.
 
-A `View` takes places of one image to where they are in another, affine, shape (3, 3), in image sides (see
-`geometry`). `CameraMotion` measures it from frame to frame, and a `CameraPath` remembers it for a while, so
+An `Affine` maps points of one image to another, shape (3, 3), in image sides (see `geometry`).
+`EgoMotionEstimator` measures it from frame to frame, and `EgoMotionHistory` keeps it for a while, so
 that boxes can be carried between any two moments.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lfm_perception.geometry import BoxArray
 from lfm_perception.scene import Image
 
-View = NDArray[np.float64]
+Affine = NDArray[np.float64]
 Points = NDArray[np.float32]
 Grey = NDArray[np.uint8]
 
@@ -78,12 +78,12 @@ FAST, SLOW = 0.01, 0.004
 A camera that stands is measured to move by 0.001."""
 
 
-def still() -> View:
+def still() -> Affine:
     """Nothing has moved."""
     return np.eye(3)
 
 
-class CameraMotion:
+class EgoMotionEstimator:
     """Measures the view from each frame to the next one. Owned by one thread.
 
     Frames are compared with a reference some frames back, so that errors do not add up frame by frame and
@@ -98,7 +98,7 @@ class CameraMotion:
         self._flow: Points = np.zeros(2, dtype=np.float32)
         self._frames = 0
 
-    def measure(self, image: Image, moving: BoxArray) -> View:
+    def measure(self, image: Image, moving: BoxArray) -> Affine:
         """From the image before to this one; still for the first one and where the motion cannot be told.
 
         `moving`: what moves by itself, `xyxy`, shape (N, 4), which is left out.
@@ -117,7 +117,7 @@ class CameraMotion:
             self._refer_to(grey, moving)
             return still()
         now = _in_sides(motion, (grey.shape[1], grey.shape[0]))
-        step: View = now @ np.linalg.inv(self._view)
+        step: Affine = now @ np.linalg.inv(self._view)
         self._view, self._before = now, grey
         self._frames += 1
         if self._frames >= REFERENCE_FRAMES or np.abs(self._flow).max() > REFERENCE_SHIFT:
@@ -194,7 +194,7 @@ def _corners(grey: Grey, moving: BoxArray) -> Points:
     return np.stack([x, y], axis=1).astype(np.float32)
 
 
-def moved(boxes: BoxArray, view: View) -> BoxArray:
+def moved(boxes: BoxArray, view: Affine) -> BoxArray:
     """Boxes of the old image in the new one, `xyxy`, shape (N, 4)."""
     corners: BoxArray = (boxes.reshape(-1, 2) @ view[:2, :2].T + view[:2, 2]).reshape(-1, 4)
     return corners
@@ -209,26 +209,26 @@ def _beside(boxes: BoxArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return mask
 
 
-def _in_sides(motion: NDArray[np.float64], size: tuple[int, int]) -> View:
+def _in_sides(motion: NDArray[np.float64], size: tuple[int, int]) -> Affine:
     """An affine motion of pixels, shape (2, 3), as a view. Pixel centres lie half a pixel in."""
     to_pixels = np.array([[size[0], 0.0, -0.5], [0.0, size[1], -0.5], [0.0, 0.0, 1.0]])
-    view: View = np.linalg.inv(to_pixels) @ np.vstack([motion, [0.0, 0.0, 1.0]]) @ to_pixels
+    view: Affine = np.linalg.inv(to_pixels) @ np.vstack([motion, [0.0, 0.0, 1.0]]) @ to_pixels
     return view
 
 
-class CameraPath:
+class EgoMotionHistory:
     """Where the camera looked, for the last frames: views from one image to that of each stamp.
 
     As long as nothing was added, it is a camera that stands still.
     """
 
     def __init__(self) -> None:
-        self._steps = deque[tuple[float, View]](maxlen=REMEMBERED)
+        self._steps = deque[tuple[float, Affine]](maxlen=REMEMBERED)
 
     def __bool__(self) -> bool:
         return bool(self._steps)
 
-    def add(self, view: View, stamp_s: float) -> None:
+    def add(self, view: Affine, stamp_s: float) -> None:
         """The view from the frame before to that at `stamp_s`. A stamp that does not follow begins anew."""
         if self._steps and stamp_s <= self._steps[-1][0]:
             self._steps.clear()
@@ -253,7 +253,7 @@ class CameraPath:
         speed = max((float(np.abs(view @ corners).max()) for view in views), default=0.0) / SPEED_S
         return speed > (SLOW if already else FAST)
 
-    def rate(self, stamp_s: float) -> View:
+    def rate(self, stamp_s: float) -> Affine:
         """What the camera does at that stamp, per second, to places of the image counted from.
 
         To a place [x, y, 1] it does `rate @ [x, y, 1]`.
@@ -266,10 +266,10 @@ class CameraPath:
         seconds, views = zip(*recent, strict=True)
         powers = np.vander(seconds, degree + 1, increasing=True)
         courses = np.linalg.solve(powers.T @ powers, powers.T @ np.reshape(views, (-1, 9)))
-        rate: View = courses[1].reshape(3, 3)
+        rate: Affine = courses[1].reshape(3, 3)
         return rate
 
-    def to(self, stamp_s: float) -> View:
+    def to(self, stamp_s: float) -> Affine:
         """From the image counted from to that at a stamp.
 
         Between two frames in proportion; before the first and after the last frame as there.
@@ -284,6 +284,6 @@ class CameraPath:
                     return before
                 after_s, after = steps[index + 1]
                 share = (stamp_s - before_s) / (after_s - before_s)
-                view: View = before + share * (after - before)
+                view: Affine = before + share * (after - before)
                 return view
         return steps[0][1]

@@ -7,7 +7,7 @@ and 25 us to fuse, where as many `filterpy.kalman.KalmanFilter` objects of 8 x 8
 (`benchmarks/tracking.py`, x86-64). The results are those of filterpy to 1e-9, which the tests hold it to.
 
 What walks on and what turns round want different filters: one that trusts its velocity, and one that follows.
-`MixedMotion` runs both and weighs them by how well each expected what was measured, which halves the error of
+`ImmFilter` runs both and weighs them by how well each expected what was measured, which halves the error of
 the velocity of what walks on.
 
 Positions are in image sides (see `geometry`), velocities in image sides per second, times in seconds.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 CALM = 0.1
-"""Share of its agility that a box has in its calm mode."""
+"""Share of its process_noise that a box has in its calm mode."""
 
 DOUBT = 0.5
 """A velocity of so many of its standard deviations is believed by half, one of many of them wholly."""
@@ -68,12 +68,12 @@ class Motion:
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.position, self.velocity, self.variance, self.covariance, self.velocity_variance
 
-    def after(self, seconds: float, agility: Array) -> Motion:
-        """That much later. `agility`: how much velocities change in a second, shape (N, 4) or (4,).
+    def after(self, seconds: float, process_noise: Array) -> Motion:
+        """That much later. `process_noise`: how much velocities change in a second, shape (N, 4) or (4,).
 
         Velocity wanders as white noise would drive it, so that two short steps equal a long one.
         """
-        wander = agility**2 * seconds
+        wander = process_noise**2 * seconds
         moved = self.position + self.velocity * seconds
         variance = (
             self.variance
@@ -166,7 +166,7 @@ class Motion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MixedMotion:
+class ImmFilter:
     """Boxes that sometimes keep their velocity and sometimes change it: an interacting multiple model.
 
     `modes`: the filters of N boxes if they were calm, and if they were agile. `chances`: of each mode, shape
@@ -179,51 +179,53 @@ class MixedMotion:
     whole: Motion
 
     @classmethod
-    def of(cls, modes: tuple[Motion, Motion], chances: Array) -> MixedMotion:
+    def of(cls, modes: tuple[Motion, Motion], chances: Array) -> ImmFilter:
         return cls(modes, chances, _mixture(modes, chances))
 
     @classmethod
-    def starting(cls, measured: Array, noise: Array, speed: Array) -> MixedMotion:
+    def starting(cls, measured: Array, noise: Array, speed: Array) -> ImmFilter:
         """See `Motion.starting`; nothing is known of the mode."""
         motion = Motion.starting(measured, noise, speed)
         return cls((motion, motion), np.full((2, len(motion)), 0.5), motion)
 
-    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> MixedMotion:
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> ImmFilter:
         calm, agile = self.modes
-        return MixedMotion((calm[rows], agile[rows]), self.chances[:, rows], self.whole[rows])
+        return ImmFilter((calm[rows], agile[rows]), self.chances[:, rows], self.whole[rows])
 
-    def joined(self, others: MixedMotion) -> MixedMotion:
+    def joined(self, others: ImmFilter) -> ImmFilter:
         """These boxes, then the others."""
         (calm, agile), (calmer, more_agile) = self.modes, others.modes
-        return MixedMotion(
+        return ImmFilter(
             (calm.joined(calmer), agile.joined(more_agile)),
             np.concatenate([self.chances, others.chances], axis=1),
             self.whole.joined(others.whole),
         )
 
-    def each(self, change: Callable[[Motion], Motion]) -> MixedMotion:
+    def each(self, change: Callable[[Motion], Motion]) -> ImmFilter:
         """After the same was done to every mode."""
         calm, agile = self.modes
-        return MixedMotion.of((change(calm), change(agile)), self.chances)
+        return ImmFilter.of((change(calm), change(agile)), self.chances)
 
-    def after(self, seconds: float, agility: Array) -> MixedMotion:
-        """That much later, during which the mode may have changed. `agility` is that of the agile mode."""
+    def after(self, seconds: float, process_noise: Array) -> ImmFilter:
+        """That much later; the mode may have changed meanwhile. `process_noise` is that of the agile mode."""
         stays = math.exp(-seconds / STEADY_S)
         switch = np.array([[1.0 + stays, 1.0 - stays], [1.0 - stays, 1.0 + stays]]) / 2.0
         joint = switch[:, :, None] * self.chances[:, None]  # from mode, to mode
         chances = joint.sum(axis=0)
         origins = joint / chances
         calm, agile = (_mixture(self.modes, origins[:, to]) for to in (0, 1))
-        return MixedMotion.of((calm.after(seconds, CALM * agility), agile.after(seconds, agility)), chances)
+        return ImmFilter.of(
+            (calm.after(seconds, CALM * process_noise), agile.after(seconds, process_noise)), chances
+        )
 
-    def fused(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> MixedMotion:
+    def fused(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ImmFilter:
         """See `Motion.fused`. The mode that expected the measurement better becomes the likelier one."""
         calm, agile = (mode.fused(rows, measured, noise) for mode in self.modes)
         fits = np.stack([_log_likelihood(mode[rows], measured, noise) for mode in self.modes])
         weights = self.chances[:, rows] * np.exp(fits - fits.max(axis=0))
         chances = self.chances.copy()
         chances[:, rows] = weights / weights.sum(axis=0)
-        return MixedMotion.of((calm, agile), chances)
+        return ImmFilter.of((calm, agile), chances)
 
 
 def _mixture(modes: tuple[Motion, Motion], chances: Array) -> Motion:

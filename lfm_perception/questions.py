@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
+from lfm_perception.image_plan import ImagePlan
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
 """Text that would be read as a special token, or as the place of an image."""
@@ -35,43 +36,6 @@ class Prompt:
         for text in (self.user, self.system):
             if found := SPECIAL_TOKEN.search(text):
                 raise PerceptionError(f"a prompt must not hold the special token {found.group()!r}: {text!r}")
-
-
-class Special(str):
-    """The text of a special token, found in the vocabulary as a whole and never cut into pieces."""
-
-
-START = Special("<|startoftext|>")
-TURN_START = Special("<|im_start|>")
-TURN_END = Special("<|im_end|>")
-IMAGE_START = Special("<|image_start|>")
-IMAGE_END = Special("<|image_end|>")
-THUMBNAIL = Special("<|img_thumbnail|>")
-
-
-def tile(row: int, column: int) -> Special:
-    """The special token before the tile in this row and column, counted from 1."""
-    return Special(f"<|img_row_{row}_col_{column}|>")
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A request in the family's chat template: what stands before the image, and what after it.
-
-    `Special` parts are special tokens; the others are plain text.
-    """
-
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-def converse(prompt: Prompt) -> Conversation:
-    """The chat template of LFM2-VL: ChatML with the image first in the user's turn."""
-    system = (TURN_START, f"system\n{prompt.system}", TURN_END, "\n") if prompt.system else ()
-    return Conversation(
-        before=(START, *system, TURN_START, "user\n"),
-        after=(prompt.user, TURN_END, "\n", TURN_START, "assistant\n"),
-    )
 
 
 FINEST = 10_000
@@ -230,3 +194,30 @@ def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> 
 def ask(prompt: Prompt) -> Question:
     """Ask in words and get words: a caption, or an operator's question."""
     return Question(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """What one question about one frame may cost, decided before any pixel is encoded.
+
+    `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` are the objects
+    that the answer is expected to hold, in the order in which it may name them; None: nothing is known. It
+    changes how soon the answer comes, and nothing in it. `expected_s` is what the answer will probably take,
+    None where nobody asked; `fits` is False when that is more than the budget has left.
+    """
+
+    image: ImagePlan
+    answer_tokens: int
+    deadline_s: float | None = None
+    draft: Draft | None = None
+    expected_s: float | None = None
+    fits: bool = True
+
+    def __str__(self) -> str:
+        image = self.image
+        tiles = f" in {image.columns}x{image.rows} tiles" if image.tiled else ""
+        time = "" if self.expected_s is None else f", about {self.expected_s:.3f} s"
+        return (
+            f"{image.width}x{image.height}{tiles}, {image.tokens} image tokens, "
+            f"at most {self.answer_tokens} answer tokens{time}{'' if self.fits else ', too slow'}"
+        )

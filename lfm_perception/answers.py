@@ -35,8 +35,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from lfm_perception.geometry import Box
+from lfm_perception.questions import Dialect
 from lfm_perception.scene import CoordinateStd, Detection
-from lfm_perception.vlm.prompts import Dialect
 
 Coordinates = Literal["normalized", "per_mille", "pixels"]
 """The unit of the numbers in an answer: 0..1, 0..1000, or pixels of the picture."""

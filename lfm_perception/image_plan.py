@@ -26,15 +26,12 @@ coordinates therefore mean the same in the frame, in the resized picture and in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-import cv2
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.scene import Image
 
 TOKEN_SIDE = 32
 """Pixels on each side of the square that one image token covers."""
@@ -134,54 +131,6 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
         thumbnail_width=single_width if limits.thumbnail else 0,
         thumbnail_height=single_height if limits.thumbnail else 0,
     )
-
-
-def resize(image: Image, plan: ImagePlan) -> Image:
-    """The whole image at the planned size: uint8, shape (plan.height, plan.width, 3), C-contiguous.
-
-    One pass, with the filter nearest to the antialiased bilinear one that the models were trained with:
-    INTER_AREA when the picture loses pixels (on frames of the demo world 0.3 to 0.9 grey levels away in
-    the mean, INTER_LINEAR 0.6 to 3.5), else INTER_LINEAR (0.2 away, INTER_AREA 1.4). An image that has
-    the planned size already is not copied when it is contiguous.
-
-    Raises PerceptionError when `image` is not uint8 of shape (height, width, 3).
-    """
-    return _resized(image, plan.width, plan.height)
-
-
-def pictures(image: Image, plan: ImagePlan) -> Iterator[Image]:
-    """The pictures in the order the model reads them: the tiles row by row, the thumbnail last.
-
-    A plan without tiles gives one picture. Each is uint8, shape (height, width, 3), C-contiguous.
-    The model expects `<|img_row_R_col_C|>` before each tile (counted from 1) and `<|img_thumbnail|>`
-    before the thumbnail, all between one `<|image_start|>` and one `<|image_end|>`.
-
-    Raises PerceptionError as `resize` does.
-    """
-    whole = resize(image, plan)
-    if not plan.tiled:
-        yield whole
-        return
-    for top in range(0, plan.height, TILE_SIDE):
-        for left in range(0, plan.width, TILE_SIDE):
-            yield np.ascontiguousarray(whole[top : top + TILE_SIDE, left : left + TILE_SIDE])
-    if plan.thumbnail_width:
-        yield _resized(image, plan.thumbnail_width, plan.thumbnail_height)
-
-
-def _resized(image: Image, width: int, height: int) -> Image:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PerceptionError(
-            f"an image must be uint8 RGB of shape (height, width, 3), got {image.dtype} {image.shape}: "
-            f"convert it first"
-        )
-    source = np.ascontiguousarray(image)
-    source_height, source_width = source.shape[:2]
-    if (source_width, source_height) == (width, height):
-        return source
-    shrinks = width * height < source_width * source_height
-    filtering = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(source, (width, height), interpolation=filtering), dtype=np.uint8)
 
 
 def _single_tile(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:

@@ -33,13 +33,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import cv2
 
+from lfm_perception.answers import Parsed, TokenLogProb, parse
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import ImagePlan, resize
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.planning.resize import resize
+from lfm_perception.questions import Dialect, FramePlan, Question
 from lfm_perception.scene import Answer, Detection, Frame, Usage
 from lfm_perception.settings import OpenaiSettings, Settings
-from lfm_perception.vlm import CancelledError, FramePlan, Health
-from lfm_perception.vlm.answers import Parsed, TokenLogProb, parse
-from lfm_perception.vlm.prompts import Dialect, Question
+from lfm_perception.vlm import CancelledError, Health
 
 T = TypeVar("T")
 

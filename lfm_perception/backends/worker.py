@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, FramePlan, Health, Vlm
-from lfm_perception.vlm.prompts import Question
+from lfm_perception.vlm import CancelledError, Health, Vlm
 
 HEARTBEAT_S = 0.25
 """Time between two signs of life of the worker."""
@@ -413,7 +413,7 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
     awake = threading.Event()
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
     os.nice(NICENESS)
-    from lfm_perception.vlm.llama import LlamaVlm  # here, because no other process loads llama.cpp
+    from lfm_perception.backends.llama import LlamaVlm
 
     awake.set()
     try:
@@ -462,6 +462,6 @@ def _answered(vlm: Vlm, frame: Frame, ask: _Ask) -> Answer | PerceptionError:
 
 if __name__ == "__main__":
     # by its real name, so that what is sent has the same types on both sides
-    from lfm_perception.vlm import worker
+    from lfm_perception.backends import worker
 
     worker.main(*map(int, sys.argv[1:]))

@@ -20,10 +20,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.engine.vocabulary import NameTokens, Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
-from lfm_perception.vlm.prompts import Dialect, in_json
-from lfm_perception.vlm.vocabulary import NameTokens, Vocabulary
+from lfm_perception.questions import Dialect, in_json
 
 LONGEST_LABEL = 16
 """Tokens in the longest label of an open vocabulary, not counting those that finish a character."""

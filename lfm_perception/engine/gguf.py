@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lfm_perception.engine.native import libggml, llama_cpp
 from lfm_perception.errors import PerceptionError
-from lfm_perception.vlm.native import libggml, llama_cpp
 
 Value = bool | int | float | str | tuple[float, ...] | None
 """A metadata value. Arrays of numbers are tuples up to 64 entries; longer ones and texts are None."""

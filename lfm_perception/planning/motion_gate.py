@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.scene import Frame, Image
-from lfm_perception.settings import GateSettings
+from lfm_perception.settings import InferenceSettings
 
 Glance = NDArray[np.float32]
 """A frame at a glance: grey levels 0 to 1, shape (ROWS, COLUMNS)."""
@@ -41,11 +41,11 @@ class Gate:
     Frames are compared with that one, not with the one before, so that slow changes add up.
     """
 
-    def __init__(self, settings: GateSettings) -> None:
+    def __init__(self, settings: InferenceSettings) -> None:
         self._settings = settings
         self.reset()
 
-    def change(self, settings: GateSettings) -> None:
+    def reconfigure(self, settings: InferenceSettings) -> None:
         self._settings = settings
 
     def reset(self) -> None:
@@ -58,14 +58,14 @@ class Gate:
         """Whether the model should look at a frame, `now_s` on the clock of `looked`. Changes nothing."""
         if now_s < self._rest_until_s:
             return False
-        if self._seen is None or self._seen_ns is None or not self._settings.difference:
+        if self._seen is None or self._seen_ns is None or not self._settings.motion_threshold:
             return True
-        if frame.stamp_ns - self._seen_ns >= self._settings.longest * 1e9:
+        if frame.stamp_ns - self._seen_ns >= self._settings.max_interval * 1e9:
             return True
-        return difference(glance(frame.image), self._seen) >= self._settings.difference
+        return difference(glance(frame.image), self._seen) >= self._settings.motion_threshold
 
     def looked(self, frame: Frame, began_s: float, ended_s: float) -> None:
         """The model looked at a frame, in that time."""
-        self._seen = glance(frame.image) if self._settings.difference else None
+        self._seen = glance(frame.image) if self._settings.motion_threshold else None
         self._seen_ns = frame.stamp_ns
-        self._rest_until_s = ended_s + (ended_s - began_s) * (1.0 / self._settings.duty - 1.0)
+        self._rest_until_s = ended_s + (ended_s - began_s) * (1.0 / self._settings.duty_cycle - 1.0)

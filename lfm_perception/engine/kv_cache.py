@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.engine.decoding import Logits
+from lfm_perception.engine.native import failure, llama_cpp
+from lfm_perception.engine.speculative import BLOCK, LONGEST_RUN, MOST_ROWS, WAY_BACK
 from lfm_perception.settings import EngineSettings
-from lfm_perception.vlm.decoding import Logits
-from lfm_perception.vlm.foresight import BLOCK, LONGEST_RUN, MOST_ROWS, WAY_BACK
-from lfm_perception.vlm.native import failure, llama_cpp
 
 Embeddings = NDArray[np.float32]
 """What the language model sees of a picture: shape (image tokens, width)."""
@@ -36,7 +36,7 @@ Part = tuple[int, ...] | Embeddings
 """A stretch of a prompt. Tokens are the same when they are equal, embeddings when they are one array."""
 
 
-class Context:
+class KvCache:
     """The memory of a loaded model, of which a token's logits are `words` numbers. For one thread.
 
     An answer is None when `stop` was requested meanwhile; what was read is then forgotten.

@@ -4,7 +4,7 @@ One thread of its own makes every call into llama.cpp: loading, encoding, decodi
 would end the process there is refused before the call (see `gguf` for the files, `_Engine` for the
 rest).
 
-The image is prepared here (`planning.image_plan`) and given to mtmd picture by picture, so that size,
+The image is prepared here (`image_plan`) and given to mtmd picture by picture, so that size,
 tiles and markers are exactly the planned ones; the text around it is tokenized here, so that words from
 outside are never more than words. The picture's embeddings are kept until another frame comes, and the
 language model's memory of them (`context`): a second question about the same frame costs its own text and
@@ -26,31 +26,25 @@ from typing import Any
 
 import numpy as np
 
+from lfm_perception.answers import parse
+from lfm_perception.backends import model_files
+from lfm_perception.engine import gguf
+from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, THUMBNAIL, Special, converse, tile
+from lfm_perception.engine.cores import CoreWatch
+from lfm_perception.engine.decoding import Sampler, Written, write_boxes, write_words
+from lfm_perception.engine.grammar import Grammar
+from lfm_perception.engine.kv_cache import FLASH_ATTENTION, Embeddings, KvCache, Part, Stop
+from lfm_perception.engine.latency import LatencyModel
+from lfm_perception.engine.native import failure, keep_quiet, llama_cpp, mtmd_cpp
+from lfm_perception.engine.speculative import Speculator, TextSpeculator
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
-from lfm_perception.planning.image_plan import TOKEN_SIDE, ImagePlan, pictures
+from lfm_perception.image_plan import TOKEN_SIDE, ImagePlan
+from lfm_perception.planning.resize import pictures
+from lfm_perception.questions import Dialect, FramePlan, Prompt, Question
 from lfm_perception.scene import Answer, Frame, Image, Usage
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, FramePlan, Health, gguf, model_files
-from lfm_perception.vlm.answers import parse
-from lfm_perception.vlm.context import FLASH_ATTENTION, Context, Embeddings, Part, Stop
-from lfm_perception.vlm.cores import CoreWatch
-from lfm_perception.vlm.decoding import Sampler, Written, write_boxes, write_words
-from lfm_perception.vlm.foresight import Foresight, Recall
-from lfm_perception.vlm.grammar import Grammar
-from lfm_perception.vlm.native import failure, keep_quiet, llama_cpp, mtmd_cpp
-from lfm_perception.vlm.pace import Pace
-from lfm_perception.vlm.prompts import (
-    IMAGE_END,
-    IMAGE_START,
-    THUMBNAIL,
-    Dialect,
-    Prompt,
-    Question,
-    Special,
-    converse,
-    tile,
-)
-from lfm_perception.vlm.vocabulary import Vocabulary
+from lfm_perception.vlm import CancelledError, Health
 
 LARGEST_PICTURE = 1024
 """Image tokens of the largest single picture; mtmd is loaded with this, so that it resizes none."""
@@ -141,12 +135,12 @@ class _Engine:
     """Everything that lives on the inference thread."""
 
     vocabulary: Vocabulary
-    pace: Pace
+    pace: LatencyModel
     _width: int
 
     def __init__(self, model: Path, mmproj: Path, settings: Settings) -> None:
         self._model = self._vision = None
-        self._context: Context | None = None
+        self._context: KvCache | None = None
         self._sampling = settings.sampling
         self._means = settings.detect.coordinates == "mean"
         self._seen: tuple[Frame, ImagePlan, list[Embeddings]] | None = None
@@ -174,13 +168,13 @@ class _Engine:
             self.vocabulary.special(special)
 
         threads = engine.n_threads or cores.free()
-        self._context = Context(self._model, len(self.vocabulary.pieces), engine, threads)
+        self._context = KvCache(self._model, len(self.vocabulary.pieces), engine, threads)
         if settings.lora.path:
             adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(_adapter(settings)))
             if not adapter:
                 raise failure(f"llama.cpp cannot apply {settings.lora.path}")
             self._context.adapt(adapter, settings.lora.scale)
-        self.pace = Pace(self._context, threads)
+        self.pace = LatencyModel(self._context, threads)
 
         vision = mtmd_cpp.mtmd_context_params_default()
         vision.use_gpu = engine.n_gpu_layers != 0
@@ -196,7 +190,7 @@ class _Engine:
             raise PerceptionError(f"{mmproj} has no vision tower: give the mmproj file of {model.name}")
 
     @property
-    def context(self) -> Context:
+    def context(self) -> KvCache:
         """What the language model has read."""
         assert self._context is not None, "the engine has been freed"
         return self._context
@@ -261,15 +255,15 @@ class _Engine:
         if question.dialect is None:
             recall = self._recall(question.prompt)
             return write_words(self.vocabulary, unread, self.context.answer, sampler, limit, recall)
-        foresight = self._foresight(question.dialect, question.labels if question.closed else None)
-        return write_boxes(foresight, unread, self.context.answer, sampler, limit, plan.draft)
+        speculator = self._foresight(question.dialect, question.labels if question.closed else None)
+        return write_boxes(speculator, unread, self.context.answer, sampler, limit, plan.draft)
 
-    def _made_foresight(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Foresight:
-        return Foresight(Grammar(self.vocabulary, dialect, labels), self.pace.cost)
+    def _made_foresight(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Speculator:
+        return Speculator(Grammar(self.vocabulary, dialect, labels), self.pace.cost)
 
-    def _made_recall(self, question: Prompt) -> Recall:
+    def _made_recall(self, question: Prompt) -> TextSpeculator:
         """For what is said to one question."""
-        return Recall(self.pace.cost)
+        return TextSpeculator(self.pace.cost)
 
     def _see(self, frame: Frame, plan: ImagePlan) -> list[Embeddings] | None:
         """The embeddings of the plan's pictures. None when stopped."""

@@ -1,0 +1,1 @@
+"""llama.cpp in this process: prefill, speculative grammar-constrained decoding, KV cache."""
