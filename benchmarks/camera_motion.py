@@ -4,8 +4,8 @@
 
 Every film is followed with the motion of the camera left alone, told automatically and taken always
 (`tracker.camera_motion_compensation`), by the protocol `sparse-late`. `--boxes`: the truth with the noise of
-a vision-language model, the truth itself (clean), or what the demo model sees. HOTA, IDF1, and the median error
-of the speed of what moves, in per cent of it.
+a vision-language model, the truth itself (clean), or what the demo model sees. HOTA, IDF1, and the median
+error of the speed of what moves, in per cent of it.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def read_sysfs(root: Path = SYSFS) -> BoardState:
 class BoardWatch:
     """Looks at the board now and then, on a thread of its own, and says what level its heat asks for.
 
-    `on_level(level, sentence)` is called at every change of the level, on that thread. `state` and `level` are
-    the latest.
+    `on_level(level, sentence)` is called at every change of the level, on that thread. `state` and `level`
+    are the latest.
     """
 
     def __init__(self, settings: ThermalSettings, on_level: Callable[[DegradationLevel, str], None]) -> None:

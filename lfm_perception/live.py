@@ -180,7 +180,7 @@ class LiveStatus:
     `level`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
     `dropped` for a newer one, `gated` while switched off, paused or because the gate was closed, `refused` by
     reason (stamps), `failed` by the kind of error (decoding, the model). `rejects` counts objects in answers
-    that were dropped, by reason; `over_latency_budget` inferences could not keep to `budget.latency`. `input_hz`:
+    that were dropped, by reason; `over_latency_budget` inferences missed `budget.latency`. `input_hz`:
     of frames that were not refused, over the last two seconds. `camera_silence_s`: since the last of them;
     `answer_age_s`: since the last answer; both since the start where there was none. `latency_p50_s`,
     `latency_p95_s`: from offer to answer.

@@ -147,8 +147,8 @@ class Scene:
 
     `text` is the detection answer as it came. `caption` is the latest one and `caption_stamp_ns` the stamp
     of the frame it describes, both None before the first. `truncated`, `rejects` and `usage` are the
-    detection's; `caption_usage` is None where no caption was asked for on this frame. `over_latency_budget`: not
-    even the smallest picture and one object were expected to fit into `budget.latency`.
+    detection's; `caption_usage` is None where no caption was asked for on this frame. `over_latency_budget`:
+    not even the smallest picture and one object were expected to fit into `budget.latency`.
     """
 
     stamp_ns: int

@@ -543,7 +543,8 @@ class Settings:
         if not thermal.reduce_tokens_at <= thermal.reduce_duty_cycle_at <= thermal.pause_at:
             raise PerceptionError(
                 f"thermal.reduce_tokens_at {thermal.reduce_tokens_at:g}, thermal.reduce_duty_cycle_at "
-                f"{thermal.reduce_duty_cycle_at:g} and thermal.pause_at {thermal.pause_at:g} must rise"
+                f"{thermal.reduce_duty_cycle_at:g} and thermal.pause_at {thermal.pause_at:g} "
+                "must rise in this order"
             )
 
     def _context_needed(self) -> int:
