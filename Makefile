@@ -41,8 +41,8 @@ site: environment ## make a site of docs/ in build/site, to be read without a ne
 
 model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
-	$(BIN)/python -m lfm_perception.demo.train --out build/demo_model
-	$(BIN)/python -m lfm_perception.demo.release --checkpoint build/demo_model/checkpoint.pt
+	PYTHONPATH=tools $(BIN)/python -m demo_model.train --out build/demo_model
+	PYTHONPATH=tools $(BIN)/python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
 constraints: environment ## pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv

@@ -22,7 +22,8 @@ from itertools import islice
 from pathlib import Path
 
 from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.demo.world import LABELS, World
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import World
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings

@@ -34,7 +34,8 @@ from rich.table import Table
 
 from lfm_perception.backends import model_files
 from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.demo.world import HARD, LABELS, Snapshot, still
+from lfm_perception.demo.bodies import HARD, LABELS
+from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.evaluation.detection import evaluate
 from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.questions import BBOX, FramePlan, detect

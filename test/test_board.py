@@ -151,7 +151,7 @@ def test_a_board_that_holds_back_its_clocks_gets_less_to_do() -> None:
     st.floats(0.0, 150.0) | st.none(),
     st.booleans(),
     st.floats(0.0, 100.0),
-    st.floats(0.0, THERMAL.recover - 0.01),
+    st.floats(0.0, THERMAL.hysteresis - 0.01),
 )
 def test_steps_do_not_go_back_and_forth(
     level: DegradationLevel, celsius: float | None, throttled: bool, held_s: float, cooler: float

@@ -7,18 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from lfm_perception.demo.world import (
-    EASY,
-    FILM,
-    HARD,
-    LABELS,
-    VISIBLE_FRACTION,
-    Difficulty,
-    TrueObject,
-    World,
-    describe,
-    still,
-)
+from lfm_perception.demo.bodies import EASY, FILM, HARD, LABELS, Difficulty
+from lfm_perception.demo.world import VISIBLE_FRACTION, TrueObject, World, describe, still
 from lfm_perception.evaluation.demo import caption_is_true
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Velocity

@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.cli import main
-from lfm_perception.demo.world import LABELS, Snapshot, still
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.average_precision import average_precision, mean_precision
 from lfm_perception.evaluation.compare import compare, pairs

@@ -22,7 +22,7 @@ import yaml
 from typer.main import get_command
 
 from lfm_perception.cli import app
-from lfm_perception.demo.world import LABELS
+from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.wordings import languages
 from lfm_perception.questions import BBOX
 from lfm_perception.settings import Settings, describe

@@ -13,7 +13,8 @@ import pytest
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.backends.recorded import NotRecordedError, RecordedVlm, picture, recording
-from lfm_perception.demo.world import LABELS, World
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.perception import Perception, open_perception

@@ -32,7 +32,8 @@ from hypothesis import strategies as st
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.openai import LARGEST_ANSWER, RemoteVlm, ServerError
-from lfm_perception.demo.world import LABELS, World
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, judge, run_trial
 from lfm_perception.image_plan import ImagePlan

@@ -21,7 +21,8 @@ import pytest
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.backends.worker import SILENCE_S, WorkerError, WorkerVlm
-from lfm_perception.demo.world import LABELS, World
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import BBOX, CAPTION, FramePlan, ask, detect

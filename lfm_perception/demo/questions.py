@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lfm_perception.demo.world import LABELS, Snapshot
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.world import Snapshot
 from lfm_perception.geometry import Box
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, Prompt
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
 from lfm_perception.demo.questions import HELD_OUT
-from lfm_perception.demo.world import EASY, HARD, LABELS, Difficulty, Snapshot, TrueObject, describe, still
+from lfm_perception.demo.world import Snapshot, TrueObject, describe, still
 from lfm_perception.evaluation.detection import DetectionReport, evaluate, tally
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Prompt, Question, ask, detect

@@ -92,9 +92,14 @@ class DemoFilm:
         for index in range(0, len(shown), detector.every):
             self._judge(index, shown[index], errors, scores, right)
         spreads = self._spreads(detector, look) if look else []
-        raw = PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias).raw
+        raw_score = PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias).invert
         return DemoRun(
-            self.film, tuple(shown), tuple(errors), tuple(map(raw, scores)), tuple(right), tuple(spreads)
+            self.film,
+            tuple(shown),
+            tuple(errors),
+            tuple(map(raw_score, scores)),
+            tuple(right),
+            tuple(spreads),
         )
 
     def _spreads(self, detector: Detector, look: Look) -> list[float]:

@@ -13,8 +13,8 @@ from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lfm_perception.demo import tokenizer as vocabulary
-from lfm_perception.demo.network import VisionLanguageModel
+from demo_model import tokenizer as vocabulary
+from demo_model.network import VisionLanguageModel
 from lfm_perception.errors import PerceptionError
 from lfm_perception.scene import Image
 

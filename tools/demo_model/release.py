@@ -1,6 +1,6 @@
 """Turn a training checkpoint into what ships: GGUF files, checksums and a model card with its measures.
 
-    python -m lfm_perception.demo.release --checkpoint build/demo_model/checkpoint.pt
+    PYTHONPATH=tools python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
 Refuses to write when llama.cpp does not compute what PyTorch does.
 """
@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
+from demo_model import tokenizer as vocabulary
+from demo_model.export import load_checkpoint, write_all
+from demo_model.parity import SIZES, Parity, compare
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
-from lfm_perception.demo import tokenizer as vocabulary
-from lfm_perception.demo.export import load_checkpoint, write_all
-from lfm_perception.demo.parity import SIZES, Parity, compare
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, TrialReport, judge, run_trial
 from lfm_perception.settings import Settings
@@ -124,8 +124,8 @@ encode / prefill / decode, medians on the machine above.
 
 
 _MADE = """\
-`python -m lfm_perception.demo.train --out build/demo_model {options}` and then the writer of this file,
-`python -m lfm_perception.demo.release`; `make model` runs both with the training's defaults.
+`PYTHONPATH=tools python -m demo_model.train --out build/demo_model {options}` and then
+`PYTHONPATH=tools python -m demo_model.release`, which writes this file; `make model` runs both.
 {steps} steps in {minutes:.0f} minutes on {processes} CPU cores shared with other work ({versions}).
 """
 _SECTION = re.compile(r"^## How it was made\n\n(.*?)\n+(?=## )", re.MULTILINE | re.DOTALL)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lfm_perception.demo import tokenizer as vocabulary
-from lfm_perception.demo.network import PATCH, UNSHUFFLE, Attention, Shape, VisionLanguageModel
+from demo_model import tokenizer as vocabulary
+from demo_model.network import PATCH, UNSHUFFLE, Attention, Shape, VisionLanguageModel
 from lfm_perception.errors import PerceptionError
 
 CHAT_TEMPLATE = (

@@ -14,6 +14,7 @@ import random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lfm_perception.demo import questions, world
+from lfm_perception.demo.bodies import LABELS
 from lfm_perception.geometry import Box
 from lfm_perception.questions import DIALECTS
 
@@ -110,9 +111,7 @@ def _split(tokenizer: Tokenizer) -> Tokenizer:
 def _corpus() -> list[str]:
     """Prompts, answers without digits (numbers have their own tokens), captions and everyday words."""
     rng = random.Random(0)
-    everyday = [
-        word for word in _ENGLISH.split() if word not in world.LABELS or word in ("person", "box", "cone")
-    ]
+    everyday = [word for word in _ENGLISH.split() if word not in LABELS or word in ("person", "box", "cone")]
     texts = ["user\n", "assistant\n", "system\n"] * 50
     for _ in range(600):
         words = rng.sample(everyday, 12)

@@ -1,0 +1,1 @@
+"""The making of the demo model: network, training, export to GGUF, parity, release. Not installed."""

@@ -1,0 +1,171 @@
+"""Train the demo model from nothing on freshly rendered scenes, and write its GGUF files.
+
+    PYTHONPATH=tools python -m demo_model.train --out build/demo_model
+
+Every scene and question is new and follows from the seed and the step. What makes it learn within
+hours on a CPU: auxiliary losses that are dropped afterwards (class and box at every patch; objectness,
+class, rank and coordinates at the image token of each object's centre; class and box at the opening of
+each object in the answer), Muon for the matrices, coordinates started as Fourier codes and trained
+with soft targets, and a stage of vision alone at the beginning. In the last stage the language model's
+weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The work is shared by processes
+of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
+process of as many threads.
+
+Resume with the same command; the newest checkpoint under --out is picked up. With --from, training goes
+on from GGUF files that shipped, without the first stages; take another --seed, for other scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import distributed, multiprocessing, nn
+
+from demo_model import tokenizer as vocabulary
+from demo_model.batches import Run, make_batch
+from demo_model.export import load_files
+from demo_model.losses import Trainee, losses
+from demo_model.network import Shape
+from demo_model.optimizers import optimizers, rounded
+
+VISION_STAGE = 0.10
+"""Share of the steps without the language model."""
+DECAY_STAGE = 0.35
+"""Share of the steps, at the end, in which the learning rate falls to zero."""
+ROUNDED_STAGE = 0.25
+"""Share of the steps, at the end, with 4-bit weights in the language model."""
+SPREAD = (10.0, 4.0, 1.5)
+"""Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
+
+
+def rate(progress: float, peak: float) -> float:
+    """Learning rate: a short rise, a plateau, a linear fall to zero."""
+    rise = min(1.0, 0.02 + progress / 0.01)
+    fall = min(1.0, (1.0 - progress) / DECAY_STAGE)
+    return peak * rise * fall
+
+
+def train(run: Run, out: Path) -> None:
+    """Train to the end of the run, from the newest checkpoint in `out` if there is one."""
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = out.resolve() / "meeting"  # where the processes find each other
+    meeting.unlink(missing_ok=True)
+    multiprocessing.spawn(_train, (run, out, meeting.as_uri()), run.processes)
+
+
+def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
+    """One process's part of the training; the first writes the log and the checkpoints."""
+    distributed.init_process_group("gloo", meeting, world_size=run.processes, rank=rank)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(run.seed)
+    cv2.setNumThreads(1)
+    tokenizer = vocabulary.build()
+    shape = Shape()
+    trainee = Trainee(shape, tokenizer)
+    if run.start:
+        files = Path(run.start) / "demo-vl-Q8_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
+        trainee.model.load_state_dict(load_files(shape, *files).state_dict())
+    opts = optimizers(trainee)
+    checkpoint, step, spent = out / "checkpoint.pt", 0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        trainee.load_state_dict(saved["trainee"])
+        for opt, state in zip(opts, saved["optimizers"], strict=True):
+            opt.load_state_dict(state)
+        step, spent = saved["step"], saved["seconds"]
+    if rank == 0:
+        count = sum(p.numel() for p in trainee.model.parameters())
+        print(f"{count:,} parameters, from step {step}", flush=True)
+    sums: defaultdict[str, float] = defaultdict(float)
+    begin = last = time.monotonic()
+    first = step
+    fast_bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    while step < run.steps:
+        progress = step / run.steps
+        grown = 0.6 + 0.4 * progress if run.start else progress
+        language = grown >= VISION_STAGE
+        width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
+        batch = make_batch(tokenizer, run, step, grown, rank)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = rate(progress, run.peak)
+        with rounded(trainee.model, progress > 1.0 - ROUNDED_STAGE):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
+                terms = losses(trainee, batch, language, width)
+            torch.stack(list(terms.values())).sum().backward()
+        _average_gradients(trainee)
+        nn.utils.clip_grad_norm_(trainee.parameters(), 1.5)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad()
+        step += 1
+        if rank:
+            continue
+        for name, term in terms.items():
+            sums[name] += float(term.detach())
+        if step % 50 == 0:
+            pace = (time.monotonic() - begin) / (step - first)
+            left = pace * (run.steps - step) / 60
+            shown = " ".join(f"{name} {value / 50:.4f}" for name, value in sums.items())
+            print(f"step {step}/{run.steps} {pace:.2f} s/step, {left:.0f} min left: {shown}", flush=True)
+            sums.clear()
+        if time.monotonic() - last > 120 or step == run.steps:
+            last = time.monotonic()
+            state = {
+                "trainee": trainee.state_dict(),
+                "optimizers": [opt.state_dict() for opt in opts],
+                "step": step,
+                "seconds": spent + last - begin,
+                "shape": asdict(shape),
+                "run": asdict(run),
+            }
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+
+
+def _average_gradients(trainee: Trainee) -> None:
+    """Every process goes on with the mean of all gradients; a head without work in a step counts 0."""
+    parameters = list(trainee.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    together = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    begin = 0
+    for parameter in parameters:
+        parameter.grad = together[begin : begin + parameter.numel()].view_as(parameter)
+        begin += parameter.numel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the checkpoint and the GGUF files"
+    )
+    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=16.0, help="images of 256x256 in a step")
+    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--processes", type=int, default=2, help="one for each core")
+    parser.add_argument("--from", dest="start", default="", help="folder of GGUF files to begin from")
+    a = parser.parse_args()
+    print(json.dumps({key: str(value) for key, value in vars(a).items()}), flush=True)
+    train(Run(a.steps, a.seed, a.scale, a.rate, a.processes, a.start), a.out)
+
+
+if __name__ == "__main__":
+    main()
