@@ -48,8 +48,12 @@ from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks import BAG
 from lfm_perception.media.sources import header_stamp_ns
 from lfm_perception.perception import Perception
-from lfm_perception.ros import graph, messages
-from lfm_perception.ros.replay import Plan, replay
+from lfm_perception.ros import messages, transport
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import LifecycleClient, bring_up
+from lfm_perception.ros.parameters import ros_parameters
+from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
+from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
 
@@ -171,7 +175,7 @@ def _camera(pipe: Connection, width: int, height: int, rate: float) -> None:
         film.append(bytearray(serialize_message(message)))
     film += film[-2:0:-1]  # there and back, so that nothing jumps
     stamps = []
-    with graph.spinning_node("camera") as node:
+    with spinning_node("camera") as node:
         publisher = node.create_publisher(Image, "image_raw", qos_profile_sensor_data)
         pipe.send("ready")
         due_s = time.monotonic()
@@ -223,12 +227,12 @@ def _note(heard: list[Heard], raw: bytes) -> None:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[tuple[graph.NodeProcess, Node]]:
+def running(settings: Settings) -> Iterator[tuple[NodeProcess, Node]]:
     """A perception node, not yet configured, and a node beside it."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        graph.NodeProcess(graph.PERCEPTION, Path(folder, "log"), graph.parameters(settings)) as process,
-        graph.spinning_node("benchmark") as node,
+        NodeProcess(PERCEPTION_MODULE, Path(folder, "log"), ros_parameters(settings)) as process,
+        spinning_node("benchmark") as node,
     ):
         yield process, node
 
@@ -240,9 +244,9 @@ def camera(options: argparse.Namespace) -> Section:
     """A minute at 30 Hz."""
     with running(SETTINGS) as (perception, node):
         listener = Listener(node)
-        graph.bring_up(node, NODE, [perception])
+        bring_up(node, NODE, [perception])
         film = Camera()
-        graph.wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
         time.sleep(SETTLE_S)
         node_process = Process(perception.pid)
         (worker,) = map(Process, node_process.children())
@@ -306,9 +310,9 @@ def losses(options: argparse.Namespace) -> Section:
     workers: list[Process] = []
     with running(SETTINGS) as (perception, node):
         listener = Listener(node)
-        graph.bring_up(node, NODE, [perception])
+        bring_up(node, NODE, [perception])
         film = Camera()
-        graph.wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
         time.sleep(SETTLE_S)
         node_process = Process(perception.pid)
         memory = node_process.shared_memory()
@@ -320,7 +324,7 @@ def losses(options: argparse.Namespace) -> Section:
             workers.append(worker)
             lost_ns = time.time_ns()
             os.kill(worker.pid, number)
-            answer = graph.wait_for(
+            answer = wait_for(
                 lambda since=lost_ns: listener.next_answer(since), PATIENCE_S, "the recovery", [perception]
             )
             recoveries[number.name].append((answer.arrived_ns - lost_ns) / 1e9)
@@ -368,7 +372,7 @@ def cycles(options: argparse.Namespace) -> Section:
     with running(SETTINGS) as (perception, node):
         listener = Listener(node)
         publisher = node.create_publisher(Image, "image_raw", RELIABLE)
-        states = graph.Lifecycle(node, NODE, [perception])
+        lifecycle = LifecycleClient(node, NODE, [perception])
         process = Process(perception.pid)
 
         def seen() -> bool:
@@ -382,11 +386,11 @@ def cycles(options: argparse.Namespace) -> Section:
         files = threads = 0
         for number in range(warm_up + options.cycles):
             begun_ns = time.time_ns()
-            states.change(Transition.TRANSITION_CONFIGURE, "configured")
-            states.change(Transition.TRANSITION_ACTIVATE, "activated")
-            graph.wait_for(seen, PATIENCE_S, "an answer", [perception])
-            states.change(Transition.TRANSITION_DEACTIVATE, "deactivated")
-            states.change(Transition.TRANSITION_CLEANUP, "cleaned up")
+            lifecycle.change_state(Transition.TRANSITION_CONFIGURE, "configured")
+            lifecycle.change_state(Transition.TRANSITION_ACTIVATE, "activated")
+            wait_for(seen, PATIENCE_S, "an answer", [perception])
+            lifecycle.change_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
+            lifecycle.change_state(Transition.TRANSITION_CLEANUP, "cleaned up")
             if number >= warm_up - 1:
                 seconds.append((time.time_ns() - begun_ns) / 1e9)
                 resident_mib.append(process.resident_mib())
@@ -426,7 +430,7 @@ def played_twice(options: argparse.Namespace) -> Section:
         bag = Path(folder, "bag")
         _record(bag, options.frames)
         for name in ("first", "second"):
-            summary = replay(Plan(bag), settings, Path(folder, name))
+            summary = replay(ReplayOptions(bag), settings, Path(folder, name))
             results.append(
                 {topic: _raw(Path(folder, name, BAG), topic) for topic in ("/detections", "/tracks")}
             )
@@ -464,8 +468,8 @@ def recorded(options: argparse.Namespace) -> Section:
         }  # fmt: skip
         for _ in range(options.starts):
             began = time.monotonic()
-            with graph.NodeProcess(graph.PERCEPTION, log, parameters) as process:
-                graph.wait_for(lambda: "looking at" in log.read_text(), PATIENCE_S, "the node", [process])
+            with NodeProcess(PERCEPTION_MODULE, log, parameters) as process:
+                wait_for(lambda: "looking at" in log.read_text(), PATIENCE_S, "the node", [process])
                 seconds.append(time.monotonic() - began)
                 memory.append(Process(process.pid).resident_mib())
     return Section(
@@ -522,7 +526,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    graph.stay_local()
+    transport.use_localhost()
     report: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
     broken = 0
     for name in options.only.split(","):

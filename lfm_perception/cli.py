@@ -308,7 +308,7 @@ def demo(
     """
     _need_ros()
     from lfm_perception.evaluation.live_page import figures
-    from lfm_perception.ros.demo import Demo, run_demo
+    from lfm_perception.ros.demo import DemoOptions, run_demo
 
     chosen = _chosen_settings(settings, set_ or [], None, 0)
     about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": _versions()}
@@ -319,7 +319,7 @@ def demo(
             progress.update(task, description=step, completed=share)
             return not stop.number
 
-        report, _ = run_demo(Demo(seconds, seed), chosen, out, about=about, progress=advance)
+        report, _ = run_demo(DemoOptions(seconds, seed), chosen, out, about=about, on_progress=advance)
     shown = Table(box=None, show_header=False, pad_edge=False)
     for row in figures(report):
         shown.add_row(*row)
@@ -359,7 +359,7 @@ def replay(
     byte for byte, without a pace and with `--set sampling.temperature=0`.
     """
     _need_ros()
-    from lfm_perception.ros.replay import Plan
+    from lfm_perception.ros.replay import ReplayOptions
     from lfm_perception.ros.replay import replay as play
 
     if node is not None and (settings or set_):
@@ -373,7 +373,9 @@ def replay(
             progress.update(task, advance=1, description="playing")
             return not stop.number
 
-        summary = play(Plan(bag, topic, pace, loops, frames), chosen, out, node=node, advance=advance)
+        summary = play(
+            ReplayOptions(bag, topic, pace, loops, frames), chosen, out, node=node, on_progress=advance
+        )
     print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
     if stop.number:
         raise typer.Exit(128 + stop.number)

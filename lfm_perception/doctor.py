@@ -239,15 +239,15 @@ def check_dds() -> Iterator[Finding]:
             f"/dev/shm has {room >> 20} MB, DDS needs {SHARED_MEMORY_BYTES >> 20} MB for camera images",
             "in docker, give --shm-size=512m or --ipc=host; else mount -o remount,size=512m /dev/shm",
         )
-    from lfm_perception.ros.link import HEIGHT, RATE_HZ, WIDTH, measure_link
+    from lfm_perception.ros.dds_check import HEIGHT, RATE_HZ, WIDTH, measure_dds
 
     chosen = sorted(name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_")))
-    arrived = measure_link(LINK_S)
+    arrived = measure_dds(LINK_S)
     found = (
-        f"{arrived.rate:.1f} of {RATE_HZ:.0f} images of {WIDTH}x{HEIGHT} a second, "
-        f"{1000 * arrived.delay_s:.0f} ms each"
+        f"{arrived.rate_hz:.1f} of {RATE_HZ:.0f} images of {WIDTH}x{HEIGHT} a second, "
+        f"{1000 * arrived.latency_s:.0f} ms each"
     )
-    if arrived.rate >= LINK_LEAST * RATE_HZ:
+    if arrived.rate_hz >= LINK_LEAST * RATE_HZ:
         yield good("DDS", found)
     elif chosen:
         yield problem("DDS", found, f"unset {', '.join(chosen)}: without, 64 MB of shared memory carry them")
@@ -282,9 +282,9 @@ def check_camera(camera: str, settings: Settings) -> Finding:
 def _topic_rate(topic: str) -> float:
     if find_spec("rclpy") is None:
         raise PerceptionError(f"{topic} is a topic, and there is no ROS 2 here")
-    from lfm_perception.ros.link import listen
+    from lfm_perception.ros.dds_check import measure_topic
 
-    return listen(topic, LINK_S).rate
+    return measure_topic(topic, LINK_S).rate_hz
 
 
 def _camera_rate(camera: str) -> float:

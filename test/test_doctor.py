@@ -185,22 +185,24 @@ def test_a_camera_that_is_not_there_is_named() -> None:
 
 @NEEDS_ROS
 def test_images_come_through_dds() -> None:
-    from lfm_perception.ros.link import RATE_HZ, measure_link
+    from lfm_perception.ros.dds_check import RATE_HZ, measure_dds
 
-    arrived = measure_link(2.0)
+    arrived = measure_dds(2.0)
     assert arrived.count > 10
-    assert 0.0 < arrived.rate < 1.2 * RATE_HZ
-    assert 0.0 < arrived.delay_s < 1.0
+    assert 0.0 < arrived.rate_hz < 1.2 * RATE_HZ
+    assert 0.0 < arrived.latency_s < 1.0
 
 
 @NEEDS_ROS
 def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """How much arrived is made up: what slows DDS down on one machine does not on another."""
-    from lfm_perception.ros.link import Arrivals
+    from lfm_perception.ros.dds_check import TopicStatistics
 
     for name in [name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr("lfm_perception.ros.link.measure_link", lambda seconds: Arrivals(20, 7.0, 0.4))
+    monkeypatch.setattr(
+        "lfm_perception.ros.dds_check.measure_dds", lambda seconds: TopicStatistics(20, 7.0, 0.4)
+    )
     busy = the_problem(check_dds())
     assert busy.found == "7.0 of 30 images of 1280x720 a second, 400 ms each"
     assert "processor busy" in busy.remedy
@@ -212,7 +214,7 @@ def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch
 def test_a_silent_topic_and_a_slow_one_are_named() -> None:
     silent = the_problem([check_camera("/nobody_sends_here", Settings())])
     assert silent.found == "no image came from /nobody_sends_here"
-    sender = subprocess.Popen([sys.executable, "-m", "lfm_perception.ros.link", "/doctor_test"])
+    sender = subprocess.Popen([sys.executable, "-m", "lfm_perception.ros.dds_check", "/doctor_test"])
     try:
         fast = Settings().with_values({"node.input_hz_warn": 500.0})
         slow = the_problem([check_camera("/doctor_test", fast)])

@@ -29,7 +29,17 @@ from lfm_perception.evaluation.live_page import write_live_page
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.sinks import BAG, SCENES, STILL, SUMMARY, VIDEO, Staging, VideoFile, staged, writing
 from lfm_perception.media.sources import open_source
-from lfm_perception.ros import graph
+from lfm_perception.ros import transport
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import bring_up
+from lfm_perception.ros.parameters import ros_parameters
+from lfm_perception.ros.processes import (
+    DEMO_CAMERA_MODULE,
+    PERCEPTION_MODULE,
+    START_TIMEOUT_S,
+    NodeProcess,
+    wait_for,
+)
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
 from lfm_perception.scene import ZERO_VELOCITY, Frame, Image, Track, Velocity
@@ -43,7 +53,7 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
+class DemoOptions:
     """What is shown: seconds of the film `seed`, counted from the first answer of the model."""
 
     seconds: float = 20.0
@@ -51,22 +61,22 @@ class Demo:
 
 
 def run_demo(
-    demo: Demo,
+    demo: DemoOptions,
     settings: Settings,
     out: Path,
     *,
     about: Mapping[str, Any],
-    progress: Callable[[str, float], bool] = lambda step, share: True,
+    on_progress: Callable[[str, float], bool] = lambda step, share: True,
 ) -> tuple[LiveReport, dict[str, Any]]:
     """Run the graph, judge it, and leave pictures, bag and page in the folder `out`.
 
-    `about` (model, versions) goes into the summary, which is returned too. `progress` is told the step and
+    `about` (model, versions) goes into the summary, which is returned too. `on_progress` is told the step and
     the share of it that is done; the film ends early when it returns False. Raises PerceptionError when a
     process ends, or something cannot be written.
     """
-    graph.stay_local()
+    transport.use_localhost()
     with staged(out) as staging:
-        epoch_ns = _film(demo, settings, staging, progress)
+        epoch_ns = _film(demo, settings, staging, on_progress)
         world = World(demo.seed, WIDTH, HEIGHT, RATE)
 
         def velocities(stamp_ns: int) -> dict[str, Velocity]:
@@ -77,7 +87,7 @@ def run_demo(
         report = judge(run, velocities)
         summary = {"seed": demo.seed, **_figures(report), **about}
         with writing(out):
-            still = _draw(run, staging, model_name(settings), progress)
+            still = _draw(run, staging, model_name(settings), on_progress)
             _write_scenes(run, staging.path / SCENES)
             (staging.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             write_live_page(staging.path / PAGE, run, report, still, about)
@@ -85,16 +95,18 @@ def run_demo(
     return report, summary
 
 
-def _film(demo: Demo, settings: Settings, staging: Staging, progress: Callable[[str, float], bool]) -> int:
+def _film(
+    demo: DemoOptions, settings: Settings, staging: Staging, on_progress: Callable[[str, float], bool]
+) -> int:
     """Run the graph and record it; returns when the film began, ns."""
     topics: dict[str, type] = {**OUTPUTS, PICTURES: CompressedImage, TRUTH: Detection2DArray}
     with ExitStack() as running:
         perception = running.enter_context(
-            graph.NodeProcess(graph.PERCEPTION, staging.path / NODE_LOG, graph.parameters(settings))
+            NodeProcess(PERCEPTION_MODULE, staging.path / NODE_LOG, ros_parameters(settings))
         )
-        node = running.enter_context(graph.spinning_node("demo"))
-        progress("loading the model", 0.0)
-        graph.bring_up(node, f"/{PERCEPTION_NODE}", [perception])
+        node = running.enter_context(spinning_node("demo"))
+        on_progress("loading the model", 0.0)
+        bring_up(node, f"/{PERCEPTION_NODE}", [perception])
         recorder = running.enter_context(
             Recorder(node, topics, staging.path / BAG, log_ns=time.time_ns, best_effort=(PICTURES,))
         )
@@ -102,20 +114,20 @@ def _film(demo: Demo, settings: Settings, staging: Staging, progress: Callable[[
         parameters = {
             "seed": demo.seed, "width": WIDTH, "height": HEIGHT, "rate": RATE, "epoch": epoch_ns,
         }  # fmt: skip
-        camera = running.enter_context(graph.NodeProcess(graph.CAMERA, staging.path / CAMERA_LOG, parameters))
+        camera = running.enter_context(NodeProcess(DEMO_CAMERA_MODULE, staging.path / CAMERA_LOG, parameters))
         both = [perception, camera]
-        graph.wait_for(lambda: recorder.counts["scene"], graph.START_S, "the first answer of the model", both)
+        wait_for(lambda: recorder.counts["scene"], START_TIMEOUT_S, "the first answer of the model", both)
         began_s = time.monotonic()
         while (passed_s := time.monotonic() - began_s) < demo.seconds:
             for process in both:
                 process.check()
-            if not progress("watching the demo world", passed_s / demo.seconds):
+            if not on_progress("watching the demo world", passed_s / demo.seconds):
                 break
             time.sleep(0.1)
     return epoch_ns
 
 
-def _draw(run: LiveRun, staging: Staging, badge: str, progress: Callable[[str, float], bool]) -> Image:
+def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str, float], bool]) -> Image:
     """Draw what was known when each picture arrived over it, as a video; returns the fullest picture."""
     overlay = Overlay(WIDTH, HEIGHT, badge)
     video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
@@ -131,7 +143,7 @@ def _draw(run: LiveRun, staging: Staging, badge: str, progress: Callable[[str, f
                 video.write(picture)
                 if len(view.tracks) > most:
                     still, most = picture, len(view.tracks)
-                progress("drawing", (index + 1) / (source.count or 1))
+                on_progress("drawing", (index + 1) / (source.count or 1))
         video.finish()
     finally:
         video.close()

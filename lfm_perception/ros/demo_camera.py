@@ -102,7 +102,7 @@ class DemoCamera(Node):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until Ctrl-C or the end of the context."""
-    transport.use()
+    transport.use_shared_memory()
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))
     try:

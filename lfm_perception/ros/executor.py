@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import rclpy
 from rclpy.callback_groups import CallbackGroup
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.task import Task
 
 BEGIN_S = 0.001
@@ -40,3 +44,29 @@ class CameraExecutor(SingleThreadedExecutor):
         threading.Thread(target=task, name="transition", daemon=True).start()
         while not (task.executing() or task.done()):
             time.sleep(BEGIN_S)
+
+
+@contextmanager
+def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
+    """A node in a context of its own, its callbacks served by a thread until the end."""
+    context = Context()
+    rclpy.init(args=[], context=context)
+    try:
+        node = Node(name, namespace=namespace, context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        thread = threading.Thread(target=_spin, args=(executor,), name=f"{name} executor", daemon=True)
+        thread.start()
+        try:
+            yield node
+        finally:
+            executor.shutdown()
+            thread.join()
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown(context=context)
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    with suppress(ExternalShutdownException):
+        executor.spin()

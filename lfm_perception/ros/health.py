@@ -13,7 +13,7 @@ import threading
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from lfm_perception.ros import transport
-from lfm_perception.ros.graph import spinning_node
+from lfm_perception.ros.executor import spinning_node
 
 PATIENCE_S = 10.0
 """How long the first diagnostics are waited for; a longer node.diagnostics_period needs more."""
@@ -22,7 +22,7 @@ PATIENCE_S = 10.0
 def problems(name: str, patience_s: float = PATIENCE_S) -> list[str]:
     """What is wrong with the node of this full name; nothing: it is well."""
     name = name.lstrip("/")
-    transport.use()
+    transport.use_shared_memory()
     heard: list[DiagnosticStatus] = []
     came = threading.Event()
 

@@ -178,7 +178,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until Ctrl-C, SIGTERM or the end of the context."""
-    transport.use()
+    transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model

@@ -80,6 +80,19 @@ class Parameters:
         return after
 
 
+def ros_parameters(settings: Settings) -> dict[str, object]:
+    """The settings that differ from the defaults, as ROS parameters. Raises PerceptionError for dialects."""
+    if settings.dialects:
+        names = ", ".join(dialect.name for dialect in settings.dialects)
+        raise PerceptionError(f"the ROS node has the built-in dialects only, not {names}")
+    defaults = Settings().values()
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.values().items()
+        if value != defaults[name]
+    }
+
+
 def plain(value: Any) -> object:
     """A parameter's value as a setting takes it: arrays, also those that rclpy packs, become lists."""
     return value if value is None or isinstance(value, (bool, int, float, str)) else list(value)

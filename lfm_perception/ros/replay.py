@@ -29,7 +29,11 @@ from vision_msgs.msg import Detection2DArray
 from lfm_perception.engine.cores import usable_cores
 from lfm_perception.media.sinks import BAG, SCENES, SUMMARY, staged, writing
 from lfm_perception.media.sources import BagMessage, header_stamp_ns, image_topic, open_bag, read_messages
-from lfm_perception.ros import graph
+from lfm_perception.ros import transport
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import bring_up
+from lfm_perception.ros.parameters import ros_parameters
+from lfm_perception.ros.processes import PERCEPTION_MODULE, START_TIMEOUT_S, NodeProcess, wait_for
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.settings import Settings
 
@@ -74,7 +78,7 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayOptions:
     """What is played, and how.
 
     `pace`: 1 as recorded, 2 twice as fast, 0 for as fast as the node answers each image. `loops`: how
@@ -89,7 +93,7 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReplayResult:
     """What came of it: images sent and answered, stamps without an answer, wall-clock seconds."""
 
     sent: int = 0
@@ -100,12 +104,12 @@ class Outcome:
 
 
 def replay(
-    plan: Plan,
+    plan: ReplayOptions,
     settings: Settings,
     out: Path,
     *,
     node: str | None = None,
-    advance: Callable[[], bool] = lambda: True,
+    on_progress: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Play a bag through a perception node and leave the results in the folder `out`; returns the summary.
 
@@ -121,28 +125,28 @@ def replay(
         if name == "scene":
             scenes.append(deserialize_message(raw, String).data)
 
-    graph.stay_local()
+    transport.use_localhost()
     name = node or f"/{PERCEPTION_NODE}"
     with staged(out) as staging, ExitStack() as running:
         watch = []
         if node is None:
             parameters = {
-                **graph.parameters(settings),
+                **ros_parameters(settings),
                 "use_sim_time": True,
                 # not as many as are free now: the last digits of what the model computes depend on it
                 "engine.n_threads": settings.engine.n_threads or usable_cores(),
                 "node.image_transport": "compressed" if compressed else "raw",
                 "node.image_reliability": "reliable",
             }
-            process = graph.NodeProcess(graph.PERCEPTION, staging.path / NODE_LOG, parameters)
+            process = NodeProcess(PERCEPTION_MODULE, staging.path / NODE_LOG, parameters)
             watch.append(running.enter_context(process))
-        player = running.enter_context(graph.spinning_node("replay", namespace=name.rpartition("/")[0]))
+        player = running.enter_context(spinning_node("replay", namespace=name.rpartition("/")[0]))
         outcome = play(
             player,
             plan,
             staging.path / BAG,
-            bring_up=lambda: graph.bring_up(player, name, watch),
-            advance=advance,
+            bring_up=lambda: bring_up(player, name, watch),
+            on_progress=on_progress,
             seen=seen,
             watch=watch,
         )
@@ -166,18 +170,18 @@ def replay(
 
 def play(
     node: Node,
-    plan: Plan,
+    plan: ReplayOptions,
     record_to: Path,
     *,
     bring_up: Callable[[], None],
-    advance: Callable[[], bool] = lambda: True,
+    on_progress: Callable[[], bool] = lambda: True,
     seen: Callable[[str, bytes], None] = lambda name, raw: None,
-    watch: Sequence[graph.NodeProcess] = (),
-) -> Outcome:
+    watch: Sequence[NodeProcess] = (),
+) -> ReplayResult:
     """Play the bag from `node`, whose namespace is the perception node's, and record what that answers.
 
     `bring_up` is called once /clock runs and shall activate the perception node, which takes its time from
-    /clock (`use_sim_time`). `advance` is called after each image; the play ends when it returns False.
+    /clock (`use_sim_time`). `on_progress` is called after each image; the play ends when it returns False.
     `seen` is shown every message recorded. Raises PerceptionError when the bag cannot be read or the
     results not be written, or a watched process ends.
     """
@@ -199,10 +203,10 @@ def play(
             bring_up()
             player.wait_until_connected()
         started = time.monotonic()
-        outcome = Outcome()
+        outcome = ReplayResult()
         for _ in range(plan.loops):
             messages = read_messages(reader, topic, also=(QUESTIONS,))
-            if not player.play(messages, outcome, advance):
+            if not player.play(messages, outcome, on_progress):
                 break
         player.let_finish()
         outcome.wall_s = time.monotonic() - started
@@ -212,7 +216,7 @@ def play(
 
 
 class _Player:
-    def __init__(self, node: Node, plan: Plan, watch: Sequence[graph.NodeProcess]) -> None:
+    def __init__(self, node: Node, plan: ReplayOptions, watch: Sequence[NodeProcess]) -> None:
         self.now_ns = 0
         self._node, self._plan, self._watch = node, plan, watch
         self._clock = node.create_publisher(Clock, "/clock", RELIABLE)
@@ -254,10 +258,12 @@ class _Player:
                 self._node.count_publishers(name) for name in ("detections", "tracks")
             )
 
-        graph.wait_for(connected, graph.START_S, f"a node that takes {self._images.topic_name}", self._watch)
+        wait_for(connected, START_TIMEOUT_S, f"a node that takes {self._images.topic_name}", self._watch)
 
-    def play(self, messages: Iterator[BagMessage], outcome: Outcome, advance: Callable[[], bool]) -> bool:
-        """One loop; False when `advance` ended it."""
+    def play(
+        self, messages: Iterator[BagMessage], outcome: ReplayResult, on_progress: Callable[[], bool]
+    ) -> bool:
+        """One loop; False when `on_progress` ended it."""
         first: tuple[int, float] | None = None
         images = 0
         for message in messages:
@@ -279,7 +285,7 @@ class _Player:
                 outcome.unanswered.append(message.stamp_ns)
             for process in self._watch:
                 process.check()
-            if not advance():
+            if not on_progress():
                 return False
             if images == self._plan.frames:
                 break

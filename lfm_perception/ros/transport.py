@@ -26,6 +26,18 @@ def environment() -> dict[str, str]:
     return {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": str(PROFILE)}
 
 
-def use() -> None:
+def use_shared_memory() -> None:
     """Choose it for this process and its children. Call before rclpy is initialized."""
     os.environ.update(environment())
+
+
+def use_localhost() -> None:
+    """Make this process and its children carry images well, and talk to nobody on other computers.
+
+    Call before rclpy is initialized.
+    """
+    use_shared_memory()
+    if "ROS_LOCALHOST_ONLY" not in os.environ:  # Humble's name for it, which would be warned of later
+        newer = os.environ.get("ROS_DISTRO") != "humble"
+        name, value = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") if newer else ("ROS_LOCALHOST_ONLY", "1")
+        os.environ.setdefault(name, value)

@@ -29,8 +29,9 @@ from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.demo.world import World
-from lfm_perception.ros import graph, messages, transport
-from lfm_perception.ros.executor import CameraExecutor
+from lfm_perception.ros import messages, transport
+from lfm_perception.ros.executor import CameraExecutor, spinning_node
+from lfm_perception.ros.lifecycle import bring_up
 from lfm_perception.ros.node import PerceptionNode
 from lfm_perception.scene import Frame
 
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 # nobody else's nodes, and images through shared memory
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-transport.use()
+transport.use_shared_memory()
 
 PATIENCE_S = 60.0
 QUICK: Mapping[str, object] = {
@@ -112,7 +113,7 @@ class Robot:
         return str(answer.current_state.label)
 
     def bring_up(self) -> Robot:
-        graph.bring_up(self.user, self.name)
+        bring_up(self.user, self.name)
         return self
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
@@ -219,7 +220,7 @@ def robot(parameters: Mapping[str, object] | None = None) -> Iterator[Robot]:
     thread = threading.Thread(target=spin, daemon=True)
     thread.start()
     try:
-        with graph.spinning_node("user", namespace=namespace) as user:
+        with spinning_node("user", namespace=namespace) as user:
             yield Robot(node, user)
     finally:
         node.release()

@@ -21,8 +21,10 @@ from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.backends.recorded import recording
 from lfm_perception.media.sources import open_source
 from lfm_perception.perception import Perception
-from lfm_perception.ros import graph, messages
-from lfm_perception.ros.replay import Plan, replay
+from lfm_perception.ros import messages, processes
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import bring_up
+from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.tracking.tracker import KalmanTracker
@@ -75,9 +77,9 @@ def test_a_frame_that_was_recorded_is_answered_and_another_is_counted(
 def test_with_recorded_answers_the_node_is_small_and_starts_soon(answers: Path, tmp_path: Path) -> None:
     """Judged by its time on the processor, which other work on the machine does not lengthen."""
     parameters = {"engine.backend": "recorded", "recorded.path": str(answers)}
-    with graph.NodeProcess(graph.PERCEPTION, tmp_path / "node.log", parameters) as process:
-        with graph.spinning_node("user") as user:
-            graph.bring_up(user, "/perception", [process])
+    with processes.NodeProcess(processes.PERCEPTION_MODULE, tmp_path / "node.log", parameters) as process:
+        with spinning_node("user") as user:
+            bring_up(user, "/perception", [process])
         used = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         status = Path(f"/proc/{process.pid}/status").read_text()
     ticks = int(used[11]) + int(used[12])
@@ -99,7 +101,7 @@ def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVl
         "recorded": settings.with_values({"engine.backend": "recorded", "recorded.path": str(answers)}),
     }
     for name, chosen in runs.items():
-        replay(Plan(bag), chosen, tmp_path / name)
+        replay(ReplayOptions(bag), chosen, tmp_path / name)
 
     for topic in ("/detections", "/tracks", "/caption", "/raw_answer"):
         said = [test_replay.messages(tmp_path / name / "perception_bag", topic) for name in runs]

@@ -39,7 +39,9 @@ from sensor_msgs.msg import Image
 from test_replay import recorded
 from vision_msgs.msg import Detection2DArray
 
-from lfm_perception.ros import graph
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import LifecycleClient
+from lfm_perception.ros.processes import wait_for
 
 PATIENCE_S = 120.0
 QUICK = {"/**": {"ros__parameters": {"image": {"max_tokens": 64}, "tracker": {"min_hits": 1}}}}
@@ -93,7 +95,7 @@ def launched(log: Path, file: str, *arguments: str) -> Iterator[Launched]:
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[Node]:
-    with graph.spinning_node("user") as node:
+    with spinning_node("user") as node:
         yield node
 
 
@@ -107,9 +109,9 @@ def quick(tmp_path: Path) -> str:
 
 def becomes_active(user: Node, name: str) -> None:
     """Wait until a node is active, also through a start that takes long."""
-    state = graph.Lifecycle(user, name)
+    lifecycle = LifecycleClient(user, name)
     deadline = time.monotonic() + PATIENCE_S
-    while state.now() != State.PRIMARY_STATE_ACTIVE:
+    while lifecycle.state() != State.PRIMARY_STATE_ACTIVE:
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -119,7 +121,7 @@ def arrives(user: Node, topic: str, kind: type) -> Any:
     heard: list[Any] = []
     subscription = user.create_subscription(kind, topic, heard.append, qos_profile_sensor_data)
     try:
-        graph.wait_for(lambda: heard, PATIENCE_S, f"a message on {topic}")
+        wait_for(lambda: heard, PATIENCE_S, f"a message on {topic}")
         return heard[0]
     finally:
         user.destroy_subscription(subscription)
@@ -158,7 +160,7 @@ def test_a_node_that_is_killed_comes_back_active(tmp_path: Path, user: Node, qui
     with launched(tmp_path / "log", "perception.launch.py", *arguments) as running:
         becomes_active(user, "/killed/perception")
         os.kill(processes(running, "perception_node")[-1], signal.SIGKILL)
-        graph.wait_for(
+        wait_for(
             lambda: running.said.count("looking at /killed/image_raw") == 2,
             PATIENCE_S,
             "the node to come back",
@@ -168,7 +170,7 @@ def test_a_node_that_is_killed_comes_back_active(tmp_path: Path, user: Node, qui
 
 def test_without_autostart_the_node_waits(tmp_path: Path, user: Node) -> None:
     with launched(tmp_path / "log", "perception.launch.py", "autostart:=false"):
-        assert graph.Lifecycle(user, "/perception").now() == State.PRIMARY_STATE_UNCONFIGURED
+        assert LifecycleClient(user, "/perception").state() == State.PRIMARY_STATE_UNCONFIGURED
 
 
 def test_two_cameras_run_side_by_side_one_by_the_names_of_nanoowl(

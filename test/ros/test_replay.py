@@ -26,7 +26,7 @@ from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.scenes import SCHEMA
-from lfm_perception.ros.replay import Plan, replay
+from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
 
 EPOCH_NS = 1_700_000_000_000_000_000
@@ -98,7 +98,7 @@ def test_the_same_bag_gives_the_same_messages_byte_for_byte(
     bag = recorded(tmp_path / "bag", storage=storage, compressed=compressed)
     results = []
     for name in ("first", "second"):
-        summary = replay(Plan(bag), SETTINGS, tmp_path / name)
+        summary = replay(ReplayOptions(bag), SETTINGS, tmp_path / name)
         assert (summary["images"], summary["answered"], summary["unanswered_stamps"]) == (6, 6, [])
         results.append(tmp_path / name / "perception_bag")
     for topic in ("/detections", "/tracks"):
@@ -117,7 +117,7 @@ def test_the_same_bag_gives_the_same_messages_byte_for_byte(
 
 def test_a_bag_that_starts_over_starts_the_tracks_over_and_nothing_else(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, frames=4)
-    summary = replay(Plan(bag, loops=2), SETTINGS, tmp_path / "out")
+    summary = replay(ReplayOptions(bag, loops=2), SETTINGS, tmp_path / "out")
     assert (summary["images"], summary["answered"]) == (8, 8)
     scenes = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
     loops = scenes[:4], scenes[4:]
@@ -130,7 +130,7 @@ def test_a_bag_that_starts_over_starts_the_tracks_over_and_nothing_else(tmp_path
 
 def test_at_its_recorded_pace_a_bag_takes_its_time(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False)
-    summary = replay(Plan(bag, pace=1.0), SETTINGS, tmp_path / "out")
+    summary = replay(ReplayOptions(bag, pace=1.0), SETTINGS, tmp_path / "out")
     assert summary["wall_s"] >= 1.0
     assert len(stamps(tmp_path / "out" / "perception_bag", "/tracks")) == summary["images"] == 6
 
@@ -138,11 +138,11 @@ def test_at_its_recorded_pace_a_bag_takes_its_time(tmp_path: Path) -> None:
 def test_what_cannot_be_played_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(PerceptionError, match="nowhere"):
-        replay(Plan(tmp_path / "nowhere"), SETTINGS, out)
+        replay(ReplayOptions(tmp_path / "nowhere"), SETTINGS, out)
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, frames=2)
     wrong = SETTINGS.with_values({"model.path": "/no.gguf", "mmproj.path": "/no.gguf"})
     with pytest.raises(PerceptionError, match="could not be configured"):
-        replay(Plan(bag), wrong, out)
+        replay(ReplayOptions(bag), wrong, out)
     assert not out.exists()
 
 

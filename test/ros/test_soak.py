@@ -17,7 +17,9 @@ from robot import QUICK, RELIABLE, Film, Robot, robot  # isort: split - chooses 
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from lfm_perception.ros import graph, messages
+from lfm_perception.ros import messages, processes
+from lfm_perception.ros.executor import spinning_node
+from lfm_perception.ros.lifecycle import LifecycleClient
 
 WARM_UP, CYCLES = 15, 15
 """Cycles until memory is measured, and from there on."""
@@ -43,23 +45,23 @@ def resident_bytes(pid: int) -> int:
 def test_cycles_from_unconfigured_to_active_and_back_leave_nothing_behind(tmp_path: Path) -> None:
     film, answered = Film(width=320, height=240), threading.Event()
     with (
-        graph.NodeProcess(graph.PERCEPTION, tmp_path / "log", QUICK) as process,
-        graph.spinning_node("user") as user,
+        processes.NodeProcess(processes.PERCEPTION_MODULE, tmp_path / "log", QUICK) as process,
+        spinning_node("user") as user,
     ):
         camera = user.create_publisher(Image, "image_raw", RELIABLE)
         user.create_subscription(Detection2DArray, "detections", lambda _: answered.set(), RELIABLE)
-        states = graph.Lifecycle(user, "/perception", [process])
+        lifecycle = LifecycleClient(user, "/perception", [process])
         for cycle in range(WARM_UP + CYCLES):
-            states.change(Transition.TRANSITION_CONFIGURE, "configured")
-            states.change(Transition.TRANSITION_ACTIVATE, "activated")
-            graph.wait_for(camera.get_subscription_count, 60.0, "the node's subscription", [process])
+            lifecycle.change_state(Transition.TRANSITION_CONFIGURE, "configured")
+            lifecycle.change_state(Transition.TRANSITION_ACTIVATE, "activated")
+            processes.wait_for(camera.get_subscription_count, 60.0, "the node's subscription", [process])
             answered.clear()
             while not answered.wait(0.2):  # the first may come before both ends know each other
                 frame = film.next()
                 camera.publish(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
                 process.check()
-            states.change(Transition.TRANSITION_DEACTIVATE, "deactivated")
-            states.change(Transition.TRANSITION_CLEANUP, "cleaned up")
+            lifecycle.change_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
+            lifecycle.change_state(Transition.TRANSITION_CLEANUP, "cleaned up")
             if cycle == WARM_UP - 1:
                 before, resident = belongings(process.pid), resident_bytes(process.pid)
         files, threads, own = belongings(process.pid)

@@ -1,6 +1,6 @@
 """How well images come through DDS on this computer: sent by another process, or on any topic.
 
-    python -m lfm_perception.ros.link TOPIC
+    python -m lfm_perception.ros.dds_check TOPIC
 
 sends 1280 x 720 bgr8 images at 30 Hz on that topic, best effort, until it is ended.
 """
@@ -22,7 +22,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from lfm_perception.ros import transport
-from lfm_perception.ros.graph import spinning_node
+from lfm_perception.ros.executor import spinning_node
 
 WIDTH, HEIGHT, RATE_HZ = 1280, 720, 30.0
 DISCOVERY_S = 5.0
@@ -31,32 +31,32 @@ START_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
-    """What came on a topic. `rate` in images per second; `delay_s` is the median age on arrival by their
+class TopicStatistics:
+    """What came on a topic. `rate_hz` in images per second; `latency_s` is the median age on arrival by their
     stamps; both 0 when nothing came.
     """
 
     count: int
-    rate: float
-    delay_s: float
+    rate_hz: float
+    latency_s: float
 
 
-def measure_link(seconds: float) -> Arrivals:
+def measure_dds(seconds: float) -> TopicStatistics:
     """Send images from one process to another for so long."""
     topic = f"/lfm_perception_doctor_{uuid.uuid4().hex[:12]}"
-    transport.use()
-    command = [sys.executable, "-m", "lfm_perception.ros.link", topic]
+    transport.use_shared_memory()
+    command = [sys.executable, "-m", "lfm_perception.ros.dds_check", topic]
     sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it is ended in the middle
     try:
-        return listen(topic, seconds, patience_s=START_S)
+        return measure_topic(topic, seconds, timeout_s=START_S)
     finally:
         sender.terminate()
         sender.wait()
 
 
-def listen(topic: str, seconds: float, *, patience_s: float = DISCOVERY_S) -> Arrivals:
+def measure_topic(topic: str, seconds: float, *, timeout_s: float = DISCOVERY_S) -> TopicStatistics:
     """Count the images on a topic, for so long from the first on, which is waited for with patience."""
-    transport.use()
+    transport.use_shared_memory()
     times: list[float] = []
     delays: list[float] = []
     first = threading.Event()
@@ -69,15 +69,15 @@ def listen(topic: str, seconds: float, *, patience_s: float = DISCOVERY_S) -> Ar
 
     with spinning_node("doctor") as node:
         node.create_subscription(Image, topic, arrived, qos_profile_sensor_data)
-        if first.wait(patience_s):
+        if first.wait(timeout_s):
             time.sleep(seconds)
     if len(times) < 2:
-        return Arrivals(len(times), 0.0, 0.0)
-    return Arrivals(len(times), (len(times) - 1) / (times[-1] - times[0]), statistics.median(delays))
+        return TopicStatistics(len(times), 0.0, 0.0)
+    return TopicStatistics(len(times), (len(times) - 1) / (times[-1] - times[0]), statistics.median(delays))
 
 
 def _send(topic: str) -> None:
-    transport.use()
+    transport.use_shared_memory()
     rclpy.init()
     node = Node("doctor_sender")
     publisher = node.create_publisher(Image, topic, qos_profile_sensor_data)
