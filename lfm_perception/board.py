@@ -43,8 +43,8 @@ _SUPPLY_RAIL = re.compile(r"in(\d+)_label")
 class Clock:
     """A clock now and at its fastest, in Hz."""
 
-    now_hz: float
-    most_hz: float
+    current_hz: float
+    max_hz: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def read_sysfs(root: Path = SYSFS) -> BoardState:
     )
 
 
-class BoardWatch:
+class BoardMonitor:
     """Looks at the board now and then, on a thread of its own, and says what level its heat asks for.
 
     `on_level(level, sentence)` is called at every change of the level, on that thread. `state` and `level`
@@ -126,14 +126,14 @@ class BoardWatch:
                 )
                 if level != self.level:
                     self.level, since_s = level, now_s
-                    self._on_level(level, f"{level.words}: {reason(state)}")
+                    self._on_level(level, f"{level.description}: {thermal_summary(state)}")
                 if self._closing.wait(settings.period):
                     return
         finally:
             jetson.close()
 
 
-def reason(state: BoardState) -> str:
+def thermal_summary(state: BoardState) -> str:
     """How warm a board is, and what holds it back, in words."""
     hottest = state.hottest
     words = f"{hottest[0]} is at {hottest[1]:.1f} °C" if hottest else "no temperature is known"

@@ -13,7 +13,7 @@ from lfm_perception.backends import open_vlm
 from lfm_perception.calibration import calibrated
 from lfm_perception.geometry import iou_matrix, stack
 from lfm_perception.image_plan import ImagePlan
-from lfm_perception.planning.motion_gate import Gate
+from lfm_perception.planning.motion_gate import MotionGate
 from lfm_perception.planning.planner import Planner
 from lfm_perception.questions import Draft, FramePlan, Prompt, ask, detect
 from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
@@ -40,7 +40,7 @@ class Perception:
         self._tracker = tracker
         self._tracker_lock = threading.Lock()
         self._camera = EgoMotionEstimator()
-        self._planner, self._gate = Planner(settings), Gate(settings.inference)
+        self._planner, self._gate = Planner(settings), MotionGate(settings.inference)
         self._adopt(settings)
         self.reset()
 
@@ -75,7 +75,7 @@ class Perception:
 
     def should_infer(self, frame: Frame) -> bool:
         """Whether a frame is worth looking at (`planning.motion_gate`). `look` looks at any frame."""
-        return self._caption_wanted or self._gate.opens(frame, time.monotonic())
+        return self._caption_wanted or self._gate.should_infer(frame, time.monotonic())
 
     def infer(self, frame: Frame) -> Scene:
         """Have the model look at a frame; it describes the scene in words too when that is due.
@@ -87,18 +87,18 @@ class Perception:
             self.reset()
         self._newest_ns = frame.stamp_ns
 
-        self._planner.measure(self._vlm, self._detect)
+        self._planner.calibrate(self._vlm, self._detect)
         wanted = self._settings.detect.max_tokens
-        plan = self._planner.first(frame.width, frame.height, wanted, time.perf_counter() - started)
+        plan = self._planner.plan_first(frame.width, frame.height, wanted, time.perf_counter() - started)
         self.plan = plan = replace(plan, draft=self._draft(frame.stamp_ns))
         answer = self._vlm.describe(frame, self._detect, plan)
-        self._planner.learn(plan.image, answer.usage)
+        self._planner.observe(plan.image, answer.usage)
         self._named = answer.detections
         detections, rejects = self._accepted(answer)
         with self._tracker_lock:
             rejects.update(self._tracker.update(detections, frame.stamp_ns / 1e9))
         caption_usage = self._describe(frame, plan.image, answer.usage.answer_tokens, started)
-        self._gate.looked(frame, began, time.monotonic())
+        self._gate.record_inference(frame, began, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
@@ -127,9 +127,9 @@ class Perception:
         """
         wanted = self._settings.caption.max_tokens
         if self.plan is not None and frame.stamp_ns == self._newest_ns:  # what was read of it is still there
-            plan = self._planner.further(self.plan.image, wanted, 0, 0.0)
+            plan = self._planner.plan_followup(self.plan.image, wanted, 0, 0.0)
         else:
-            plan = self._planner.first(frame.width, frame.height, wanted, 0.0)
+            plan = self._planner.plan_first(frame.width, frame.height, wanted, 0.0)
         return self._vlm.describe(frame, ask(Prompt(question)), plan).text.strip()
 
     def update_ego_motion(self, frame: Frame) -> None:
@@ -181,7 +181,7 @@ class Perception:
         if not due and not self._caption_wanted:
             return None
         elapsed_s = time.perf_counter() - started
-        plan = self._planner.further(image, settings.max_tokens, spent_tokens, elapsed_s)
+        plan = self._planner.plan_followup(image, settings.max_tokens, spent_tokens, elapsed_s)
         if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
             return None
         answer = self._vlm.describe(frame, self._caption, plan)

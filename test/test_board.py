@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.board import BoardState, BoardWatch, Clock, read_sysfs, reason
+from lfm_perception.board import BoardMonitor, BoardState, Clock, read_sysfs, thermal_summary
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
@@ -72,7 +72,7 @@ def test_a_machine_without_sensors_says_nothing_and_fails_nowhere(tmp_path: Path
         state = read_sysfs(root)
         assert state == BoardState(source=str(root))
         assert state.hottest is None
-        assert reason(state) == "no temperature is known"
+        assert thermal_summary(state) == "no temperature is known"
 
 
 @settings(max_examples=30)
@@ -214,7 +214,7 @@ class Notes:
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         raise AssertionError("nothing was asked")
 
-    def on_problem(self, kind: str, problem: str) -> None:
+    def on_error(self, kind: str, problem: str) -> None:
         raise AssertionError(problem)
 
     def wait(self, until: Callable[[], bool]) -> None:
@@ -223,13 +223,13 @@ class Notes:
 
 
 def rehearsal(board: FakeBoard, **thermal: object) -> Settings:
-    quick = {"sysfs": str(board.root), "period": 0.05, "hold": 0.0, **thermal}
+    quick = {"sysfs": str(board.root), "period": 0.05, "min_hold": 0.0, **thermal}
     return Settings().with_values({f"thermal.{name}": value for name, value in quick.items()})
 
 
 def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard) -> None:
     notes = Notes()
-    with closing(BoardWatch(rehearsal(board).thermal, notes.on_level)) as watch:
+    with closing(BoardMonitor(rehearsal(board).thermal, notes.on_level)) as watch:
         for celsius in (86.0, 93.0, 98.0):
             board.heat(celsius)
             notes.wait(lambda: bool(notes.steps) and f"at {celsius:.1f} °C" in notes.steps[-1][1])  # noqa: B023
@@ -253,7 +253,7 @@ def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard)
 
 def test_throttling_is_told_and_thresholds_change_while_it_watches(board: FakeBoard) -> None:
     notes = Notes()
-    with closing(BoardWatch(rehearsal(board).thermal, notes.on_level)) as watch:
+    with closing(BoardMonitor(rehearsal(board).thermal, notes.on_level)) as watch:
         board.throttle(True)
         notes.wait(lambda: len(notes.steps) == 1)
         assert notes.steps[0][1].endswith("clocks are held back by cpu-throttle-alert")
@@ -273,7 +273,7 @@ def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> N
     def look() -> Scene:
         seen = len(notes.scenes)
         frame = next(film).frame
-        live.offer(frame, frame.stamp_ns)
+        live.submit(frame, frame.stamp_ns)
         notes.wait(lambda: len(notes.scenes) > seen)
         return notes.scenes[-1]
 
@@ -284,9 +284,13 @@ def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> N
         assert look().usage.image_tokens <= 128
         live.set_degradation(DegradationLevel.PAUSED)
         frame = next(film).frame
-        assert live.offer(frame, frame.stamp_ns) is not None, "tracks are told while it is paused"
-        status = live.status()
-        assert (status.level, status.gated, status.waiting) == (DegradationLevel.PAUSED, 1, 0)
+        assert live.submit(frame, frame.stamp_ns) is not None, "tracks are told while it is paused"
+        statistics = live.statistics()
+        assert (statistics.degradation_level, statistics.frames_skipped, statistics.frames_waiting) == (
+            DegradationLevel.PAUSED,
+            1,
+            0,
+        )
         live.reconfigure(settings.with_values({"detect.max_tokens": 400}))
         live.set_degradation(DegradationLevel.NONE)
         assert look().usage.image_tokens == 234

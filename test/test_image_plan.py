@@ -17,7 +17,7 @@ from llama_cpp import mtmd_cpp
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import TILE_SIDE, TILE_TOKENS, TOKEN_SIDE, ImageLimits, ImagePlan, plan_image
-from lfm_perception.planning.resize import pictures, resize
+from lfm_perception.planning.resize import resize, tile_image
 from lfm_perception.scene import Image
 
 CARD = ImageLimits(min_tokens=32, max_tokens=256, max_tiles=10)
@@ -171,7 +171,7 @@ def test_a_box_is_at_the_same_place_before_and_after_resizing(size: tuple[int, i
 def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
     image = picture(1920, 1080)
     plan = plan_image(1920, 1080, CARD)
-    *tiles, thumbnail = pictures(image, plan)
+    *tiles, thumbnail = tile_image(image, plan)
     whole = np.vstack([np.hstack(tiles[row * 4 : row * 4 + 4]) for row in range(2)])
     assert np.array_equal(whole, resize(image, plan))
     assert thumbnail.shape == (plan.thumbnail_height, plan.thumbnail_width, 3)
@@ -181,7 +181,7 @@ def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
 @pytest.mark.parametrize("size", [(640, 480), (1280, 720), (1000, 3000)])
 def test_the_pictures_have_the_planned_sizes(size: tuple[int, int]) -> None:
     plan = plan_image(*size, CARD)
-    assert [part.shape[1::-1] for part in pictures(picture(*size), plan)] == picture_sizes(plan)
+    assert [part.shape[1::-1] for part in tile_image(picture(*size), plan)] == picture_sizes(plan)
 
 
 def picture_sizes(plan: ImagePlan) -> list[tuple[int, int]]:

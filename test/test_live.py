@@ -12,7 +12,7 @@ import pytest
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import FrameMailbox, LivePerception, NewestThread
+from lfm_perception.live import FrameMailbox, LatestWorker, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -39,7 +39,7 @@ class Notes:
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         self._note(lambda: self.answers.append((question, text, stamp_ns)))
 
-    def on_problem(self, kind: str, problem: str) -> None:
+    def on_error(self, kind: str, problem: str) -> None:
         self._note(lambda: self.problems.append(problem))
 
     def _note(self, write: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ def looking(
 
 def show(live: LivePerception[Frame], notes: Notes, frame: Frame) -> Scene:
     """Offer a frame and wait until it was looked at."""
-    live.offer(frame, frame.stamp_ns)
+    live.submit(frame, frame.stamp_ns)
     notes.wait(lambda: bool(notes.scenes) and notes.scenes[-1].stamp_ns == frame.stamp_ns)
     return notes.scenes[-1]
 
@@ -112,24 +112,24 @@ def test_nobody_waits_for_a_thread_that_has_ended() -> None:
     def fail(error: Exception) -> None:
         raise error  # nobody can be told any more, as after the end of a ROS context
 
-    thread = NewestThread[int]("test", lambda item: item // 0, fail)  # type: ignore[arg-type]
+    thread = LatestWorker[int]("test", lambda item: item // 0, fail)  # type: ignore[arg-type]
     for item in range(2):
-        thread.put(item)
-        thread.settle()
+        thread.submit(item)
+        thread.wait_idle()
     thread.close()
 
 
 def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         for frame in film:
-            assert live.offer(frame, frame.stamp_ns) is not None
+            assert live.submit(frame, frame.stamp_ns) is not None
         notes.wait(lambda: notes.scenes[-1:] != [] and notes.scenes[-1].stamp_ns == film[-1].stamp_ns)
-        status = live.status()
-    assert status.received == len(film)
-    assert status.looked + status.dropped == len(film)
-    assert status.waiting == 0
-    assert status.tokens > 0
-    assert 0.0 < status.latency_p50_s <= status.latency_p95_s
+        statistics = live.statistics()
+    assert statistics.frames_received == len(film)
+    assert statistics.frames_inferred + statistics.frames_dropped == len(film)
+    assert statistics.frames_waiting == 0
+    assert statistics.tokens > 0
+    assert 0.0 < statistics.latency_p50_s <= statistics.latency_p95_s
     stamps = [scene.stamp_ns for scene in notes.scenes]
     assert stamps == sorted(set(stamps))
     assert set(stamps) <= {frame.stamp_ns for frame in film}
@@ -137,11 +137,11 @@ def test_every_frame_is_looked_at_dropped_or_still_waiting(vlm: Vlm, film: list[
 
 def test_tracks_are_there_between_two_looks(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
-        assert live.offer(film[0], film[0].stamp_ns) == ()
+        assert live.submit(film[0], film[0].stamp_ns) == ()
         notes.wait_for_scenes(1)
         (scene,) = notes.scenes
         assert scene.detections
-        later = live.offer(film[6], film[6].stamp_ns)
+        later = live.submit(film[6], film[6].stamp_ns)
         assert later is not None
         assert sorted(track.label for track in later) == sorted(d.label for d in scene.detections)
 
@@ -158,10 +158,10 @@ def test_a_decoder_that_fails_is_told_and_costs_one_frame(vlm: Vlm, film: list[F
         show(live, notes, film[0])
         for frame in film[1:3]:
             told = len(notes.problems)
-            live.offer(frame, frame.stamp_ns)
+            live.submit(frame, frame.stamp_ns)
             notes.wait(lambda told=told: len(notes.problems) > told)  # type: ignore[misc]
-        assert live.offer(film[3], film[3].stamp_ns)
-        failed = live.status().failed
+        assert live.submit(film[3], film[3].stamp_ns)
+        failed = live.statistics().frames_failed
     assert notes.problems[0] == "this is no image"
     assert "a bug" in notes.problems[1]
     assert failed == {"PerceptionError": 1, "RuntimeError": 1}
@@ -191,51 +191,51 @@ def test_a_camera_motion_that_fails_is_told_and_the_frame_is_looked_at(vlm: Vlm,
     with looking(vlm, decode=decode) as (live, notes):
         show(live, notes, film[0])
         show(live, notes, film[1])
-        assert live.status().failed == {}
+        assert live.statistics().frames_failed == {}
     assert len(notes.problems) == 2
-    assert "camera motion" in notes.problems[0]
+    assert "ego motion" in notes.problems[0]
 
 
 def test_frames_that_start_over_in_the_past_are_a_new_beginning(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         known = show(live, notes, film[30]).tracks
         assert known
-        assert live.offer(film[0], film[0].stamp_ns) is None
-        assert live.offer(film[1], film[1].stamp_ns) == ()
+        assert live.submit(film[0], film[0].stamp_ns) is None
+        assert live.submit(film[1], film[1].stamp_ns) == ()
         notes.wait_for_scenes(2)
         again = notes.scenes[-1]
         assert again.stamp_ns == film[1].stamp_ns
-        assert live.status().resets == 1
+        assert live.statistics().tracker_resets == 1
         assert not {track.track_id for track in known} & {track.track_id for track in again.tracks}
 
 
 def test_a_frame_out_of_order_is_refused_and_nothing_is_lost(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         show(live, notes, film[5])
-        assert live.offer(film[4], film[4].stamp_ns) is None
-        assert live.offer(film[5], film[5].stamp_ns) is None
-        assert live.status().refused == {"out of order": 1, "repeated": 1}
-        assert live.offer(film[6], film[6].stamp_ns)
+        assert live.submit(film[4], film[4].stamp_ns) is None
+        assert live.submit(film[5], film[5].stamp_ns) is None
+        assert live.statistics().frames_rejected == {"out of order": 1, "repeated": 1}
+        assert live.submit(film[6], film[6].stamp_ns)
 
 
 def test_one_frame_with_a_wild_stamp_costs_nothing(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         known = show(live, notes, film[30]).tracks
-        assert live.offer(film[31], 1) is None
-        later = live.offer(film[32], film[32].stamp_ns)
+        assert live.submit(film[31], 1) is None
+        later = live.submit(film[32], film[32].stamp_ns)
         assert later is not None
         assert {track.track_id for track in known} == {track.track_id for track in later}
-        assert live.status().refused == {"jumped back": 1}
-        assert live.status().resets == 0
+        assert live.statistics().frames_rejected == {"jumped back": 1}
+        assert live.statistics().tracker_resets == 0
 
 
 def test_switched_off_it_counts_frames_and_looks_at_none(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         live.enable(False)
         for frame in film[:5]:
-            live.offer(frame, frame.stamp_ns)
-        status = live.status()
-        assert (status.gated, status.looked, status.waiting) == (5, 0, 0)
+            live.submit(frame, frame.stamp_ns)
+        statistics = live.statistics()
+        assert (statistics.frames_skipped, statistics.frames_inferred, statistics.frames_waiting) == (5, 0, 0)
         live.enable(True)
         show(live, notes, film[5])
 
@@ -253,7 +253,7 @@ def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, film: l
     silent = SETTINGS.with_values({"caption.enabled": False})
     with looking(vlm, silent) as (live, notes):
         assert show(live, notes, film[0]).caption is None
-        live.caption_now()
+        live.request_caption()
         live.ask("What do you see?")
         assert show(live, notes, film[1]).caption
         notes.wait(lambda: bool(notes.answers))
@@ -270,7 +270,7 @@ def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, film: l
 def test_it_stops_in_the_middle_of_an_answer_and_starts_again(vlm: Vlm, film: list[Frame]) -> None:
     with looking(vlm) as (live, notes):
         for frame in film[:3]:
-            live.offer(frame, frame.stamp_ns)
+            live.submit(frame, frame.stamp_ns)
             live.stop()
             assert not [thread for thread in threading.enumerate() if thread.name == "perception"]
             live.start()

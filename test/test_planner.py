@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import TILE_TOKENS, ImagePlan
-from lfm_perception.planning.motion_gate import Gate, difference, glance
-from lfm_perception.planning.planner import CostModel, Planner
+from lfm_perception.planning.motion_gate import MotionGate, downsample, frame_difference
+from lfm_perception.planning.planner import Planner, StageLatencyModel
 from lfm_perception.scene import Frame, Usage
 from lfm_perception.settings import ONE_OBJECT_TOKENS, InferenceSettings, Settings
 
@@ -43,7 +43,7 @@ def planner(slowness: float = 1.0, **values: object) -> Planner:
     settings = Settings().with_values({name.replace("__", "."): value for name, value in values.items()})
     planned = Planner(settings)
     for width, height in ((256, 128), (512, 512)):
-        planned.learn(ImagePlan(width, height), usage(ImagePlan(width, height), slowness))
+        planned.observe(ImagePlan(width, height), usage(ImagePlan(width, height), slowness))
     return planned
 
 
@@ -64,17 +64,17 @@ def test_no_plan_passes_the_token_budget(
         image__thumbnail=thumbnail, engine__n_ctx=8192,
     )  # fmt: skip
     try:
-        plan = planned.first(width, height, wanted, 0.0)
+        plan = planned.plan_first(width, height, wanted, 0.0)
     except PerceptionError:  # too long and thin for any picture
         reject()
     assert plan.image.tokens + plan.answer_tokens <= budget
     assert min(wanted, ONE_OBJECT_TOKENS) <= plan.answer_tokens <= wanted
-    further = planned.further(plan.image, wanted, plan.answer_tokens, 0.0)
+    further = planned.plan_followup(plan.image, wanted, plan.answer_tokens, 0.0)
     assert plan.image.tokens + plan.answer_tokens + max(0, further.answer_tokens) <= budget
 
 
 def test_without_a_latency_budget_the_picture_is_the_largest_allowed() -> None:
-    plan = planner().first(640, 480, 512, 0.0)
+    plan = planner().plan_first(640, 480, 512, 0.0)
     assert (plan.image, plan.answer_tokens, plan.deadline_s) == (ImagePlan(576, 416), 512, None)
 
 
@@ -82,7 +82,7 @@ def test_without_a_latency_budget_the_picture_is_the_largest_allowed() -> None:
 def test_less_time_gives_a_smaller_picture(tiles: int) -> None:
     tokens = []
     for latency in (9.0, 2.0, 1.5, 1.0, 0.8, 0.6):
-        plan = planner(budget__latency=latency, image__max_tiles=tiles, engine__n_ctx=8192).first(
+        plan = planner(budget__latency=latency, image__max_tiles=tiles, engine__n_ctx=8192).plan_first(
             1280, 720, 512, 0.0
         )
         assert plan.fits
@@ -94,14 +94,14 @@ def test_less_time_gives_a_smaller_picture(tiles: int) -> None:
 
 
 def test_time_that_has_gone_by_counts() -> None:
-    fresh = planner(budget__latency=1.0).first(640, 480, 512, 0.0)
-    late = planner(budget__latency=1.0).first(640, 480, 512, 0.3)
+    fresh = planner(budget__latency=1.0).plan_first(640, 480, 512, 0.0)
+    late = planner(budget__latency=1.0).plan_first(640, 480, 512, 0.3)
     assert late.image.tokens < fresh.image.tokens
     assert late.deadline_s == pytest.approx(0.7)
 
 
 def test_a_budget_that_cannot_be_met_is_said_to_be() -> None:
-    plan = planner(budget__latency=0.1).first(640, 480, 512, 0.0)
+    plan = planner(budget__latency=0.1).plan_first(640, 480, 512, 0.0)
     assert not plan.fits
     assert plan.image.tokens <= 40
     assert str(plan).endswith("too slow")
@@ -109,26 +109,26 @@ def test_a_budget_that_cannot_be_met_is_said_to_be() -> None:
 
 def test_a_machine_that_slows_down_gets_smaller_pictures() -> None:
     planned = planner(budget__latency=1.0)
-    before = planned.first(640, 480, 512, 0.0)
+    before = planned.plan_first(640, 480, 512, 0.0)
     for _ in range(20):
-        image = planned.first(640, 480, 512, 0.0).image
-        planned.learn(image, usage(image, slowness=1.6))
-    after = planned.first(640, 480, 512, 0.0)
+        image = planned.plan_first(640, 480, 512, 0.0).image
+        planned.observe(image, usage(image, slowness=1.6))
+    after = planned.plan_first(640, 480, 512, 0.0)
     assert after.fits
     assert after.image.tokens < before.image.tokens
     true_s = usage(after.image, slowness=1.6)
     assert after.expected_s == pytest.approx(true_s.total_s, rel=0.15)
 
 
-def test_costs_between_measured_sizes_are_near_the_truth() -> None:
-    costs = CostModel()
+def test_model_between_measured_sizes_are_near_the_truth() -> None:
+    model = StageLatencyModel()
     for image in (ImagePlan(256, 128), ImagePlan(512, 512)):
-        costs.learn(image, usage(image))
+        model.observe(image, usage(image))
     image = ImagePlan(384, 256)
     true = usage(image)
-    assert costs.before_answer_s(image) == pytest.approx(true.encode_s + true.prefill_s, rel=0.35)
+    assert model.time_to_first_token_s(image) == pytest.approx(true.encode_s + true.prefill_s, rel=0.35)
     tiled = ImagePlan(1024, 512, 2, 1, 256, 128)
-    assert costs.before_answer_s(tiled) > 2 * costs.before_answer_s(ImagePlan(512, 512)) * 0.9
+    assert model.time_to_first_token_s(tiled) > 2 * model.time_to_first_token_s(ImagePlan(512, 512)) * 0.9
 
 
 # --- the gate -----------------------------------------------------------------------------------------
@@ -147,59 +147,59 @@ def noisy(frame: Frame, seed: int, stamp_ns: int, light: float = 1.0) -> Frame:
 
 
 def test_the_first_frame_passes_and_a_still_scene_does_not() -> None:
-    gate, (still,) = Gate(OPEN), frames(0, 1)
-    assert gate.opens(still, 0.0)
-    gate.looked(still, 0.0, 0.1)
+    gate, (still,) = MotionGate(OPEN), frames(0, 1)
+    assert gate.should_infer(still, 0.0)
+    gate.record_inference(still, 0.0, 0.1)
     for number in range(1, 20):
         again = noisy(still, number, still.stamp_ns + number * 10**7, light=1.0 + 0.002 * number)
-        assert not gate.opens(again, 0.2)
+        assert not gate.should_infer(again, 0.2)
 
 
 def test_a_still_scene_is_looked_at_again_in_time() -> None:
-    gate, (still,) = Gate(OPEN), frames(0, 1)
-    gate.looked(still, 0.0, 0.1)
-    assert not gate.opens(noisy(still, 1, still.stamp_ns + 9 * 10**8), 0.9)
-    assert gate.opens(noisy(still, 1, still.stamp_ns + 10**9), 1.0)
+    gate, (still,) = MotionGate(OPEN), frames(0, 1)
+    gate.record_inference(still, 0.0, 0.1)
+    assert not gate.should_infer(noisy(still, 1, still.stamp_ns + 9 * 10**8), 0.9)
+    assert gate.should_infer(noisy(still, 1, still.stamp_ns + 10**9), 1.0)
 
 
 def test_a_thing_that_appears_opens_the_gate() -> None:
     (still,) = frames(0, 1)
     for size in (24, 40, 80):
-        gate = Gate(OPEN)
-        gate.looked(still, 0.0, 0.1)
+        gate = MotionGate(OPEN)
+        gate.record_inference(still, 0.0, 0.1)
         image = still.image.copy()
         image[100 : 100 + size, 150 : 150 + size] = 255 - image[100 : 100 + size, 150 : 150 + size]
-        assert gate.opens(Frame(image, still.stamp_ns + 1), 0.2)
+        assert gate.should_infer(Frame(image, still.stamp_ns + 1), 0.2)
 
 
 def test_slow_changes_add_up() -> None:
-    gate, film = Gate(InferenceSettings(motion_threshold=0.1, max_interval=3600.0)), frames(0, 60)
-    gate.looked(film[0], 0.0, 0.0)
-    assert not gate.opens(film[0], 0.1)
-    assert gate.opens(film[-1], 0.1)
+    gate, film = MotionGate(InferenceSettings(motion_threshold=0.1, max_interval=3600.0)), frames(0, 60)
+    gate.record_inference(film[0], 0.0, 0.0)
+    assert not gate.should_infer(film[0], 0.1)
+    assert gate.should_infer(film[-1], 0.1)
 
 
 def test_the_model_rests_for_its_share_of_the_time() -> None:
-    gate, film = Gate(InferenceSettings(duty_cycle=0.25)), frames(0, 2)
-    gate.looked(film[0], 10.0, 11.0)
-    assert not gate.opens(film[1], 13.9)
-    assert gate.opens(film[1], 14.0)
+    gate, film = MotionGate(InferenceSettings(duty_cycle=0.25)), frames(0, 2)
+    gate.record_inference(film[0], 10.0, 11.0)
+    assert not gate.should_infer(film[1], 13.9)
+    assert gate.should_infer(film[1], 14.0)
 
 
 def test_by_default_every_frame_passes() -> None:
-    gate, (still,) = Gate(Settings().inference), frames(0, 1)
-    gate.looked(still, 0.0, 0.1)
-    assert gate.opens(still, 0.1)
+    gate, (still,) = MotionGate(Settings().inference), frames(0, 1)
+    gate.record_inference(still, 0.0, 0.1)
+    assert gate.should_infer(still, 0.1)
 
 
 def test_a_reset_lets_the_next_frame_pass() -> None:
-    gate, (still,) = Gate(OPEN), frames(0, 1)
-    gate.looked(still, 0.0, 0.1)
+    gate, (still,) = MotionGate(OPEN), frames(0, 1)
+    gate.record_inference(still, 0.0, 0.1)
     gate.reset()
-    assert gate.opens(still, 0.1)
+    assert gate.should_infer(still, 0.1)
 
 
 @given(level=st.integers(0, 255), other=st.integers(0, 255))
 def test_light_that_changes_everywhere_is_no_change(level: int, other: int) -> None:
-    first, second = (glance(np.full((48, 64, 3), value, np.uint8)) for value in (level, other))
-    assert difference(first, second) == 0.0
+    first, second = (downsample(np.full((48, 64, 3), value, np.uint8)) for value in (level, other))
+    assert frame_difference(first, second) == 0.0

@@ -682,7 +682,7 @@ class Notes:
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         raise AssertionError("nothing was asked")
 
-    def on_problem(self, kind: str, problem: str) -> None:
+    def on_error(self, kind: str, problem: str) -> None:
         with self._told:
             self.problems.append(problem)
             self._told.notify_all()
@@ -703,13 +703,13 @@ def test_beside_a_camera_failures_are_counted_and_looking_goes_on() -> None:
             try:
                 for index, problems in ((0, 1), (1, 2)):
                     frame = film.snapshot(index).frame
-                    live.offer(frame, frame.stamp_ns)
+                    live.submit(frame, frame.stamp_ns)
                     notes.wait(lambda count=problems: len(notes.problems) >= count)  # type: ignore[misc]
-                assert live.status().failed == {"UnreachableError": 2}
-                assert "out of memory" in live.status().last_problem
+                assert live.statistics().frames_failed == {"UnreachableError": 2}
+                assert "out of memory" in live.statistics().last_error
                 server.reply = GOOD
                 frame = film.snapshot(2).frame
-                live.offer(frame, frame.stamp_ns)
+                live.submit(frame, frame.stamp_ns)
                 notes.wait(lambda: bool(notes.scenes))
             finally:
                 live.stop()

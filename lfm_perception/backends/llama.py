@@ -40,7 +40,7 @@ from lfm_perception.engine.speculative import Speculator, TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import TOKEN_SIDE, ImagePlan
-from lfm_perception.planning.resize import pictures
+from lfm_perception.planning.resize import tile_image
 from lfm_perception.questions import Dialect, FramePlan, Prompt, Question
 from lfm_perception.scene import Answer, Frame, Image, Usage
 from lfm_perception.settings import Settings
@@ -271,7 +271,7 @@ class _Engine:
             return self._seen[2]
         self._seen = None
         embeddings = []
-        for picture in pictures(frame.image, plan):
+        for picture in tile_image(frame.image, plan):
             if self._stop.requested:
                 return None
             embeddings.append(self._encode(picture))

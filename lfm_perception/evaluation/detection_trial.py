@@ -159,10 +159,10 @@ class Trial:
         return [mistake for _, _, mistake in sorted(self._worst[missed], key=lambda each: -each[0])]
 
     def _ask(self, frame: Frame, question: Question) -> Answer:
-        self._planner.measure(self._vlm, question)
-        plan = self._planner.first(frame.width, frame.height, self._settings.detect.max_tokens, 0.0)
+        self._planner.calibrate(self._vlm, question)
+        plan = self._planner.plan_first(frame.width, frame.height, self._settings.detect.max_tokens, 0.0)
         answer = self._vlm.describe(frame, question, plan)
-        self._planner.learn(plan.image, answer.usage)
+        self._planner.observe(plan.image, answer.usage)
         return answer
 
     def _meant(self, way: Way, detection: Detection) -> Detection:

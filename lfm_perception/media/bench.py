@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.board import BoardState, BoardWatch
+from lfm_perception.board import BoardMonitor, BoardState
 from lfm_perception.demo.world import World
 from lfm_perception.media.page import facts, grid, heading, model_note, words, write_page
 from lfm_perception.perception import Perception
@@ -84,7 +84,7 @@ def bench(
         began = time.perf_counter()
         perception.infer(frame)
         first_s = time.perf_counter() - began
-        with closing(BoardWatch(settings.thermal, lambda step, sentence: None)) as board:
+        with closing(BoardMonitor(settings.thermal, lambda step, sentence: None)) as board:
             began, now_s = time.perf_counter(), 0.0
             while (now_s < seconds or len(looks) < 2) and progress(min(1.0, now_s / seconds)):
                 frame = world.snapshot(1 + round(now_s * CAMERA_HZ)).frame

@@ -19,13 +19,13 @@ CELLS = 4
 """Cells that must have changed: fewer are noise."""
 
 
-def glance(image: Image) -> Glance:
+def downsample(image: Image) -> Glance:
     """What the gate remembers of an image."""
     small = cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
 
 
-def difference(first: Glance, second: Glance) -> float:
+def frame_difference(first: Glance, second: Glance) -> float:
     """How much the cells have changed that changed most, 0 to 1; light that changes all alike does not count.
 
     The least change among the `CELLS` cells with the largest.
@@ -35,7 +35,7 @@ def difference(first: Glance, second: Glance) -> float:
     return float(np.partition(np.abs(change), -CELLS, axis=None)[-CELLS])
 
 
-class Gate:
+class MotionGate:
     """Remembers the frame that the model looked at last.
 
     Frames are compared with that one, not with the one before, so that slow changes add up.
@@ -54,18 +54,18 @@ class Gate:
         self._seen_ns: int | None = None
         self._rest_until_s = 0.0
 
-    def opens(self, frame: Frame, now_s: float) -> bool:
-        """Whether the model should look at a frame, `now_s` on the clock of `looked`. Changes nothing."""
+    def should_infer(self, frame: Frame, now_s: float) -> bool:
+        """Whether to infer a frame now; `now_s` is on the clock of `record_inference`. Changes nothing."""
         if now_s < self._rest_until_s:
             return False
         if self._seen is None or self._seen_ns is None or not self._settings.motion_threshold:
             return True
         if frame.stamp_ns - self._seen_ns >= self._settings.max_interval * 1e9:
             return True
-        return difference(glance(frame.image), self._seen) >= self._settings.motion_threshold
+        return frame_difference(downsample(frame.image), self._seen) >= self._settings.motion_threshold
 
-    def looked(self, frame: Frame, began_s: float, ended_s: float) -> None:
+    def record_inference(self, frame: Frame, began_s: float, ended_s: float) -> None:
         """The model looked at a frame, in that time."""
-        self._seen = glance(frame.image) if self._settings.motion_threshold else None
+        self._seen = downsample(frame.image) if self._settings.motion_threshold else None
         self._seen_ns = frame.stamp_ns
         self._rest_until_s = ended_s + (ended_s - began_s) * (1.0 / self._settings.duty_cycle - 1.0)

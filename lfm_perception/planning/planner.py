@@ -1,7 +1,7 @@
 """What a frame may cost, decided before a pixel is touched: resolution, tiles, answer length.
 
 Tokens are counted exactly and never exceeded. Time is estimated from what earlier answers took on this
-machine; the first estimate comes from a few questions about a blank picture (`Planner.measure`).
+machine; the first estimate comes from a few questions about a blank picture (`Planner.calibrate`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Planner:
     """Plans within `budget.tokens` and `budget.latency`, and learns from every answer."""
 
     def __init__(self, settings: Settings) -> None:
-        self._costs = CostModel()
+        self._costs = StageLatencyModel()
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -49,7 +49,7 @@ class Planner:
         self._told = settings.engine.backend == "llama"
         self._limits = _within(settings)
 
-    def measure(self, vlm: Vlm, question: Question) -> None:
+    def calibrate(self, vlm: Vlm, question: Question) -> None:
         """Ask about a blank picture in the smallest and the largest planned size, unless costs are known."""
         if self._costs.known or not self._budget.latency or not self._told:
             return
@@ -58,14 +58,14 @@ class Planner:
             limits = replace(self._limits, min_tokens=tokens, max_tokens=tokens, max_tiles=1)
             image = plan_image(side, side, limits)
             blank = Frame(np.zeros((image.height, image.width, 3), np.uint8), 0)
-            self.learn(image, vlm.describe(blank, question, FramePlan(image, _TRIAL_TOKENS)).usage)
+            self.observe(image, vlm.describe(blank, question, FramePlan(image, _TRIAL_TOKENS)).usage)
 
-    def learn(self, image: ImagePlan, usage: Usage) -> None:
+    def observe(self, image: ImagePlan, usage: Usage) -> None:
         """Take in what the first question about a frame cost."""
         if self._told:
-            self._costs.learn(image, usage)
+            self._costs.observe(image, usage)
 
-    def first(self, width: int, height: int, wanted_tokens: int, elapsed_s: float) -> FramePlan:
+    def plan_first(self, width: int, height: int, wanted_tokens: int, elapsed_s: float) -> FramePlan:
         """For the first question about a frame: the largest picture that the budgets allow.
 
         `elapsed_s` have gone by since the frame came. When not even the smallest picture and one object
@@ -73,17 +73,21 @@ class Planner:
 
         Raises PerceptionError when the frame cannot be shown to the model in any size.
         """
-        plans = [self.further(image, wanted_tokens, 0, elapsed_s) for image in self._images(width, height)]
+        plans = [
+            self.plan_followup(image, wanted_tokens, 0, elapsed_s) for image in self._images(width, height)
+        ]
         return next((plan for plan in plans if plan.fits), plans[-1])
 
-    def further(self, image: ImagePlan, wanted_tokens: int, spent_tokens: int, elapsed_s: float) -> FramePlan:
+    def plan_followup(
+        self, image: ImagePlan, wanted_tokens: int, spent_tokens: int, elapsed_s: float
+    ) -> FramePlan:
         """For a question about a frame of which the picture is chosen and answers were already paid."""
         tokens, latency_s = self._budget.tokens, self._budget.latency
         room = min(wanted_tokens, tokens - image.tokens - spent_tokens) if tokens else wanted_tokens
         if not latency_s:
             return FramePlan(image, room)
         left_s = latency_s - elapsed_s
-        before_s, token_s = self._costs.before_answer_s(image), self._costs.token_s
+        before_s, token_s = self._costs.time_to_first_token_s(image), self._costs.token_s
         answered = min(room, max(ONE_OBJECT_TOKENS, round(self._costs.answer_tokens)))
         expected_s = before_s + answered * token_s
         in_time = int((left_s - before_s) / token_s) if token_s else room
@@ -117,7 +121,7 @@ class Planner:
                 yield image
 
 
-class CostModel:
+class StageLatencyModel:
     """What the parts of an answer took so far: seconds by image tokens, and by answer token."""
 
     def __init__(self) -> None:
@@ -132,17 +136,17 @@ class CostModel:
     def known(self) -> bool:
         return bool(self._encode)
 
-    def before_answer_s(self, image: ImagePlan) -> float:
+    def time_to_first_token_s(self, image: ImagePlan) -> float:
         """Seconds until the first token of an answer."""
         tiles = image.columns * image.rows if image.tiled else 0
         single = image.tokens - tiles * TILE_TOKENS
         encode_s = tiles * self._encode.at(TILE_TOKENS) + self._encode.at(single)
         return encode_s + self._prefill.at(image.tokens + self._text_tokens)
 
-    def learn(self, image: ImagePlan, usage: Usage) -> None:
+    def observe(self, image: ImagePlan, usage: Usage) -> None:
         picture_tokens = TILE_TOKENS if image.tiled else image.tokens
-        self._encode.learn(picture_tokens, usage.encode_s * picture_tokens / image.tokens)
-        self._prefill.learn(image.tokens + usage.text_tokens, usage.prefill_s)
+        self._encode.observe(picture_tokens, usage.encode_s * picture_tokens / image.tokens)
+        self._prefill.observe(image.tokens + usage.text_tokens, usage.prefill_s)
         self._text_tokens = usage.text_tokens
         if usage.answer_tokens:
             weight = _LATEST if self.token_s else 1.0
@@ -168,7 +172,7 @@ class _Curve:
         nearest = self._sizes[0 if size < self._sizes[0] else -1]
         return self._seconds[nearest] * size / nearest
 
-    def learn(self, size: int, seconds: float) -> None:
+    def observe(self, size: int, seconds: float) -> None:
         expected = self.at(size)
         if expected:
             slower = 1.0 + _ELSEWHERE * (seconds / expected - 1.0)

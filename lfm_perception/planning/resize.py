@@ -25,7 +25,7 @@ def resize(image: Image, plan: ImagePlan) -> Image:
     return _resized(image, plan.width, plan.height)
 
 
-def pictures(image: Image, plan: ImagePlan) -> Iterator[Image]:
+def tile_image(image: Image, plan: ImagePlan) -> Iterator[Image]:
     """The pictures in the order the model reads them: the tiles row by row, the thumbnail last.
 
     A plan without tiles gives one picture. Each is uint8, shape (height, width, 3), C-contiguous.

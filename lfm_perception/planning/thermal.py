@@ -21,7 +21,7 @@ class DegradationLevel(IntEnum):
     PAUSED = 3
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return ("full work", "fewer tokens", "fewer tokens and more rest", "paused")[self]
 
 

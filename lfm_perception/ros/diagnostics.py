@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from lfm_perception.board import BoardState, reason
-from lfm_perception.live import LiveStatus
+from lfm_perception.board import BoardState, thermal_summary
+from lfm_perception.live import LiveStatistics
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.settings import NodeSettings
 from lfm_perception.vlm import Health
@@ -28,7 +28,7 @@ class Snapshot:
     topic: str
     model: str
     tracks: int
-    live: LiveStatus
+    live: LiveStatistics
     health: Health
     board: BoardState
 
@@ -49,13 +49,15 @@ def report(
 
 def _camera(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, name: str) -> DiagnosticStatus:
     live = now.live
-    refused = _grown(live.refused, before.live.refused if before else {})
+    refused = _grown(live.frames_rejected, before.live.frames_rejected if before else {})
     level, message = OK, f"{live.input_hz:.1f} Hz"
     if not now.active:
         message = "not active"
-    elif live.camera_silence_s > thresholds.camera_timeout:
+    elif live.time_since_frame_s > thresholds.camera_timeout:
         level = ERROR
-        message = f"no usable image on {now.topic} for {live.camera_silence_s:.1f} s: is the camera running?"
+        message = (
+            f"no usable image on {now.topic} for {live.time_since_frame_s:.1f} s: is the camera running?"
+        )
     elif refused:
         level, message = WARN, f"images on {now.topic} are refused: {_listed(refused)}"
     elif live.input_hz < thresholds.input_hz_warn:
@@ -68,14 +70,14 @@ def _camera(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, na
         {
             "topic": now.topic,
             "input rate (Hz)": f"{live.input_hz:.2f}",
-            "since last image (s)": f"{live.camera_silence_s:.3f}",
-            "images received": live.received,
-            "images looked at": live.looked,
-            "images dropped for newer ones": live.dropped,
-            "images gated": live.gated,
-            "images waiting": live.waiting,
-            **_by_reason("images refused", live.refused),
-            "new beginnings": live.resets,
+            "since last image (s)": f"{live.time_since_frame_s:.3f}",
+            "images received": live.frames_received,
+            "images looked at": live.frames_inferred,
+            "images dropped for newer ones": live.frames_dropped,
+            "images gated": live.frames_skipped,
+            "images waiting": live.frames_waiting,
+            **_by_reason("images refused", live.frames_rejected),
+            "new beginnings": live.tracker_resets,
             "tracks": now.tracks,
         },
     )  # fmt: skip
@@ -83,10 +85,10 @@ def _camera(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, na
 
 def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, name: str) -> DiagnosticStatus:
     live, health = now.live, now.health
-    failed = _grown(live.failed, before.live.failed if before else {})
-    truncated = live.truncated - (before.live.truncated if before else 0)
+    failed = _grown(live.frames_failed, before.live.frames_failed if before else {})
+    truncated = live.answers_truncated - (before.live.answers_truncated if before else 0)
     over_latency_budget = live.over_latency_budget - (before.live.over_latency_budget if before else 0)
-    camera_runs = live.camera_silence_s <= thresholds.camera_timeout
+    camera_runs = live.time_since_frame_s <= thresholds.camera_timeout
     level, message = OK, f"answers in {live.latency_p50_s * 1000:.0f} ms (median)"
     if not health.ready:
         level, message = ERROR, health.problem or "the model is not loaded"
@@ -94,14 +96,14 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
         message = "loaded, not active"
     elif not live.enabled:
         message = "switched off"
-    elif live.level is DegradationLevel.PAUSED:
+    elif live.degradation_level is DegradationLevel.PAUSED:
         level, message = WARN, "paused: the board is too hot"
     elif failed:
-        level, message = WARN, f"frames without an answer: {_listed(failed)}; last: {live.last_problem}"
-    elif camera_runs and live.answer_age_s > thresholds.inference_age_warn:
+        level, message = WARN, f"frames without an answer: {_listed(failed)}; last: {live.last_error}"
+    elif camera_runs and live.inference_age_s > thresholds.inference_age_warn:
         level = WARN
         message = (
-            f"no answer for {live.answer_age_s:.1f} s, longer than node.inference_age_warn "
+            f"no answer for {live.inference_age_s:.1f} s, longer than node.inference_age_warn "
             f"{thresholds.inference_age_warn:g}"
         )
     elif over_latency_budget > 0:
@@ -117,34 +119,37 @@ def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, nam
             "model": now.model,
             "latency p50 (s)": f"{live.latency_p50_s:.3f}",
             "latency p95 (s)": f"{live.latency_p95_s:.3f}",
-            "since last answer (s)": f"{live.answer_age_s:.3f}",
+            "since last answer (s)": f"{live.inference_age_s:.3f}",
             "tokens used": live.tokens,
-            "answers truncated": live.truncated,
+            "answers truncated": live.answers_truncated,
             "answers too slow": live.over_latency_budget,
-            **_by_reason("objects rejected", live.rejects),
-            **_by_reason("frames failed", live.failed),
+            **_by_reason("objects rejected", live.objects_rejected),
+            **_by_reason("frames failed", live.frames_failed),
             "process": "none of its own" if health.pid is None else health.pid,
             "process restarts": health.restarts,
-            "last problem": live.last_problem,
+            "last problem": live.last_error,
         },
     )  # fmt: skip
 
 
 def _platform(now: Snapshot, name: str) -> DiagnosticStatus:
-    board, step = now.board, now.live.level
-    level, message = OK, reason(board)
+    board, step = now.board, now.live.degradation_level
+    level, message = OK, thermal_summary(board)
     if step is not DegradationLevel.NONE:
-        level, message = (ERROR if step is DegradationLevel.PAUSED else WARN), f"{step.words}: {message}"
+        level, message = (
+            (ERROR if step is DegradationLevel.PAUSED else WARN),
+            f"{step.description}: {message}",
+        )
     return _status(
         f"{name}: platform", level, message, now,
         {
-            "step": step.words,
+            "step": step.description,
             **{
                 f"temperature of {sensor} (°C)": f"{celsius:.1f}"
                 for sensor, celsius in board.temperatures_c.items()
             },
             **{
-                f"clock of {processor} (MHz)": f"{clock.now_hz / 1e6:.0f} of {clock.most_hz / 1e6:.0f}"
+                f"clock of {processor} (MHz)": f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f}"
                 for processor, clock in board.clocks.items()
             },
             "power (W)": "unknown" if board.total_w is None else f"{board.total_w:.2f}",

@@ -164,7 +164,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 
     def _on_caption_now(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         words = "the next frame is described, on the topic caption"
-        return self._done(response, lambda live: live.caption_now(), words)
+        return self._done(response, lambda live: live.request_caption(), words)
 
     def _done(self, response: Response, act: Callable[[LivePerception[bytes]], None], words: str) -> Response:
         session = self._session

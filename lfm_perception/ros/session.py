@@ -25,9 +25,9 @@ from vision_msgs.msg import Detection2DArray
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.backends import model_name
-from lfm_perception.board import BoardWatch
+from lfm_perception.board import BoardMonitor
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import JUMP_BACK_S, LivePerception, NewestThread
+from lfm_perception.live import STAMP_RESET_S, LatestWorker, LivePerception
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.scenes import as_json
 from lfm_perception.planning.thermal import DegradationLevel
@@ -47,7 +47,7 @@ KEPT = QoSProfile(
 
 
 class Session:
-    """Subscribes between `start` and `stop`; `close` leaves nothing behind. A `live.Listener`.
+    """Subscribes between `start` and `stop`; `close` leaves nothing behind. A `live.LiveCallbacks`.
 
     `vlm` is closed with the session. `complain(kind, sentence)` hears of everything that goes wrong; nothing
     that comes over a topic ends the session.
@@ -62,7 +62,7 @@ class Session:
         self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
         self._model = model_name(settings)
         self._live = LivePerception(settings, vlm, self._decode, self)
-        self._board = BoardWatch(settings.thermal, self._on_level)
+        self._board = BoardMonitor(settings.thermal, self._on_level)
         self._size = (0, 0)
         self._tracks_shown = 0
         self._before: Snapshot | None = None
@@ -80,7 +80,7 @@ class Session:
         self._pictures = self._publisher(Image, "dbg_image", LATEST)
         self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics", RESULTS)
         painter = _Painter(self._model, self._decode)
-        self._overlay = NewestThread[_Drawing](
+        self._overlay = LatestWorker[_Drawing](
             "overlay",
             lambda drawing: self._pictures.publish(painter.paint(drawing)),
             lambda error: complain("overlay", f"overlay: a frame failed unexpectedly: {error!r}"),
@@ -91,7 +91,7 @@ class Session:
             settings.node.diagnostics_period, self._diagnose, callback_group=self._group, clock=steady
         )
         # The clock was set back: a bag that starts over, a simulation that was reset.
-        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-JUMP_BACK_S))
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-STAMP_RESET_S))
         self._jumps = node.get_clock().create_jump_callback(
             threshold, post_callback=lambda _: self._live.reset()
         )
@@ -173,14 +173,14 @@ class Session:
         if problem := self._clock_problem(head.stamp_ns):
             self._live.reject(*problem)
             return
-        known = self._live.offer(raw, head.stamp_ns)
+        known = self._live.submit(raw, head.stamp_ns)
         if known is None:
             return
         if head.width and head.height:
             self._size = head.width, head.height
         self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
         if self._pictures.get_subscription_count():
-            self._overlay.put(_Drawing(raw, known, self._live.scene, self._live.latency_s))
+            self._overlay.submit(_Drawing(raw, known, self._live.scene, self._live.latency_s))
 
     def _clock_problem(self, stamp_ns: int) -> tuple[str, str] | None:
         """Why a stamp cannot be right, in a word and in a sentence."""
@@ -240,7 +240,7 @@ class Session:
         """Publish the answer to a question."""
         self._answers.publish(String(data=text))
 
-    def on_problem(self, kind: str, problem: str) -> None:
+    def on_error(self, kind: str, problem: str) -> None:
         """Pass on what went wrong with a frame or a question."""
         self._complain(kind, f"{self._topic}: {problem}")
 
@@ -255,7 +255,7 @@ class Session:
             topic=self._topic,
             model=self._model,
             tracks=self._tracks_shown,
-            live=self._live.status(),
+            live=self._live.statistics(),
             health=self._vlm.health(),
             board=self._board.state,
         )

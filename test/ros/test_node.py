@@ -341,7 +341,7 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
 
 def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
     def ours() -> Counter[str]:
-        names = ("perception", "model watch", "overlay", "camera motion")
+        names = ("perception", "model watch", "overlay", "ego motion")
         return Counter(thread.name for thread in threading.enumerate() if thread.name in names)
 
     with robot() as started:

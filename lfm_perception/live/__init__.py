@@ -1,7 +1,7 @@
 """Perception beside a running camera: frames are offered at camera rate, the model looks at what it can.
 
     camera thread ──offer──► FrameMailbox ──► thread `perception`: decode, look, tell the listener
-                  ──offer──► FrameMailbox ──► thread `camera motion`: decode small, see how the camera moves
+                  ──offer──► FrameMailbox ──► thread `ego motion`: decode small, see how the camera moves
                   ◄─────────── where things are at the frame's stamp, without waiting for the model
 
 At most one frame waits for each thread. A newer one takes its place, and what was dropped is counted. A frame
@@ -34,7 +34,7 @@ from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
 
-JUMP_BACK_S = 0.5
+STAMP_RESET_S = 0.5
 """Two frames in a row that are older than the newest by more than this are a new beginning: a bag that starts
 over, a clock that was set back. One alone, or one that is older by less, is refused."""
 
@@ -49,7 +49,7 @@ MOST_QUESTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Offered(Generic[T]):
+class QueuedFrame(Generic[T]):
     """A frame as it came, before it is decoded. `offered_s`: when, on `time.monotonic`."""
 
     item: T
@@ -101,7 +101,7 @@ class FrameMailbox(Generic[T]):
         return int(self._frame is not None)
 
 
-class NewestThread(Generic[T]):
+class LatestWorker(Generic[T]):
     """Does something with each item on a thread of its own, skipping those that a newer one replaced.
 
     `fail` hears of what `work` raises; an item that is no image (PerceptionError) is passed over, for that
@@ -117,13 +117,13 @@ class NewestThread(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: T) -> None:
+    def submit(self, item: T) -> None:
         """Takes microseconds."""
         with self._settled:
             self._put += 1
             self._mailbox.put((self._put, item))
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until all that was put by now is done with."""
         with self._settled:
             newest = self._put
@@ -157,7 +157,7 @@ class NewestThread(Generic[T]):
             self._settled.notify_all()
 
 
-class Listener(Protocol):
+class LiveCallbacks(Protocol):
     """Who is told what was seen, on the thread `perception`; it should not keep that thread for long."""
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
@@ -168,13 +168,13 @@ class Listener(Protocol):
         """The model answered a question about the frame of this stamp."""
         ...
 
-    def on_problem(self, kind: str, problem: str) -> None:
+    def on_error(self, kind: str, problem: str) -> None:
         """A frame or a question was of no use; the sentence says why. Everything goes on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class LiveStatus:
+class LiveStatistics:
     """What happened since the start, as diagnostics need it.
 
     `level`: what is done against the board's heat. Frames: `received` were offered, of which `looked` at,
@@ -187,33 +187,33 @@ class LiveStatus:
     """
 
     enabled: bool
-    level: DegradationLevel
-    received: int
-    looked: int
-    dropped: int
-    gated: int
-    waiting: int
-    refused: Mapping[str, int]
-    failed: Mapping[str, int]
-    rejects: Mapping[str, int]
-    truncated: int
+    degradation_level: DegradationLevel
+    frames_received: int
+    frames_inferred: int
+    frames_dropped: int
+    frames_skipped: int
+    frames_waiting: int
+    frames_rejected: Mapping[str, int]
+    frames_failed: Mapping[str, int]
+    objects_rejected: Mapping[str, int]
+    answers_truncated: int
     over_latency_budget: int
     tokens: int
     input_hz: float
-    camera_silence_s: float
-    answer_age_s: float
+    time_since_frame_s: float
+    inference_age_s: float
     latency_p50_s: float
     latency_p95_s: float
-    resets: int
+    tracker_resets: int
     newest_stamp_ns: int | None
-    last_problem: str
+    last_error: str
 
 
 class LivePerception(Generic[T]):
     """A `Perception` on its own thread, between `start` and `stop`. All methods may be called by any thread.
 
     `decode(item, width)` makes the frame of what was offered: whole on the thread `perception`, for what is
-    looked at, and where `width` is given about so many pixels wide, on the thread `camera motion`; it raises
+    looked at, and where `width` is given about so many pixels wide, on the thread `ego motion`; it raises
     PerceptionError for what is no image. Whatever goes wrong with a frame is counted,
     told to the listener and forgotten; the tracks stay.
     """
@@ -223,15 +223,15 @@ class LivePerception(Generic[T]):
         settings: Settings,
         vlm: Vlm,
         decode: Callable[[T, int | None], Frame],
-        listener: Listener,
+        listener: LiveCallbacks,
     ) -> None:
         self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
         self._level = DegradationLevel.NONE
         association.prepare()  # before the camera is looked at
         self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
-        self._mailbox = FrameMailbox[Offered[T]]()
+        self._mailbox = FrameMailbox[QueuedFrame[T]]()
         self._thread: threading.Thread | None = None
-        self._motion: NewestThread[T] | None = None
+        self._motion: LatestWorker[T] | None = None
         self._lock = threading.Lock()
         self._questions = deque[str](maxlen=MOST_QUESTIONS)
         self._changes: Settings | None = None
@@ -252,7 +252,7 @@ class LivePerception(Generic[T]):
 
     # --- from the camera -----------------------------------------------------------------------------
 
-    def offer(self, item: T, stamp_ns: int) -> tuple[Track, ...] | None:
+    def submit(self, item: T, stamp_ns: int) -> tuple[Track, ...] | None:
         """Hand over a frame, and have the tracks at its stamp as they are known before it is looked at.
 
         Takes microseconds and never waits for the model. None when its stamp makes the frame useless. Frames
@@ -273,9 +273,9 @@ class LivePerception(Generic[T]):
         # of a time that is over, until the next look forgets it
         tracks = () if self._reset_wanted else self._perception.tracks(stamp_ns)
         if self._motion is not None and self._settings.tracker.camera_motion_compensation != "off":
-            self._motion.put(item)
+            self._motion.submit(item)
         if enabled:
-            self._mailbox.put(Offered(item, stamp_ns, now))
+            self._mailbox.put(QueuedFrame(item, stamp_ns, now))
         return tracks
 
     def _stamp_problem(self, stamp_ns: int) -> tuple[str, str] | None:
@@ -289,7 +289,7 @@ class LivePerception(Generic[T]):
                 "a frame has the stamp of the one before it and is refused",
             )
         behind_s = (newest_ns - stamp_ns) / 1e9
-        if behind_s <= JUMP_BACK_S:
+        if behind_s <= STAMP_RESET_S:
             return "out of order", f"a frame is {behind_s:.3f} s older than the one before and is refused"
         if suspect_ns is None or stamp_ns <= suspect_ns:
             self._suspect_ns = stamp_ns
@@ -316,7 +316,7 @@ class LivePerception(Generic[T]):
         with self._lock:
             self._questions.append(question)
 
-    def caption_now(self) -> None:
+    def request_caption(self) -> None:
         """Have the next frame described in words."""
         with self._lock:
             self._caption_wanted = True
@@ -361,33 +361,33 @@ class LivePerception(Generic[T]):
         """Seconds from offer to answer, the last time; 0 before."""
         return self._latencies[-1] if self._latencies else 0.0
 
-    def status(self) -> LiveStatus:
+    def statistics(self) -> LiveStatistics:
         now = time.monotonic()
         with self._lock:
             latencies = list(self._latencies) or [0.0]
             p50, p95 = np.percentile(latencies, (50, 95)).tolist()
-            return LiveStatus(
+            return LiveStatistics(
                 enabled=self._enabled,
-                level=self._level,
-                received=self._received,
-                looked=self._looked,
-                dropped=self._mailbox.dropped,
-                gated=self._gated,
-                waiting=self._mailbox.waiting,
-                refused=MappingProxyType(dict(self._refused)),
-                failed=MappingProxyType(dict(self._failed)),
-                rejects=MappingProxyType(dict(self._rejects)),
-                truncated=self._truncated,
+                degradation_level=self._level,
+                frames_received=self._received,
+                frames_inferred=self._looked,
+                frames_dropped=self._mailbox.dropped,
+                frames_skipped=self._gated,
+                frames_waiting=self._mailbox.waiting,
+                frames_rejected=MappingProxyType(dict(self._refused)),
+                frames_failed=MappingProxyType(dict(self._failed)),
+                objects_rejected=MappingProxyType(dict(self._rejects)),
+                answers_truncated=self._truncated,
                 over_latency_budget=self._too_slow,
                 tokens=self._tokens,
                 input_hz=_rate(self._receipts, now),
-                camera_silence_s=now - (self._receipts[-1] if self._receipts else self._started_s),
-                answer_age_s=now - (self._answered_s or self._started_s),
+                time_since_frame_s=now - (self._receipts[-1] if self._receipts else self._started_s),
+                inference_age_s=now - (self._answered_s or self._started_s),
                 latency_p50_s=p50,
                 latency_p95_s=p95,
-                resets=self._resets,
+                tracker_resets=self._resets,
                 newest_stamp_ns=self._newest_ns,
-                last_problem=self._last_problem,
+                last_error=self._last_problem,
             )
 
     def start(self) -> None:
@@ -395,7 +395,7 @@ class LivePerception(Generic[T]):
         if self._thread is None:
             self._started_s = time.monotonic()
             self._mailbox.open()
-            self._motion = NewestThread("camera motion", self._watch, self._miss)
+            self._motion = LatestWorker("ego motion", self._watch, self._miss)
             self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
             self._thread.start()
 
@@ -417,7 +417,7 @@ class LivePerception(Generic[T]):
         while (offered := self._mailbox.take()) is not None:
             self._try(offered)
 
-    def _try(self, offered: Offered[T]) -> None:
+    def _try(self, offered: QueuedFrame[T]) -> None:
         try:
             self._look(offered)
         except CancelledError:
@@ -431,11 +431,11 @@ class LivePerception(Generic[T]):
         self._perception.update_ego_motion(self._decode(item, SMALL_WIDTH))
 
     def _miss(self, error: Exception) -> None:
-        self._tell(type(error).__name__, f"camera motion: a frame failed unexpectedly: {error!r}")
+        self._tell(type(error).__name__, f"ego motion: a frame failed unexpectedly: {error!r}")
 
-    def _look(self, offered: Offered[T]) -> None:
+    def _look(self, offered: QueuedFrame[T]) -> None:
         if self._motion is not None:
-            self._motion.settle()
+            self._motion.wait_idle()
         with self._lock:
             changes, self._changes = self._changes, None
             reset, self._reset_wanted = self._reset_wanted, False
@@ -480,7 +480,7 @@ class LivePerception(Generic[T]):
     def _tell(self, kind: str, problem: str) -> None:
         with self._lock:
             self._last_problem = problem
-        self._listener.on_problem(kind, problem)
+        self._listener.on_error(kind, problem)
 
 
 def _rate(receipts: Iterable[float], now: float) -> float:

@@ -1,6 +1,6 @@
 """What the gate saves while nothing moves, and whether it misses what does: films that stand, then live on.
 
-    python benchmarks/gate.py [--films 2] [--difference 0.05 0.1] [--longest 1.0] [--out FILE]
+    python benchmarks/motion_gate.py [--films 2] [--difference 0.05 0.1] [--longest 1.0] [--out FILE]
 
 For 10 s a camera shows one picture of the demo world, under light that swings by 12% and with the noise of a
 sensor; then the bodies in it walk for 10 s. Of 10 frames a second the demo model looks at those that
