@@ -14,7 +14,6 @@ Writes quality_speed.json and quality_speed.svg.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -38,6 +37,7 @@ from lfm_perception.demo.bodies import HARD, LABELS
 from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.evaluation.detection import evaluate
 from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.provenance import sha256
 from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.scene import Answer
 from lfm_perception.settings import Settings
@@ -102,7 +102,7 @@ def main() -> None:
     report = {
         "machine": {"cores": f"{os.cpu_count()} x {_processor()}", "system": platform.platform()},
         "versions": {name: version(name) for name in ("lfm_perception", "llama-cpp-python", "numpy")},
-        "model": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in model_files(settings)},
+        "model": {path.name: sha256(path) for path in model_files(settings)},
         "camera": arguments.camera,
         "scenes": arguments.scenes,
         "seed": arguments.seed,

@@ -5,16 +5,14 @@ Exit codes: 0 done; 1 the input or the model cannot be used; 2 wrong usage; 130 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import astuple
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -40,6 +38,7 @@ import lfm_perception
 from lfm_perception.backends import model_name
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models import commands as models
+from lfm_perception.provenance import file_facts, versions
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 DEMO_SECONDS = 10.0
 """Length of a demo run unless the user says otherwise; the demo world itself never ends."""
-
-REPORTED_PACKAGES = ("llama-cpp-python", "numpy", "opencv-python-headless", "av", "filterpy", "rosbags")
 
 SettingsFile = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 
@@ -203,7 +200,7 @@ def run(
             **report.summary(),
             "model": _about_model(chosen),
             "settings": chosen.values(),
-            "versions": _versions(),
+            "versions": versions(),
         }
         recording.finish(summary)
     Console().print(table(summary))
@@ -266,7 +263,7 @@ def record(
     ):
         task = progress.add_task("recording", total=limits.total(opened))
         about = {"source": opened.name, "model": _about_model(chosen), "settings": chosen.values()}
-        with recording(out, vlm, {**about, "versions": _versions()}) as writer:
+        with recording(out, vlm, {**about, "versions": versions()}) as writer:
             perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
             try:
                 for index, frame in enumerate(limited(opened.frames, limits)):
@@ -311,7 +308,7 @@ def demo(
     from lfm_perception.ros.demo import DemoOptions, run_demo
 
     chosen = _chosen_settings(settings, set_ or [], None, 0)
-    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": _versions()}
+    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": versions()}
     with _stop_signals() as stop, _steps() as progress:
         task = progress.add_task("starting", total=1.0)
 
@@ -507,7 +504,7 @@ def eval_demo(
     if json_:
         measures = {
             "model": _about_model(chosen),
-            "versions": _versions(),
+            "versions": versions(),
             "settings": chosen.values(),
             "trials": {report.name: as_json(report) for report in reports},
         }
@@ -571,7 +568,7 @@ def eval_tracking(
     for line in trials.remarks:
         print(line)
     if out:
-        about = {"source": source, "settings": chosen.values(), "versions": _versions()}
+        about = {"source": source, "settings": chosen.values(), "versions": versions()}
         trials.write(out, {**about, **({"model": _about_model(chosen)} if source == DEMO else {})})
         print(f"figures and picture in {out}")
 
@@ -802,11 +799,11 @@ def _about_model(settings: Settings) -> dict[str, Any]:
     if settings.engine.backend == "openai":
         return {"server": settings.openai.url, "name": settings.openai.model}
     if settings.engine.backend == "recorded":
-        return {"recorded": _about_file(Path(settings.recorded.path).expanduser())}
+        return {"recorded": file_facts(Path(settings.recorded.path).expanduser())}
 
     from lfm_perception.backends import model_files
 
-    model, mmproj = map(_about_file, model_files(settings))
+    model, mmproj = map(file_facts, model_files(settings))
     return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
 
 
@@ -815,36 +812,20 @@ def _about(settings: Settings) -> dict[str, Any]:
     return {
         "model": _about_model(settings),
         "settings": settings.values(),
-        "versions": _versions(),
+        "versions": versions(),
         "system": platform.platform(),
     }
 
 
 def _lines(settings: Settings) -> dict[str, str]:
     """The same in a few words, for a page."""
-    versions = ", ".join(f"{package} {number}" for package, number in _versions().items())
-    return {"model": model_name(settings), "system": platform.platform(), "versions": versions}
+    found = ", ".join(f"{package} {number}" for package, number in versions().items())
+    return {"model": model_name(settings), "system": platform.platform(), "versions": found}
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8")
-
-
-def _about_file(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"lfm_perception": lfm_perception.__version__, "python": platform.python_version()}
-    for package in REPORTED_PACKAGES:
-        with suppress(PackageNotFoundError):  # a robot may have OpenCV by another name
-            versions[package] = version(package)
-    return versions
 
 
 class _Stop:

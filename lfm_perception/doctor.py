@@ -6,7 +6,6 @@ one thing needs another.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -27,6 +26,7 @@ from lfm_perception.engine.probe import probe
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
+from lfm_perception.provenance import installed_version, sha256
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 
@@ -111,11 +111,12 @@ def check_packages() -> Iterator[Finding]:
         yield problem("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
         return
     wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    wrong = [each for each in wanted if not _fits(_version(each.name), each)]
+    wrong = [each for each in wanted if not _fits(installed_version(each.name), each)]
     for requirement in wrong:
+        found = installed_version(requirement.name) or "not installed"
         yield problem(
             "packages",
-            f"{requirement.name} is {_version(requirement.name) or 'not installed'}, needed is {requirement}",
+            f"{requirement.name} is {found}, needed is {requirement}",
             f"pip install -c constraints.txt '{requirement}'",
         )
     if not wrong:
@@ -124,14 +125,6 @@ def check_packages() -> Iterator[Finding]:
 
 def _fits(found: str, wanted: Requirement) -> bool:
     return bool(found) and wanted.specifier.contains(found, prereleases=True)
-
-
-def _version(package: str) -> str:
-    """The installed version of a package, empty without one."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
@@ -145,7 +138,8 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield good(
-        "llama.cpp", f"{_version('llama-cpp-python')}, for {'a GPU' if found.gpu_build else 'the CPU'}"
+        "llama.cpp",
+        f"{installed_version('llama-cpp-python')}, for {'a GPU' if found.gpu_build else 'the CPU'}",
     )
     gpus = ", ".join(found.gpus)
     if wanted == 0:
@@ -194,7 +188,7 @@ def _check_demo(files: tuple[Path, Path]) -> None:
     lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in (line.split() for line in lines)}
     for file in files:
-        if hashlib.sha256(file.read_bytes()).hexdigest() != sums[file.name]:
+        if sha256(file) != sums[file.name]:
             raise PerceptionError(f"{file} is not the file that ships: install the package again")
 
 

@@ -23,8 +23,8 @@ from rosbags.rosbag2 import Reader
 import lfm_perception
 from lfm_perception.cli import main
 from lfm_perception.demo.world import World
-from lfm_perception.media.scenes import SCHEMA
 from lfm_perception.media.sinks import BAG
+from lfm_perception.scene_json import SCHEMA
 
 RESULTS = ["overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
 QUICK = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]

@@ -24,10 +24,10 @@ from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.overlay import Overlay, View
-from lfm_perception.media.scenes import SCHEMA, as_json
 from lfm_perception.media.sinks import BAG, open_recording
 from lfm_perception.media.sources import open_source
 from lfm_perception.scene import CoordinateStd, Detection, Frame, Image, Scene, Track, Usage, Velocity
+from lfm_perception.scene_json import SCHEMA, scene_to_json
 
 PLUGINS = list(StoragePlugin)
 Pixels = NDArray[Any]
@@ -442,14 +442,14 @@ def example_scene(stamp_ns: int = 12 * 10**9 + 5, width: int = 64, height: int =
 def test_a_scene_as_json_follows_the_schema(scene: Scene, index: int | None) -> None:
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    record = json.loads(json.dumps(as_json(scene, index)))
+    record = json.loads(json.dumps(scene_to_json(scene, index)))
     jsonschema.Draft202012Validator(schema).validate(record)
     assert record["stamp"]["sec"] * 10**9 + record["stamp"]["nanosec"] == scene.stamp_ns
     assert record.get("index") == index
 
 
 def test_the_json_of_a_scene_says_what_the_scene_says() -> None:
-    record = as_json(example_scene())
+    record = scene_to_json(example_scene())
     assert record["objects"] == [
         {
             "track_id": 3,

@@ -111,7 +111,7 @@ def test_a_picture_is_its_pixels_and_its_shape() -> None:
 
 def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_path: Path) -> None:
     head, *lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
-    assert (head["format"], head["version"], head["source"]) == ("lfm_perception answers", 1, "a film")
+    assert (head["format"], head["version"], head["source"]) == ("lfm_perception answers", 2, "a film")
     assert len(lines) == 2 * FRAMES
     assert set(lines[0]) == {
         *("picture", "stamp_ns", "frame_id", "system", "user", "dialect", "labels", "closed"),
@@ -131,13 +131,13 @@ def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_
         (b"\xff\xfe\n", "not a text file in UTF-8"),
         (b'{"version": 1}\n', "not a file of recorded answers"),
         (b"[" * 100_000, "not a file of recorded answers"),
-        (b'{"format": "lfm_perception answers", "version": 2}\n', "of version 2, and this reads 1"),
+        (b'{"format": "lfm_perception answers", "version": 1}\n', "version 1.*reads version 2.*again"),
         (
-            b'{"format": "lfm_perception answers", "version": 1}\n\n{"picture": "ab"}\n',
+            b'{"format": "lfm_perception answers", "version": 2}\n\n{"picture": "ab"}\n',
             "line 3 is no recorded",
         ),
-        (b'{"format": "lfm_perception answers", "version": 1}\n[]\n', "line 2 is no recorded answer"),
-        (b'{"format": "lfm_perception answers", "version": 1}\n{"half', "line 2 is no recorded answer"),
+        (b'{"format": "lfm_perception answers", "version": 2}\n[]\n', "line 2 is no recorded answer"),
+        (b'{"format": "lfm_perception answers", "version": 2}\n{"half', "line 2 is no recorded answer"),
     ],
 )
 def test_what_is_no_file_of_answers_is_refused_with_the_line(
@@ -154,7 +154,8 @@ def test_what_is_no_file_of_answers_is_refused_with_the_line(
 def test_a_box_outside_the_image_in_the_file_is_refused(answers: Path, tmp_path: Path) -> None:
     lines = answers.read_text(encoding="utf-8").splitlines()
     entry = json.loads(lines[1])
-    entry["detections"] = [{"label": "box", "box": [0.1, 0.1, 7.0, 0.2], "score": 0.5, "std": None}]
+    outside = {"label": "box", "confidence": 0.5, "bbox": [0.1, 0.1, 7.0, 0.2], "bbox_std": None}
+    entry["detections"] = [outside]
     path = tmp_path / "edited.jsonl"
     path.write_text("\n".join([lines[0], json.dumps(entry)]), encoding="utf-8")
     with pytest.raises(PerceptionError, match=r"line 2 is no recorded answer .*corners"):

@@ -2,7 +2,7 @@
 
 The file is text in UTF-8, one JSON object in each line. The first says what it is:
 
-    {"format": "lfm_perception answers", "version": 1, ...}
+    {"format": "lfm_perception answers", "version": 2, ...}
 
 with whatever else is known of the recording (source, model, settings). Each other line is one answer:
 
@@ -10,7 +10,7 @@ with whatever else is known of the recording (source, model, settings). Each oth
     stamp_ns, frame_id   of the frame
     system, user, dialect, labels, closed   the question; dialect is null where words were asked for
     text, truncated, rejects   as in `scene.Answer`
-    detections   {label, box: [x1, y1, x2, y2], score, std: the same or null}, not rounded
+    detections   as in `scene.schema.json`, not rounded
     usage   as in `scene.Usage`
 
 A later line replaces an earlier one about the same frame and question. Readers pass over keys that they do
@@ -34,13 +34,13 @@ from typing import IO, Any
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import Box
 from lfm_perception.questions import FramePlan, Question
-from lfm_perception.scene import Answer, CoordinateStd, Detection, Frame, Usage
+from lfm_perception.scene import Answer, Frame, Usage
+from lfm_perception.scene_json import detection_from_json, detection_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Health, Vlm
 
-FORMAT, VERSION = "lfm_perception answers", 1
+FORMAT, VERSION = "lfm_perception answers", 2
 
 
 class NotRecordedError(PerceptionError):
@@ -205,7 +205,8 @@ def _check_head(text: str) -> None:
         raise PerceptionError("not a file of recorded answers: make one with lfm-perception record")
     if head.get("version") != VERSION:
         raise PerceptionError(
-            f"recorded answers of version {head.get('version')}, and this reads {VERSION}: record them again"
+            f"recorded answers of version {head.get('version')}, this program reads version {VERSION}: "
+            "record them again with lfm-perception record"
         )
 
 
@@ -219,15 +220,7 @@ def _as_json(line: _Line) -> dict[str, Any]:
         "text": answer.text,
         "truncated": answer.truncated,
         "rejects": dict(answer.rejects),
-        "detections": [
-            {
-                "label": found.label,
-                "box": dataclasses.astuple(found.box),
-                "score": found.score,
-                "std": None if found.std is None else dataclasses.astuple(found.std),
-            }
-            for found in answer.detections
-        ],
+        "detections": list(map(detection_to_json, answer.detections)),
         "usage": dataclasses.asdict(answer.usage),
     }
 
@@ -249,7 +242,7 @@ def _line(text: str, number: int) -> _Line:
             ),
             answer=Answer(
                 text=str(entry["text"]),
-                detections=tuple(map(_detection, entry["detections"])),
+                detections=tuple(map(detection_from_json, entry["detections"])),
                 truncated=bool(entry["truncated"]),
                 rejects=MappingProxyType({str(key): int(n) for key, n in entry["rejects"].items()}),
                 usage=_usage(entry["usage"]),
@@ -259,16 +252,6 @@ def _line(text: str, number: int) -> _Line:
         raise PerceptionError(
             f"line {number} is no recorded answer ({error!r}): record the file again"
         ) from error
-
-
-def _detection(entry: Mapping[str, Any]) -> Detection:
-    std = entry["std"]
-    return Detection(
-        label=str(entry["label"]),
-        box=Box(*map(float, entry["box"])),
-        score=float(entry["score"]),
-        std=None if std is None else CoordinateStd(*map(float, std)),
-    )
 
 
 def _usage(entry: Mapping[str, Any]) -> Usage:

@@ -9,7 +9,6 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-import hashlib
 import math
 import mmap
 import struct
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from lfm_perception.engine.native import libggml, llama_cpp
 from lfm_perception.errors import PerceptionError
+from lfm_perception.provenance import sha256
 
 Value = bool | int | float | str | tuple[float, ...] | None
 """A metadata value. Arrays of numbers are tuples up to 64 entries; longer ones and texts are None."""
@@ -243,13 +243,9 @@ def _block(kind: int) -> tuple[int, int]:
 def _check_sha256(path: Path, expected: str) -> None:
     if not expected:
         return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != expected.lower():
+    if (found := sha256(path)) != expected.lower():
         raise PerceptionError(
-            f"{path} has SHA-256 {digest.hexdigest()}, expected {expected.lower()}: "
+            f"{path} has SHA-256 {found}, expected {expected.lower()}: "
             f"it is another or a damaged file, download it again"
         )
 

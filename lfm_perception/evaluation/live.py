@@ -19,8 +19,8 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Tally, match, tally
 from lfm_perception.geometry import Box
 from lfm_perception.media.bags import typestore
-from lfm_perception.media.scenes import from_json
 from lfm_perception.scene import Scene, Velocity
+from lfm_perception.scene_json import scene_from_json
 
 BOXES = "vision_msgs/msg/Detection2DArray"
 SETTLED_ANSWERS = 2
@@ -98,7 +98,7 @@ def read_run(bag: Path, width: int, height: int) -> LiveRun:
         for connection, arrived_ns, raw in reader.messages(wanted):
             message: Any = types.deserialize_cdr(raw, connection.msgtype)
             if connection.topic == "/scene":
-                scenes.append(Heard(from_json(json.loads(message.data)), arrived_ns))
+                scenes.append(Heard(scene_from_json(json.loads(message.data)), arrived_ns))
             else:
                 stamp = message.header.stamp
                 items = tuple(_named_box(d, width, height) for d in message.detections)

@@ -17,8 +17,8 @@ from rosbags.rosbag2 import WriterError
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.bags import BagSink
-from lfm_perception.media.scenes import as_json
 from lfm_perception.scene import Frame, Image, Scene, Track
+from lfm_perception.scene_json import scene_to_json
 
 SCENES, VIDEO, STILL, SUMMARY = "scenes.jsonl", "overlay.mp4", "overlay.png", "summary.json"
 BAG = "perception_bag"
@@ -89,7 +89,7 @@ class Recording:
 
     def write_scene(self, scene: Scene, index: int) -> None:
         """What the model saw in frame `index` of the source."""
-        record = json.dumps(as_json(scene, index), ensure_ascii=False, allow_nan=False)
+        record = json.dumps(scene_to_json(scene, index), ensure_ascii=False, allow_nan=False)
         with writing(self.folder):
             self._scenes.write(record + "\n")
             if self._bag is not None:

@@ -7,7 +7,6 @@ name can be used. Models of which the files lie elsewhere have a folder with not
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -19,11 +18,11 @@ from pathlib import Path
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import SHA256, License
+from lfm_perception.provenance import sha256
 from lfm_perception.settings import Settings
 
 RECORD = "model.json"
 _NAME = re.compile(r"\w[\w.-]*")
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +207,10 @@ def default_root() -> Path:
 
 def measure(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file. Raises PerceptionError when it cannot be read."""
-    digest, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                size += len(block)
+        return path.stat().st_size, sha256(path)
     except OSError as error:
         raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    return size, digest.hexdigest()
 
 
 def free_bytes(path: Path) -> int:

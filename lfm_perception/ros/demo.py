@@ -172,11 +172,11 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
 
 
 def _write_scenes(run: LiveRun, path: Path) -> None:
-    from lfm_perception.media.scenes import as_json
+    from lfm_perception.scene_json import scene_to_json
 
     with path.open("w", encoding="utf-8") as file:
         for heard in run.scenes:
-            file.write(json.dumps(as_json(heard.scene), ensure_ascii=False) + "\n")
+            file.write(json.dumps(scene_to_json(heard.scene), ensure_ascii=False) + "\n")
 
 
 def _figures(report: LiveReport) -> dict[str, Any]:

@@ -29,12 +29,12 @@ from lfm_perception.board import BoardMonitor
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import STAMP_RESET_S, LatestWorker, LivePerception
 from lfm_perception.media.overlay import Overlay, View
-from lfm_perception.media.scenes import as_json
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.questions import Prompt
 from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import Snapshot, report
 from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -231,7 +231,7 @@ class Session:
         """Publish what the model saw."""
         self._size = frame.width, frame.height
         self._detections.publish(messages.detections(scene))
-        self._scenes.publish(String(data=json.dumps(as_json(scene), ensure_ascii=False)))
+        self._scenes.publish(String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
         self._raw_answers.publish(String(data=scene.text))
         if scene.caption_usage is not None:
             self._captions.publish(String(data=scene.caption or ""))

@@ -29,9 +29,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
-from lfm_perception.media.scenes import SCHEMA
 from lfm_perception.ros import messages
 from lfm_perception.scene import Frame
+from lfm_perception.scene_json import SCHEMA
 from lfm_perception.settings import describe
 
 SECOND_NS = 10**9

@@ -25,8 +25,8 @@ from rosbags.typesys import Stores, get_typestore
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.bags import typestore
-from lfm_perception.media.scenes import SCHEMA
 from lfm_perception.ros.replay import ReplayOptions, replay
+from lfm_perception.scene_json import SCHEMA
 from lfm_perception.settings import Settings
 
 EPOCH_NS = 1_700_000_000_000_000_000

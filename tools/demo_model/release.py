@@ -8,7 +8,6 @@ Refuses to write when llama.cpp does not compute what PyTorch does.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import re
@@ -29,6 +28,7 @@ from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, TrialReport, judge, run_trial
+from lfm_perception.provenance import sha256
 from lfm_perception.settings import Settings
 
 SHIPPED = ("Q4_0", "Q8_0", "mmproj")
@@ -60,7 +60,7 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
             measured.append(Measured(kind, parity, measure(files[kind], files["mmproj"], scenes)))
         target.mkdir(parents=True, exist_ok=True)
         sizes = {kind: path.stat().st_size for kind, path in files.items()}
-        sums = {kind: hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in files.items()}
+        sums = {kind: sha256(path) for kind, path in files.items()}
         for kind in SHIPPED:
             shutil.copyfile(files[kind], target / files[kind].name)
         (target / "SHA256SUMS").write_text("".join(f"{sums[kind]}  {files[kind].name}\n" for kind in SHIPPED))

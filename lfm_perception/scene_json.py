@@ -1,4 +1,4 @@
-"""A scene as JSON, and back. The format is `lfm_perception/scene.schema.json`."""
+"""Scenes and detections as JSON, and back. `scene.schema.json` beside this file defines the format."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from lfm_perception.geometry import Box
 from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity
 
-SCHEMA = Path(__file__).parent.parent / "scene.schema.json"
+SCHEMA = Path(__file__).parent / "scene.schema.json"
 VERSION = 1
 
 
-def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
-    """The scene as the schema has it, ready for `json.dumps`; `index` is the frame's in its recording."""
+def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
+    """The scene by the schema, ready for `json.dumps`; `index` is the frame's number in its recording."""
     described_ns = scene.caption_stamp_ns
     return {
         "version": VERSION,
@@ -25,7 +25,7 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
         "width": scene.width,
         "height": scene.height,
         "objects": [_object(track, scene.width, scene.height) for track in scene.tracks],
-        "detections": [_detection(detection) for detection in scene.detections],
+        "detections": [detection_to_json(found, decimals=5) for found in scene.detections],
         "global_caption": scene.caption,
         "caption_age_s": None if described_ns is None else round((scene.stamp_ns - described_ns) / 1e9, 6),
         "truncated": scene.truncated,
@@ -38,8 +38,8 @@ def as_json(scene: Scene, index: int | None = None) -> Mapping[str, Any]:
     }
 
 
-def from_json(record: Mapping[str, Any]) -> Scene:
-    """The scene that `as_json` wrote, as exact as its rounding."""
+def scene_from_json(record: Mapping[str, Any]) -> Scene:
+    """The scene that `scene_to_json` wrote, up to its rounding."""
     stamp_ns = record["stamp"]["sec"] * 10**9 + record["stamp"]["nanosec"]
     caption_age_s = record["caption_age_s"]
     caption_usage = record["usage"]["caption"]
@@ -48,7 +48,7 @@ def from_json(record: Mapping[str, Any]) -> Scene:
         frame_id=record["frame_id"],
         width=record["width"],
         height=record["height"],
-        detections=tuple(_as_detection(entry) for entry in record["detections"]),
+        detections=tuple(map(detection_from_json, record["detections"])),
         tracks=tuple(_as_track(entry) for entry in record["objects"]),
         caption=record["global_caption"],
         truncated=record["truncated"],
@@ -60,13 +60,32 @@ def from_json(record: Mapping[str, Any]) -> Scene:
     )
 
 
-def _as_detection(entry: Mapping[str, Any]) -> Detection:
+def detection_to_json(detection: Detection, *, decimals: int | None = None) -> dict[str, Any]:
+    """One entry of the schema's `detections`; numbers keep all digits unless `decimals` limits them."""
+
+    def rounded(*numbers: float) -> list[float]:
+        return [*numbers] if decimals is None else [round(number, decimals) for number in numbers]
+
+    std = detection.std
+    return {
+        "label": detection.label,
+        "confidence": rounded(detection.score)[0],
+        "bbox": rounded(*dataclasses.astuple(detection.box)),
+        "bbox_std": None if std is None else rounded(*dataclasses.astuple(std)),
+    }
+
+
+def detection_from_json(entry: Mapping[str, Any]) -> Detection:
+    """The detection that `detection_to_json` wrote.
+
+    Raises KeyError, TypeError, ValueError or PerceptionError when the entry is not one.
+    """
     std = entry["bbox_std"]
     return Detection(
-        label=entry["label"],
-        box=Box(*entry["bbox"]),
-        score=entry["confidence"],
-        std=None if std is None else CoordinateStd(*std),
+        label=str(entry["label"]),
+        box=Box(*map(float, entry["bbox"])),
+        score=float(entry["confidence"]),
+        std=None if std is None else CoordinateStd(*map(float, std)),
     )
 
 
@@ -95,16 +114,6 @@ def _object(track: Track, width: int, height: int) -> dict[str, Any]:
         "velocity_std_px": _rounded(track.velocity_std.in_pixels(width, height), 1),
         "age_s": round(track.age_s, 6),
         "time_since_update_s": round(track.time_since_update_s, 6),
-    }
-
-
-def _detection(detection: Detection) -> dict[str, Any]:
-    std = detection.std
-    return {
-        "label": detection.label,
-        "confidence": round(detection.score, 5),
-        "bbox": _rounded(dataclasses.astuple(detection.box)),
-        "bbox_std": None if std is None else _rounded(dataclasses.astuple(std)),
     }
 
 

@@ -1,0 +1,48 @@
+"""Provenance of results: checksums of files and versions of packages. Imports the standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lfm_perception import __version__
+
+REPORTED_PACKAGES = ("llama-cpp-python", "numpy", "opencv-python-headless", "av", "filterpy", "rosbags")
+"""Packages whose versions a report states."""
+
+_BLOCK = 1 << 20
+"""Bytes read at once."""
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks. Raises OSError when the file cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_facts(path: Path) -> dict[str, str | int]:
+    """Name, size and checksum of a file, for reports: `{"file": .., "bytes": .., "sha256": ..}`."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package; empty when it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the installed `REPORTED_PACKAGES`."""
+    found = {package: installed_version(package) for package in REPORTED_PACKAGES}
+    return {
+        "lfm_perception": __version__,
+        "python": platform.python_version(),
+        **{package: number for package, number in found.items() if number},
+    }
