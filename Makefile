@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson demo test lint format docs site model constraints clean environment
+.PHONY: help desktop jetson demo test coverage lint format docs site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,10 +23,14 @@ demo: environment ## camera and perception node on the demo world, judged by the
 test: lint ## lint, type check and all tests
 	$(BIN)/python -m pytest
 
-lint: environment ## check style and types
+coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: environment ## check style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 format: environment ## put the code into the common format
 	$(BIN)/ruff check --fix
