@@ -27,7 +27,7 @@ from lfm_perception.demo.world import World
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 ALLOWED_GROWTH = 0.02
 CHANGE_EVERY = 5
@@ -44,7 +44,7 @@ def main() -> int:
     settings = _settings(rng)
     started = time.perf_counter()
     with LlamaVlm(settings) as vlm:
-        perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
+        perception = Perception(settings, vlm, open_tracker(settings.tracker))
         for index, snapshot in enumerate(islice(World(seed=0), arguments.frames)):
             if index % CHANGE_EVERY == 0:
                 settings = _settings(rng)

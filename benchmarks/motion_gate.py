@@ -29,7 +29,7 @@ from lfm_perception.evaluation.detection import match
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 from lfm_perception.vlm import Vlm
 
 STANDS_S = WALKS_S = 10.0
@@ -86,7 +86,7 @@ def watch(vlm: Vlm, difference: float, longest: float, films: int) -> Row:
         world = World(seed, 640, 480, pan=0.0)
         begins = round(STANDS_S * FPS)
         still = world.snapshot(0)
-        perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
+        perception = Perception(settings, vlm, open_tracker(settings.tracker))
         for index in range(0, begins + round(WALKS_S * FPS), EVERY):
             stands = index < begins
             part = row.standing if stands else row.walking

@@ -55,7 +55,7 @@ from lfm_perception.ros.parameters import ros_parameters
 from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
 from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
 NODE = "/perception"
@@ -461,7 +461,7 @@ def recorded(options: argparse.Namespace) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         answers, log = Path(folder, "answers.jsonl"), Path(folder, "log")
         with closing(open_vlm(SETTINGS)) as vlm, recording(answers, vlm, {}) as writer:
-            perception = Perception(SETTINGS, writer, KalmanTracker(SETTINGS.tracker))
+            perception = Perception(SETTINGS, writer, open_tracker(SETTINGS.tracker))
             perception.infer(World(seed=3).snapshot(0).frame)
         parameters = {
             "engine.backend": "recorded", "recorded.path": str(answers), "node.autostart": True,

@@ -58,8 +58,9 @@ from lfm_perception.evaluation.tracking import (
 )
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
+from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.kalman import Motion
-from lfm_perception.tracking.tracker import KalmanTracker
 
 Boxes = NDArray[np.float64]
 REMEMBERED_S = 1.2
@@ -285,7 +286,7 @@ OURS = "lfm_perception"
 def compare(detector: Detector, seeds: Sequence[int]) -> dict[str, Figures]:
     """Everybody's figures under one protocol, means over the seeds."""
     films = tud()
-    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    followers = {OURS: lambda film, detector: open_tracker(TrackerSettings()), **PEERS}
     figures = {
         name: mean(
             [
@@ -390,7 +391,7 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=50, help="for the times")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    followers = {OURS: lambda film, detector: KalmanTracker(), **PEERS}
+    followers = {OURS: lambda film, detector: open_tracker(TrackerSettings()), **PEERS}
     timing = {name: times(make, options.tracks) for name, make in followers.items()}
     record: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
+from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.ego_motion import Affine, still
-from lfm_perception.tracking.tracker import KalmanTracker
 
 ALLOWED_GROWTH = 0.01
 FPS = 30.0
@@ -78,7 +79,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     frames = round(options.hours * 3600.0 * FPS)
-    tracker, rng, refused = KalmanTracker(), random.Random(1), Counter[str]()
+    tracker, rng, refused = open_tracker(TrackerSettings()), random.Random(1), Counter[str]()
     resident: list[int] = []
     shown = 0
     started = time.perf_counter()

@@ -243,7 +243,7 @@ def record(
     from lfm_perception.media.run import Limits, limited
     from lfm_perception.media.sources import DEMO, open_source
     from lfm_perception.perception import Perception
-    from lfm_perception.tracking.tracker import KalmanTracker
+    from lfm_perception.tracking import open_tracker
 
     # every question about every frame: who replays may ask them in another rhythm
     chosen = _chosen_settings(settings, set_ or [], None, seed).with_values(
@@ -264,7 +264,7 @@ def record(
         task = progress.add_task("recording", total=limits.total(opened))
         about = {"source": opened.name, "model": _about_model(chosen), "settings": chosen.values()}
         with recording(out, vlm, {**about, "versions": versions()}) as writer:
-            perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
+            perception = Perception(chosen, writer, open_tracker(chosen.tracker))
             try:
                 for index, frame in enumerate(limited(opened.frames, limits)):
                     if stop.number:

@@ -18,9 +18,8 @@ from lfm_perception.planning.planner import Planner
 from lfm_perception.questions import Draft, FramePlan, Prompt, ask, detect
 from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import Settings
-from lfm_perception.tracking import Tracker
+from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
-from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import Vlm
 
 LOW_SCORE = "low score"
@@ -198,6 +197,6 @@ def open_perception(settings: Settings) -> Iterator[Perception]:
     """
     vlm = open_vlm(settings)
     try:
-        yield Perception(settings, vlm, KalmanTracker(settings.tracker))
+        yield Perception(settings, vlm, open_tracker(settings.tracker))
     finally:
         vlm.close()

@@ -277,6 +277,7 @@ class CaptionSettings:
 class TrackerSettings:
     """How detections become tracks."""
 
+    algorithm: str = _knob("kalman", "tracking algorithm, by its registered name", fixed=STARTED)
     min_iou: float = _knob(
         0.15, "least overlap of a detection with a track's predicted box", low=0.0, high=1.0
     )

@@ -20,13 +20,13 @@ from lfm_perception.media.sources import Source, open_source
 from lfm_perception.perception import LOW_SCORE, Perception, open_perception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, TrackerSettings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 
 def perception(vlm: LlamaVlm, **values: object) -> Perception:
     """The demo model behind settings named `group__key`."""
     settings = Settings().with_values({name.replace("__", "."): value for name, value in values.items()})
-    return Perception(settings, vlm, KalmanTracker(TrackerSettings(min_hits=1)))
+    return Perception(settings, vlm, open_tracker(TrackerSettings(min_hits=1)))
 
 
 def frame(seconds: float = 0.0, width: int = 256, height: int = 256) -> Frame:

@@ -21,7 +21,7 @@ from lfm_perception.perception import Perception, open_perception
 from lfm_perception.questions import BBOX, CAPTION, FramePlan, ask, detect
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=Settings().detect.max_tokens)
 FIND = detect(BBOX, LABELS)
@@ -67,7 +67,7 @@ def test_perception_sees_the_same_with_recorded_answers(answers: Path, vlm: Llam
         return [looking.infer(frame) for frame in film()]
 
     settings = replaying(answers, caption__period=0.0, detect__labels=list(LABELS))
-    now = scenes(Perception(settings, vlm, KalmanTracker(settings.tracker)))
+    now = scenes(Perception(settings, vlm, open_tracker(settings.tracker)))
     with open_perception(settings) as looking:
         then = scenes(looking)
     assert [(s.detections, s.tracks, s.caption) for s in then] == [

@@ -19,10 +19,10 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import CoordinateStd, Detection, Track
 from lfm_perception.settings import Settings, TrackerSettings
-from lfm_perception.tracking import Tracker
+from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator, EgoMotionHistory, still
 from lfm_perception.tracking.kalman import CALM, STEADY_S, Array, ImmFilter, Motion
-from lfm_perception.tracking.tracker import (
+from lfm_perception.tracking.kalman_tracker import (
     BAD_STAMP,
     CLOCK_JUMP,
     MOST_DETECTIONS,
@@ -31,7 +31,6 @@ from lfm_perception.tracking.tracker import (
     OLD_STAMP,
     SAME_STAMP,
     TOO_MANY,
-    KalmanTracker,
 )
 
 STEP_S = 0.2
@@ -43,8 +42,8 @@ def seen(x: float, y: float = 0.5, size: float = 0.1, label: str = "box", score:
     return Detection(label, Box(*(min(max(side, 0.0), 1.0) for side in sides)), score)
 
 
-def following(**values: Any) -> KalmanTracker:
-    return KalmanTracker(TrackerSettings(**values))
+def following(**values: Any) -> Tracker:
+    return open_tracker(TrackerSettings(**values))
 
 
 # --- what a controller gets -------------------------------------------------------------------------------
@@ -257,7 +256,7 @@ def test_labels_decide_between_objects_in_one_place() -> None:
     assert sorted(before.values()) == ["pallet", "person"]
 
 
-def _names(tracker: KalmanTracker, stamp_s: float, hits: int) -> list[tuple[int, str]]:
+def _names(tracker: Tracker, stamp_s: float, hits: int) -> list[tuple[int, str]]:
     tracker.reconfigure(TrackerSettings(min_hits=hits))
     return [(track.track_id, track.label) for track in tracker.predict(stamp_s)]
 
@@ -632,7 +631,7 @@ def test_a_camera_that_turns_faster_and_faster_has_its_rate_of_the_moment() -> N
 
 def shaken(mode: str) -> tuple[tuple[Track, ...], float]:
     """Tracks of a thing that stands while the camera turns to and fro, and where the thing is then."""
-    tracker = following(camera_motion=mode)
+    tracker = following(camera_motion_compensation=mode)
     place = 0.5
     for i in range(61):
         by = 0.01 if i // 10 % 2 else -0.01  # 0.3 image widths per second, at 30 Hz
@@ -655,7 +654,7 @@ def test_tracks_move_with_a_camera_that_moves(mode: str) -> None:
 
 
 def test_a_speed_is_the_one_in_the_image() -> None:
-    tracker = following(camera_motion="on")
+    tracker = following(camera_motion_compensation="on")
     for i in range(31):
         tracker.add_ego_motion(turned(0.01), i / 30)
         if i % 5 == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from lfm_perception.evaluation.tracking import (
     Figure,
     Figures,
     Film,
+    Follower,
     Noise,
+    Shown,
     follow,
     judge,
     mean,
@@ -28,7 +30,8 @@ from lfm_perception.evaluation.tracking import (
 )
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking import open_tracker
 
 
 class Holding:
@@ -90,18 +93,21 @@ def test_who_shows_the_truth_gets_full_marks_and_who_shows_nothing_none() -> Non
 
 
 def test_a_seed_gives_the_same_run() -> None:
-    runs = [follow(walkers(), DETECTORS["sparse-late"], KalmanTracker(), seed) for seed in (1, 1, 2)]
+    runs = [
+        follow(walkers(), DETECTORS["sparse-late"], open_tracker(TrackerSettings()), seed)
+        for seed in (1, 1, 2)
+    ]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_a_late_and_sparse_detector_is_followed_far_better_than_by_holding_its_boxes() -> None:
     detector = DETECTORS["sparse-late"]
 
-    def figures(follower: type[KalmanTracker] | type[Holding]) -> Figures:
+    def figures(follower: Callable[[], Follower[Shown]]) -> Figures:
         runs = [{f.name: (f, follow(f, detector, follower(), seed)) for f in tud()} for seed in range(2)]
         return mean([judge(each) for each in runs])
 
-    ours, held = figures(KalmanTracker), figures(Holding)
+    ours, held = figures(lambda: open_tracker(TrackerSettings())), figures(Holding)
     assert ours.hota > held.hota + 20.0
     assert ours.mota > 60.0 > held.mota
     assert ours.idf1 > 70.0

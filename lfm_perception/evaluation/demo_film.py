@@ -17,8 +17,8 @@ from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import FramePlan, detect
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
+from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.ego_motion import shrunk
-from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import Vlm
 
 SETTLED_S = 1.0
@@ -81,7 +81,7 @@ class DemoFilm:
         return look
 
     def run(self, detector: Detector, settings: Settings, seed: int, look: Look | None = None) -> DemoRun:
-        tracker = KalmanTracker(settings.tracker)
+        tracker = open_tracker(settings.tracker)
         follower: Follower[Track] = tracker
         if settings.tracker.camera_motion_compensation != "off":
             follower = Watching(tracker, self._picture, self.film.fps)

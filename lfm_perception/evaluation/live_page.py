@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lfm_perception.colours import track_colour
 from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun
-from lfm_perception.media.overlay import track_colour
 from lfm_perception.media.page import facts, heading, model_note, picture, words, write_page
 from lfm_perception.scene import Image
 

@@ -26,7 +26,7 @@ from lfm_perception.evaluation.tracking import DETECTORS, Figures, Film, Shown, 
 from lfm_perception.evaluation.tracks_picture import draw, draw_reliability
 from lfm_perception.scene import Image
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 DEMO, TUD = "demo", "tud"
 
@@ -84,7 +84,7 @@ def run_trials(
         for seed in seeds:
             runs = {}
             for film in films:
-                runs[film.name] = film, follow(film, DETECTORS[name], KalmanTracker(settings.tracker), seed)
+                runs[film.name] = film, follow(film, DETECTORS[name], open_tracker(settings.tracker), seed)
                 advance(name)
             by_seed.append(judge(runs))
             pictured = pictured or list(runs.values())

@@ -27,9 +27,8 @@ from lfm_perception.perception import Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
-from lfm_perception.tracking import association
+from lfm_perception.tracking import association, open_tracker
 from lfm_perception.tracking.ego_motion import SMALL_WIDTH
-from lfm_perception.tracking.tracker import KalmanTracker
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
@@ -228,7 +227,7 @@ class LivePerception(Generic[T]):
         self._settings, self._vlm, self._decode, self._listener = settings, vlm, decode, listener
         self._level = DegradationLevel.NONE
         association.prepare()  # before the camera is looked at
-        self._perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
+        self._perception = Perception(settings, vlm, open_tracker(settings.tracker))
         self._mailbox = FrameMailbox[QueuedFrame[T]]()
         self._thread: threading.Thread | None = None
         self._motion: LatestWorker[T] | None = None

@@ -24,7 +24,7 @@ from lfm_perception.media.page import facts, grid, heading, model_note, words, w
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 KIND = "bench"
 PERCENTILES = (50, 90, 95, 99)
@@ -78,7 +78,7 @@ def bench(
     looks: list[Look] = []
     started = time.perf_counter()
     with closing(open_vlm(settings)) as vlm:
-        perception = Perception(settings, vlm, KalmanTracker(settings.tracker))
+        perception = Perception(settings, vlm, open_tracker(settings.tracker))
         start_s = time.perf_counter() - started
         frame = world.snapshot(0).frame
         began = time.perf_counter()

@@ -7,7 +7,6 @@ all the languages the model speaks.
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from lfm_perception.colours import Colour, track_colour
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
-
-Colour = tuple[int, int, int]
 
 SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
 """The longer side of the picture is brought between these, pixels: small frames stay legible."""
@@ -217,12 +215,6 @@ def _facts(view: View) -> list[str]:
 def _untracked(detections: Sequence[Detection], tracks: Sequence[Track]) -> list[Detection]:
     overlap = iou_matrix(stack(d.box for d in detections), stack(t.box for t in tracks))
     return [d for d, row in zip(detections, overlap, strict=True) if not (row >= SAME_OBJECT).any()]
-
-
-def track_colour(track_id: int) -> Colour:
-    """A bright colour; the golden ratio keeps those of neighbouring ids far apart."""
-    red, green, blue = colorsys.hsv_to_rgb(track_id * 0.618034 % 1.0, 0.7, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _ink(colour: Colour) -> Colour:

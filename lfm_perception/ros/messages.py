@@ -8,8 +8,6 @@ front of it and were 1 m wide.
 from __future__ import annotations
 
 import array
-import colorsys
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from lfm_perception import scene
+from lfm_perception.colours import track_colour
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
@@ -242,6 +241,5 @@ def _place(x: float, y: float, aspect: float) -> Point:
 
 
 def _colour(track_id: int) -> ColorRGBA:
-    """The golden ratio keeps the colours of neighbouring ids far apart."""
-    red, green, blue = colorsys.hsv_to_rgb(math.modf(track_id * 0.618034)[0], 0.7, 1.0)
+    red, green, blue = (channel / 255.0 for channel in track_colour(track_id))
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)

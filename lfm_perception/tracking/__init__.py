@@ -1,10 +1,17 @@
-"""Following objects over time: one interface, whatever stands behind it."""
+"""Multi-object tracking: the interface `Tracker`, and the registry of its implementations.
+
+A tracker is one file `*_tracker.py` in this package with a class under `register_tracker`; the setting
+`tracker.algorithm` chooses it by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import BoxArray
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import TrackerSettings
@@ -14,38 +21,73 @@ from lfm_perception.tracking.ego_motion import Affine
 class Tracker(Protocol):
     """Turns the detections of some frames into tracks at any later moment.
 
-    Stamps are float seconds on any clock. An empty list of detections says that nothing was seen, and
-    ages the tracks; a frame nobody looked at is simply not told. Track ids are positive and never
-    given twice, not even after `reset`.
+    Stamps are float seconds on any clock. An empty list of detections says that the frame shows nothing, and
+    ages the tracks; frames without inference are left out. Track ids are positive and never reused, not even
+    after `reset`. Not for several threads at once.
     """
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> Mapping[str, int]:
-        """Take in what was seen in the frame captured at `stamp_s`; returns what was refused, by reason.
+        """Update the tracks with the detections of one frame. Never raises for what a model or a clock says.
 
-        An answer about a frame before the last one is refused whole. A stamp far back means that the clock
-        was set back: everything is forgotten first. Nothing that a model may say or a clock may do raises.
+        A frame older than the last one is rejected whole. A stamp far in the past means that the clock was
+        set back, and resets the tracker first.
+
+        Args:
+            detections: of one frame, in any order.
+            stamp_s: capture time of that frame.
+
+        Returns:
+            Number of rejected frames or detections by reason.
         """
         ...
 
-    def add_ego_motion(self, view: Affine, stamp_s: float) -> None:
-        """The camera turned or drove between the frame before and that at `stamp_s`, seen or not."""
+    def add_ego_motion(self, motion: Affine, stamp_s: float) -> None:
+        """Add the camera's motion from the previous camera frame to that at `stamp_s`, inferred or not."""
         ...
 
     def moving_boxes(self, stamp_s: float) -> BoxArray:
-        """Boxes at that stamp of what moves by itself, `xyxy`, shape (N, 4)."""
+        """Boxes at that stamp of the objects that move by themselves, `xyxy`, shape (N, 4)."""
         ...
 
     def predict(self, stamp_s: float) -> tuple[Track, ...]:
-        """The published tracks at `stamp_s`, in the order of their ids. Changes nothing.
+        """The published tracks at `stamp_s`, in the order of their ids, without changing the tracker.
 
         A stamp before the last update gives the tracks as of that update.
         """
         ...
 
     def reset(self) -> None:
-        """Forget every track, for a new scene or a clock that jumped."""
+        """Remove all tracks."""
         ...
 
     def reconfigure(self, settings: TrackerSettings) -> None:
-        """Go on with other settings; what is known stays."""
+        """Continue with other settings and the same tracks."""
         ...
+
+
+TrackerFactory = Callable[[TrackerSettings], Tracker]
+F = TypeVar("F", bound=TrackerFactory)
+
+_factories: dict[str, TrackerFactory] = {}
+
+
+def register_tracker(name: str) -> Callable[[F], F]:
+    """Decorator of a tracker's class, which makes it available as `tracker.algorithm: name`."""
+
+    def register(factory: F) -> F:
+        _factories[name] = factory
+        return factory
+
+    return register
+
+
+def open_tracker(settings: TrackerSettings) -> Tracker:
+    """The tracker that `settings.algorithm` names; raises PerceptionError where there is none."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        if module.name.endswith("_tracker"):
+            importlib.import_module(module.name)
+    if settings.algorithm not in _factories:
+        raise PerceptionError(
+            f"tracker.algorithm is {settings.algorithm!r}: choose one of {', '.join(sorted(_factories))}"
+        )
+    return _factories[settings.algorithm](settings)

@@ -27,7 +27,7 @@ from lfm_perception.ros.lifecycle import bring_up
 from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.tracking.tracker import KalmanTracker
+from lfm_perception.tracking import open_tracker
 
 CPU_S = 2.0
 MEMORY_MB = 300.0
@@ -45,7 +45,7 @@ def answers(vlm: LlamaVlm, frames: list[Frame], tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("recorded") / "answers.jsonl"
     settings = Settings().with_values(QUICK)
     with recording(path, vlm, {}) as writer:
-        Perception(settings, writer, KalmanTracker(settings.tracker)).infer(frames[0])
+        Perception(settings, writer, open_tracker(settings.tracker)).infer(frames[0])
     return path
 
 
@@ -93,7 +93,7 @@ def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVl
     settings = test_replay.SETTINGS.with_values({"caption.period": 0.0})
     answers = tmp_path / "answers.jsonl"
     with recording(answers, vlm, {}) as writer, open_source(str(bag)) as source:
-        looking = Perception(settings, writer, KalmanTracker(settings.tracker))
+        looking = Perception(settings, writer, open_tracker(settings.tracker))
         for frame in source.frames:
             looking.infer(frame)
     runs = {

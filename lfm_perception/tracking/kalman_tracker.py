@@ -20,6 +20,7 @@ from lfm_perception.calibration import PlattScaling
 from lfm_perception.geometry import Box, BoxArray, stack
 from lfm_perception.scene import Detection, Track, Velocity
 from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking import register_tracker
 from lfm_perception.tracking.association import Indices, associate
 from lfm_perception.tracking.ego_motion import Affine, EgoMotionHistory, moved
 from lfm_perception.tracking.kalman import Array, ImmFilter, Motion, centre_and_size
@@ -114,13 +115,13 @@ class _Seen:
     scores: tuple[float, ...]
 
 
+@register_tracker("kalman")
 class KalmanTracker:
     """A `Tracker`. Not for several threads at once."""
 
-    def __init__(self, settings: TrackerSettings | None = None) -> None:
+    def __init__(self, settings: TrackerSettings) -> None:
         self._last_id = 0
-        self._settings = settings or TrackerSettings()
-        self._rules = self._settings.rules
+        self._settings, self._rules = settings, settings.rules
         self.reset()
 
     def reconfigure(self, settings: TrackerSettings) -> None:

@@ -1,0 +1,14 @@
+"""Colours that images, charts and markers share."""
+
+from __future__ import annotations
+
+import colorsys
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
+
+def track_colour(track_id: int, saturation: float = 0.7, value: float = 1.0) -> Colour:
+    """The colour of a track: the golden ratio keeps the hues of consecutive ids far apart."""
+    red, green, blue = colorsys.hsv_to_rgb(track_id * 0.618034 % 1.0, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
