@@ -35,10 +35,10 @@ from rich.table import Table
 from rich.text import Text
 
 import lfm_perception
-from lfm_perception.backends import model_name
+from lfm_perception.backends import model_name, model_provenance
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models import commands as models
-from lfm_perception.provenance import file_facts, versions
+from lfm_perception.provenance import versions
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def run(
             "ended": str(broken) if broken else "interrupted" if stop.number else "complete",
             "every": every or opened.every,
             **report.summary(),
-            "model": _about_model(chosen),
+            "model": model_provenance(chosen),
             "settings": chosen.values(),
             "versions": versions(),
         }
@@ -262,7 +262,7 @@ def record(
         closing(open_vlm(chosen)) as vlm,
     ):
         task = progress.add_task("recording", total=limits.total(opened))
-        about = {"source": opened.name, "model": _about_model(chosen), "settings": chosen.values()}
+        about = {"source": opened.name, "model": model_provenance(chosen), "settings": chosen.values()}
         with recording(out, vlm, {**about, "versions": versions()}) as writer:
             perception = Perception(chosen, writer, open_tracker(chosen.tracker))
             try:
@@ -308,7 +308,7 @@ def demo(
     from lfm_perception.ros.demo import DemoOptions, run_demo
 
     chosen = _chosen_settings(settings, set_ or [], None, 0)
-    about = {"model": _about_model(chosen), "settings": chosen.values(), "versions": versions()}
+    about = {"model": model_provenance(chosen), "settings": chosen.values(), "versions": versions()}
     with _stop_signals() as stop, _steps() as progress:
         task = progress.add_task("starting", total=1.0)
 
@@ -503,7 +503,7 @@ def eval_demo(
     Console().print(_trial_table(reports))
     if json_:
         measures = {
-            "model": _about_model(chosen),
+            "model": model_provenance(chosen),
             "versions": versions(),
             "settings": chosen.values(),
             "trials": {report.name: as_json(report) for report in reports},
@@ -569,7 +569,7 @@ def eval_tracking(
         print(line)
     if out:
         about = {"source": source, "settings": chosen.values(), "versions": versions()}
-        trials.write(out, {**about, **({"model": _about_model(chosen)} if source == DEMO else {})})
+        trials.write(out, {**about, **({"model": model_provenance(chosen)} if source == DEMO else {})})
         print(f"figures and picture in {out}")
 
 
@@ -795,22 +795,10 @@ def _need_ros() -> None:
         )
 
 
-def _about_model(settings: Settings) -> dict[str, Any]:
-    if settings.engine.backend == "openai":
-        return {"server": settings.openai.url, "name": settings.openai.model}
-    if settings.engine.backend == "recorded":
-        return {"recorded": file_facts(Path(settings.recorded.path).expanduser())}
-
-    from lfm_perception.backends import model_files
-
-    model, mmproj = map(file_facts, model_files(settings))
-    return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
-
-
 def _about(settings: Settings) -> dict[str, Any]:
     """What a report says of model, settings and machine."""
     return {
-        "model": _about_model(settings),
+        "model": model_provenance(settings),
         "settings": settings.values(),
         "versions": versions(),
         "system": platform.platform(),

@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
-from lfm_perception.backends import model_files
+from lfm_perception.backends.local import model_files
+from lfm_perception.backends.registry import chosen_backend
 from lfm_perception.engine.probe import probe
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
-from lfm_perception.provenance import installed_version, sha256
+from lfm_perception.provenance import installed_version
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 
@@ -41,13 +42,6 @@ LINK_S = 3.0
 
 LINK_LEAST = 0.9
 """Share of the images that must arrive."""
-
-REMEDIES = {
-    "llama": "lower engine.n_ctx or image.max_tokens, or take a smaller model",
-    "openai": "see that the server runs, and check openai.url and openai.model",
-    "recorded": "check recorded.path: lfm-perception record makes such a file",
-}
-"""What to do when no answer comes, by the back end that should give it."""
 
 
 class State(Enum):
@@ -163,33 +157,12 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
 
 
 def check_model(settings: Settings) -> Finding:
-    """The files of the settings' model, and their checksums where these are known."""
-    from lfm_perception.engine import gguf
-
-    files = model_files(settings)
+    """What the backend needs: the model's files and checksums, the server's address and key, the recording."""
+    backend = chosen_backend(settings)
     try:
-        gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
-        if not settings.model.path:
-            _check_demo(files)
-        if settings.lora.path:
-            adapter = Path(settings.lora.path).expanduser()
-            gguf.check_adapter(adapter, files[0], sha256=settings.lora.sha256)
+        return good("model", backend.check(settings))
     except PerceptionError as error:
-        return problem(
-            "model", str(error), "give whole files of one LFM2-VL model: lfm-perception models pull"
-        )
-    known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
-    checked = "checksums right" if known else "no checksums in the settings, so not compared"
-    return good("model", f"{files[0].name} and {files[1].name}, {checked}")
-
-
-def _check_demo(files: tuple[Path, Path]) -> None:
-    """Compare the demo model with the checksums beside it."""
-    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
-    sums = {name: digest for digest, name in (line.split() for line in lines)}
-    for file in files:
-        if sha256(file) != sums[file.name]:
-            raise PerceptionError(f"{file} is not the file that ships: install the package again")
+        return problem("model", str(error), backend.remedy)
 
 
 def _ask(settings: Settings) -> Finding:
@@ -201,7 +174,7 @@ def _ask(settings: Settings) -> Finding:
             perception.infer(frame)
             answered = time.perf_counter()
     except PerceptionError as error:
-        return problem("answer", str(error), REMEDIES[settings.engine.backend])
+        return problem("answer", str(error), chosen_backend(settings).remedy)
     return good("answer", f"ready after {opened - started:.1f} s, one frame in {answered - opened:.2f} s")
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from lfm_perception.answers import parse
-from lfm_perception.backends import model_files
+from lfm_perception.backends.local import model_files
 from lfm_perception.engine import gguf
 from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, THUMBNAIL, Special, converse, tile
 from lfm_perception.engine.cores import CoreWatch

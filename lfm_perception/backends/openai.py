@@ -34,6 +34,7 @@ from urllib.parse import SplitResult, urlsplit
 import cv2
 
 from lfm_perception.answers import Parsed, TokenLogProb, parse
+from lfm_perception.backends.registry import Backend, Notify, register
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.planning.resize import resize
@@ -80,8 +81,8 @@ class RemoteVlm:
     Raises PerceptionError when the settings cannot be used: address, key, certificate.
     """
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda sentence: None) -> None:
-        self._settings, self._tell = settings.openai, tell
+    def __init__(self, settings: Settings, notify: Notify = lambda sentence: None) -> None:
+        self._settings, self._notify = settings.openai, notify
         self._sampling = settings.sampling
         self._server = _Server(settings.openai)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server")
@@ -93,7 +94,7 @@ class RemoteVlm:
         try:
             self._run(self._name_of_model, FIRST_LOOK_S)
         except ServerError as error:
-            tell(f"{error}; it is tried again with every frame")
+            notify(f"{error}; it is tried again with every frame")
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises ServerError when the server gave no answer that could be used."""
@@ -141,7 +142,7 @@ class RemoteVlm:
             self._asked.discard(asked)
         if not self._health.ready:
             self._health = Health()
-            self._tell(f"{self._server.url} answers again")
+            self._notify(f"{self._server.url} answers again")
         return result
 
     def _submit(self, job: Callable[[_Asked], T], asked: _Asked) -> Future[T]:
@@ -556,3 +557,25 @@ def _short(text: str | bytes) -> str:
     """An excerpt on one line."""
     decoded = text if isinstance(text, str) else text[:1000].decode(errors="replace")
     return _EXCERPT.repr(" ".join(decoded[:1000].split()))
+
+
+def _display_name(settings: Settings) -> str:
+    server = urlsplit(settings.openai.url).netloc
+    return f"{settings.openai.model} at {server}" if settings.openai.model else server
+
+
+def _check(settings: Settings) -> str:
+    _Server(settings.openai)
+    return f"{settings.openai.url}, address, key and certificates can be used"
+
+
+register(
+    Backend(
+        name="openai",
+        open=RemoteVlm,
+        display_name=_display_name,
+        provenance=lambda settings: {"server": settings.openai.url, "name": settings.openai.model},
+        check=_check,
+        remedy="make sure that the server runs, and check openai.url and openai.model",
+    )
+)

@@ -33,7 +33,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from lfm_perception.backends.registry import Backend, register
 from lfm_perception.errors import PerceptionError
+from lfm_perception.provenance import file_facts
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.scene_json import detection_from_json, detection_to_json
@@ -265,3 +267,23 @@ _EXCERPT.maxstring = 200
 
 def _short(text: str) -> str:
     return _EXCERPT.repr(text)
+
+
+def _path(settings: Settings) -> Path:
+    return Path(settings.recorded.path).expanduser()
+
+
+def _check(settings: Settings) -> str:
+    return f"{_path(settings)}, {sum(1 for _ in _lines(_path(settings)))} answers"
+
+
+register(
+    Backend(
+        name="recorded",
+        open=lambda settings, notify: RecordedVlm(settings),
+        display_name=lambda settings: f"answers in {_path(settings).name}",
+        provenance=lambda settings: {"recorded": file_facts(_path(settings))},
+        check=_check,
+        remedy="check recorded.path: lfm-perception record makes such a file",
+    )
+)

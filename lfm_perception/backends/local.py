@@ -1,0 +1,81 @@
+"""The `llama` backend: llama.cpp on this machine, in a supervised worker process or in a thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lfm_perception.backends.registry import Backend, Notify, register
+from lfm_perception.errors import PerceptionError
+from lfm_perception.provenance import file_facts, sha256
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+
+_DEMO = Path(__file__).parents[1] / "demo" / "model"
+
+
+def model_files(settings: Settings) -> tuple[Path, Path]:
+    """The language model and the vision file (mmproj) of the settings; the demo model's when none is set."""
+    if settings.model.path:
+        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
+    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
+
+
+def _open(settings: Settings, notify: Notify) -> Vlm:
+    if settings.engine.isolation == "process":
+        from lfm_perception.backends.worker import WorkerVlm
+
+        return WorkerVlm(settings, notify)
+    from lfm_perception.backends.llama import LlamaVlm
+
+    return LlamaVlm(settings)
+
+
+def _display_name(settings: Settings) -> str:
+    return Path(settings.model.path).stem or "demo model"
+
+
+def _provenance(settings: Settings) -> dict[str, Any]:
+    model, mmproj = map(file_facts, model_files(settings))
+    return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
+
+
+def _check(settings: Settings) -> str:
+    """Verify the model's files, and their checksums where these are known; returns what was verified.
+
+    Raises PerceptionError when the files are not those of one LFM2-VL model.
+    """
+    from lfm_perception.engine import gguf
+
+    files = model_files(settings)
+    gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
+    if not settings.model.path:
+        _check_demo(files)
+    if settings.lora.path:
+        adapter = Path(settings.lora.path).expanduser()
+        gguf.check_adapter(adapter, files[0], sha256=settings.lora.sha256)
+    known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
+    checked = "checksums right" if known else "no checksums in the settings, so not compared"
+    return f"{files[0].name} and {files[1].name}, {checked}"
+
+
+def _check_demo(files: tuple[Path, Path]) -> None:
+    """Compare the demo model with the checksums beside it."""
+    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split() for line in lines)}
+    for file in files:
+        if sha256(file) != sums[file.name]:
+            raise PerceptionError(f"{file} is not the file that ships: install the package again")
+
+
+register(
+    Backend(
+        name="llama",
+        open=_open,
+        display_name=_display_name,
+        provenance=_provenance,
+        check=_check,
+        remedy="give whole files of one LFM2-VL model (lfm-perception models pull); when memory is short, "
+        "lower engine.n_ctx or image.max_tokens, or use a smaller model",
+    )
+)

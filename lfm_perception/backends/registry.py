@@ -1,0 +1,56 @@
+"""Registry of inference backends: `backends/NAME.py` registers NAME and is imported when it is chosen.
+
+To add a backend: write that file, add its settings group and its name to the choices of `engine.backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+
+Notify = Callable[[str], None]
+"""Receives one sentence for each loss and each recovery of a process or a server, on any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way of running the model. Importing its module must not load its dependencies; `open` does.
+
+    Attributes:
+        name: The value of `engine.backend`, and the name of the module.
+        open: Loads or connects the model. Raises PerceptionError when the settings cannot be used.
+        display_name: The model's name for pictures, logs and diagnostics.
+        provenance: Files and checksums, or server and model name, as JSON for reports.
+        check: Examines the settings and files without opening the model; returns what was checked.
+            Raises PerceptionError for the first problem.
+        remedy: Advice for the case that no answer comes.
+    """
+
+    name: str
+    open: Callable[[Settings, Notify], Vlm]
+    display_name: Callable[[Settings], str]
+    provenance: Callable[[Settings], dict[str, Any]]
+    check: Callable[[Settings], str]
+    remedy: str
+
+
+_FILES = {"llama": "local"}
+_BACKENDS: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Make a backend available under its name."""
+    _BACKENDS[backend.name] = backend
+
+
+def chosen_backend(settings: Settings) -> Backend:
+    """The backend that `engine.backend` names."""
+    name = settings.engine.backend
+    if name not in _BACKENDS:
+        import_module(f"{__package__}.{_FILES.get(name, name)}")
+    return _BACKENDS[name]
