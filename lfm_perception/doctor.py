@@ -157,7 +157,7 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
 
 
 def check_model(settings: Settings) -> Finding:
-    """What the backend needs: the model's files and checksums, the server's address and key, the recording."""
+    """The model's files and checksums, the server's address and key, or the recorded answers."""
     backend = chosen_backend(settings)
     try:
         return good("model", backend.check(settings))
