@@ -44,9 +44,8 @@ from vision_msgs.msg import Detection2DArray
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.recorded import recording
 from lfm_perception.demo.world import World
-from lfm_perception.media.bags import typestore
-from lfm_perception.media.sinks import BAG
-from lfm_perception.media.sources import header_stamp_ns
+from lfm_perception.media.bags import header_stamp_ns, typestore
+from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.perception import Perception
 from lfm_perception.ros import messages, transport
 from lfm_perception.ros.executor import spinning_node

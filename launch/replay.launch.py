@@ -20,7 +20,7 @@ from launch.actions import (
 from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import ExecutableInPackage
 
-from lfm_perception.media.sources import image_topic, open_bag
+from lfm_perception.media.bags import image_topic, open_bag
 
 PACKAGE = "lfm_perception"
 PERCEPTION = get_package_share_path(PACKAGE) / "launch" / "perception.launch.py"

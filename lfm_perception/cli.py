@@ -155,7 +155,9 @@ def run(
     from lfm_perception.media.report import Report, table
     from lfm_perception.media.run import Limits, record
     from lfm_perception.media.sinks import open_recording
-    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.media.sinks.bag import BAG
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
     chosen = _chosen_settings(settings, set_ or [], labels, seed)
@@ -169,7 +171,7 @@ def run(
     with (
         _stop_signals() as stop,
         open_source(source, topic=topic, rate=rate, seed=seed) as opened,
-        open_recording(out, opened.rate, bag=bag) as recording,
+        open_recording(out, opened.rate, optional=[BAG] if bag else []) as recording,
         _progress() as progress,
     ):
         task = progress.add_task("loading the model", total=limits.total(opened))
@@ -185,11 +187,11 @@ def run(
                 if not stop.number:
                     record(
                         opened, perception, recording, report,
-                        every=every or opened.every, limits=limits, badge=badge, advance=advance,
+                        every=every or opened.every, limits=limits, badge=badge, on_progress=advance,
                     )  # fmt: skip
             except PerceptionError as error:
                 broken = error
-        if not report.scenes:
+        if not report.inferred_frames:
             if stop.number:
                 raise typer.Exit(128 + stop.number)
             raise broken or PerceptionError(f"{opened.name} holds no frames")
@@ -241,7 +243,8 @@ def record(
     from lfm_perception.backends import open_vlm
     from lfm_perception.backends.recorded import recording
     from lfm_perception.media.run import Limits, limited
-    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import Perception
     from lfm_perception.tracking import open_tracker
 
@@ -395,7 +398,7 @@ def bench(
     """
     from lfm_perception.media.bench import KIND, measures, write_bench_page
     from lfm_perception.media.bench import bench as measure
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, write_json, writing
 
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
         raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")
@@ -413,7 +416,7 @@ def bench(
             raise typer.Exit(128 + stop.number)
         found = {"kind": KIND, **measures(run), "camera": size, **_about(chosen)}
         with writing(out):
-            _write_json(staging.path / "bench.json", found)
+            write_json(staging.path / "bench.json", found)
             write_bench_page(staging.path / "bench.html", run, found, {**_lines(chosen), "camera": size})
             staging.publish()
     print(f"{found['looks_per_s']:.2f} looks per second; results in {out}: open {out / 'bench.html'}")
@@ -621,7 +624,7 @@ def eval_detection(
     from lfm_perception.evaluation.wordings import LANGUAGES
     from lfm_perception.evaluation.wordings import languages as chosen_languages
     from lfm_perception.media.charts import need_charts
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, write_json, writing
 
     if words is not None and languages is None:
         raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
@@ -668,7 +671,7 @@ def eval_detection(
         }
         lines = {"source": opened.name, "notes": "; ".join(opened.notes) or "none", **_lines(chosen)}
         with writing(out):
-            _write_json(staging.path / "detection.json", found)
+            write_json(staging.path / "detection.json", found)
             write_detection_page(staging.path / "detection.html", found, trial, lines)
             staging.publish()
     Console().print(table(found))
@@ -696,7 +699,7 @@ def eval_compare(
     """Show two runs of `bench`, or of `eval detection`, side by side: figures, and how the runs differ."""
     from lfm_perception.evaluation.compare import compare, table, write_compare_page
     from lfm_perception.media.charts import need_charts
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, writing
 
     reports = compare(first, second)
     if out:
@@ -809,11 +812,6 @@ def _lines(settings: Settings) -> dict[str, str]:
     """The same in a few words, for a page."""
     found = ", ".join(f"{package} {number}" for package, number in versions().items())
     return {"model": model_name(settings), "system": platform.platform(), "versions": found}
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    file.write_text(text + "\n", encoding="utf-8")
 
 
 class _Stop:

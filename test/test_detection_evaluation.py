@@ -29,7 +29,8 @@ from lfm_perception.evaluation.labels import Labelled, open_labelled
 from lfm_perception.evaluation.stress import STRESSES
 from lfm_perception.evaluation.wordings import LANGUAGES, WORDINGS, languages
 from lfm_perception.geometry import Box
-from lfm_perception.media.bags import BagSink
+from lfm_perception.media.sinks import AnnotatedFrame
+from lfm_perception.media.sinks.bag import BagSink
 from lfm_perception.questions import BBOX, Dialect
 from lfm_perception.scene import Detection, Frame, Scene, Usage
 from lfm_perception.settings import Settings
@@ -320,18 +321,18 @@ def test_yolo_labels_without_images_or_names_are_refused(tmp_path: Path) -> None
 
 def write_labelled_bag(path: Path, shown: Sequence[Snapshot]) -> list[int]:
     """A bag of pictures of which every other has its truth on /detections; returns the stamps of those."""
-    sink = BagSink(path)
+    sink = BagSink(path, 10.0)
     stamps = []
     for index, snapshot in enumerate(shown):
         stamp_ns = 5 * 10**9 + index * 10**8
         frame = Frame(snapshot.frame.image, stamp_ns)
-        sink.write_frame(frame, (), snapshot.frame.image)
+        scene = None
         if index % 2 == 0:
             true = tuple(Detection(t.label, t.box, 1.0) for t in snapshot.objects)
             scene = Scene(stamp_ns, "camera", SIZE, SIZE, true, (), None, False, {}, Usage())
-            sink.write_scene(scene, "{}")
             stamps.append(stamp_ns)
-    sink.close()
+        sink.write(AnnotatedFrame(index, frame, (), snapshot.frame.image, scene))
+    sink.finish({})
     return stamps
 
 

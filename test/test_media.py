@@ -24,7 +24,8 @@ from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.overlay import Overlay, View
-from lfm_perception.media.sinks import BAG, open_recording
+from lfm_perception.media.sinks import AnnotatedFrame, open_recording
+from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.media.sources import open_source
 from lfm_perception.scene import CoordinateStd, Detection, Frame, Image, Scene, Track, Usage, Velocity
 from lfm_perception.scene_json import SCHEMA, scene_to_json
@@ -514,14 +515,12 @@ def test_frames_of_another_shape_are_fitted_into_the_first_ones_size() -> None:
 def write_results(folder: Path, *, bag: bool = False, frames: int = 4) -> None:
     shown = view(64, 48)
     overlay = Overlay(64, 48)
-    with open_recording(folder, 10.0, bag=bag) as recording:
+    with open_recording(folder, 10.0, optional=[BAG] if bag else []) as recording:
         for index in range(frames):
             scene = dataclasses.replace(example_scene(), stamp_ns=index * 10**8)
             frame = Frame(shown.frame.image, scene.stamp_ns, "front")
             drawn = overlay.draw(View(frame, 0.0, scene.tracks, scene, 0.1))
-            recording.write_scene(scene, index)
-            recording.write_frame(frame, scene.tracks, drawn)
-            recording.keep_still(drawn)
+            recording.write(AnnotatedFrame(index, frame, scene.tracks, drawn, scene))
         recording.finish({"frames": frames})
 
 
@@ -555,9 +554,9 @@ def test_a_recording_that_is_not_finished_leaves_no_trace(tmp_path: Path) -> Non
     (old / "scenes.jsonl").write_text("from before")
     shown = view(64, 48)
     for folder in (tmp_path / "new" / "out", old):
-        with open_recording(folder, 10.0, bag=True) as recording:
-            recording.write_scene(example_scene(), 0)
-            recording.write_frame(shown.frame, (), Overlay(64, 48).draw(shown))
+        with open_recording(folder, 10.0, optional=[BAG]) as recording:
+            drawn = Overlay(64, 48).draw(shown)
+            recording.write(AnnotatedFrame(0, shown.frame, (), drawn, example_scene()))
     assert names(tmp_path) == ["old"]
     assert names(old) == ["scenes.jsonl"]
     assert (old / "scenes.jsonl").read_text() == "from before"

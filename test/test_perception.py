@@ -140,7 +140,7 @@ def run(
             every=every,
             limits=limits,
             badge="demo model",
-            advance=lambda: next(counter) < stop_after,
+            on_progress=lambda: next(counter) < stop_after,
         )
         recording.finish(report.summary())
     return report
@@ -149,13 +149,13 @@ def run(
 def test_the_model_looks_at_every_nth_frame_and_all_are_drawn(vlm: LlamaVlm, tmp_path: Path) -> None:
     with open_source("demo") as source:
         report = run(vlm, source, tmp_path, every=4, limits=Limits(frames=10))
-    assert (report.frames, report.scenes) == (10, 3)
+    assert (report.frames, report.inferred_frames) == (10, 3)
     with open_source(str(tmp_path / "overlay.mp4")) as film:
         assert len(list(film.frames)) == 10
     summary = report.summary()
     assert summary["source_s"] == 0.3
-    assert set(summary["latency_ms"]) >= {"look", "detect.encode", "detect.decode", "caption.decode"}
-    assert summary["latency_ms"]["look"]["p50"] >= summary["latency_ms"]["detect.decode"]["p50"]
+    assert set(summary["latency_ms"]) >= {"inference", "detect.encode", "detect.decode", "caption.decode"}
+    assert summary["latency_ms"]["inference"]["p50"] >= summary["latency_ms"]["detect.decode"]["p50"]
     assert summary["tokens"]["detect.image"]["max"] == 234
 
 

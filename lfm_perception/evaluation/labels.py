@@ -24,9 +24,10 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
-from lfm_perception.media.bags import typestore
+from lfm_perception.media.bags import is_bag, open_bag, typestore
 from lfm_perception.media.images import reason
-from lfm_perception.media.sources import image_files, is_bag, open_bag, open_source
+from lfm_perception.media.sources import open_source
+from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
 BOXES_TYPE = "vision_msgs/msg/Detection2DArray"

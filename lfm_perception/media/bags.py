@@ -1,18 +1,25 @@
-"""Results as a rosbag2 (mcap): detections, tracks, caption, scene and overlay, each with its own type."""
+"""Reading rosbag2 recordings, and the message types of ROS 2 and vision_msgs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from lfm_perception.scene import Detection, Frame, Image, Scene, Track
+from lfm_perception.errors import PerceptionError
+from lfm_perception.media.images import reason
+
+BAG_SUFFIXES = (".db3", ".mcap")
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (COMPRESSED_TYPE, "sensor_msgs/msg/Image")
+BOXES_TYPE = "vision_msgs/msg/Detection2DArray"
 
 VISION_MSGS = {
     "Point2D": "float64 x\nfloat64 y",
@@ -27,109 +34,115 @@ VISION_MSGS = {
 }
 """The messages of vision_msgs 4 that are written, which rosbags does not know by itself."""
 
-TOPICS = {
-    "detections": "vision_msgs/msg/Detection2DArray",
-    "tracks": "vision_msgs/msg/Detection2DArray",
-    "caption": "std_msgs/msg/String",
-    "scene": "std_msgs/msg/String",
-    "overlay/compressed": "sensor_msgs/msg/CompressedImage",
-}
-
-JPEG_QUALITY = 85
-
 
 def typestore() -> Typestore:
-    """The types of ROS 2 and those of vision_msgs."""
+    """The message types of ROS 2 and of vision_msgs."""
     store = get_typestore(Stores.LATEST)
     for name, text in VISION_MSGS.items():
         store.register(get_types_from_msg(text, f"vision_msgs/msg/{name}"))
     return store
 
 
-class BagSink:
-    """Writes a new bag into the folder `path`, which must not exist.
+def is_bag(path: Path) -> bool:
+    """Whether this is a rosbag2: one of its files, or its folder."""
+    if not path.is_dir():
+        return path.suffix in BAG_SUFFIXES
+    return (path / "metadata.yaml").exists() or any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
 
-    Boxes are in pixels of the frame; messages are logged at the stamp of their frame. The bag can be
-    read once `close` has returned.
+
+@dataclass(frozen=True, slots=True)
+class ImageTopic:
+    """The images of one topic of a bag; as text, the name that messages use."""
+
+    bag: Path
+    name: str
+    connections: tuple[Connection, ...]
+
+    def __str__(self) -> str:
+        return f"bag {self.bag} (topic {self.name})"
+
+    @property
+    def count(self) -> int:
+        return sum(connection.msgcount for connection in self.connections)
+
+    @property
+    def compressed(self) -> bool:
+        return self.connections[0].msgtype == COMPRESSED_TYPE
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """A serialized message as it was recorded. `stamp_ns` is that of its header, None unless an image."""
+
+    topic: str
+    logged_ns: int
+    stamp_ns: int | None
+    raw: bytes
+
+
+@contextmanager
+def open_bag(path: Path) -> Iterator[Reader]:
+    """A rosbag2, mcap or sqlite3, file or folder. Raises PerceptionError when it cannot be read."""
+    if not path.exists():
+        raise PerceptionError(f"there is no bag {path}")
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        raise PerceptionError(
+            f"bag {path} has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
+        )
+    reader = Reader(path)
+    try:
+        reader.open()
+    except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
+        raise PerceptionError(f"bag {path} cannot be read: {reason(error)}") from error
+    with closing(reader):
+        yield reader
+
+
+def image_topic(reader: Reader, path: Path, topic: str | None) -> ImageTopic:
+    """The image topic called `topic`, or the only one of the bag.
+
+    Raises PerceptionError when there is none, or when one has to be chosen.
     """
+    found = [c for c in reader.connections if c.msgtype in IMAGE_TYPES and c.msgcount]
+    topics = sorted({connection.topic for connection in found})
+    listed = ", ".join(topics)
+    if not found:
+        others = ", ".join(sorted({c.topic for c in reader.connections})) or "no topic at all"
+        raise PerceptionError(f"bag {path} holds no images ({' or '.join(IMAGE_TYPES)}), only {others}")
+    if topic is not None and topic not in topics:
+        raise PerceptionError(f"bag {path} has no images on topic {topic}, only on {listed}")
+    if topic is None and len(topics) > 1:
+        raise PerceptionError(f"bag {path} has images on several topics, choose one with --topic: {listed}")
+    name = topic or topics[0]
+    return ImageTopic(path, name, tuple(connection for connection in found if connection.topic == name))
 
-    def __init__(self, path: Path) -> None:
-        self._types = typestore()
-        # Version 8 of the metadata, the older of the two on offer, is read by more distributions.
-        self._writer = Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
-        self._connections = {
-            topic: self._writer.add_connection(f"/{topic}", kind, typestore=self._types)
-            for topic, kind in TOPICS.items()
-        }
 
-    def write_scene(self, scene: Scene, record: str) -> None:
-        """The detections of an inferred frame, the scene as JSON, and the caption if it is new."""
-        self._write_boxes("detections", scene, scene.width, scene.height, scene.detections)
-        self._write("scene", scene.stamp_ns, data=record)
-        if scene.caption_usage is not None:
-            self._write("caption", scene.stamp_ns, data=scene.caption or "")
+def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -> Iterator[BagMessage]:
+    """Read the images of a topic, and the messages of topics whose last name is in `also`, as recorded.
 
-    def write_frame(self, frame: Frame, tracks: Sequence[Track], picture: Image) -> None:
-        """The tracks at a frame, inferred or not, and the picture (RGB) that shows them."""
-        self._write_boxes("tracks", frame, frame.width, frame.height, tracks)
-        _, jpeg = cv2.imencode(
-            ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
-        )
-        header = self._header(frame)
-        self._write("overlay/compressed", frame.stamp_ns, header=header, format="jpeg", data=jpeg.ravel())
+    Raises PerceptionError at the image where the bag is damaged.
+    """
+    further = [c for c in reader.connections if c.topic.rpartition("/")[2] in also]
+    messages = reader.messages([*topic.connections, *further])
+    images = 0
+    while True:
+        try:
+            connection, logged_ns, raw = next(messages)
+            stamp_ns = header_stamp_ns(raw) if connection.msgtype in IMAGE_TYPES else None
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
+            raise PerceptionError(f"{topic} is damaged at frame {images}: {reason(error)}") from error
+        images += stamp_ns is not None
+        yield BagMessage(connection.topic, logged_ns, stamp_ns, bytes(raw))
 
-    def close(self) -> None:
-        """Write index and metadata."""
-        self._writer.close()
 
-    def abort(self) -> None:
-        """Let go of the files; what was written cannot be read."""
-        self._writer.abort()
+def header_stamp_ns(raw: bytes | memoryview) -> int:
+    """The stamp of a serialized message that begins with a `std_msgs/Header`.
 
-    def _write_boxes(
-        self, topic: str, source: Frame | Scene, width: int, height: int, items: Sequence[Detection | Track]
-    ) -> None:
-        header = self._header(source)
-        boxes = [self._detection(header, item, width, height) for item in items]
-        self._write(topic, source.stamp_ns, header=header, detections=boxes)
-
-    def _write(self, topic: str, stamp_ns: int, **fields: Any) -> None:
-        kind = TOPICS[topic]
-        raw = self._types.serialize_cdr(self._make(kind, **fields), kind)
-        self._writer.write(self._connections[topic], stamp_ns, raw)
-
-    def _header(self, source: Frame | Scene) -> Any:
-        stamp = self._make(
-            "builtin_interfaces/msg/Time", sec=source.stamp_ns // 10**9, nanosec=source.stamp_ns % 10**9
-        )
-        return self._make("std_msgs/msg/Header", stamp=stamp, frame_id=source.frame_id)
-
-    def _detection(self, header: Any, item: Detection | Track, width: int, height: int) -> Any:
-        x1, y1, x2, y2 = item.box.in_pixels(width, height).tolist()
-        hypothesis = self._make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=item.score)
-        centre = self._make("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
-        box = self._make(
-            "vision_msgs/msg/BoundingBox2D",
-            center=self._make("vision_msgs/msg/Pose2D", position=centre, theta=0.0),
-            size_x=x2 - x1,
-            size_y=y2 - y1,
-        )
-        result = self._make(
-            "vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=self._no_pose()
-        )
-        track_id = str(item.track_id) if isinstance(item, Track) else ""
-        return self._make(
-            "vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id=track_id
-        )
-
-    def _no_pose(self) -> Any:
-        pose = self._make(
-            "geometry_msgs/msg/Pose",
-            position=self._make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0),
-            orientation=self._make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
-        )
-        return self._make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36))
-
-    def _make(self, kind: str, **fields: Any) -> Any:
-        return self._types.types[kind](**fields)
+    Raises PerceptionError when it is cut off.
+    """
+    if len(raw) < 12:
+        raise PerceptionError(f"a message of {len(raw)} bytes is too short to hold a header")
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] else ">iI", raw, 4)
+    return int(seconds) * 10**9 + int(nanoseconds)

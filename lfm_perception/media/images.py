@@ -31,6 +31,15 @@ LARGEST_SIDE = 16_384
 """Pixels. No camera sends more; what claims to is damaged."""
 
 
+JPEG_QUALITY = 85
+
+
+def encode(image: Image, suffix: str) -> bytes:
+    """The image (RGB) as the content of a file of this kind, `.png` or `.jpg` for example."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
+
+
 def from_message(message: Any, name: str, width: int | None = None) -> Image:
     """A sensor_msgs Image or CompressedImage, of rclpy or of rosbags, as RGB.
 

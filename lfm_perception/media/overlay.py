@@ -1,8 +1,8 @@
-"""Drawing: what was seen, over the picture it was seen in, with a strip of words below.
+"""Annotated images: tracks and detections drawn over the frame, with caption and figures in a strip below.
 
-Thick coloured boxes are tracks (one colour per id, an arrow for where the centre will be half a second
-later); thin white ones are detections that are no track yet. OpenCV 5's own font has the scripts of
-all the languages the model speaks.
+Thick coloured boxes are tracks (one colour per id, an arrow to the centre predicted for half a second
+later); thin white boxes are detections without a track. OpenCV 5's own font has the scripts of all
+languages of the model.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
 
 SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
-"""The longer side of the picture is brought between these, pixels: small frames stay legible."""
+"""Range of the longer side of the drawn frame, pixels: small frames stay legible."""
 
 NARROWEST = 480
-"""Width of the strip of words below a picture narrower than this, pixels."""
+"""Minimum width of the annotated image, pixels, for the text below a narrower frame."""
 
 ARROW_S = 0.5
+"""Prediction horizon of the velocity arrow, seconds."""
+
 SAME_OBJECT = 0.5
-"""A detection that overlaps a track this much is not drawn beside it."""
+"""IoU with a track from which on a detection is not drawn."""
 
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
@@ -35,68 +37,67 @@ QUIET: Colour = (165, 172, 184)
 BADGE: Colour = (255, 196, 61)
 
 REGULAR, BOLD = 400, 600
-"""Weights of the font."""
+"""Font weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one drawing shows: a frame, the tracks at its stamp, and the latest scene the model saw.
+    """The content of one annotated image: a frame, the tracks at its stamp and the latest scene.
 
-    `seconds` counts from the start of the recording; `look_s` is the time the model took for the scene.
+    `seconds` counts from the start of the recording; `inference_s` is the time the scene's inference took.
     """
 
     frame: Frame
     seconds: float
     tracks: Sequence[Track]
     scene: Scene | None
-    look_s: float
+    inference_s: float
 
     @property
-    def since_look_s(self) -> float | None:
+    def since_inference_s(self) -> float | None:
         """Seconds since the frame of the scene; None before the first."""
         return None if self.scene is None else (self.frame.stamp_ns - self.scene.stamp_ns) / 1e9
 
 
 class Overlay:
-    """Draws views of one recording, all to the same size, which the first frame's size decides.
+    """Draws the annotated images of one recording, all of one size, derived from the first frame's.
 
-    `badge` is a note shown on every picture, such as the kind of model. Frames of another shape are
-    fitted in with black borders.
+    `badge` is a note on every image, such as the kind of model. Frames of another shape get black borders.
     """
 
     def __init__(self, width: int, height: int, badge: str = "") -> None:
         longest = max(width, height)
         scale = min(max(longest, SHORTEST_SIDE), LONGEST_SIDE) / longest
-        self._picture = _even(width * scale), _even(height * scale)
-        self.width = max(self._picture[0], NARROWEST)
+        self._frame = _even(width * scale), _even(height * scale)
+        self.width = max(self._frame[0], NARROWEST)
         self._size = round(10 + self.width / 128)
         self._line = round(self._size * 1.5)
-        self.height = _even(self._picture[1] + 3 * self._line + self._size)
+        self.height = _even(self._frame[1] + 3 * self._line + self._size)
         self._badge = badge
         self._font = cv2.FontFace("sans")
 
     def draw(self, view: View) -> Image:
-        """The picture, RGB, shape (self.height, self.width, 3)."""
+        """The annotated image, RGB, shape (self.height, self.width, 3)."""
         canvas = np.zeros((self.height, self.width, 3), np.uint8)
-        canvas[self._picture[1] :] = STRIP
+        canvas[self._frame[1] :] = STRIP
         place = self._fitted(view.frame)
         method = cv2.INTER_AREA if place.width < view.frame.width else cv2.INTER_CUBIC
         resized = cv2.resize(view.frame.image, (place.width, place.height), interpolation=method)
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
         marks = [_mark(track) for track in view.tracks]
-        if view.scene is not None and view.since_look_s == 0.0:
+        if view.scene is not None and view.since_inference_s == 0.0:
             marks += [_mark(detection) for detection in _untracked(view.scene.detections, view.tracks)]
         for mark in marks:
             self._draw_outline(canvas, place, mark)
         for mark in marks:
             self._draw_name(canvas, place, mark)
-        self._draw_words(canvas, view)
+        self._draw_strip(canvas, view)
         return canvas
 
     def _fitted(self, frame: Frame) -> _Place:
-        scale = min(self._picture[0] / frame.width, self._picture[1] / frame.height)
+        scale = min(self._frame[0] / frame.width, self._frame[1] / frame.height)
         wide, tall = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-        return _Place((self.width - wide) // 2, (self._picture[1] - tall) // 2, wide, tall)
+        return _Place((self.width - wide) // 2, (self._frame[1] - tall) // 2, wide, tall)
 
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)
@@ -119,15 +120,15 @@ class Overlay:
         baseline = y + round(self._size * 0.98)
         self._write(canvas, mark.text, x + self._size // 4, baseline, _ink(mark.colour), BOLD)
 
-    def _draw_words(self, canvas: Image, view: View) -> None:
+    def _draw_strip(self, canvas: Image, view: View) -> None:
         margin = self._size // 2
-        baseline = self._picture[1] + self._line
+        baseline = self._frame[1] + self._line
         caption = view.scene.caption if view.scene and view.scene.caption else ""
         for line in self._wrapped(caption, self.width - 2 * margin, 2):
             self._write(canvas, line, margin, baseline, WHITE)
             baseline += self._line
         room = self.width - 2 * margin
-        baseline = self._picture[1] + 3 * self._line
+        baseline = self._frame[1] + 3 * self._line
         if self._badge:
             wide = self._text_width(self._badge) + 2 * margin
             corner = self.width - margin - wide, baseline - self._size
@@ -140,7 +141,7 @@ class Overlay:
         self._write(canvas, "  |  ".join(facts), margin, baseline, QUIET)
 
     def _wrapped(self, text: str, room: int, lines: int) -> list[str]:
-        """The text in at most `lines` lines that fit, with an ellipsis where it goes on."""
+        """The text in at most `lines` lines of this width in pixels, with an ellipsis where it is cut."""
         words = text.split()
         # Chinese and Japanese put no spaces between words: any of their characters may end a line.
         gap, parts = (" ", words) if len(words) > 1 else ("", list(text.strip()))
@@ -168,7 +169,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the frame lies on the canvas, pixels."""
+    """The frame's rectangle on the canvas, pixels."""
 
     left: int
     top: int
@@ -183,7 +184,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """One box to draw, with its words and the arrow of its velocity."""
+    """One box to draw, with its text and the arrow of its velocity."""
 
     box: Box
     text: str
@@ -200,13 +201,14 @@ def _mark(item: Track | Detection) -> _Mark:
 
 
 def _facts(view: View) -> list[str]:
-    """The line of facts, the most telling first."""
+    """The figures below the caption, the most important first."""
     facts = [f"{view.seconds:.2f} s"]
-    if view.scene is None or view.since_look_s is None:
+    if view.scene is None or view.since_inference_s is None:
         return facts
-    facts.append("seen by the model" if view.since_look_s == 0.0 else f"predicted {view.since_look_s:+.2f} s")
+    age_s = view.since_inference_s
+    facts.append("inferred" if age_s == 0.0 else f"predicted {age_s:+.2f} s")
     usage, caption = view.scene.usage, view.scene.caption_usage or Usage()
-    facts.append(f"{view.look_s * 1e3:.0f} ms")
+    facts.append(f"{view.inference_s * 1e3:.0f} ms")
     facts.append(f"{usage.image_tokens} + {usage.answer_tokens + caption.answer_tokens} tokens")
     facts.append(f"{len(view.tracks)} objects" if len(view.tracks) != 1 else "1 object")
     return facts
@@ -218,11 +220,11 @@ def _untracked(detections: Sequence[Detection], tracks: Sequence[Track]) -> list
 
 
 def _ink(colour: Colour) -> Colour:
-    """Black or white, whichever reads better on the colour."""
+    """Black or white, the one that is more legible on the colour."""
     red, green, blue = colour
     return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else WHITE
 
 
 def _even(length: float) -> int:
-    """Rounded to the even number of pixels that video needs, at least 2."""
+    """Rounded to an even number of pixels, as video needs, at least 2."""
     return max(2, 2 * round(length / 2))

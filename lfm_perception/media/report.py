@@ -1,4 +1,4 @@
-"""What a run came to: rates, latencies, tokens and counts, as `summary.json` and as a table."""
+"""Figures of a run: rates, latencies, tokens and counts, as `summary.json` and as a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Report:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.scenes = 0
+        self.inferred_frames = 0
         self._started = time.perf_counter()
         self._first_ns = self._last_ns = 0
         self._times: dict[str, list[float]] = {}
@@ -28,19 +28,19 @@ class Report:
         self._detections: Counter[str] = Counter()
         self._track_labels: dict[int, str] = {}
         self._rejects: Counter[str] = Counter()
-        self._truncated = self._too_slow = 0
+        self._truncated = self._over_budget = 0
         self._captions = 0
 
     def add_frame(self, stamp_ns: int) -> None:
-        """A frame was taken from the source."""
+        """Count a frame of the source."""
         self._first_ns = stamp_ns if not self.frames else self._first_ns
         self._last_ns = stamp_ns
         self.frames += 1
 
-    def add_scene(self, scene: Scene, look_s: float) -> None:
-        """The model looked at a frame, which took `look_s` seconds from image to tracks."""
-        self.scenes += 1
-        self._times.setdefault("look", []).append(look_s)
+    def add_scene(self, scene: Scene, inference_s: float) -> None:
+        """Count an inferred frame, which took `inference_s` seconds from image to tracks."""
+        self.inferred_frames += 1
+        self._times.setdefault("inference", []).append(inference_s)
         self._add_usage("detect", scene.usage)
         if scene.caption_usage is not None:
             self._captions += 1
@@ -49,7 +49,7 @@ class Report:
         self._track_labels.update({track.track_id: track.label for track in scene.tracks})
         self._rejects.update(scene.rejects)
         self._truncated += scene.truncated
-        self._too_slow += scene.over_latency_budget
+        self._over_budget += scene.over_latency_budget
 
     def _add_usage(self, question: str, usage: Usage) -> None:
         seconds = {"encode": usage.encode_s, "prefill": usage.prefill_s, "decode": usage.decode_s}
@@ -64,16 +64,16 @@ class Report:
         wall_s = time.perf_counter() - self._started
         return {
             "frames": self.frames,
-            "scenes": self.scenes,
+            "inferred_frames": self.inferred_frames,
             "source_s": round((self._last_ns - self._first_ns) / 1e9, 3),
             "wall_s": round(wall_s, 3),
             "frames_per_s": round(self.frames / wall_s, 2),
-            "scenes_per_s": round(self.scenes / wall_s, 2),
+            "inferences_per_s": round(self.inferred_frames / wall_s, 2),
             "latency_ms": {stage: _distribution(values, 1e3, 2) for stage, values in self._times.items()},
             "tokens": {part: _distribution(values, 1.0, 1) for part, values in self._tokens.items()},
             "captions": self._captions,
             "truncated": self._truncated,
-            "over_latency_budget": self._too_slow,
+            "over_latency_budget": self._over_budget,
             "rejects": dict(self._rejects.most_common()),
             "detections_by_label": dict(self._detections.most_common()),
             "tracks_by_label": dict(Counter(self._track_labels.values()).most_common()),
@@ -88,17 +88,18 @@ def _distribution(values: Sequence[float], scale: float, digits: int) -> dict[st
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The summary for a person."""
+    """The summary for the terminal."""
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold")
     shown.add_column()
-    frames, scenes = summary["frames"], summary["scenes"]
+    frames, inferred = summary["frames"], summary["inferred_frames"]
     shown.add_row(
-        "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, model on {scenes}"
+        "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, {inferred} inferred"
     )
-    look = summary["latency_ms"]["look"]
+    latency = summary["latency_ms"]["inference"]
     shown.add_row(
-        "one look", f"{look['p50']:.0f} ms median, {look['p90']:.0f} ms p90, {look['max']:.0f} ms max"
+        "inference",
+        f"{latency['p50']:.0f} ms median, {latency['p90']:.0f} ms p90, {latency['max']:.0f} ms max",
     )
     stages = {
         name: summary["latency_ms"][f"detect.{name}"]["p50"] for name in ("encode", "prefill", "decode")
@@ -118,7 +119,8 @@ def table(summary: dict[str, Any]) -> Table:
         shown.add_row("truncated", f"{summary['truncated']} answers reached their token limit")
     if summary["over_latency_budget"]:
         shown.add_row(
-            "too slow", f"{summary['over_latency_budget']} frames could not be answered within budget.latency"
+            "over budget",
+            f"{summary['over_latency_budget']} frames could not be answered within budget.latency",
         )
     return shown
 

@@ -1,4 +1,4 @@
-"""One run: every frame of a source is drawn, every n-th is looked at, and the results are recorded."""
+"""One run: every frame of a source is annotated, every n-th is inferred, and the results are recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.report import Report
-from lfm_perception.media.sinks import Recording
+from lfm_perception.media.sinks import AnnotatedFrame, Recording
 from lfm_perception.media.sources import Source
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame, Scene
@@ -17,18 +17,15 @@ from lfm_perception.scene import Frame, Scene
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a run ends at the latest, None for no limit: frames of the source, seconds by their stamps."""
+    """Length of a run at most, None for no limit: frames of the source, seconds by their stamps."""
 
     frames: int | None = None
     seconds: float | None = None
 
     def total(self, source: Source) -> int | None:
-        """The frames that will be read, as far as that can be known."""
-        counts = [
-            source.count,
-            self.frames,
-            None if self.seconds is None else max(1, round(self.seconds * source.rate)),
-        ]
+        """The number of frames that will be read, None when unknown."""
+        by_time = None if self.seconds is None else max(1, round(self.seconds * source.rate))
+        counts = (source.count, self.frames, by_time)
         return min((count for count in counts if count is not None), default=None)
 
 
@@ -41,39 +38,37 @@ def record(
     every: int,
     limits: Limits,
     badge: str,
-    advance: Callable[[], bool],
+    on_progress: Callable[[], bool],
 ) -> None:
-    """Run until the source ends, a limit is reached or `advance`, called after each frame, returns False.
+    """Run until the source ends, a limit is reached or `on_progress`, called after each frame, returns False.
 
-    The model looks at frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their
-    stamps. `badge` is the note on every picture. Figures go into `report`. Raises PerceptionError when a
-    frame cannot be had or looked at; frames before it are recorded.
+    The model infers frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their stamps.
+    `badge` is a note on every annotated image. Figures go into `report`.
+
+    Raises:
+        PerceptionError: a frame cannot be read or inferred; the frames before it are recorded.
     """
     overlay: Overlay | None = None
     scene: Scene | None = None
-    look_s, first_ns, most = 0.0, 0, (-1, 0)
+    inference_s, first_ns = 0.0, 0
     for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
         perception.update_ego_motion(frame)
-        looked = index % every == 0
-        if looked:
+        inferred = index % every == 0
+        if inferred:
             started = time.perf_counter()
             try:
                 scene = perception.infer(frame)
             except PerceptionError as error:
                 raise PerceptionError(f"frame {index} of {source.name}: {error}") from error
-            look_s = time.perf_counter() - started
-            report.add_scene(scene, look_s)
-            recording.write_scene(scene, index)
-        tracks = scene.tracks if scene and looked else perception.tracks(frame.stamp_ns)
-        picture = overlay.draw(View(frame, (frame.stamp_ns - first_ns) / 1e9, tracks, scene, look_s))
-        recording.write_frame(frame, tracks, picture)
+            inference_s = time.perf_counter() - started
+            report.add_scene(scene, inference_s)
+        tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
+        image = overlay.draw(View(frame, (frame.stamp_ns - first_ns) / 1e9, tracks, scene, inference_s))
+        recording.write(AnnotatedFrame(index, frame, tracks, image, scene if inferred else None))
         report.add_frame(frame.stamp_ns)
-        if scene and looked and (shown := (len(tracks), len(scene.detections))) > most:
-            most = shown
-            recording.keep_still(picture)
-        if not advance():
+        if not on_progress():
             return
 
 

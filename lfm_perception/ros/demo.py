@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2DArray
 
@@ -26,9 +25,13 @@ from lfm_perception.backends import model_name
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, judge, read_run
 from lfm_perception.evaluation.live_page import write_live_page
+from lfm_perception.media import images
 from lfm_perception.media.overlay import Overlay, View
-from lfm_perception.media.sinks import BAG, SCENES, STILL, SUMMARY, VIDEO, Staging, VideoFile, staged, writing
+from lfm_perception.media.sinks.bag import BAG
+from lfm_perception.media.sinks.json_files import SCENES, SUMMARY
+from lfm_perception.media.sinks.overlay import STILL, VIDEO, VideoFile
 from lfm_perception.media.sources import open_source
+from lfm_perception.media.staging import Staging, staged, write_json, writing
 from lfm_perception.ros import transport
 from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.lifecycle import bring_up
@@ -89,7 +92,7 @@ def run_demo(
         with writing(out):
             still = _draw(run, staging, model_name(settings), on_progress)
             _write_scenes(run, staging.path / SCENES)
-            (staging.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            write_json(staging.path / SUMMARY, summary)
             write_live_page(staging.path / PAGE, run, report, still, about)
             staging.publish()
     return report, summary
@@ -148,8 +151,7 @@ def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str
     finally:
         video.close()
     assert still is not None  # a run without pictures was refused by `judge`
-    _, png = cv2.imencode(".png", cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
-    (staging.path / STILL).write_bytes(png.tobytes())
+    (staging.path / STILL).write_bytes(images.encode(still, ".png"))
     return still
 
 

@@ -27,8 +27,10 @@ from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.engine.cores import usable_cores
-from lfm_perception.media.sinks import BAG, SCENES, SUMMARY, staged, writing
-from lfm_perception.media.sources import BagMessage, header_stamp_ns, image_topic, open_bag, read_messages
+from lfm_perception.media.bags import BagMessage, header_stamp_ns, image_topic, open_bag, read_messages
+from lfm_perception.media.sinks.bag import BAG
+from lfm_perception.media.sinks.json_files import SCENES, SUMMARY
+from lfm_perception.media.staging import staged, writing
 from lfm_perception.ros import transport
 from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.lifecycle import bring_up

@@ -1,0 +1,52 @@
+"""Frame sources: the demo world, videos, images, cameras and rosbag2 recordings.
+
+Each module of this package registers one kind of source; a new kind is a new module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.media.images import SUFFIXES
+from lfm_perception.media.sources.base import KINDS, Source, SourceOptions
+
+__all__ = ["Source", "open_source"]
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
+
+
+@contextmanager
+def open_source(
+    text: str, *, topic: str | None = None, rate: float | None = None, seed: int = 0
+) -> Iterator[Source]:
+    """Open the source that `text` names: `demo`, a camera index, or the path of a file, folder or pattern.
+
+    Args:
+        text: one of the forms above.
+        topic: the image topic, for a bag that has several.
+        rate: images per second, for images.
+        seed: seed of the demo world.
+
+    Raises:
+        PerceptionError: there is no such source, it cannot be read, or an option does not apply to it.
+    """
+    kind = next((each for each in KINDS if each.matches(text)), None)
+    accepts = kind.accepts if kind else {"topic", "rate"}
+    if topic is not None and "topic" not in accepts:
+        raise PerceptionError(f"a topic ({topic}) can be chosen in a bag only, and {text} is none")
+    if rate is not None and "rate" not in accepts:
+        raise PerceptionError(f"a rate ({rate:g}) can be given to images only, and {text} brings its own")
+    if kind is not None:
+        with kind.open(text, SourceOptions(topic, rate, seed)) as source:
+            yield source
+    elif Path(text).is_dir():
+        raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")
+    else:
+        *others, last = (each.description for each in KINDS)
+        raise PerceptionError(f"there is no {text}: give {', '.join(others)} or {last}")

@@ -1,0 +1,41 @@
+"""A camera of this computer as a source, by its index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, default_every, register
+from lfm_perception.scene import Frame
+
+FALLBACK_RATE = 30.0
+"""Rate taken for cameras that do not report a plausible one, frames per second."""
+
+
+@contextmanager
+def _open(index: str, _: SourceOptions) -> Iterator[Source]:
+    capture = cv2.VideoCapture(int(index))
+    try:
+        if not capture.isOpened():
+            raise PerceptionError(f"camera {index} cannot be opened: is it connected, and free?")
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        rate = rate if 1.0 <= rate <= 240.0 else FALLBACK_RATE
+        yield Source(f"camera {index}", _frames(capture, index), rate, every=default_every(rate))
+    finally:
+        capture.release()
+
+
+def _frames(capture: cv2.VideoCapture, index: str) -> Iterator[Frame]:
+    while True:
+        ok, image = capture.read()
+        if not ok:
+            raise PerceptionError(f"camera {index} stopped delivering images")
+        yield Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), time.time_ns())
+
+
+register(SourceKind(3, "a camera index", str.isdecimal, _open))

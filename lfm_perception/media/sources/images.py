@@ -1,0 +1,49 @@
+"""Images of a folder, a glob pattern or a single file as a source."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lfm_perception.media import images
+from lfm_perception.media.bags import is_bag
+from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, register
+from lfm_perception.scene import Frame
+
+RATE = 10.0
+"""Default rate, images per second: the files of a folder carry no time stamps."""
+
+
+def image_files(text: str) -> list[Path]:
+    """The image files that a path or pattern names, in natural order (2 before 10)."""
+    path = Path(text)
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif path.exists():
+        found = [path]
+    else:
+        found = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - takes absolute patterns
+        return sorted((file for file in found if file.is_file()), key=_natural)
+    return sorted((f for f in found if f.suffix.lower() in images.SUFFIXES and f.is_file()), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+@contextmanager
+def _open(text: str, options: SourceOptions) -> Iterator[Source]:
+    paths, rate = image_files(text), options.rate or RATE
+    frames = (Frame(images.read(path), round(index * 1e9 / rate)) for index, path in enumerate(paths))
+    yield Source(f"images {text}", frames, rate, len(paths))
+
+
+def _matches(text: str) -> bool:
+    return not is_bag(Path(text)) and bool(image_files(text))
+
+
+register(SourceKind(2, "a folder or pattern of images", _matches, _open, frozenset({"rate"})))
