@@ -1,0 +1,276 @@
+"""`LivePerception` runs a `Perception` beside a camera, on threads of its own.
+
+    camera thread ──submit──► FrameMailbox ──► thread `perception`: decode, infer, call back
+                  ──submit──► LatestWorker ──► thread `ego motion`: decode small, estimate the camera's motion
+                  ◄────────── tracks predicted to the frame's stamp, without waiting for the model
+
+At most one frame waits for each thread; a newer one replaces it, and dropped frames are counted. A frame is
+inferred once the camera's motion up to it is known, so that the results follow from the frames alone and not
+from which thread was faster.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.live.mailbox import FrameMailbox, LatestWorker
+from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
+from lfm_perception.perception import Perception
+from lfm_perception.planning.thermal import DegradationLevel, degraded
+from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.settings import Settings
+from lfm_perception.stamps import StampFilter
+from lfm_perception.tracking import association, open_tracker
+from lfm_perception.tracking.ego_motion import SMALL_WIDTH
+from lfm_perception.vlm import CancelledError, Vlm
+
+T = TypeVar("T")
+
+MAX_PENDING_QUESTIONS = 8
+"""Questions that may wait for a frame; a further one replaces the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedFrame(Generic[T]):
+    """A frame before it is decoded; it was submitted at `submitted_s` on `time.monotonic`."""
+
+    item: T
+    submitted_s: float
+
+
+@dataclass(slots=True)
+class _Requests:
+    """Requests of other threads, which the thread `perception` applies before the next inference."""
+
+    settings: Settings | None = None
+    caption: bool = False
+    reset: bool = False
+
+
+class LiveCallbacks(Protocol):
+    """Receives results on the thread `perception`; an implementation must return quickly."""
+
+    def on_scene(self, scene: Scene, frame: Frame) -> None:
+        """A frame was inferred."""
+        ...
+
+    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+        """A question was answered about the frame of this stamp."""
+        ...
+
+    def on_error(self, kind: str, message: str) -> None:
+        """A frame or a question failed or was rejected; perception goes on."""
+        ...
+
+
+class LivePerception(Generic[T]):
+    """A `Perception` on its own thread between `start` and `stop`. Any thread may call any method.
+
+    An error with a frame is counted, reported to the callbacks, and costs that frame only; the tracks stay.
+
+    Args:
+        settings: validated settings.
+        vlm: the loaded model; the caller closes it.
+        decode: `decode(item, width)` makes a frame of a submitted item: in full on the thread `perception`
+            (`width` None), and about `width` pixels wide on the thread `ego motion`. Raises PerceptionError
+            for an item that is no image.
+        callbacks: receives scenes, answers and errors.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        vlm: Vlm,
+        decode: Callable[[T, int | None], Frame],
+        callbacks: LiveCallbacks,
+    ) -> None:
+        self._settings, self._vlm, self._decode, self._callbacks = settings, vlm, decode, callbacks
+        association.prepare()  # before the first frame arrives
+        self._perception = Perception(settings, vlm, open_tracker(settings.tracker))
+        self._statistics = StatisticsRecorder()
+        self._mailbox = FrameMailbox[QueuedFrame[T]]()
+        self._thread: threading.Thread | None = None
+        self._ego_motion: LatestWorker[T] | None = None
+        self._lock = threading.Lock()
+        self._stamps = StampFilter()
+        self._requests = _Requests()
+        self._questions = deque[str](maxlen=MAX_PENDING_QUESTIONS)
+        self._enabled = True
+        self._level = DegradationLevel.NONE
+        self._scene: Scene | None = None
+
+    def start(self) -> None:
+        """Starts the threads. Frames are expected from now on."""
+        if self._thread is None:
+            self._statistics.start()
+            self._mailbox.open()
+            self._ego_motion = LatestWorker("ego motion", self._update_ego_motion, self._ego_motion_failed)
+            self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Discards the frame that waits and cancels the inference. The tracks stay; `start` resumes."""
+        if self._thread is not None:
+            self._mailbox.close()
+            while self._thread.is_alive():
+                self._vlm.cancel()  # again: the thread may have been between two questions
+                self._thread.join(0.1)
+            self._thread = None
+            if self._ego_motion is not None:
+                self._ego_motion.close()
+                self._ego_motion = None
+
+    # --- frames --------------------------------------------------------------------------------------
+
+    def submit(self, item: T, stamp_ns: int) -> tuple[Track, ...] | None:
+        """Queues a frame and returns the tracks predicted to its stamp, or None when the stamp is rejected.
+
+        Takes microseconds and never waits for the model. Stamps that start over in the past reset the
+        tracker.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            rejection, restarted = self._stamps.check(stamp_ns)
+            self._requests.reset |= restarted
+            active = self._enabled and self._level is not DegradationLevel.PAUSED
+            resetting = self._requests.reset
+        if rejection is not None:
+            self.reject(*rejection)
+            return None
+        self._statistics.record_frame(now_s)
+        # until the reset is applied, the tracks belong to a time that is over
+        tracks = () if resetting else self._perception.tracks(stamp_ns)
+        if self._ego_motion is not None and self._settings.tracker.camera_motion_compensation != "off":
+            self._ego_motion.submit(item)
+        if active:
+            self._mailbox.put(QueuedFrame(item, now_s))
+        else:
+            self._statistics.count(frames_skipped=1)
+        return tracks
+
+    def reject(self, reason: str, message: str) -> None:
+        """Counts a frame as rejected and reports why."""
+        self._statistics.record_rejection(reason)
+        self._report(reason, message)
+
+    # --- requests ------------------------------------------------------------------------------------
+
+    def ask(self, question: str) -> None:
+        """Answers a free-form question about the next frame."""
+        self._questions.append(question)
+
+    def request_caption(self) -> None:
+        """Captions the next frame."""
+        with self._lock:
+            self._requests.caption = True
+
+    def enable(self, on: bool) -> None:
+        """Switches inference on or off. While it is off, frames are counted as skipped and tracks coast."""
+        with self._lock:
+            self._enabled = on
+        if not on:
+            self._mailbox.clear()
+
+    def reset(self) -> None:
+        """Removes all tracks and the caption before the next inference."""
+        with self._lock:
+            self._requests.reset = True
+            self._stamps.reset()
+        self._mailbox.clear()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Applies other settings from the next frame on."""
+        with self._lock:
+            self._settings = settings
+            self._requests.settings = degraded(settings, self._level)
+
+    def set_degradation(self, level: DegradationLevel) -> None:
+        """Applies a thermal degradation level. While it is PAUSED, frames are counted as skipped."""
+        with self._lock:
+            self._level = level
+            self._requests.settings = degraded(self._settings, level)
+        if level is DegradationLevel.PAUSED:
+            self._mailbox.clear()
+
+    # --- state ---------------------------------------------------------------------------------------
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene of the last inferred frame."""
+        return self._scene
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from `submit` to the last scene; 0 before the first."""
+        return self._statistics.latency_s
+
+    def statistics(self) -> LiveStatistics:
+        return self._statistics.snapshot(self._enabled, self._level, self._mailbox)
+
+    # --- threads -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (queued := self._mailbox.take()) is not None:
+            self._try(queued)
+
+    def _try(self, queued: QueuedFrame[T]) -> None:
+        try:
+            self._infer(queued)
+        except CancelledError:
+            pass
+        except PerceptionError as error:
+            self._fail(error, str(error))
+        except Exception as error:  # a bug must not stop perception
+            self._fail(error, f"a frame failed unexpectedly: {error!r}")
+
+    def _infer(self, queued: QueuedFrame[T]) -> None:
+        if self._ego_motion is not None:
+            self._ego_motion.wait_idle()
+        self._apply_requests()
+        frame = self._decode(queued.item, None)
+        if not self._questions and not self._perception.should_infer(frame):
+            self._statistics.count(frames_skipped=1)
+            return
+        scene = self._perception.infer(frame)
+        now_s = time.monotonic()
+        with self._lock:
+            if self._requests.reset:  # the clock was set back meanwhile: the scene belongs to the past
+                return
+            self._scene = scene
+        self._statistics.record_inference(scene, queued.submitted_s, now_s)
+        self._callbacks.on_scene(scene, frame)
+        while self._questions:
+            question = self._questions.popleft()
+            self._callbacks.on_answer(question, self._perception.answer(frame, question), frame.stamp_ns)
+
+    def _apply_requests(self) -> None:
+        with self._lock:
+            requests, self._requests = self._requests, _Requests()
+            if requests.reset:
+                self._perception.reset()
+                self._statistics.count(tracker_resets=1)
+                self._scene = None
+        if requests.settings is not None:
+            self._perception.reconfigure(requests.settings)
+        if requests.caption:
+            self._perception.request_caption()
+
+    def _update_ego_motion(self, item: T) -> None:
+        self._perception.update_ego_motion(self._decode(item, SMALL_WIDTH))
+
+    def _ego_motion_failed(self, error: Exception) -> None:
+        self._report(type(error).__name__, f"ego motion: a frame failed unexpectedly: {error!r}")
+
+    def _fail(self, error: Exception, message: str) -> None:
+        self._statistics.record_failure(type(error).__name__)
+        self._report(type(error).__name__, message)
+
+    def _report(self, kind: str, message: str) -> None:
+        self._statistics.last_error = message
+        self._callbacks.on_error(kind, message)

@@ -1,0 +1,143 @@
+"""Statistics of a live run: counters, rates and latencies, kept by one thread-safe object."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lfm_perception.live.mailbox import FrameMailbox
+from lfm_perception.planning.thermal import DegradationLevel
+from lfm_perception.scene import Scene
+
+LATENCY_WINDOW = 200
+"""Number of inferences over which latency percentiles are computed."""
+
+RATE_WINDOW_S = 2.0
+"""Window over which the input rate is computed, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStatistics:
+    """The statistics since the start, as diagnostics publish them.
+
+    Of `frames_received`, `frames_inferred` were inferred, `frames_dropped` were replaced by a newer one,
+    `frames_skipped` came while inference was disabled, paused or held back by the motion gate or the duty
+    cycle, `frames_rejected` (by reason) had an invalid stamp, and `frames_failed` (by type of error) could
+    not be decoded or inferred. `objects_rejected` counts objects in answers by reason. `over_latency_budget`
+    inferences were not expected to meet `budget.latency`. `input_hz` is the rate of the frames that were not
+    rejected. `time_since_frame_s` and `inference_age_s` count from the last such frame and from the last
+    inference, or from the start before the first. Latencies run from `submit` to the scene.
+    """
+
+    enabled: bool
+    degradation_level: DegradationLevel
+    frames_rejected: Mapping[str, int]
+    frames_failed: Mapping[str, int]
+    objects_rejected: Mapping[str, int]
+    input_hz: float
+    time_since_frame_s: float
+    inference_age_s: float
+    latency_p50_s: float
+    latency_p95_s: float
+    last_error: str
+    frames_received: int = 0
+    frames_inferred: int = 0
+    frames_dropped: int = 0
+    frames_skipped: int = 0
+    frames_waiting: int = 0
+    answers_truncated: int = 0
+    over_latency_budget: int = 0
+    tokens: int = 0
+    tracker_resets: int = 0
+
+
+class StatisticsRecorder:
+    """Records what happens to frames. Thread-safe; moments are on `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter[str]()
+        self._rejected, self._failed, self._objects_rejected = Counter[str](), Counter[str](), Counter[str]()
+        self._frame_times_s = deque[float](maxlen=1000)
+        self._latencies_s = deque[float](maxlen=LATENCY_WINDOW)
+        self._last_inference_s: float | None = None
+        self.last_error = ""
+        self.start()
+
+    def start(self) -> None:
+        """Expects frames from now on."""
+        self._started_s = time.monotonic()
+
+    def count(self, **increments: int) -> None:
+        """Adds to counters, named as in `LiveStatistics`."""
+        with self._lock:
+            self._counts.update(increments)
+
+    def record_frame(self, now_s: float) -> None:
+        """A frame with a valid stamp was received."""
+        with self._lock:
+            self._counts["frames_received"] += 1
+            self._frame_times_s.append(now_s)
+
+    def record_rejection(self, reason: str) -> None:
+        """A frame was received and rejected."""
+        with self._lock:
+            self._counts["frames_received"] += 1
+            self._rejected[reason] += 1
+
+    def record_failure(self, kind: str) -> None:
+        """A frame could not be decoded or inferred."""
+        with self._lock:
+            self._failed[kind] += 1
+
+    def record_inference(self, scene: Scene, submitted_s: float, now_s: float) -> None:
+        """A frame submitted at `submitted_s` was inferred."""
+        usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
+        self.count(
+            frames_inferred=1,
+            answers_truncated=int(scene.truncated),
+            over_latency_budget=int(scene.over_latency_budget),
+            tokens=sum(usage.image_tokens + usage.answer_tokens for usage in usages),
+        )
+        with self._lock:
+            self._objects_rejected.update(scene.rejects)
+            self._latencies_s.append(now_s - submitted_s)
+            self._last_inference_s = now_s
+
+    @property
+    def latency_s(self) -> float:
+        """Latency of the last inference; 0 before the first."""
+        return self._latencies_s[-1] if self._latencies_s else 0.0
+
+    def snapshot(
+        self, enabled: bool, degradation_level: DegradationLevel, mailbox: FrameMailbox[Any]
+    ) -> LiveStatistics:
+        """The statistics now."""
+        now_s = time.monotonic()
+        with self._lock:
+            p50_s, p95_s = np.percentile(list(self._latencies_s) or [0.0], (50, 95)).tolist()
+            recent = sum(now_s - moment_s <= RATE_WINDOW_S for moment_s in self._frame_times_s)
+            last_frame_s = self._frame_times_s[-1] if self._frame_times_s else self._started_s
+            return LiveStatistics(
+                enabled=enabled,
+                degradation_level=degradation_level,
+                frames_rejected=MappingProxyType(dict(self._rejected)),
+                frames_failed=MappingProxyType(dict(self._failed)),
+                objects_rejected=MappingProxyType(dict(self._objects_rejected)),
+                input_hz=recent / RATE_WINDOW_S,
+                time_since_frame_s=now_s - last_frame_s,
+                inference_age_s=now_s - (self._last_inference_s or self._started_s),
+                latency_p50_s=p50_s,
+                latency_p95_s=p95_s,
+                last_error=self.last_error,
+                frames_dropped=mailbox.dropped,
+                frames_waiting=mailbox.waiting,
+                **self._counts,
+            )
