@@ -9,29 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
 
 if TYPE_CHECKING:
     from lfm_perception.models.registry import License, Registry
     from lfm_perception.models.store import Store
 
-app = typer.Typer(
-    help="Pull, check and name the models of the LFM2-VL family.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A name that `models list` shows.")]
 
@@ -104,7 +92,7 @@ def pull(
     if model.license and not store.accepted(model.license):
         _agree(model.name, model.license, accept_license)
         store.accept(model.license)
-    with _progress() as bars:
+    with progress_bar(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(file: str, done: int, size: int) -> None:
@@ -202,17 +190,6 @@ def add(
         raise PerceptionError(f"the registry has a model {name!r} already: choose another name")
     added = store.add(name, model, mmproj, "added", registry.find(like).settings if like else {})
     print(f"{added.name} is known; its files stay where they are and must not change")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _registry(store: Store) -> Registry:

@@ -1,0 +1,58 @@
+"""The command line, one module for each command.
+
+Exit codes: 0 success; 1 unusable input or model; 2 wrong usage; 130 ended by Ctrl-C, 143 by SIGTERM. Commands
+import slow modules inside their functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import lfm_perception
+from lfm_perception.cli import evaluate, models
+from lfm_perception.cli.bench import bench
+from lfm_perception.cli.demo import demo
+from lfm_perception.cli.doctor import doctor
+from lfm_perception.cli.record import record
+from lfm_perception.cli.replay import replay
+from lfm_perception.cli.run import run
+from lfm_perception.errors import PerceptionError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (run, record, demo, replay, bench, doctor):
+    app.command()(command)
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(models.app, name="models")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; `arguments` default to the process's own."""
+    try:
+        app(arguments, prog_name="lfm-perception")
+    except PerceptionError as error:
+        print(f"lfm-perception: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
+        print(f"lfm-perception {lfm_perception.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Detect, track and describe objects in camera images with a vision-language model."""

@@ -1,0 +1,51 @@
+"""`lfm-perception bench`: the speed of a model on this machine."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from lfm_perception.cli.job import progress_bar, running
+from lfm_perception.cli.options import Changes, Compare, Out, SettingsFile, load_settings
+
+
+def bench(
+    out: Out,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=86400.0, help="Duration of the measurement, in seconds.")
+    ] = 60.0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Camera resolution, in pixels.")] = "640x480",
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    _: Compare = None,
+) -> None:
+    """Measure the speed of a model on this machine, with images of the demo world.
+
+    Writes `bench.html` (start, stages, percentiles, sustained rate, memory, and temperature and power where
+    the board has sensors) and `bench.json`. Run it for some minutes to see whether the machine keeps its
+    speed when it is warm.
+    """
+    from lfm_perception.evaluation.reports import page_facts, provenance, write_json
+    from lfm_perception.media.bench import KIND, measures, write_bench_page
+    from lfm_perception.media.bench import bench as measure
+    from lfm_perception.media.sinks import staged, writing
+
+    if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
+        raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")
+    width, height = map(int, match.groups())
+    chosen = load_settings(settings, set_)
+    with running(progress_bar()) as job, staged(out) as staging:
+        job.begin("inferring", 1.0)
+        bench_run = measure(chosen, width, height, seconds, job.show)
+        job.require(len(bench_run.looks) > 1, "fewer than two inferences were measured: give more --seconds")
+        found = {"kind": KIND, **measures(bench_run), "camera": size, **provenance(chosen)}
+        with writing(out):
+            write_json(staging.path / "bench.json", found)
+            write_bench_page(
+                staging.path / "bench.html", bench_run, found, {**page_facts(chosen), "camera": size}
+            )
+            staging.publish()
+    print(f"{found['looks_per_s']:.2f} inferences per second; results in {out}: open {out / 'bench.html'}")
+    job.finish(out)

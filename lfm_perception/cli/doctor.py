@@ -1,0 +1,35 @@
+"""`lfm-perception doctor`: a check of this computer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lfm_perception.cli.options import Changes, SettingsFile, load_settings
+from lfm_perception.errors import PerceptionError
+
+
+def doctor(
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(help="Also measure the frame rate of this camera (`0`) or topic (`/image_raw`)."),
+    ] = None,
+) -> None:
+    """Check whether this computer can run perception, and print a remedy for each problem.
+
+    Checks versions, model files and their checksums, use of the GPU (`--set engine.n_gpu_layers=-1`), the
+    time of an inference, camera images through DDS, and the frame rate of a camera.
+    """
+    from lfm_perception.doctor import State, examine
+
+    problems = 0
+    for finding in examine(load_settings(settings, set_), camera):
+        print(f"{finding.state.value} {finding.about}: {finding.found}")
+        if finding.state is State.PROBLEM:
+            problems += 1
+            print(f"   {finding.remedy}")
+    if problems:
+        raise PerceptionError(f"{problems} problems must be fixed; the remedies are above")

@@ -1,0 +1,234 @@
+"""`lfm-perception eval`: the accuracy of a model and of the tracker."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lfm_perception.cli.job import frame_progress, running
+from lfm_perception.cli.options import (
+    Changes,
+    Compare,
+    Out,
+    Seed,
+    SettingsFile,
+    Topic,
+    load_settings,
+    split,
+)
+from lfm_perception.errors import PerceptionError
+
+app = typer.Typer(no_args_is_help=True)
+
+OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
+
+
+@app.callback()
+def _options() -> None:
+    """Measure the accuracy of a model and of the tracker."""
+
+
+@app.command()
+def demo(
+    scenes: Annotated[int, typer.Option(min=1, help="Number of new scenes in each trial.")] = 200,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Only this trial, for example `easy` or `caption`. Repeatable.")
+    ] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all measures.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+) -> None:
+    """Ask the model about new scenes of the demo world in several ways, and compare with the ground truth.
+
+    Trials: easy and hard scenes, other frame sizes, a subset of the labels, an absent label, other wordings,
+    the other dialect, captions. `right` is the share of answers without a false positive; for captions, the
+    share that is entirely true. Detections match at an IoU of 0.5.
+    """
+    from lfm_perception.backends.llama import LlamaVlm
+    from lfm_perception.evaluation.demo import TRIALS, as_json, judge, run_trial
+    from lfm_perception.evaluation.reports import provenance, write_json
+    from lfm_perception.evaluation.tables import demo_table
+
+    _check_names(trial, [each.name for each in TRIALS], "--trial")
+    if json_ and not json_.parent.is_dir():
+        raise PerceptionError(f"{json_} cannot be written: there is no folder {json_.parent}")
+    chosen = load_settings(settings, set_)
+    trials = [each for each in TRIALS if not trial or each.name in trial]
+    with LlamaVlm(chosen) as vlm, frame_progress() as progress:
+        task = progress.add_task("", total=scenes * len(trials))
+        reports = []
+        for each in trials:
+            progress.update(task, description=each.name)
+            results = run_trial(vlm, each, scenes, seed)
+            reports.append(judge(each, list(progress.track(results, task_id=task))))
+    Console().print(demo_table(reports))
+    if json_:
+        figures = {report.name: as_json(report) for report in reports}
+        write_json(json_, {**provenance(chosen), "trials": figures})
+        print(f"all measures in {json_}")
+
+
+@app.command()
+def tracking(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`tud` (two street sequences that come with the extra `eval`), `demo` (the demo world, with "
+            "inference by the model), or a folder of sequences in the format of the MOTChallenge."
+        ),
+    ] = "tud",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this protocol, for example `sparse-late` or `jittered`. Repeatable."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions with other noise.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=2.0, max=600.0, help="Duration of each demo world sequence, in seconds.")
+    ] = 10.0,
+    pan: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="Pan of the demo world's camera, in image widths.")
+    ] = 0.12,
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    out: OptionalOut = None,
+) -> None:
+    """Track objects whose true positions are known, and compare by the metrics of the tracking benchmarks.
+
+    A protocol defines the inferred frames, the latency of the detections and their noise; tracks are compared
+    at every frame. HOTA, MOTA and IDF1 in per cent, identity switches, false positives and false negatives
+    are means over the seeds. In the demo world the model itself infers, each seed is another sequence,
+    velocities and confidences of the tracks are compared too, and settings that calibrate them are given.
+    """
+    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.tables import tracking_table
+    from lfm_perception.evaluation.tracking import DETECTORS
+    from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
+
+    _check_names(protocol, list(DETECTORS), "--protocol")
+    chosen = load_settings(settings, set_)
+    with frame_progress() as progress:
+        task = progress.add_task("tracking", total=None)
+
+        def advance(name: str) -> None:
+            progress.update(task, advance=1, description=name)
+
+        if source == DEMO:
+            trials = run_demo_trials(chosen, protocol or ["sparse-late"], range(seeds), seconds, pan, advance)
+        else:
+            trials = run_trials(source, chosen, protocol or list(DETECTORS), range(seeds), advance)
+    Console().print(tracking_table(trials.figures))
+    for line in trials.remarks:
+        print(line)
+    if out:
+        trials.write(out, {"source": source, **provenance(chosen, with_model=source == DEMO)})
+        print(f"figures and picture in {out}")
+
+
+@app.command()
+def detection(
+    source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
+    out: Out,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Location of the labels, if not the usual one: a COCO file, a folder of YOLO files, a file "
+            "of YOLO names, or the topic of detections in a bag."
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Only these labels, separated by commas; all by default.")
+    ] = None,
+    topic: Topic = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
+    stress: Annotated[
+        bool,
+        typer.Option(
+            "--stress",
+            help="Also measure on degraded images: low light, blur, occlusion, aspect ratio, JPEG damage.",
+        ),
+    ] = False,
+    languages: Annotated[
+        str | None, typer.Option(help="Also ask in these languages: `de,fr`, or `all` of the model's.")
+    ] = None,
+    words: Annotated[Path | None, typer.Option(help="YAML file with the labels in those languages.")] = None,
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    seed: Seed = 0,
+    _: Compare = None,
+) -> None:
+    """Compare the model's detections with labelled images.
+
+    Labels are COCO or YOLO files, or a topic of Detection2DArray in a bag. Writes `detection.html` (IoU,
+    precision, recall, F1 and average precision by label, false positives and false negatives with images,
+    degraded images, languages) and `detection.json`. docs/evaluation.md explains the figures.
+    """
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.evaluation.detection_page import fit_in_words, table
+    from lfm_perception.evaluation.detection_run import DetectionPlan, DetectionRun
+    from lfm_perception.evaluation.labels import open_labelled
+    from lfm_perception.media.charts import need_charts
+    from lfm_perception.media.sinks import staged, writing
+
+    if words is not None and languages is None:
+        raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
+    need_charts()
+    chosen = load_settings(settings, set_, seed=seed)
+    codes = list(dict.fromkeys(split(languages or "")))
+    plan = DetectionPlan(None if names is None else split(names), images, stress, codes, words, seed)
+    with (
+        running() as job,
+        staged(out) as staging,
+        open_labelled(source, labels, topic=topic) as opened,
+    ):
+        evaluation = DetectionRun(chosen, opened, plan)
+        job.begin("loading the model", evaluation.total)
+        with closing(open_vlm(chosen)) as vlm, job.keeping_results():
+            job.begin("inferring")
+            evaluation.measure(vlm, job.advance)
+        job.require(evaluation.shown, f"{opened.name} holds no labelled images")
+        with writing(out):
+            found = evaluation.write(staging.path)
+            staging.publish()
+    Console().print(table(found))
+    if found["figures"]["reliability"]:
+        error = found["figures"]["calibration_error"]
+        print(f"The calibration error is {error:.3f}. {fit_in_words(found['figures'])}")
+    for note in opened.notes:
+        print(note)
+    print(f"{evaluation.shown} images; results in {out}: open {out / 'detection.html'}")
+    job.finish(out)
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A.json", help="`bench.json` or `detection.json` of a run.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="The same file of another run.")],
+    out: OptionalOut = None,
+) -> None:
+    """Show two runs of `bench`, or of `eval detection`, side by side, with the differences of their setup."""
+    from lfm_perception.evaluation.compare import compare, table, write_compare_page
+    from lfm_perception.media.charts import need_charts
+    from lfm_perception.media.sinks import staged, writing
+
+    reports = compare(first, second)
+    if out:
+        need_charts()
+        with staged(out) as staging, writing(out):
+            write_compare_page(staging.path / "compare.html", *reports)
+            staging.publish()
+    Console().print(table(*reports))
+    if out:
+        print(f"results in {out}: open {out / 'compare.html'}")
+
+
+def _check_names(given: list[str] | None, known: list[str], option: str) -> None:
+    for name in given or []:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)

@@ -1,0 +1,129 @@
+"""A long-running command: its progress bar, Ctrl-C and SIGTERM, and the results kept when it ends early."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from lfm_perception.errors import PerceptionError
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A description, a bar and `columns` for each task, on standard error."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=Console(stderr=True))
+
+
+class _FrameRate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0.0:.1f} frames/s")
+
+
+def frame_progress() -> Progress:
+    """A progress bar that counts frames, with their rate and the remaining time."""
+    return progress_bar(MofNCompleteColumn(), _FrameRate(), TimeRemainingColumn())
+
+
+class Job:
+    """A running command with one progress bar; see `running`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.signal = 0
+        """Number of the first Ctrl-C or SIGTERM, after which the job ends with the current frame; 0: none."""
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._error: PerceptionError | None = None
+
+    def begin(self, description: str, total: float | None = None) -> None:
+        """Start a stage with the bar at zero; without `total` that of the stage before holds."""
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task(description, total=total)
+        else:
+            self._progress.reset(self._task, description=description, total=total)
+
+    def advance(self) -> bool:
+        """Count a frame. Returns False when the job is to end."""
+        return self._update(advance=1.0)
+
+    def show(self, share: float, description: str | None = None) -> bool:
+        """Show the completed share of the stage, 0 to 1. Returns False when the job is to end."""
+        return self._update(completed=share, description=description)
+
+    def _update(
+        self, *, advance: float | None = None, completed: float | None = None, description: str | None = None
+    ) -> bool:
+        assert self._task is not None, "begin comes first"
+        self._progress.update(self._task, advance=advance, completed=completed, description=description)
+        return not self.signal
+
+    @contextmanager
+    def keeping_results(self) -> Iterator[None]:
+        """Hold back a PerceptionError until `finish`, so that the results until then can be written."""
+        try:
+            yield
+        except PerceptionError as error:
+            self._error = error
+
+    def require(self, results: int, otherwise: str) -> None:
+        """End the command, with the sentence `otherwise`, when it ended before the first result."""
+        if not results:
+            self._exit_if_stopped()
+            raise self._error or PerceptionError(otherwise)
+
+    @property
+    def ended(self) -> str:
+        """How the job ended: `complete`, `interrupted`, or the error."""
+        return str(self._error) if self._error else "interrupted" if self.signal else "complete"
+
+    def finish(self, out: Path) -> None:
+        """Fail with the error held back, or exit with the signal's code; the results are in `out`."""
+        if self._error:
+            raise PerceptionError(f"{self._error}; what came before is in {out}")
+        self._exit_if_stopped()
+
+    def _exit_if_stopped(self) -> None:
+        if self.signal:
+            raise typer.Exit(128 + self.signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextmanager
+def running(progress: Progress | None = None) -> Iterator[Job]:
+    """A job that the first Ctrl-C or SIGTERM ends after the current frame, and a second one at once.
+
+    Args:
+        progress: How progress is shown; by default it counts frames.
+    """
+    progress = progress or frame_progress()
+    job = Job(progress)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, job._on_signal) for number in numbers}
+    try:
+        yield job
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    finally:
+        progress.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""Options that several commands share, and the settings they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import Settings
+
+DEMO_SECONDS = 10.0
+"""Default duration of a run on the demo world, which has no end of its own; seconds."""
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="`demo`, a video, an image, a folder or pattern of images, the number of a camera, "
+        "or a rosbag2 (folder, .mcap or .db3)."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Maximum number of frames to read.")]
+Seconds = Annotated[
+    float | None, typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
+]
+Topic = Annotated[str | None, typer.Option(help="Image topic, for a bag with several.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1000.0, help="Frame rate of a folder of images, 10 Hz by default."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the demo world and of sampling.")]
+SettingsFile = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."),
+]
+
+
+def _show_comparison(reports: tuple[Path, Path] | None) -> None:
+    if reports:
+        from lfm_perception.evaluation.compare import compare, table
+
+        Console().print(table(*compare(*reports)))
+        raise typer.Exit
+
+
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="A.json B.json",
+        callback=_show_comparison,
+        is_eager=True,
+        help="Show two results side by side without measuring. `eval compare` also writes a page.",
+    ),
+]
+
+
+def load_settings(
+    file: Path | None, changes: Sequence[str] | None, *, labels: str | None = None, seed: int = 0
+) -> Settings:
+    """The settings of a file (default: none) with the options applied.
+
+    Raises:
+        PerceptionError: The file or a setting is invalid.
+    """
+    values: dict[str, object] = {"sampling.seed": seed} if seed else {}
+    for change in changes or []:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(
+                f"the value of {change!r} is not valid YAML", param_hint="--set"
+            ) from error
+    if labels is not None:
+        values["detect.labels"] = split(labels)
+    return (Settings.load(file) if file else Settings()).with_values(values)
+
+
+def split(text: str) -> list[str]:
+    """The non-empty parts of a comma-separated text."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_apart(source: str, out: Path) -> None:
+    """Refuse results that would replace the source, or be read as part of it the next time."""
+    from lfm_perception.media.sinks import RESULTS
+
+    read, written = Path(source).resolve(), out.resolve()
+    results = {written / name for name in RESULTS}
+    if read == written or results & {read, *read.parents}:
+        raise PerceptionError(
+            f"the results would mix with the source {source}: choose a folder other than {out}"
+        )
+
+
+def require_ros() -> None:
+    """Raise PerceptionError when ROS 2 is missing, before an import fails."""
+    if find_spec("rclpy") is None or find_spec("vision_msgs") is None:
+        raise PerceptionError(
+            "this command needs ROS 2 (rclpy, vision_msgs): source a ROS distribution, "
+            "or run make environment on x86-64"
+        )

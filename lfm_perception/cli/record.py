@@ -1,0 +1,85 @@
+"""`lfm-perception record`: the model's answers about a source, for the backend `recorded`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lfm_perception.cli.job import running
+from lfm_perception.cli.options import (
+    DEMO_SECONDS,
+    Changes,
+    Frames,
+    Rate,
+    Seconds,
+    Seed,
+    SettingsFile,
+    Source,
+    Topic,
+    load_settings,
+)
+from lfm_perception.errors import PerceptionError
+
+
+def record(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="File for the answers, `answers.jsonl`; replaced if it exists.")],
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="Question to ask about every frame, as on `input_query`. Repeatable."),
+    ] = None,
+    frames: Frames = None,
+    seconds: Seconds = None,
+    every: Annotated[int, typer.Option(min=1, help="Record every n-th frame.")] = 1,
+    topic: Topic = None,
+    rate: Rate = None,
+    seed: Seed = 0,
+) -> None:
+    """Record the model's answers about every frame of a source, to replay them without the model.
+
+    With `engine.backend: recorded` and `recorded.path` the file takes the model's place and gives the same
+    answers every time: in CI, without model files or a GPU. Every frame is asked for detections and, with
+    caption.enabled, for a caption, without a latency budget.
+    """
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.backends.recorded import recording
+    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.media.run import Limits, limited
+    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.perception import Perception
+    from lfm_perception.tracking.tracker import KalmanTracker
+
+    # every question about every frame: a replay may ask them with other periods
+    chosen = load_settings(settings, set_, seed=seed).with_values(
+        {"caption.period": 0.0, "budget.latency": 0.0}
+    )
+    if Path(source).resolve() == out.resolve():
+        raise PerceptionError(f"{out} is the source: choose another file for the answers")
+    if source == DEMO and frames is None and seconds is None:
+        seconds = DEMO_SECONDS
+    limits = Limits(frames, seconds)
+    with (
+        running() as job,
+        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        closing(open_vlm(chosen)) as vlm,
+        recording(out, vlm, {"source": opened.name, **provenance(chosen)}) as writer,
+    ):
+        job.begin("recording", limits.total(opened))
+        perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
+        with job.keeping_results():
+            for index, frame in enumerate(limited(opened.frames, limits)):
+                if job.signal:
+                    break
+                if index % every == 0:
+                    perception.infer(frame)
+                    for text in question or []:
+                        perception.answer(frame, text)
+                job.advance()
+    job.require(writer.count, f"{opened.name} holds no frames")
+    print(f"{writer.count} answers in {out}")
+    job.finish(out)

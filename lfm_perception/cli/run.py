@@ -1,0 +1,97 @@
+"""`lfm-perception run`: a recording or a camera in, scenes and a video with the results drawn over it out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lfm_perception.cli.job import running
+from lfm_perception.cli.options import (
+    DEMO_SECONDS,
+    Changes,
+    Frames,
+    Out,
+    Rate,
+    Seconds,
+    Seed,
+    SettingsFile,
+    Source,
+    Topic,
+    check_apart,
+    load_settings,
+)
+
+
+def run(
+    source: Source,
+    out: Out,
+    settings: SettingsFile = None,
+    set_: Changes = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to detect, separated by commas: `person,red box`.")
+    ] = None,
+    frames: Frames = None,
+    seconds: Seconds = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inference on every n-th frame; tracks are predicted in between. By default about 5 times "
+            "per second of a video, and on every image of a folder.",
+        ),
+    ] = None,
+    topic: Topic = None,
+    rate: Rate = None,
+    bag: Annotated[bool, typer.Option("--bag", help="Also write the results as a rosbag2 (mcap).")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Detect, track and describe objects in a recording or a camera's images.
+
+    Writes `scenes.jsonl` (one JSON object per inferred frame, described by scene.schema.json in the package),
+    `overlay.mp4` and `overlay.png` (the results drawn over the images), `summary.json` (rates, latencies,
+    tokens, counts, settings) and with `--bag` a rosbag2. The files appear together at the end. After Ctrl-C,
+    or when the source cannot be read to its end, they hold the results up to that point.
+    """
+    from lfm_perception.backends import model_name
+    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.media.report import Report, table
+    from lfm_perception.media.run import Limits, record
+    from lfm_perception.media.sinks import open_recording
+    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.perception import open_perception
+
+    chosen = load_settings(settings, set_, labels=labels, seed=seed)
+    if source != DEMO:
+        check_apart(source, out)
+    elif frames is None and seconds is None:
+        seconds = DEMO_SECONDS
+    limits = Limits(frames, seconds)
+    with (
+        running() as job,
+        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        open_recording(out, opened.rate, bag=bag) as recording,
+    ):
+        job.begin("loading the model", limits.total(opened))
+        report, every = Report(), every or opened.every
+        with open_perception(chosen) as perception:
+            job.begin("inferring")
+            with job.keeping_results():
+                if not job.signal:
+                    record(
+                        opened, perception, recording, report,
+                        every=every, limits=limits, badge=model_name(chosen), advance=job.advance,
+                    )  # fmt: skip
+        job.require(report.scenes, f"{opened.name} holds no frames")
+        summary = {
+            "source": opened.name,
+            "ended": job.ended,
+            "every": every,
+            **report.summary(),
+            **provenance(chosen),
+        }
+        recording.finish(summary)
+    Console().print(table(summary))
+    print(f"results in {out}")
+    job.finish(out)
