@@ -49,9 +49,11 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 	PYTHONPATH=tools $(BIN)/python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
 constraints: environment ## pin the newest versions of all dependencies
-	$(BIN)/python -m pip install --quiet uv
-	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\n' | $(BIN)/uv pip compile --quiet --universal \
-	  --python-version 3.10 --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple); \
+	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
+	  UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
+	  --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
 
 clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)

@@ -106,11 +106,11 @@ def test_llama_cpp_is_compiled_as_the_last_time(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(environment, "OPTIONS", options)
     for name in environment.BUILD_OPTIONS:
         monkeypatch.delenv(name, raising=False)
-    environment.recall_build_options()
-    assert environment.given_build_options() == {}
+    environment.restore_build_options()
+    assert environment.current_build_options() == {}
     options.write_text(json.dumps({"CMAKE_ARGS": "-DGGML_CUDA=on"}))
-    environment.recall_build_options()
+    environment.restore_build_options()
     assert os.environ["CMAKE_ARGS"] == "-DGGML_CUDA=on"
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=off")
-    environment.recall_build_options()
+    environment.restore_build_options()
     assert os.environ["CMAKE_ARGS"] == "-DGGML_CUDA=off"

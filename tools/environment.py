@@ -1,18 +1,21 @@
-"""Makes .venv hold what setup.cfg and constraints.txt say, and says what it is doing. Standard library only.
+"""Creates .venv from setup.cfg and constraints.txt, with progress output. Standard library only.
 
     python3 tools/environment.py
 
-ROS 2 comes from the installation that is sourced, else from Python wheels, for which vision_msgs is built
-here. Returns at once when nothing has changed. llama.cpp is compiled once for each processor and set of build
-options (CMAKE_ARGS and friends); the wheel stays in ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/wheels, so
-that another clone or a new .venv does not compile it again.
+ROS 2 comes from the sourced installation, otherwise from Python wheels, for which vision_msgs is built here.
+Returns at once when nothing has changed. llama.cpp is compiled once per processor and set of build options
+(`BUILD_OPTIONS`); the wheel stays in ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/wheels, so that another clone
+or a new .venv does not compile it again.
+
+pip installs; uv only resolves the lock (`make constraints`). uv does not read pip's configuration, so indexes,
+find-links, certificates, proxies and constraints set there would have to be translated option by option, and
+uv itself is installed by pip: that is more code than there is here.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import html
 import importlib.util
 import json
 import os
@@ -23,8 +26,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.parse
-import urllib.request
 import venv
 from pathlib import Path
 from typing import IO
@@ -50,17 +51,17 @@ STATUS_PERIOD_S = 1.0 if sys.stdout.isatty() else 15.0
 
 
 class SetupError(Exception):
-    """Why the environment cannot be made, and the way out, in a sentence."""
+    """The environment cannot be created; the message is a sentence with the remedy."""
 
 
 def main() -> None:
-    recall_build_options()
+    restore_build_options()
     stamp = VENV / "complete"
     wanted = fingerprint()
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     started = time.monotonic()
-    check_compiler()
+    check_tools()
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         wait_for(lock)
@@ -72,36 +73,36 @@ def main() -> None:
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
             *("--editable", f"{ROOT}[test,docs,eval,models,{ros}]", wheel),
         )
-        # asks for an OpenCV with windows, which a bare machine cannot load and which it never uses
+        # It requires an OpenCV with windows, which it never uses and a machine without a display cannot load.
         trackeval = f"trackeval=={pinned('trackeval')}"
         run("installing trackeval", PYTHON, "-m", "pip", "install", "--no-deps", trackeval)
         use_ros()
-        OPTIONS.write_text(json.dumps(given_build_options()))
+        OPTIONS.write_text(json.dumps(current_build_options()))
         stamp.write_text(wanted)
     say(f"environment ready after {duration(time.monotonic() - started)}")
 
 
-def recall_build_options() -> None:
-    """Build as the last time where nothing is said now: `make test` keeps what `make jetson` has made."""
-    if not given_build_options() and OPTIONS.is_file():
+def restore_build_options() -> None:
+    """Without build options in the environment, use those of the last run: `make test` after `make jetson`."""
+    if not current_build_options() and OPTIONS.is_file():
         os.environ.update(json.loads(OPTIONS.read_text()))
 
 
-def given_build_options() -> dict[str, str]:
+def current_build_options() -> dict[str, str]:
     return {name: os.environ[name] for name in BUILD_OPTIONS if name in os.environ}
 
 
 def wait_for(lock: IO[str]) -> None:
-    """Two clones set up at once compile once: the second waits for the first."""
+    """Take the lock, so that of two clones set up at once only the first compiles."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say("another set-up is running: waiting for it to end")
+        say("waiting for another set-up to end")
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def fingerprint() -> str:
-    """Changes when the environment must be made anew: its contents, its Python or its place differ."""
+    """A digest of the environment's contents, Python, build options and location."""
     interpreter = f"{sys.version} of {sys.base_prefix} in {VENV}"
     parts = [path.read_bytes() for path in DESCRIBED_IN]
     parts += [interpreter.encode(), wheel_folder().name.encode(), str(sourced_ros()).encode()]
@@ -109,7 +110,7 @@ def fingerprint() -> str:
 
 
 def sourced_ros() -> list[Path]:
-    """Where the sourced ROS 2 installation keeps Python modules for this Python; none: none is sourced."""
+    """The sourced ROS 2 installation's folders of modules for this Python; empty when none is sourced."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     places = (f"lib/{version}/site-packages", f"local/lib/{version}/dist-packages")
@@ -118,16 +119,16 @@ def sourced_ros() -> list[Path]:
 
 
 def ros_wheels() -> bool:
-    """Whether ROS 2 comes from Python wheels, which there are for x86_64 only."""
+    """Whether ROS 2 comes from Python wheels, which exist for Linux on x86_64 only."""
     return not sourced_ros() and (sys.platform, platform.machine()) == ("linux", "x86_64")
 
 
 def use_ros() -> None:
-    """Make ROS's own modules visible in .venv, or build what the wheels lack."""
+    """Make ROS's modules visible in .venv, or build the message packages that the wheels lack."""
     modules = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     if folders := sourced_ros():
         say(f"using ROS 2 {os.environ['ROS_DISTRO']} as it is sourced")
-        # after .venv's own packages, so that the pinned ones win
+        # after .venv's own packages, so that the pinned ones take precedence
         (modules / "sourced_ros.pth").write_text("".join(f"{folder}\n" for folder in folders))
     elif ros_wheels():
         for package in sorted((ROOT / "interfaces").iterdir()):
@@ -138,64 +139,38 @@ def use_ros() -> None:
 
 def make_venv() -> None:
     say(f"making .venv with Python {platform.python_version()}")
-    has_ensurepip = importlib.util.find_spec("ensurepip") is not None
-    venv.create(VENV, clear=True, symlinks=True, with_pip=has_ensurepip)
+    venv.create(VENV, clear=True, symlinks=True, with_pip=True)
     version = pinned("pip")
-    if has_ensurepip:
-        run(f"installing pip {version}", PYTHON, "-m", "pip", "install", f"pip=={version}")
-    else:  # Debian and Ubuntu leave it out of python3; a pip wheel can install itself
-        wheel = pip_wheel(version)
-        run(f"installing pip {version}", PYTHON, wheel / "pip", "install", "--no-index", wheel)
-        wheel.unlink()
+    run(f"installing pip {version}", PYTHON, "-m", "pip", "install", f"pip=={version}")
 
 
-def pip_wheel(version: str) -> Path:
-    """Downloads pip itself from the package index and checks its SHA-256."""
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
-    name = f"pip-{version}-py3-none-any.whl"
-    say(f"this Python comes without pip: fetching pip {version} from {urllib.parse.urlsplit(index).hostname}")
-    try:
-        with urllib.request.urlopen(index, timeout=60) as response:
-            page = response.read().decode()
-        link = re.search(rf'href="([^"#]*{re.escape(name)})#sha256=([0-9a-f]{{64}})"', page)
-        if link is None:
-            raise SetupError(f"the package index has no {name}: install python3-venv and run make again")
-        with urllib.request.urlopen(
-            urllib.parse.urljoin(index, html.unescape(link[1])), timeout=60
-        ) as response:
-            content = response.read()
-    except OSError as error:
-        raise SetupError(
-            f"cannot fetch pip ({error}): check the network, or install python3-venv and ca-certificates"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != link[2]:
-        raise SetupError(f"{name} from the package index is damaged: run make again")
-    wheel = VENV / name
-    wheel.write_bytes(content)
-    return wheel
-
-
-def check_compiler() -> None:
+def check_tools() -> None:
+    """Raise SetupError when the C++ compiler or Python's venv is missing, before anything is changed."""
     compiler = os.environ.get("CXX", "c++").split()[0]
     if cached_wheel() is None and shutil.which(compiler) is None:
         raise SetupError(
             f"llama.cpp needs a C++ compiler and there is no {compiler}: "
             "install one (Debian, Ubuntu: sudo apt install g++) and run make again"
         )
+    if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu leave it out of python3
+        raise SetupError(
+            "this Python cannot create virtual environments: install venv "
+            "(Debian, Ubuntu: sudo apt install python3-venv) and run make again"
+        )
 
 
 def llama_wheel() -> Path:
-    """The compiled llama-cpp-python: from the cache, or compiled now."""
+    """The compiled llama-cpp-python, from the cache or compiled now."""
     if cached_wheel() is None:
         folder = wheel_folder()
         fresh = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(fresh, ignore_errors=True)
         run(
-            "compiling llama.cpp, once on this machine and for some minutes",
+            "compiling llama.cpp, once on this machine, some minutes",
             *(PYTHON, "-m", "pip", "wheel", "--verbose", "--no-deps", "--wheel-dir", fresh),
             *("--build-constraint", CONSTRAINTS, f"llama-cpp-python=={pinned('llama-cpp-python')}"),
-            # pip's own cache does not know the build options
-            *(["--no-cache-dir"] if given_build_options() else []),
+            # pip's own cache does not distinguish build options
+            *(["--no-cache-dir"] if current_build_options() else []),
         )
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
@@ -207,7 +182,7 @@ def cached_wheel() -> Path | None:
 
 
 def wheel_folder() -> Path:
-    """Named after what a compiled wheel depends on: version, processor, C library and build options."""
+    """The cache folder for this version, processor, C library and set of build options."""
     cpuinfo = Path("/proc/cpuinfo")
     features = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text() if cpuinfo.exists() else "", re.M)
     machine = [features[0] if features else platform.processor(), *platform.libc_ver()]
@@ -218,16 +193,16 @@ def wheel_folder() -> Path:
 
 
 def pinned(package: str) -> str:
-    """The version that constraints.txt gives a package."""
+    """The version of a package in constraints.txt."""
     line = re.search(rf"^{package}==(\S+)", CONSTRAINTS.read_text(), re.M)
     if line is None:
         raise SetupError(f"constraints.txt does not pin {package}")
     return line[1]
 
 
-def run(what: str, *command: str | Path) -> None:
-    """Runs a command into the log and shows that it is alive: time passed, and a compiler's progress."""
-    say(what)
+def run(step: str, *command: str | Path) -> None:
+    """Run a command with its output in the log, and print the elapsed time and the compiler's progress."""
+    say(step)
     started = shown = time.monotonic()
     with LOG.open("ab") as log:
         begin = log.tell()
@@ -244,18 +219,18 @@ def run(what: str, *command: str | Path) -> None:
                 time.sleep(0.2)
                 if time.monotonic() - shown >= STATUS_PERIOD_S:
                     shown = time.monotonic()
-                    say(f"{what}: {progress(begin)}{duration(shown - started)}", passing=True)
+                    say(f"{step}: {progress(begin)}{duration(shown - started)}", passing=True)
         finally:
             if process.poll() is None:  # stopped by the user: the compilers under it end too
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
     if process.returncode != 0:
         tail = LOG.read_bytes()[begin:].decode(errors="replace").splitlines()[-25:]
-        raise SetupError("\n".join([f"{what} failed, see {LOG.relative_to(ROOT)}; its last lines:", *tail]))
+        raise SetupError("\n".join([f"{step} failed, see {LOG.relative_to(ROOT)}; its last lines:", *tail]))
 
 
 def progress(begin: int) -> str:
-    """The last `[37/214]` or `[ 17%]` that a build wrote into the log, or nothing."""
+    """The last `[37/214]` or `[ 17%]` in the log of a build; empty when there is none."""
     with LOG.open("rb") as log:
         log.seek(max(begin, LOG.stat().st_size - 500_000))
         steps = re.findall(rb"\[\s*(\d+/\d+|\d+%)\]", log.read())
@@ -268,7 +243,7 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str, passing: bool = False) -> None:
-    """Prints a line; on a terminal the next line takes the place of a passing one."""
+    """Print a line; on a terminal the next line replaces a `passing` one."""
     if sys.stdout.isatty():
         print(f"\r\033[K-- {text}", end="" if passing else "\n", flush=True)
     else:

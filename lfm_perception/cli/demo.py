@@ -29,17 +29,17 @@ def demo(
     require_ros()
     from lfm_perception.evaluation.live_page import figures
     from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.ros.demo import Demo, run_demo
+    from lfm_perception.ros.demo import DemoOptions, run_demo
 
     chosen = load_settings(settings, set_)
     with running(progress_bar()) as job:
         job.begin("starting", 1.0)
         report, _ = run_demo(
-            Demo(seconds, seed),
+            DemoOptions(seconds, seed),
             chosen,
             out,
             about=provenance(chosen),
-            progress=lambda step, share: job.show(share, step),
+            on_progress=lambda step, share: job.show(share, step),
         )
     shown = Table(box=None, show_header=False, pad_edge=False)
     for row in figures(report):

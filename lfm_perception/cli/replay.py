@@ -48,7 +48,7 @@ def replay(
     the same detections and tracks, byte for byte.
     """
     require_ros()
-    from lfm_perception.ros.replay import Plan
+    from lfm_perception.ros.replay import ReplayOptions
     from lfm_perception.ros.replay import replay as play
 
     if node is not None and (settings or set_):
@@ -57,6 +57,7 @@ def replay(
     check_apart(str(bag), out)
     with running() as job:
         job.begin("loading the model")
-        summary = play(Plan(bag, topic, pace, loops, frames), chosen, out, node=node, advance=job.advance)
+        options = ReplayOptions(bag, topic, pace, loops, frames)
+        summary = play(options, chosen, out, node=node, on_progress=job.advance)
     print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
     job.finish(out)
