@@ -7,9 +7,9 @@ Returns at once when nothing has changed. llama.cpp is compiled once per process
 (`BUILD_OPTIONS`); the wheel stays in ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/wheels, so that another clone
 or a new .venv does not compile it again.
 
-pip installs; uv only resolves the lock (`make constraints`). uv does not read pip's configuration, so indexes,
+pip installs; uv only resolves the lock (`make constraints`). uv does not read pip's configuration: indexes,
 find-links, certificates, proxies and constraints set there would have to be translated option by option, and
-uv itself is installed by pip: that is more code than there is here.
+uv itself comes by pip. That is more code than there is here.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def restore_build_options() -> None:
-    """Without build options in the environment, use those of the last run: `make test` after `make jetson`."""
+    """Use the build options of the last run unless some are set: `make test` keeps what `make jetson` set."""
     if not current_build_options() and OPTIONS.is_file():
         os.environ.update(json.loads(OPTIONS.read_text()))
 

@@ -27,10 +27,10 @@ def bench(
     the board has sensors) and `bench.json`. Run it for some minutes to see whether the machine keeps its
     speed when it is warm.
     """
-    from lfm_perception.evaluation.reports import page_facts, provenance, write_json
+    from lfm_perception.evaluation.reports import page_facts, provenance
     from lfm_perception.media.bench import KIND, measures, write_bench_page
     from lfm_perception.media.bench import bench as measure
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, write_json, writing
 
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
         raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")

@@ -51,8 +51,9 @@ def demo(
     """
     from lfm_perception.backends.llama import LlamaVlm
     from lfm_perception.evaluation.demo import TRIALS, as_json, judge, run_trial
-    from lfm_perception.evaluation.reports import provenance, write_json
+    from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import demo_table
+    from lfm_perception.media.staging import write_json
 
     _check_names(trial, [each.name for each in TRIALS], "--trial")
     if json_ and not json_.parent.is_dir():
@@ -172,7 +173,7 @@ def detection(
     from lfm_perception.evaluation.detection_run import DetectionPlan, DetectionRun
     from lfm_perception.evaluation.labels import open_labelled
     from lfm_perception.media.charts import need_charts
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, writing
 
     if words is not None and languages is None:
         raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
@@ -215,7 +216,7 @@ def compare(
     """Show two runs of `bench`, or of `eval detection`, side by side, with the differences of their setup."""
     from lfm_perception.evaluation.compare import compare, table, write_compare_page
     from lfm_perception.media.charts import need_charts
-    from lfm_perception.media.sinks import staged, writing
+    from lfm_perception.media.staging import staged, writing
 
     reports = compare(first, second)
     if out:

@@ -50,9 +50,10 @@ def record(
     from lfm_perception.backends.recorded import recording
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.run import Limits, limited
-    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import Perception
-    from lfm_perception.tracking.tracker import KalmanTracker
+    from lfm_perception.tracking import open_tracker
 
     # every question about every frame: a replay may ask them with other periods
     chosen = load_settings(settings, set_, seed=seed).with_values(
@@ -70,7 +71,7 @@ def record(
         recording(out, vlm, {"source": opened.name, **provenance(chosen)}) as writer,
     ):
         job.begin("recording", limits.total(opened))
-        perception = Perception(chosen, writer, KalmanTracker(chosen.tracker))
+        perception = Perception(chosen, writer, open_tracker(chosen.tracker))
         with job.keeping_results():
             for index, frame in enumerate(limited(opened.frames, limits)):
                 if job.signal:

@@ -59,7 +59,9 @@ def run(
     from lfm_perception.media.report import Report, table
     from lfm_perception.media.run import Limits, record
     from lfm_perception.media.sinks import open_recording
-    from lfm_perception.media.sources import DEMO, open_source
+    from lfm_perception.media.sinks.bag import BAG
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
     chosen = load_settings(settings, set_, labels=labels, seed=seed)
@@ -71,7 +73,7 @@ def run(
     with (
         running() as job,
         open_source(source, topic=topic, rate=rate, seed=seed) as opened,
-        open_recording(out, opened.rate, bag=bag) as recording,
+        open_recording(out, opened.rate, optional=[BAG] if bag else []) as recording,
     ):
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
@@ -81,9 +83,9 @@ def run(
                 if not job.signal:
                     record(
                         opened, perception, recording, report,
-                        every=every, limits=limits, badge=model_name(chosen), advance=job.advance,
+                        every=every, limits=limits, badge=model_name(chosen), on_progress=job.advance,
                     )  # fmt: skip
-        job.require(report.scenes, f"{opened.name} holds no frames")
+        job.require(report.inferred_frames, f"{opened.name} holds no frames")
         summary = {
             "source": opened.name,
             "ended": job.ended,

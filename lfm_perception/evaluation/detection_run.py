@@ -12,9 +12,10 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection_page import report, write_detection_page
 from lfm_perception.evaluation.detection_trial import Trial, plainly, stressed, translated
 from lfm_perception.evaluation.labels import LabelledSource
-from lfm_perception.evaluation.reports import page_facts, provenance, write_json
+from lfm_perception.evaluation.reports import page_facts, provenance
 from lfm_perception.evaluation.stress import STRESSES
 from lfm_perception.evaluation.wordings import LANGUAGES, languages
+from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
