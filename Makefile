@@ -36,9 +36,9 @@ format: environment ## put the code into the common format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: environment ## write the files that are made from the settings
+docs: environment ## write the files that are made from the parameters
 	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
-	$(BIN)/python -m lfm_perception.settings markdown > docs/settings.md
+	$(BIN)/python -m lfm_perception.settings markdown > docs/parameters.md
 
 site: environment ## make a site of docs/ in build/site, to be read without a network; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -1,10 +1,21 @@
-"""The one exception for everything a user can cause and a user can repair."""
+"""The one exception for everything a user can cause and repair, and values as its messages show them."""
 
 from __future__ import annotations
 
+import reprlib
+
 
 class PerceptionError(Exception):
-    """Something the user gave cannot be used. The message is one sentence: what, which value, the way out.
+    """An input that cannot be used. The message is one sentence: the name, the value, the way out.
 
-    The command line prints it as one line and exits 1; library callers may show it as it is.
+    The command line prints it as one line and exits with 1; library callers may show it as it is.
     """
+
+
+def shown(value: object) -> str:
+    """A value as the user wrote it, on one line and short."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return reprlib.repr(value)

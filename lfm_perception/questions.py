@@ -11,22 +11,41 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
 """Text that would be read as a special token, or as the place of an image."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+MAX_COORDINATE_STEPS = 10_000
+"""Maximum number of steps from 0 to the end of a coordinate."""
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has no control characters but line break and tab, and nothing that UTF-8 cannot hold."""
+    return not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
+
+
+def check_prompt_text(name: str, text: str) -> None:
+    """Refuses blank text and special tokens with a PerceptionError that begins with `name`."""
+    if not text.strip():
+        raise PerceptionError(f"{name} must not be blank, got {shown(text)}")
+    check_special_tokens(name, text)
+
+
+def check_special_tokens(name: str, text: str) -> None:
+    """Refuses text that would be read as a special token or as the place of an image."""
+    if found := SPECIAL_TOKEN.search(text):
+        raise PerceptionError(f"{name} must not hold the special token {found.group()!r}, got {shown(text)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The words of one request. An empty system text means no system turn.
+    """The text of one request. An empty system text means no system turn.
 
-    Raises PerceptionError for text that holds a special token, so that words from outside can never
-    pass for the structure of the conversation.
+    Raises PerceptionError for text that holds a special token, so that text from outside never becomes part
+    of the conversation's structure.
     """
 
     user: str
@@ -34,12 +53,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         for text in (self.user, self.system):
-            if found := SPECIAL_TOKEN.search(text):
-                raise PerceptionError(f"a prompt must not hold the special token {found.group()!r}: {text!r}")
-
-
-FINEST = 10_000
-"""Most steps from 0 to the end of a coordinate."""
+            check_special_tokens("a prompt", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +98,10 @@ class Dialect:
             )
         if self.decimals == 0 and self.coordinate_range < 2:
             raise PerceptionError(f"{where}: integers from 0 to {self.coordinate_range} cannot place a box")
-        if self.coordinate_range * 10**self.decimals > FINEST:
+        if self.coordinate_range * 10**self.decimals > MAX_COORDINATE_STEPS:
             raise PerceptionError(
                 f"{where}: coordinate_range {self.coordinate_range} with {self.decimals} decimals is finer "
-                f"than 1 in {FINEST}, which no model can mean: lower one of them"
+                f"than 1 in {MAX_COORDINATE_STEPS}, which no model can mean: lower one of them"
             )
 
     def prompt(self, labels: Sequence[str]) -> Prompt:
@@ -184,7 +198,7 @@ def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> 
     holds control characters.
     """
     for label in labels:
-        if not label.strip() or _CONTROL.search(label):
+        if not label.strip() or not is_printable(label) or re.search(r"[\n\t]", label):
             raise PerceptionError(f"a label must not be blank or hold control characters, got {label!r}")
     if closed and not labels:
         raise PerceptionError("a closed vocabulary needs at least one label")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from catkin_pkg.package import parse_package
 
-from lfm_perception.settings import describe
+from lfm_perception.settings import parameter_specs
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = sorted((ROOT / "docker").glob("*Dockerfile"))
@@ -171,7 +171,7 @@ def known_program(words: list[str]) -> None:
         assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
     else:
         assert words[0] in scripts
-    names = {knob.name for knob in describe()}
+    names = {spec.name for spec in parameter_specs()}
     parameters = [words[index + 1] for index, word in enumerate(words) if word == "-p"]
     assert all(parameter.partition(":=")[0] in names for parameter in parameters)
 

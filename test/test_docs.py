@@ -25,7 +25,7 @@ from lfm_perception.cli import app
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.wordings import languages
 from lfm_perception.questions import BBOX
-from lfm_perception.settings import Settings, describe
+from lfm_perception.settings import Settings, parameter_specs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -221,14 +221,14 @@ def _is_there(word: str) -> bool:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    knobs = {knob.name for knob in describe()}
-    groups = {name.partition(".")[0] for name in knobs}
+    specs = {spec.name for spec in parameter_specs()}
+    groups = {name.partition(".")[0] for name in specs}
     named = {
         (page.name, match[1])
         for page, span in spans()
         if (match := re.match(r"([a-z]+\.[a-z_0-9]+)(?=$|[\s:=])", span)) and match[1].split(".")[0] in groups
     }
-    assert {each for each in named if each[1] not in knobs} == set()
+    assert {each for each in named if each[1] not in specs} == set()
     assert len(named) > 50
 
 

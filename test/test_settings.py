@@ -1,8 +1,9 @@
-"""Settings: one list of knobs, checked as a whole, with errors that say what to write instead."""
+"""Settings: one list of parameters, checked as a whole, with errors that say what to write instead."""
 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import BBOX, BBOX_2D
-from lfm_perception.settings import ImageSettings, Settings, as_markdown, as_yaml, describe
+from lfm_perception.settings import RENAMED, ImageSettings, Settings, parameter_specs
+from lfm_perception.settings.documentation import as_markdown, as_yaml
 
 ROOT = Path(__file__).parent.parent
-NAMES = [knob.name for knob in describe()]
+NAMES = [spec.name for spec in parameter_specs()]
 PROFILES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config" / "perception.yaml"})
-SWITCHES = [knob.name for knob in describe() if {"on", "off"} <= set(knob.choices)]
+SWITCHES = [spec.name for spec in parameter_specs() if {"on", "off"} <= set(spec.choices)]
 PAIR = {"model.path": "m.gguf", "mmproj.path": "v.gguf"}
 
 
@@ -43,11 +45,12 @@ def test_defaults_are_the_model_cards() -> None:
     assert settings.engine.n_gpu_layers == 0
 
 
-def test_every_default_is_allowed_and_every_knob_has_words() -> None:
-    for knob in describe():
-        assert knob.check(knob.default) == knob.default
-        assert knob.words
-        assert (knob.low is None) == (knob.high is None) == (knob.kind not in (int, float))
+def test_every_default_is_allowed_and_every_parameter_has_a_description() -> None:
+    for spec in parameter_specs():
+        assert spec.check(spec.default) == spec.default
+        assert spec.description
+        assert not re.search(r"\b(what|who|how|whatever|looks?|looked|picture|knob)\b", spec.description)
+        assert (spec.minimum is None) == (spec.maximum is None) == (spec.kind not in (int, float))
 
 
 def test_groups_and_dotted_names_mean_the_same() -> None:
@@ -105,17 +108,20 @@ def test_a_wrong_value_is_refused_with_name_range_and_value(name: str, value: ob
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"image.max_token": 1}, "unknown setting 'image.max_token': did you mean 'image.max_tokens'?"),
-        ({"image": {"max_token": 1}}, "unknown setting 'image.max_token': did you mean 'image.max_tokens'?"),
-        ({"images": {"max_tokens": 1}}, "unknown setting 'images': did you mean 'image'?"),
-        ({"temperature": 1}, "unknown setting 'temperature': did you mean 'sampling.temperature'?"),
+        ({"image.max_token": 1}, "unknown parameter 'image.max_token': did you mean 'image.max_tokens'?"),
+        (
+            {"image": {"max_token": 1}},
+            "unknown parameter 'image.max_token': did you mean 'image.max_tokens'?",
+        ),
+        ({"images": {"max_tokens": 1}}, "unknown parameter 'images': did you mean 'image'?"),
+        ({"temperature": 1}, "unknown parameter 'temperature': did you mean 'sampling.temperature'?"),
         (
             {"engine": {"temprature": 1}},
-            "unknown setting 'engine.temprature': did you mean 'sampling.temperature'?",
+            "unknown parameter 'engine.temprature': did you mean 'sampling.temperature'?",
         ),
-        ({"dialect": {}}, "unknown setting 'dialect': did you mean 'dialects'?"),
-        ({"engine": 3}, "engine must be a group of settings (engine.… : value), got 3"),
-        ({"image": {"max_tokens": 9}, "image.max_tokens": 8}, "setting image.max_tokens is given twice"),
+        ({"dialect": {}}, "unknown parameter 'dialect': did you mean 'dialects'?"),
+        ({"engine": 3}, "engine must be a group of parameters (engine.… : value), got 3"),
+        ({"image": {"max_tokens": 9}, "image.max_tokens": 8}, "parameter image.max_tokens is given twice"),
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(values: dict[str, object], said: str) -> None:
@@ -156,6 +162,24 @@ def test_special_tokens_in_prompts_are_refused(name: str, token: str) -> None:
     assert said.startswith(f"{name} must not hold the special token '{token}'")
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path, old: str, new: str) -> None:
+    assert new in NAMES
+    assert old not in NAMES
+    said = f"parameter {old} is now called {new}"
+    group, key = old.split(".")
+    assert message({old: 1}) == said
+    assert message({group: {key: 1}}) == said
+    path = tmp_path / "settings.yaml"
+    assert (
+        message_of_file(path, f"/**:\n  ros__parameters:\n    {group}: {{{key}: 1}}\n") == f"{path}: {said}"
+    )
+    with pytest.raises(PerceptionError, match=f"{new}$"):
+        Settings().with_values({old: 1})
+    if group == "tracker":
+        assert message({"tracker.per_label": [f"box: {key}=1"]}) == said
+
+
 def test_quotes_backslashes_and_other_scripts_are_labels_like_any_other() -> None:
     labels = ('the "red" one', "back\\slash", "Gabelstapler", "叉车", "رافعة شوكية")
     assert Settings.from_dict({"detect.labels": list(labels), "detect.closed": True}).detect.labels == labels
@@ -190,7 +214,7 @@ def test_a_user_dialect_becomes_a_dialect(tmp_path: Path) -> None:
         ({"bbox": {"user": "{labels}"}}, "dialects.bbox: this name is built in, choose another"),
         ({"a b": {}}, "a dialect's name must be letters, digits, '_' and '-', got 'a b'"),
         ({"x": None}, "dialects.x must be a mapping with 'user' and the keys it changes, got nothing"),
-        ({"x": {}}, "dialects.x lacks 'user', the words of the request with {labels} in them"),
+        ({"x": {}}, "dialects.x lacks 'user', the text of the request with {labels} in it"),
         ({"x": {"user": "find"}}, "dialect 'x': 'user' must contain {labels}, got 'find'"),
         ({"x": {"usr": "{labels}"}}, "dialects.x has an unknown key 'usr': did you mean 'user'?"),
         (
@@ -198,8 +222,9 @@ def test_a_user_dialect_becomes_a_dialect(tmp_path: Path) -> None:
             "dialects.x.decimals must be a whole number from 0 to 1000000, got true",
         ),
         (
-            {"x": {"user": "{labels}", "keys": ["label", 'b"x']}},
-            "dialects.x.keys must be a list of keys of letters, digits and '_', got ['label', 'b\"x']",
+            {"x": {"user": "{labels}", "keys": ["label", "bbox", "a-b"]}},
+            "dialect 'x': 'keys' must be different names of letters, digits and '_', "
+            "got ('label', 'bbox', 'a-b')",
         ),
         (
             {"x": {"user": "{labels}", "keys": ["a"]}},
@@ -239,11 +264,17 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path, text: str) -> 
         ),
         ("hello", "settings are groups of names and values (image: {max_tokens: 64}), got 'hello'"),
         ("1: 2", "settings are groups of names and values (image: {max_tokens: 64}), got {1: 2}"),
-        ("image:\n  max_tokens: 64\n  max_tokens: 32\n", "line 3: 'max_tokens' is given twice"),
-        ("image: {}\ncaption: {}\nimage: {}\n", "line 3: 'image' is given twice"),
+        (
+            "image:\n  max_tokens: 64\n  max_tokens: 32\n",
+            'not valid YAML, line 3, column 3: found duplicate key "max_tokens"',
+        ),
+        (
+            "image: {}\ncaption: {}\nimage: {}\n",
+            'not valid YAML, line 3, column 1: found duplicate key "image"',
+        ),
         (
             "a: {ros__parameters: {}}\nb: {ros__parameters: {}}\n",
-            "parameters of one node are wanted, got ['a', 'b']",
+            "expected the parameters of one node, got ['a', 'b']",
         ),
         (
             "a: {ros__parameters: {}, image: {}}\n",
@@ -327,7 +358,7 @@ def test_any_mapping_gives_settings_or_one_sentence(mapping: dict[str, object]) 
 
 def test_the_example_file_and_the_table_are_the_settings() -> None:
     assert (ROOT / "config" / "perception.yaml").read_text(encoding="utf-8") == as_yaml()
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == as_markdown()
+    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == as_markdown()
     assert Settings.load(ROOT / "config" / "perception.yaml") == Settings()
     groups = yaml.safe_load(as_yaml())["/**"]["ros__parameters"]
     assert [f"{group}.{key}" for group, keys in groups.items() for key in keys] == NAMES

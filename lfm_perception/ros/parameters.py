@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.settings import Knob, Settings, describe
+from lfm_perception.settings import ParameterSpec, Settings, parameter_specs
 
 TYPES = {
     bool: ParameterType.PARAMETER_BOOL,
@@ -36,26 +36,26 @@ class Parameters:
         self._node = node
         self._overrides: dict[str, Parameter] = dict(node._parameter_overrides)  # else shown nowhere
         self._refused: dict[str, object] = {}
-        for knob in describe():
-            self._declare(knob)
+        for spec in parameter_specs():
+            self._declare(spec)
 
-    def _declare(self, knob: Knob) -> None:
-        default = list(knob.default) if isinstance(knob.default, tuple) else knob.default
+    def _declare(self, spec: ParameterSpec) -> None:
+        default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
         try:
-            self._node.declare_parameter(knob.name, default, descriptor(knob))
+            self._node.declare_parameter(spec.name, default, descriptor(spec))
         except (InvalidParameterTypeException, InvalidParameterValueException):
-            self._refused[knob.name] = self._overrides[knob.name].value
-            self._node.declare_parameter(knob.name, default, descriptor(knob), ignore_override=True)
+            self._refused[spec.name] = self._overrides[spec.name].value
+            self._node.declare_parameter(spec.name, default, descriptor(spec), ignore_override=True)
 
     def settings(self) -> Settings:
         """The settings as the parameters stand now. Raises PerceptionError for what is wrong with them."""
-        known = {knob.name for knob in describe()}
+        known = {spec.name for spec in parameter_specs()}
         for name in self._overrides:
             if name not in known and name.partition(".")[0] not in OF_ROS:
                 Settings().with_values({name: None})  # says which name it may have been meant to be
-        now = {knob.name: self._node.get_parameter(knob.name).value for knob in describe()}
+        now = {spec.name: self._node.get_parameter(spec.name).value for spec in parameter_specs()}
         empty: dict[str, object] = {  # a file's [] arrives without a type and so without a value
-            knob.name: [] for knob in describe() if knob.kind is tuple and now[knob.name] is None
+            spec.name: [] for spec in parameter_specs() if spec.kind is tuple and now[spec.name] is None
         }
         values = {**now, **empty, **self._refused}
         return Settings().with_values({name: plain(value) for name, value in values.items()})
@@ -66,13 +66,13 @@ class Parameters:
         `settings` are those of a configured node, where some must stay as they are, and all must agree. None
         before: each value is then judged alone. Raises PerceptionError with the reason to refuse the change.
         """
-        knobs = {knob.name: knob for knob in describe()}
-        values = {p.name: plain(p.value) for p in parameters if p.name in knobs}
+        specs = {spec.name: spec for spec in parameter_specs()}
+        values = {p.name: plain(p.value) for p in parameters if p.name in specs}
         for name, value in values.items():
-            now = knobs[name].check(value)
-            if settings is not None and knobs[name].fixed and now != settings.values()[name]:
+            now = specs[name].check(value)
+            if settings is not None and specs[name].read_only and now != settings.values()[name]:
                 raise PerceptionError(
-                    f"{name} cannot change now, {knobs[name].fixed}: clean the node up first"
+                    f"{name} cannot change now, {specs[name].read_only}: clean the node up first"
                 )
         after = None if settings is None else settings.with_values(values)
         for name in values:
@@ -98,25 +98,25 @@ def plain(value: Any) -> object:
     return value if value is None or isinstance(value, (bool, int, float, str)) else list(value)
 
 
-def descriptor(knob: Knob) -> ParameterDescriptor:
+def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     """What `ros2 param describe` shows of a setting."""
     described: dict[str, Any] = {}
-    if knob.kind is int:
+    if spec.kind is int:
         described["integer_range"] = [
-            IntegerRange(from_value=int(knob.low or 0), to_value=int(knob.high or 0))
+            IntegerRange(from_value=int(spec.minimum or 0), to_value=int(spec.maximum or 0))
         ]
-    if knob.kind is float:
-        limits = FloatingPointRange(from_value=float(knob.low or 0), to_value=float(knob.high or 0))
+    if spec.kind is float:
+        limits = FloatingPointRange(from_value=float(spec.minimum or 0), to_value=float(spec.maximum or 0))
         described["floating_point_range"] = [limits]
-    constraints = knob.allowed
-    if knob.fixed:
-        constraints += f"; only before the node is configured: {knob.fixed}"
+    constraints = spec.allowed
+    if spec.read_only:
+        constraints += f"; only before the node is configured: {spec.read_only}"
     return ParameterDescriptor(
-        name=knob.name,
-        type=TYPES[knob.kind],
-        description=knob.words,
+        name=spec.name,
+        type=TYPES[spec.kind],
+        description=spec.description,
         additional_constraints=constraints,
         # a number without a point is a number too, and [] a list of texts
-        dynamic_typing=knob.kind in (float, tuple),
+        dynamic_typing=spec.kind in (float, tuple),
         **described,
     )

@@ -32,7 +32,7 @@ from visualization_msgs.msg import ImageMarker, MarkerArray
 from lfm_perception.ros import messages
 from lfm_perception.scene import Frame
 from lfm_perception.scene_json import SCHEMA
-from lfm_perception.settings import describe
+from lfm_perception.settings import parameter_specs
 
 SECOND_NS = 10**9
 
@@ -431,12 +431,12 @@ def test_two_robots_share_a_network_in_their_namespaces() -> None:
 
 
 def test_every_setting_is_a_parameter_with_words_and_range(running: Robot) -> None:
-    knobs = describe()
-    for knob, described in zip(knobs, running.described([knob.name for knob in knobs]), strict=True):
-        assert described.description == knob.words
-        assert described.additional_constraints.startswith(knob.allowed)
+    specs = parameter_specs()
+    for spec, described in zip(specs, running.described([spec.name for spec in specs]), strict=True):
+        assert described.description == spec.description
+        assert described.additional_constraints.startswith(spec.allowed)
         for limits in (*described.integer_range, *described.floating_point_range):
-            assert (limits.from_value, limits.to_value) == (knob.low, knob.high)
+            assert (limits.from_value, limits.to_value) == (spec.minimum, spec.maximum)
 
 
 def test_labels_change_while_it_runs(running: Robot) -> None:

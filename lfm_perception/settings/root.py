@@ -1,0 +1,132 @@
+"""`Settings`: all groups of parameters, from YAML files, mappings and dotted names."""
+
+# ruff: noqa: RUF009 (the groups are frozen)
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.questions import DIALECTS, Dialect
+from lfm_perception.settings import schema, validation, yaml_file
+from lfm_perception.settings.dialects import user_dialects
+from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All parameters. `dialects` are those that the user added to the built-in ones.
+
+    Raises PerceptionError when a value is out of range or two values contradict each other.
+    """
+
+    model: schema.ModelSettings = schema.ModelSettings()
+    mmproj: schema.MmprojSettings = schema.MmprojSettings()
+    lora: schema.LoraSettings = schema.LoraSettings()
+    engine: schema.EngineSettings = schema.EngineSettings()
+    openai: schema.OpenaiSettings = schema.OpenaiSettings()
+    recorded: schema.RecordedSettings = schema.RecordedSettings()
+    image: schema.ImageSettings = schema.ImageSettings()
+    sampling: schema.SamplingSettings = schema.SamplingSettings()
+    budget: schema.BudgetSettings = schema.BudgetSettings()
+    inference: schema.InferenceSettings = schema.InferenceSettings()
+    detect: schema.DetectSettings = schema.DetectSettings()
+    caption: schema.CaptionSettings = schema.CaptionSettings()
+    tracker: schema.TrackerSettings = schema.TrackerSettings()
+    thermal: schema.ThermalSettings = schema.ThermalSettings()
+    node: schema.NodeSettings = schema.NodeSettings()
+    dialects: tuple[Dialect, ...] = ()
+
+    def __post_init__(self) -> None:
+        for spec in parameter_specs():
+            spec.check(getattr(getattr(self, spec.group), spec.key))
+        validation.check(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Settings:
+        """The settings of a YAML file; a parameter that it leaves out keeps its default.
+
+        Args:
+            path: a file with the groups at the top, or under a node as in ROS parameter files.
+
+        Raises:
+            PerceptionError: with the file's name, for everything that is wrong with it.
+        """
+        try:
+            return cls.from_dict(yaml_file.read(Path(path)))
+        except PerceptionError as error:
+            raise PerceptionError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, object]) -> Settings:
+        """Settings from groups (`{"image": {"max_tokens": 64}}`) or dotted names, over the defaults.
+
+        Raises:
+            PerceptionError: for unknown, repeated or renamed names and for values that are not allowed.
+        """
+        values: dict[str, object] = {}
+        for key, entry in mapping.items():
+            if key == "dialects":
+                continue
+            group = _group_entries(key, entry) if key in default_groups() else {key: entry}
+            for name in group.keys() & values.keys():
+                raise PerceptionError(f"parameter {name} is given twice")
+            values.update(group)
+        return _built(cls(), values, user_dialects(mapping.get("dialects")))
+
+    def with_values(self, values: Mapping[str, object]) -> Settings:
+        """A copy with the parameters of these dotted names changed: `{"image.max_tokens": 64}`."""
+        return _built(self, values, self.dialects)
+
+    def values(self) -> dict[str, Value]:
+        """Every parameter by its dotted name, in the order of `parameter_specs()`."""
+        return {spec.name: getattr(getattr(self, spec.group), spec.key) for spec in parameter_specs()}
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect that `detect.dialect` names."""
+        return self.known_dialects[self.detect.dialect]
+
+    @property
+    def known_dialects(self) -> dict[str, Dialect]:
+        """The built-in and the user's dialects by name."""
+        return {**DIALECTS, **{dialect.name: dialect for dialect in self.dialects}}
+
+
+@cache
+def default_groups() -> dict[str, Any]:
+    """The default value of each group of parameters, by the group's name."""
+    return {entry.name: entry.default for entry in fields(Settings) if entry.name != "dialects"}
+
+
+@cache
+def parameter_specs() -> tuple[ParameterSpec, ...]:
+    """The specifications of all parameters, in the order of the documentation."""
+    return tuple(
+        spec for group, defaults in default_groups().items() for spec in specs_of(group, defaults).values()
+    )
+
+
+def _built(base: Settings, values: Mapping[str, object], dialects: tuple[Dialect, ...]) -> Settings:
+    specs = {spec.name: spec for spec in parameter_specs()}
+    changes: dict[str, dict[str, Value]] = {}
+    for name, value in values.items():
+        if name not in specs:
+            raise validation.unknown_name(name, value, [*specs, *default_groups(), "dialects"])
+        spec = specs[name]
+        changes.setdefault(spec.group, {})[spec.key] = spec.check(value)
+    groups = {group: replace(getattr(base, group), **entries) for group, entries in changes.items()}
+    return replace(base, **groups, dialects=dialects)
+
+
+def _group_entries(group: str, entries: object) -> dict[str, object]:
+    if entries is None:  # every line of the group commented out
+        return {}
+    if not isinstance(entries, Mapping):
+        raise PerceptionError(
+            f"{group} must be a group of parameters ({group}.… : value), got {shown(entries)}"
+        )
+    return {f"{group}.{key}": value for key, value in entries.items()}

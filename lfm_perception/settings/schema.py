@@ -1,0 +1,357 @@
+"""All parameters, group by group: type, default, range, unit and description.
+
+A new parameter is one more field here; `make docs` writes it into the YAML file and the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.image_plan import MAX_TILES
+from lfm_perception.questions import CAPTION
+from lfm_perception.settings.spec import parameter, specs_of
+from lfm_perception.settings.validation import ONE_OBJECT_TOKENS, RENAMED, suggestion, unknown_name
+from lfm_perception.settings.yaml_file import parse
+
+LOADED = "the model is loaded with it"
+STARTED = "the node has started with it"
+SUBSCRIBED = "the image subscription is made with it"
+
+SHA256 = "expected SHA-256 of the file, 64 hexadecimal digits; empty: not checked"
+
+PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_age", "process_noise")
+"""Tracker parameters that `tracker.per_label` may change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The language model."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    path: str = parameter("", "GGUF file of the language model; empty: the demo model")
+    sha256: str = parameter("", SHA256)
+
+
+@dataclass(frozen=True, slots=True)
+class MmprojSettings:
+    """The vision tower and projector that belong to the language model."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    path: str = parameter("", "GGUF file of the vision tower and projector; empty: the demo model's")
+    sha256: str = parameter("", SHA256)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """A low-rank adapter (LoRA) of the language model, applied when it is loaded."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    path: str = parameter("", "GGUF file of the adapter; empty: none")
+    sha256: str = parameter("", SHA256)
+    scale: float = parameter(1.0, "factor on the adapter's weights; 0: no effect", (0.0, 10.0))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The inference backend, and the options of llama.cpp."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    backend: str = parameter(
+        "llama",
+        "inference backend: llama.cpp in this package, a server with OpenAI's API, or recorded answers",
+        choices=("llama", "openai", "recorded"),
+    )
+    n_gpu_layers: int = parameter(0, "number of layers on the GPU; 0: CPU only, -1: all", (-1, 999))
+    n_ctx: int = parameter(4096, "KV cache size: image, prompt and answer together", (256, 32768), "tokens")
+    n_threads: int = parameter(0, "number of CPU threads; 0: chosen from the cores", (0, 256))
+    n_batch: int = parameter(512, "maximum batch size of the prefill", (32, 4096), "tokens")
+    flash_attn: str = parameter("auto", "use of flash attention", choices=("auto", "on", "off"))
+    isolation: str = parameter(
+        "process",
+        "place of the model: a worker process that is restarted after a crash, or a thread",
+        choices=("process", "thread"),
+    )
+    answer_timeout: float = parameter(
+        30.0, "maximum duration of an inference before the worker process is killed", (1.0, 600.0), "s"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenaiSettings:
+    """The server of the inference backend `openai`: vLLM, SGLang, llama-server and the like."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    url: str = parameter("http://127.0.0.1:8000/v1", "base URL of the server's API, up to /v1")
+    model: str = parameter("", "name of the model on the server; empty: the first one listed")
+    key_variable: str = parameter("", "environment variable with the API key; empty: no authentication")
+    ca_file: str = parameter("", "PEM file of the certificate authority; empty: the system's authorities")
+    timeout: float = parameter(
+        10.0, "maximum duration of a request, where budget.latency allows more", (0.01, 600.0), "s"
+    )
+    retries: int = parameter(1, "maximum number of retries of a request, within the timeout", (0, 10))
+    jpeg_quality: int = parameter(95, "JPEG quality of the images sent; 0: lossless PNG", (0, 100))
+    constraint: str = parameter(
+        "auto",
+        "constraint of answers to the dialect's JSON; auto: the first that the server supports",
+        choices=("auto", "json_schema", "json_object", "none"),
+    )
+    score: float = parameter(0.5, "score of detections where the server returns no probabilities", (0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSettings:
+    """The recording that the inference backend `recorded` replays."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    path: str = parameter("", "file written by lfm-perception record")
+    match: str = parameter(
+        "picture",
+        "key of a frame's answers: its pixels, or its stamp where the image decoder differs",
+        choices=("picture", "stamp"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """Image tokens of a frame; one token covers 32 x 32 pixels."""
+
+    min_tokens: int = parameter(32, "minimum; a smaller frame is enlarged", (1, 1024), "tokens")
+    max_tokens: int = parameter(256, "maximum; a larger frame is shrunk or tiled", (1, 1024), "tokens")
+    max_tiles: int = parameter(1, "maximum number of 512 x 512 tiles per frame; 1: no tiling", (1, MAX_TILES))
+    splitting: bool = parameter(True, "splitting of large frames into tiles, up to image.max_tiles")
+    thumbnail: bool = parameter(True, "thumbnail of a tiled frame, within image.max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """Sampling of the next token."""
+
+    READ_ONLY: ClassVar = LOADED
+
+    temperature: float = parameter(0.1, "sampling temperature; 0: always the likeliest token", (0.0, 2.0))
+    min_p: float = parameter(0.15, "minimum probability of a token relative to the likeliest", (0.0, 1.0))
+    repeat_penalty: float = parameter(1.05, "penalty on tokens already used; 1: none", (1.0, 2.0))
+    seed: int = parameter(0, "random seed; equal seeds give equal answers", (0, 2**31 - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """Limits on the cost of one frame."""
+
+    tokens: int = parameter(
+        0, "maximum image and answer tokens per frame; 0: only the answer limits", (0, 32768), "tokens"
+    )
+    latency: float = parameter(0.0, "maximum time from frame to answer; 0: no deadline", (0.0, 600.0), "s")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """Motion gate and duty cycle, which choose the frames for inference."""
+
+    motion_threshold: float = parameter(
+        0.0,
+        "minimum image change for an inference, 1: black to white; 0: inference on every frame",
+        (0.0, 1.0),
+    )
+    max_interval: float = parameter(
+        1.0, "maximum time between inferences on a static scene", (0.0, 3600.0), "s"
+    )
+    duty_cycle: float = parameter(1.0, "maximum inference duty cycle", (0.01, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class DetectSettings:
+    """Detection: labels, dialect, answer length and scores."""
+
+    labels: tuple[str, ...] = parameter(
+        ("person", "box", "cone", "forklift", "pallet"), "labels to detect; empty: all objects"
+    )
+    dialect: str = parameter("bbox", "grounding dialect: bbox, bbox_2d, or a name under 'dialects'")
+    closed: bool = parameter(False, "closed vocabulary: no other labels than detect.labels in an answer")
+    max_tokens: int = parameter(
+        512, "maximum answer length; objects are kept whole", (ONE_OBJECT_TOKENS, 4096), "tokens"
+    )
+    coordinates: str = parameter(
+        "mean",
+        "source of box coordinates: mean over the probabilities of the numbers, or the printed numbers",
+        choices=("mean", "printed"),
+        read_only=LOADED,
+    )
+    score_gain: float = parameter(
+        2.0,
+        "Platt scaling gain of detection scores: factor on the log odds (default: the demo model's)",
+        (0.01, 100.0),
+    )
+    score_bias: float = parameter(
+        4.5, "Platt scaling bias of detection scores: offset of the log odds", (-20.0, 20.0)
+    )
+    min_score: float = parameter(0.0, "minimum calibrated score of a detection", (0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSettings:
+    """The caption: one sentence about the scene."""
+
+    enabled: bool = parameter(True, "generation of captions")
+    period: float = parameter(1.0, "minimum time between captions; 0: on every inference", (0.0, 3600.0), "s")
+    max_tokens: int = parameter(64, "maximum caption length", (4, 1024), "tokens")
+    prompt: str = parameter(CAPTION.user, "prompt of the caption")
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerSettings:
+    """Multi-object tracking: data association, Kalman filters and the life of a track."""
+
+    algorithm: str = parameter("kalman", "registered name of the tracking algorithm", read_only=STARTED)
+    min_iou: float = parameter(0.15, "minimum IoU of a detection with a track's predicted box", (0.0, 1.0))
+    label_mismatch_weight: float = parameter(
+        0.5, "weight of the IoU where the labels differ; 1: as for equal labels", (0.0, 1.0)
+    )
+    min_hits: int = parameter(2, "minimum detections before a track is confirmed and shown", (1, 100))
+    max_consecutive_misses: int = parameter(
+        1, "maximum consecutive answers without a detection before a track is hidden", (0, 1000)
+    )
+    max_age: float = parameter(
+        1.2,
+        "maximum time since the last detection; a track that is missed for longer is removed",
+        (0.0, 60.0),
+        "s",
+    )
+    max_gap: float = parameter(
+        5.0, "maximum time without any answer; after it all tracks are removed", (0.0, 60.0), "s"
+    )
+    measurement_noise: float = parameter(
+        0.1,
+        "measurement noise where the model gives none: standard deviation of a box's centre and size",
+        (0.001, 1.0),
+        "box widths",
+    )
+    measurement_noise_scale: float = parameter(
+        2.5, "factor on the standard deviations of box sides that the model gives", (0.1, 10.0)
+    )
+    min_measurement_noise: float = parameter(
+        0.004, "minimum measurement noise: standard deviation", (0.0001, 0.1), "image widths"
+    )
+    process_noise: float = parameter(
+        0.1,
+        "process noise: standard deviation of the velocity change per second",
+        (0.001, 10.0),
+        "image widths/s",
+    )
+    initial_velocity_std: float = parameter(
+        0.3, "standard deviation of the velocity of a new track", (0.001, 10.0), "image widths/s"
+    )
+    score_gain: float = parameter(
+        1.5, "Platt scaling gain of track scores: factor on the log odds", (0.01, 100.0)
+    )
+    score_bias: float = parameter(
+        -0.1, "Platt scaling bias of track scores: offset of the log odds", (-20.0, 20.0)
+    )
+    camera_motion_compensation: str = parameter(
+        "auto",
+        "ego-motion compensation by optical flow; auto: while the camera moves",
+        choices=("auto", "on", "off"),
+    )
+    per_label: tuple[str, ...] = parameter(
+        (), "other values for single labels: `forklift: min_hits=3, process_noise=0.05`"
+    )
+
+    @property
+    def rules(self) -> Mapping[str, TrackerSettings]:
+        """The settings of each label that has its own.
+
+        Raises:
+            PerceptionError: for an entry of `per_label` that cannot be parsed.
+        """
+        return dict(self._rule(entry) for entry in self.per_label)
+
+    def _rule(self, entry: str) -> tuple[str, TrackerSettings]:
+        label, colon, changes = entry.rpartition(":")
+        specs = {
+            key: spec for key, spec in specs_of("tracker", TrackerSettings()).items() if key in PER_LABEL
+        }
+        values: dict[str, Any] = {}
+        for change in changes.split(","):
+            key, equals, text = (part.strip() for part in change.partition("="))
+            if not (label.strip() and colon and equals):
+                raise PerceptionError(
+                    "tracker.per_label takes `label: name=value, name=value`, got " + shown(entry)
+                )
+            if f"tracker.{key}" in RENAMED:
+                raise unknown_name(f"tracker.{key}", None, ())
+            if key not in specs:
+                raise PerceptionError(
+                    f"tracker.per_label cannot change {shown(key)} for one label{suggestion(key, specs)}"
+                )
+            try:
+                values[key] = specs[key].check(parse(text))
+            except PerceptionError as error:
+                raise PerceptionError(f"tracker.per_label: {error}") from error
+        return label.strip(), replace(self, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class ThermalSettings:
+    """Thermal throttling policy: sensors of the board, and degradation levels by temperature."""
+
+    sysfs: str = parameter("/sys", "root folder of the sensor files; another one for a simulation")
+    period: float = parameter(1.0, "time between two readings of the sensors", (0.05, 60.0), "s")
+    ignored_sensors: tuple[str, ...] = parameter(
+        ("PMIC-Die",), "names of ignored sensors; PMIC-Die is a constant 100 °C on some Jetsons"
+    )
+    reduce_tokens_at: float = parameter(
+        85.0, "temperature from which images and answers get fewer tokens", (0.0, 200.0), "°C"
+    )
+    reduce_duty_cycle_at: float = parameter(
+        92.0, "temperature from which the duty cycle is limited too", (0.0, 200.0), "°C"
+    )
+    pause_at: float = parameter(97.0, "temperature from which inference is paused", (0.0, 200.0), "°C")
+    hysteresis: float = parameter(
+        5.0, "cooling below a level's temperature before it ends", (0.0, 100.0), "°C"
+    )
+    min_hold: float = parameter(10.0, "minimum duration of a degradation level", (0.0, 3600.0), "s")
+    token_scale: float = parameter(
+        0.5, "factor on the token limits from thermal.reduce_tokens_at", (0.05, 1.0)
+    )
+    duty_cycle: float = parameter(
+        0.3, "maximum inference duty cycle from thermal.reduce_duty_cycle_at", (0.01, 1.0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """The ROS node: start, image subscription, and thresholds of the diagnostics."""
+
+    autostart: bool = parameter(False, "automatic configuration and activation at start", read_only=STARTED)
+    image_transport: str = parameter(
+        "raw", "image transport", choices=("raw", "compressed"), read_only=SUBSCRIBED
+    )
+    image_reliability: str = parameter(
+        "best_effort",
+        "QoS reliability of the image subscription",
+        choices=("best_effort", "reliable"),
+        read_only=SUBSCRIBED,
+    )
+    camera_timeout: float = parameter(
+        1.0, "maximum time without an image before the camera is an ERROR", (0.1, 2.0), "s"
+    )
+    diagnostics_period: float = parameter(1.0, "period of the diagnostics", (0.1, 60.0), "s")
+    input_hz_warn: float = parameter(5.0, "image rate below which the camera is a WARN", (0.0, 1000.0), "Hz")
+    inference_age_warn: float = parameter(
+        2.0, "answer age above which the model is a WARN", (0.0, 600.0), "s"
+    )
+    future_tolerance: float = parameter(
+        1.0,
+        "maximum lead of an image's stamp over the clock; images further ahead are rejected",
+        (0.0, 3600.0),
+        "s",
+    )

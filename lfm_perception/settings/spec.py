@@ -1,0 +1,109 @@
+"""The specification of one parameter, and the check of a value against it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.questions import is_printable
+
+Value = bool | int | float | str | tuple[str, ...]
+T = TypeVar("T", bool, int, float, str, tuple[str, ...])
+
+
+def parameter(
+    default: T,
+    description: str,
+    limits: tuple[float, float] | tuple[None, None] = (None, None),
+    unit: str = "",
+    *,
+    choices: tuple[str, ...] = (),
+    read_only: str = "",
+) -> T:
+    """A dataclass field that is a parameter; `limits` are minimum and maximum, see `ParameterSpec`."""
+    about = {"description": description, "unit": unit, "choices": choices, "read_only": read_only}
+    return field(default=default, metadata={**about, "minimum": limits[0], "maximum": limits[1]})
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """One parameter, as tables, YAML comments, ROS parameters and error messages need it.
+
+    `description` is a noun phrase; `unit` and range are not repeated in it. `minimum` and `maximum` are
+    inclusive and set for numbers only, `choices` for text with a fixed set of values. `read_only` is the
+    reason why the parameter cannot change while the node runs; empty: it can.
+    """
+
+    name: str
+    kind: type
+    default: Value
+    description: str = ""
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: str = ""
+
+    @property
+    def group(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        return self.name.partition(".")[2]
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values as text: `a whole number from 1 to 10`."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind in (int, float):
+            noun = "a whole number" if self.kind is int else "a number"
+            unit = f" {self.unit}" if self.unit else ""
+            return f"{noun} from {self.minimum:.10g} to {self.maximum:.10g}{unit}"
+        return {bool: "true or false", str: "text", tuple: "a list of texts"}[self.kind]
+
+    def check(self, value: object) -> Value:
+        """The value in this parameter's type.
+
+        Raises:
+            PerceptionError: naming parameter, range and value.
+        """
+        given = value
+        # YAML reads a bare on and off as true and false
+        if isinstance(value, bool) and {"on", "off"} <= set(self.choices):
+            value = "on" if value else "off"
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value) if abs(value) < 2**53 else math.inf
+        if self.kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        if not self._fits(value):
+            raise PerceptionError(f"{self.name} must be {self.allowed}, got {shown(given)}")
+        return value  # type: ignore[return-value]
+
+    def _fits(self, value: object) -> bool:
+        if type(value) is not self.kind:
+            return False
+        if isinstance(value, (int, float)) and self.minimum is not None and self.maximum is not None:
+            return self.minimum <= value <= self.maximum
+        if isinstance(value, tuple):
+            return all(isinstance(item, str) and is_printable(item) for item in value)
+        if isinstance(value, str):
+            return is_printable(value) and (not self.choices or value in self.choices)
+        return True
+
+
+def specs_of(group: str, defaults: Any) -> dict[str, ParameterSpec]:
+    """The specifications of a group's parameters by their keys; `defaults` is the group's default value.
+
+    A group whose parameters are all read-only has the reason in its class variable `READ_ONLY`.
+    """
+    specs = {}
+    for entry in fields(defaults):
+        default = getattr(defaults, entry.name)
+        read_only = entry.metadata["read_only"] or getattr(defaults, "READ_ONLY", "")
+        about = {**entry.metadata, "read_only": read_only}
+        specs[entry.name] = ParameterSpec(f"{group}.{entry.name}", type(default), default, **about)
+    return specs

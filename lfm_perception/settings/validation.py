@@ -1,0 +1,164 @@
+"""Checks across parameters, and the way out for names that do not exist."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.image_plan import TILE_TOKENS
+from lfm_perception.questions import check_prompt_text
+
+if TYPE_CHECKING:
+    from lfm_perception.settings.root import Settings
+
+ONE_OBJECT_TOKENS = 32
+"""Answer tokens that hold one object in either built-in dialect (three objects take 72 to 89)."""
+
+TEMPLATE_TOKENS = 32
+"""Upper bound on the tokens of the chat template and the image markers."""
+
+RENAMED = {
+    "gate.difference": "inference.motion_threshold",
+    "gate.longest": "inference.max_interval",
+    "gate.duty": "inference.duty_cycle",
+    "tracker.other_label": "tracker.label_mismatch_weight",
+    "tracker.shown_misses": "tracker.max_consecutive_misses",
+    "tracker.forget_after": "tracker.max_age",
+    "tracker.bridge_gap": "tracker.max_gap",
+    "tracker.box_noise": "tracker.measurement_noise",
+    "tracker.spread_scale": "tracker.measurement_noise_scale",
+    "tracker.noise_floor": "tracker.min_measurement_noise",
+    "tracker.agility": "tracker.process_noise",
+    "tracker.start_speed": "tracker.initial_velocity_std",
+    "tracker.camera_motion": "tracker.camera_motion_compensation",
+    "tracker.by_label": "tracker.per_label",
+    "thermal.ignored": "thermal.ignored_sensors",
+    "thermal.fewer_tokens_at": "thermal.reduce_tokens_at",
+    "thermal.lower_duty_at": "thermal.reduce_duty_cycle_at",
+    "thermal.recover": "thermal.hysteresis",
+    "thermal.hold": "thermal.min_hold",
+    "thermal.tokens": "thermal.token_scale",
+    "thermal.duty": "thermal.duty_cycle",
+    "node.answer_age_warn": "node.inference_age_warn",
+}
+"""New names of the parameters that had another before 0.1. Can be deleted after 0.2."""
+
+
+def check(settings: Settings) -> None:
+    """Refuses values that contradict each other.
+
+    Raises:
+        PerceptionError: naming both sides and the way out.
+    """
+    _check_files(settings)
+    _check_prompts(settings)
+    _check_tokens(settings)
+    thermal = settings.thermal
+    if not thermal.reduce_tokens_at <= thermal.reduce_duty_cycle_at <= thermal.pause_at:
+        raise PerceptionError(
+            f"thermal.reduce_tokens_at {thermal.reduce_tokens_at:g}, thermal.reduce_duty_cycle_at "
+            f"{thermal.reduce_duty_cycle_at:g} and thermal.pause_at {thermal.pause_at:g} "
+            "must rise in this order"
+        )
+
+
+def _check_files(settings: Settings) -> None:
+    model, mmproj = settings.model, settings.mmproj
+    for group in ("model", "mmproj", "lora"):
+        digest = getattr(settings, group).sha256
+        if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+            raise PerceptionError(
+                f"{group}.sha256 must be 64 hexadecimal digits or empty, got {shown(digest)}"
+            )
+    if settings.engine.backend == "recorded" and not settings.recorded.path:
+        raise PerceptionError("engine.backend is recorded and recorded.path is empty: name the file")
+    if bool(model.path) != bool(mmproj.path):
+        raise PerceptionError(
+            f"model.path is {shown(model.path)} and mmproj.path is {shown(mmproj.path)}: "
+            "give both, or neither for the demo model"
+        )
+
+
+def _check_prompts(settings: Settings) -> None:
+    detect, dialects = settings.detect, settings.known_dialects
+    for label in detect.labels:
+        check_prompt_text("detect.labels", label)
+        if detect.labels.count(label) > 1:
+            raise PerceptionError(f"detect.labels holds {shown(label)} more than once")
+    _ = settings.tracker.rules  # refuses entries that cannot be parsed
+    if detect.closed and not detect.labels:
+        raise PerceptionError("detect.closed is true but detect.labels is empty: name the labels to allow")
+    check_prompt_text("caption.prompt", settings.caption.prompt)
+    if detect.dialect not in dialects:
+        raise PerceptionError(
+            f"detect.dialect must be one of {', '.join(dialects)}, got {shown(detect.dialect)}"
+            f"{suggestion(detect.dialect, dialects)}"
+        )
+
+
+def _check_tokens(settings: Settings) -> None:
+    image, engine, budget = settings.image, settings.engine, settings.budget
+    if image.min_tokens > image.max_tokens:
+        raise PerceptionError(
+            f"image.min_tokens {image.min_tokens} is above image.max_tokens {image.max_tokens}: "
+            "lower the one or raise the other"
+        )
+    if engine.n_batch > engine.n_ctx:
+        raise PerceptionError(
+            f"engine.n_batch {engine.n_batch} is above engine.n_ctx {engine.n_ctx}: "
+            "a batch must fit the KV cache"
+        )
+    least = image.min_tokens + ONE_OBJECT_TOKENS
+    if 0 < budget.tokens < least:
+        raise PerceptionError(
+            f"budget.tokens {budget.tokens} is too small for any answer: give at least {least}, which is "
+            f"image.min_tokens {image.min_tokens} + {ONE_OBJECT_TOKENS} for one object, or 0 for no limit"
+        )
+    needed = _context_tokens(settings)
+    if needed > engine.n_ctx:
+        raise PerceptionError(
+            f"engine.n_ctx {engine.n_ctx} cannot hold image, prompt and answer, about {needed} tokens: "
+            "raise it, or lower image.max_tokens, image.max_tiles or the answers' max_tokens"
+        )
+
+
+def _context_tokens(settings: Settings) -> int:
+    """Estimated tokens of the largest frame (text at 3 bytes a token); the engine counts exactly."""
+    image = settings.image
+    image_tokens = image.max_tokens
+    if image.splitting and image.max_tiles > 1:
+        thumbnail = image.max_tokens if image.thumbnail else 0
+        image_tokens = max(image_tokens, image.max_tiles * TILE_TOKENS + thumbnail)
+    prompt = settings.dialect.prompt(settings.detect.labels)
+    questions = [(f"{prompt.system}{prompt.user}", settings.detect.max_tokens)]
+    if settings.caption.enabled:
+        questions.append((settings.caption.prompt, settings.caption.max_tokens))
+    limit = settings.budget.tokens or sys.maxsize
+    return max(
+        min(image_tokens + answer, limit) + len(text.encode()) // 3 + TEMPLATE_TOKENS
+        for text, answer in questions
+    )
+
+
+def unknown_name(name: str, value: object, known: Iterable[str]) -> PerceptionError:
+    """The error for a parameter that does not exist, with its new name or the nearest one."""
+    keys = value if isinstance(value, Mapping) else ()
+    for old in (name, *(f"{name}.{key}" for key in keys)):
+        if old in RENAMED:
+            return PerceptionError(f"parameter {old} is now called {RENAMED[old]}")
+    return PerceptionError(f"unknown parameter {shown(name)}{suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?` for the nearest known name; a key alone is compared with the last part too."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if not close:
+        by_key = {full.rpartition(".")[2]: full for full in reversed(names)}
+        close = [by_key[key] for key in difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)]
+    return f": did you mean {close[0]!r}?" if close else f": known are {reprlib.repr(names)}"
