@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import TILE_TOKENS, ImagePlan
+from lfm_perception.planning.latency import StageLatencyModel
 from lfm_perception.planning.motion_gate import MotionGate, downsample, frame_difference
-from lfm_perception.planning.planner import Planner, StageLatencyModel
+from lfm_perception.planning.planner import Planner
 from lfm_perception.scene import Frame, Usage
 from lfm_perception.settings import ONE_OBJECT_TOKENS, InferenceSettings, Settings
 

@@ -24,9 +24,9 @@ from lfm_perception.evaluation.labels import Labelled
 from lfm_perception.evaluation.stress import Stress
 from lfm_perception.evaluation.wordings import Language
 from lfm_perception.geometry import Box, iou_matrix, stack
-from lfm_perception.planning.planner import Planner
+from lfm_perception.planning.inference import Inferencer
 from lfm_perception.questions import Question, detect
-from lfm_perception.scene import Answer, Detection, Frame, Image
+from lfm_perception.scene import Detection, Frame, Image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -112,9 +112,9 @@ class Trial:
     def __init__(
         self, vlm: Vlm, settings: Settings, labels: Sequence[str], ways: Sequence[Way], seed: int
     ) -> None:
-        self._vlm, self._settings, self._seed = vlm, settings, seed
+        self._settings, self._seed = settings, seed
         self._labels = frozenset(labels)
-        self._planner = Planner(settings)
+        self._inferencer = Inferencer(settings, vlm)
         self._worst: dict[bool, list[tuple[float, int, Mistake]]] = {True: [], False: []}
         self._number = count()
         self.ways = tuple(ways)
@@ -131,7 +131,9 @@ class Trial:
                 rng = random.Random(f"{self._seed} {way.name} {picture.name}")
                 image, truth = way.harder(rng, frame.image, wanted)
                 frame = Frame(image, frame.stamp_ns, frame.frame_id)
-            answer = self._ask(frame, way.question)
+            self._inferencer.calibrate(way.question)
+            max_tokens = self._settings.detect.max_tokens
+            answer, _ = self._inferencer.infer(frame, way.question, max_tokens)
             found = calibrated(answer.detections, self._settings.detect)
             detections = tuple(self._meant(way, detection) for detection in found)
             asked = self.asked[way.name]
@@ -157,13 +159,6 @@ class Trial:
     def worst(self, *, missed: bool) -> list[Mistake]:
         """With pictures: the false boxes the model was surest of, or the largest objects it missed."""
         return [mistake for _, _, mistake in sorted(self._worst[missed], key=lambda each: -each[0])]
-
-    def _ask(self, frame: Frame, question: Question) -> Answer:
-        self._planner.calibrate(self._vlm, question)
-        plan = self._planner.plan_first(frame.width, frame.height, self._settings.detect.max_tokens, 0.0)
-        answer = self._vlm.describe(frame, question, plan)
-        self._planner.observe(plan.image, answer.usage)
-        return answer
 
     def _meant(self, way: Way, detection: Detection) -> Detection:
         label = way.meant.get(detection.label.casefold(), detection.label)

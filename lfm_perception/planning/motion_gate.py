@@ -1,4 +1,4 @@
-"""Whether a frame is worth the model: has the scene changed, and has the machine had its rest."""
+"""Motion gate and duty cycle: whether to infer a frame at all."""
 
 from __future__ import annotations
 
@@ -8,38 +8,36 @@ from numpy.typing import NDArray
 
 from lfm_perception.scene import Frame, Image
 from lfm_perception.settings import InferenceSettings
+from lfm_perception.stamps import to_seconds
 
-Glance = NDArray[np.float32]
-"""A frame at a glance: grey levels 0 to 1, shape (ROWS, COLUMNS)."""
+GrayImage = NDArray[np.float32]
+"""A downsampled frame: gray levels 0 to 1, shape (ROWS, COLUMNS)."""
 
 COLUMNS, ROWS = 64, 48
-"""Fine enough that a thing the model could find fills some of the cells."""
+"""Fine enough that any object the model could detect fills some of the cells."""
 
-CELLS = 4
-"""Cells that must have changed: fewer are noise."""
+MIN_CHANGED_CELLS = 4
+"""Cells that must have changed; fewer are sensor noise."""
 
 
-def downsample(image: Image) -> Glance:
-    """What the gate remembers of an image."""
+def downsample(image: Image) -> GrayImage:
+    """The frame in the form in which the gate compares frames."""
     small = cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255.0
 
 
-def frame_difference(first: Glance, second: Glance) -> float:
-    """How much the cells have changed that changed most, 0 to 1; light that changes all alike does not count.
+def frame_difference(first: GrayImage, second: GrayImage) -> float:
+    """Largest gray-level change that at least `MIN_CHANGED_CELLS` cells exceed or reach, 0 to 1.
 
-    The least change among the `CELLS` cells with the largest.
+    The median change is subtracted first, so that a change of the light everywhere does not count.
     """
     change = first - second
     change -= np.median(change)
-    return float(np.partition(np.abs(change), -CELLS, axis=None)[-CELLS])
+    return float(np.partition(np.abs(change), -MIN_CHANGED_CELLS, axis=None)[-MIN_CHANGED_CELLS])
 
 
 class MotionGate:
-    """Remembers the frame that the model looked at last.
-
-    Frames are compared with that one, not with the one before, so that slow changes add up.
-    """
+    """Compares frames with the last inferred one (not with the previous one, so that slow changes add up)."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         self._settings = settings
@@ -49,23 +47,23 @@ class MotionGate:
         self._settings = settings
 
     def reset(self) -> None:
-        """Let the next frame pass."""
-        self._seen: Glance | None = None
-        self._seen_ns: int | None = None
-        self._rest_until_s = 0.0
+        """Lets the next frame pass."""
+        self._inferred: GrayImage | None = None
+        self._inferred_ns = 0
+        self._idle_until_s = 0.0
 
     def should_infer(self, frame: Frame, now_s: float) -> bool:
-        """Whether to infer a frame now; `now_s` is on the clock of `record_inference`. Changes nothing."""
-        if now_s < self._rest_until_s:
+        """Whether to infer a frame at `now_s`, on the clock of `record_inference`. Changes nothing."""
+        if now_s < self._idle_until_s:
             return False
-        if self._seen is None or self._seen_ns is None or not self._settings.motion_threshold:
+        if self._inferred is None or not self._settings.motion_threshold:
             return True
-        if frame.stamp_ns - self._seen_ns >= self._settings.max_interval * 1e9:
+        if to_seconds(frame.stamp_ns - self._inferred_ns) >= self._settings.max_interval:
             return True
-        return frame_difference(downsample(frame.image), self._seen) >= self._settings.motion_threshold
+        return frame_difference(downsample(frame.image), self._inferred) >= self._settings.motion_threshold
 
     def record_inference(self, frame: Frame, began_s: float, ended_s: float) -> None:
-        """The model looked at a frame, in that time."""
-        self._seen = downsample(frame.image) if self._settings.motion_threshold else None
-        self._seen_ns = frame.stamp_ns
-        self._rest_until_s = ended_s + (ended_s - began_s) * (1.0 / self._settings.duty_cycle - 1.0)
+        """A frame was inferred from `began_s` to `ended_s`; the duty cycle sets how long to idle now."""
+        self._inferred = downsample(frame.image) if self._settings.motion_threshold else None
+        self._inferred_ns = frame.stamp_ns
+        self._idle_until_s = ended_s + (ended_s - began_s) * (1.0 / self._settings.duty_cycle - 1.0)

@@ -1,8 +1,8 @@
-"""How far to step back on a hot board. Pure: from temperatures to steps, from steps to settings.
+"""Thermal throttling policy: from temperatures to a degradation level, from the level to settings. Pure.
 
-A board that grows too hot lowers its clocks and at last switches itself off. Before that, and by steps that
-people can see and set, less is asked of it: fewer tokens, then more rest, then nothing. A step down is taken
-at once; a step back one at a time, after a rest, and only once it is cooler than where that level began.
+A board that overheats lowers its clocks and finally shuts down. Before that, the load is reduced in levels:
+fewer tokens, then a lower duty cycle, then no inference. The level rises at once; it falls one at a time,
+after `thermal.min_hold`, and only when the board is `thermal.hysteresis` cooler than the level's threshold.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from enum import IntEnum
 
 from lfm_perception.settings import ONE_OBJECT_TOKENS, Settings, ThermalSettings
 
+MIN_CAPTION_TOKENS = 16
+"""Tokens to which a degraded caption is limited at least."""
+
 
 class DegradationLevel(IntEnum):
-    """What is done against heat. Each does what those before it do too."""
+    """How far the load is reduced. Each level includes those before it."""
 
     NONE = 0
     REDUCED_TOKENS = 1
@@ -22,7 +25,7 @@ class DegradationLevel(IntEnum):
 
     @property
     def description(self) -> str:
-        return ("full work", "fewer tokens", "fewer tokens and more rest", "paused")[self]
+        return ("full rate", "fewer tokens", "fewer tokens, lower duty cycle", "paused")[self]
 
 
 def next_level(
@@ -32,42 +35,44 @@ def next_level(
     held_s: float,
     settings: ThermalSettings,
 ) -> DegradationLevel:
-    """The level after `level`, which was held for `held_s`.
+    """The degradation level that follows `level`.
 
-    `hottest_c`: degrees Celsius, None where nothing is known; `throttled`: the board holds back its clocks.
+    Args:
+        level: in force for the last `held_s` seconds.
+        hottest_c: highest temperature in degrees Celsius; None if it is unknown.
+        throttled: whether the board throttles its clocks.
+        held_s: seconds since the level changed.
+        settings: thresholds, hysteresis and hold time.
     """
-    wanted = max(
-        _level_at(hottest_c, settings),
-        DegradationLevel.REDUCED_TOKENS if throttled else DegradationLevel.NONE,
-    )
-    if wanted >= level:
-        return wanted
-    warm = None if hottest_c is None else hottest_c + settings.hysteresis
-    if max(wanted, _level_at(warm, settings)) >= level or held_s < settings.min_hold:
+    floor = DegradationLevel.REDUCED_TOKENS if throttled else DegradationLevel.NONE
+    target = max(_level_at(hottest_c, settings), floor)
+    if target >= level:
+        return target
+    with_hysteresis = None if hottest_c is None else hottest_c + settings.hysteresis
+    if max(target, _level_at(with_hysteresis, settings)) >= level or held_s < settings.min_hold:
         return level
     return DegradationLevel(level - 1)
 
 
 def _level_at(celsius: float | None, settings: ThermalSettings) -> DegradationLevel:
-    begins = (settings.reduce_tokens_at, settings.reduce_duty_cycle_at, settings.pause_at)
-    return DegradationLevel(0 if celsius is None else sum(celsius >= begin for begin in begins))
+    thresholds = (settings.reduce_tokens_at, settings.reduce_duty_cycle_at, settings.pause_at)
+    return DegradationLevel(0 if celsius is None else sum(celsius >= each for each in thresholds))
 
 
 def degraded(settings: Settings, level: DegradationLevel) -> Settings:
-    """The settings that are in force at a level."""
-    thermal, image, caption = settings.thermal, settings.image, settings.caption
+    """The settings in force at a degradation level."""
+
+    def scaled(tokens: int, least: int) -> int:
+        return min(tokens, max(least, round(tokens * settings.thermal.token_scale)))
+
     changes: dict[str, object] = {}
     if level >= DegradationLevel.REDUCED_TOKENS:
-
-        def fewer(tokens: int, least: int) -> int:
-            return min(tokens, max(least, round(tokens * thermal.token_scale)))
-
         changes |= {
-            "detect.max_tokens": fewer(settings.detect.max_tokens, ONE_OBJECT_TOKENS),
-            "caption.max_tokens": fewer(caption.max_tokens, 16),
-            "image.max_tokens": fewer(image.max_tokens, image.min_tokens),
+            "detect.max_tokens": scaled(settings.detect.max_tokens, ONE_OBJECT_TOKENS),
+            "caption.max_tokens": scaled(settings.caption.max_tokens, MIN_CAPTION_TOKENS),
+            "image.max_tokens": scaled(settings.image.max_tokens, settings.image.min_tokens),
             "image.max_tiles": 1,
         }
     if level >= DegradationLevel.REDUCED_DUTY_CYCLE:
-        changes["inference.duty_cycle"] = min(settings.inference.duty_cycle, thermal.duty_cycle)
+        changes["inference.duty_cycle"] = min(settings.inference.duty_cycle, settings.thermal.duty_cycle)
     return settings.with_values(changes)

@@ -127,7 +127,7 @@ def test_a_hot_board_is_told_step_by_step_and_looked_through_again(
         calm = told("tj-thermal is at 46.0 °C", DiagnosticStatus.OK)
         assert calm["power (W)"] == "4.97"
         assert calm["clock of gpu (MHz)"] == "306 of 625"
-        assert calm["step"] == "full work"
+        assert calm["step"] == "full rate"
         board.heat(88.0)
         assert (
             told("fewer tokens: cpu-thermal", DiagnosticStatus.WARN)["temperature of cpu-thermal (°C)"]

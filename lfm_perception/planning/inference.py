@@ -1,0 +1,72 @@
+"""Planned inference: plan within the budgets, ask the model, and update the latency model with its usage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from lfm_perception.planning.planner import Planner
+from lfm_perception.questions import Draft, FramePlan, Question
+from lfm_perception.scene import Answer, Frame
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+
+
+class Inferencer:
+    """Asks a model about one frame after the other; `plan` is that of the latest frame.
+
+    Every method raises PerceptionError when a frame cannot be shown to the model or the model fails.
+    """
+
+    def __init__(self, settings: Settings, vlm: Vlm) -> None:
+        self._vlm, self._planner = vlm, Planner(settings)
+        self._stamp_ns = 0
+        self._started_s = 0.0
+        self._spent_tokens = 0
+        self.plan: FramePlan | None = None
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Apply other settings; the latency model stays."""
+        self._planner.reconfigure(settings)
+
+    def calibrate(self, question: Question) -> None:
+        """Measure the model's latency where the planner needs it and does not know it yet."""
+        self._planner.calibrate(self._vlm, question)
+
+    def infer(
+        self, frame: Frame, question: Question, max_tokens: int, draft: Draft | None = None
+    ) -> tuple[Answer, FramePlan]:
+        """Ask the first question about a frame.
+
+        Args:
+            frame: to be planned, resized and encoded.
+            question: about the frame.
+            max_tokens: limit on the answer, besides the budgets.
+            draft: objects that the answer is expected to name.
+        """
+        self._stamp_ns, self._started_s, self.plan = frame.stamp_ns, time.perf_counter(), None
+        self.calibrate(question)
+        elapsed_s = time.perf_counter() - self._started_s
+        plan = self._planner.plan_first(frame.width, frame.height, max_tokens, elapsed_s)
+        self.plan = plan = replace(plan, draft=draft)
+        answer = self._vlm.describe(frame, question, plan)
+        self._planner.observe(plan.image, answer.usage)
+        self._spent_tokens = answer.usage.answer_tokens
+        return answer, plan
+
+    def follow_up(self, frame: Frame, question: Question, max_tokens: int) -> Answer | None:
+        """Ask more about the frame of `infer` within the rest of its budgets; None if they are used up."""
+        assert self.plan is not None
+        elapsed_s = time.perf_counter() - self._started_s
+        plan = self._planner.plan_followup(self.plan.image, max_tokens, self._spent_tokens, elapsed_s)
+        if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
+            return None
+        return self._vlm.describe(frame, question, plan)
+
+    def ask(self, frame: Frame, question: Question, max_tokens: int) -> Answer:
+        """Ask a question with budgets of its own. The frame of `infer` is not encoded again."""
+        if self.plan is not None and frame.stamp_ns == self._stamp_ns:
+            plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
+        else:
+            plan = self._planner.plan_first(frame.width, frame.height, max_tokens, 0.0)
+        return self._vlm.describe(frame, question, plan)
