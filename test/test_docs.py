@@ -25,7 +25,7 @@ from lfm_perception.cli import app
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.wordings import languages
 from lfm_perception.questions import BBOX
-from lfm_perception.settings import Settings, parameter_specs
+from lfm_perception.settings import RENAMED, Settings, parameter_specs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -33,6 +33,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PACKAGE = ROOT / "lfm_perception"
 OF_LLAMA_CPP = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py")
 CODE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "launch").glob("*.py")]
+PARAMETERS = {spec.name for spec in parameter_specs()}
 
 
 # --- the site -----------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def named(first: str) -> list[tuple[Path, list[str]]]:
 
 def test_every_link_between_files_leads_somewhere() -> None:
     broken = []
-    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+    for page in {*PAGES, *ROOT.glob("*.md")}:
         for link in re.findall(r"\]\(([^)\s]+)\)", text(page)):
             parts = urlsplit(link)
             target = page.parent / parts.path if parts.path else page
@@ -151,19 +152,22 @@ def test_every_link_between_files_leads_somewhere() -> None:
     assert broken == []
 
 
+def is_command(words: list[str]) -> bool:
+    """Whether `lfm-perception` has a command of these words, with these options."""
+    command: Any = get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    complete = not getattr(command, "commands", {}) or not words or words[0].startswith("--")
+    options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    return complete and {word for word in words if word.startswith("-")} <= options | {"--help"}
+
+
 def test_every_command_exists_with_its_options() -> None:
     wrong = []
     for page, words in [*named("lfm-perception"), *((p, ["", *w]) for p, w in named("models"))]:
-        command: Any = get_command(app)
-        rest = words[1:]
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command, rest = command.commands[rest[0]], rest[1:]
-        complete = not getattr(command, "commands", {}) or not rest or rest[0].startswith("--")
-        options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
-        unknown = {word for word in rest if word.startswith("-")} - options - {"--help"}
-        if unknown or not complete:
+        if not is_command(words[1:]):
             wrong.append(f"{page.name}: {' '.join(words)}")
-        changes = [value.partition("=") for option, value in pairwise(rest) if option == "--set"]
+        changes = [value.partition("=") for option, value in pairwise(words) if option == "--set"]
         Settings().with_values({key: yaml.safe_load(value) for key, _, value in changes})  # raises if wrong
     assert wrong == []
 
@@ -220,16 +224,45 @@ def _is_there(word: str) -> bool:
     return True  # something else
 
 
-def test_every_setting_that_is_named_exists() -> None:
-    specs = {spec.name for spec in parameter_specs()}
-    groups = {name.partition(".")[0] for name in specs}
-    named = {
-        (page.name, match[1])
-        for page, span in spans()
-        if (match := re.match(r"([a-z]+\.[a-z_0-9]+)(?=$|[\s:=])", span)) and match[1].split(".")[0] in groups
-    }
-    assert {each for each in named if each[1] not in specs} == set()
+def test_every_parameter_that_is_named_exists() -> None:
+    groups = "|".join({name.partition(".")[0] for name in [*PARAMETERS, *RENAMED]})
+    suffix = "json|svg|md|py|log|gguf|yaml"
+    name = re.compile(rf"(?<![\w./-])(?:{groups})\.(?!(?:{suffix})\b)[a-z][a-z0-9_]*\b(?![/.(\w-])")
+    named = {(file, found) for file, words in prose() for found in name.findall(words)}
+    assert {found for _, found in named} >= PARAMETERS
+    named -= {("report.py", "detect.image"), ("report.py", "detect.answer")}  # statistics
+    named -= {("validation.py", old) for old in RENAMED}
+    assert {each for each in named if each[1] not in PARAMETERS} == set()
+
+
+def test_every_command_that_the_code_names_exists() -> None:
+    named = [
+        (file, command.split())
+        for file, sentence in prose()
+        for command in re.findall(r"lfm-perception ((?:(?:--)?[a-z][a-z-]* ?)+)", sentence)
+    ]
+    assert [(file, words) for file, words in named if not is_command(words)] == []
     assert len(named) > 50
+
+
+def test_every_topic_and_service_that_is_named_exists() -> None:
+    tables = [line for line in text(DOCS / "topics.md").splitlines() if line.startswith("| `")]
+    known = {line.split("`")[1].rpartition("/")[2] for line in tables}  # checked by test_topics.py
+    known |= {"ground_truth", "clock", "change_state", "get_state"}
+    found = {(page.name, span) for page, span in spans() if re.fullmatch(r"~?/[a-z_/]+", span)}
+    found |= {
+        (page.name, words[3])
+        for page, words in named("ros2")
+        if words[1] in ("topic", "service") and len(words) > 3
+    }
+    launch = text(ROOT / "launch" / "perception.launch.py")
+    remapped = launch.partition("REMAP_PRESETS = {")[2].partition("\n}")[0]
+    found |= {("perception.launch.py", name) for name in re.findall(r'"(\w+)": "', remapped)}
+    shown = re.findall(r"^ +Value: ([a-z_/]+)$", text(ROOT / "config" / "perception.rviz"), re.M)
+    found |= {("perception.rviz", name) for name in shown if name not in ("true", "false")}
+    folders = {each for each in found if Path(each[1]).is_dir()}
+    assert {each for each in found - folders if each[1].rpartition("/")[2] not in known} == set()
+    assert len(found) > 15
 
 
 def test_every_yaml_is_a_settings_file(tmp_path: Path) -> None:
@@ -246,6 +279,17 @@ def test_every_yaml_is_a_settings_file(tmp_path: Path) -> None:
 
 
 # --- what the program says ----------------------------------------------------------------------------
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """The text of pages and configuration, and every text in the code, each with the name of its file."""
+    pages = {*PAGES, *ROOT.glob("*.md")}
+    for file in [*pages, *(ROOT / "config").glob("*"), *(ROOT / "docker").glob("*")]:
+        yield file.name, text(file)
+    for path in CODE:
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.name, node.value
 
 
 def sentences() -> Iterator[str]:

@@ -1,7 +1,10 @@
-"""Settings as a node reads them from files."""
+"""Parameters as a node reads them from files."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,19 +14,45 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 import rclpy
 from rclpy.node import Node
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_node_and_the_command_line_read_the_same_from_a_file_that_ships(file: Path) -> None:
+@contextmanager
+def parameters(file: Path) -> Iterator[Parameters]:
+    """The parameters of a node that was started with a parameter file."""
     context = rclpy.Context()
     rclpy.init(args=["--ros-args", "--params-file", str(file)], context=context)
     node = Node("perception", context=context)
     try:
-        assert Parameters(node).settings() == Settings.load(file)
+        yield Parameters(node)
     finally:
         node.destroy_node()
         context.try_shutdown()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_node_and_the_command_line_read_the_same_from_a_file_that_ships(file: Path) -> None:
+    with parameters(file) as declared:
+        assert declared.settings() == Settings.load(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("gate: {duty: 0.5}", "parameter gate.duty is now called inference.duty_cycle"),
+        ("tracker: {agility: 0.2}", "parameter tracker.agility is now called tracker.process_noise"),
+        ("tracker: {per_label: ['box: agility=1']}", "parameter tracker.agility is now called"),
+        ("image: {max_token: 64}", "unknown parameter 'image.max_token': did you mean 'image.max_tokens'?"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_with_the_right_one(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(f"/**:\n  ros__parameters:\n    {line}\n")
+    with parameters(file) as declared, pytest.raises(PerceptionError, match=re.escape(said)):
+        declared.settings()
