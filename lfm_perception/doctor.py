@@ -1,8 +1,4 @@
-"""Whether this computer can run perception: every problem in a sentence, with what to do about it.
-
-Each check is a function of its own that tells what it found; `examine` makes them all, in the order in which
-one thing needs another.
-"""
+"""Checks whether this computer can run perception. Each problem is a sentence and has a remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ from packaging.requirements import Requirement
 
 from lfm_perception.backends.local import model_files
 from lfm_perception.backends.registry import chosen_backend
-from lfm_perception.engine.probe import probe
+from lfm_perception.engine.probe import Probe, probe
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
@@ -35,17 +31,17 @@ PACKAGE = "lfm_perception"
 OLDEST, NEWEST = (3, 10), (3, 13)
 
 SHARED_MEMORY_BYTES = 128 << 20
-"""What two participants of DDS need in /dev/shm (ros/fastdds.xml): 64 MB each."""
+"""Size of /dev/shm that two DDS participants need (ros/fastdds.xml): 64 MB each."""
 
-LINK_S = 3.0
-"""How long images are sent through DDS, or taken from a camera."""
+MEASUREMENT_S = 3.0
+"""Duration of the measurements of DDS and of a camera, seconds."""
 
-LINK_LEAST = 0.9
-"""Share of the images that must arrive."""
+MIN_ARRIVED = 0.9
+"""Minimum share of images that arrive through DDS."""
 
 
 class State(Enum):
-    """How a finding is meant; only a problem makes the doctor's verdict a bad one."""
+    """Result of a check; only problems make the doctor fail."""
 
     GOOD = "ok"
     SKIPPED = "--"
@@ -54,7 +50,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `remedy` says what to do about a problem."""
+    """Result of one check: its subject, state, observation and, for a problem, remedy."""
 
     about: str
     state: State
@@ -75,17 +71,16 @@ def problem(about: str, found: str, remedy: str) -> Finding:
 
 
 def examine(settings: Settings, camera: str | None = None, store: Store | None = None) -> Iterator[Finding]:
-    """All findings. `camera` is the number of a camera, or an image topic (`/image_raw`)."""
+    """Run all checks, dependencies first. `camera`: number of a camera, or an image topic (`/image_raw`)."""
     yield check_python()
     yield from check_packages()
     yield from check_engine(settings)
     yield from check_store(store or Store())
     yield from check_dds()
-    yield (
-        check_camera(camera, settings)
-        if camera
-        else skipped("camera", "none was named: --camera 0 or a topic")
-    )
+    if camera:
+        yield check_camera(camera, settings)
+    else:
+        yield skipped("camera", "not checked: give --camera with a number or a topic")
 
 
 def check_python() -> Finding:
@@ -98,66 +93,59 @@ def check_python() -> Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """The packages that this one needs, in the versions that it needs."""
+    """Check that the required packages are installed in the required versions."""
     try:
-        wanted = [Requirement(line) for line in requires(PACKAGE) or []]
+        required = [Requirement(line) for line in requires(PACKAGE) or []]
     except PackageNotFoundError:
         yield problem("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
         return
-    wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
-    wrong = [each for each in wanted if not _fits(installed_version(each.name), each)]
-    for requirement in wrong:
-        found = installed_version(requirement.name) or "not installed"
-        yield problem(
-            "packages",
-            f"{requirement.name} is {found}, needed is {requirement}",
-            f"pip install -c constraints.txt '{requirement}'",
-        )
-    if not wrong:
-        yield good("packages", f"{PACKAGE} {version(PACKAGE)} and all that it needs")
-
-
-def _fits(found: str, wanted: Requirement) -> bool:
-    return bool(found) and wanted.specifier.contains(found, prereleases=True)
+    required = [each for each in required if each.marker is None or each.marker.evaluate({"extra": ""})]
+    problems = 0
+    for requirement in required:
+        found = installed_version(requirement.name)
+        if not found or not requirement.specifier.contains(found, prereleases=True):
+            problems += 1
+            yield problem(
+                "packages",
+                f"{requirement.name} is {found or 'not installed'}, required is {requirement}",
+                f"pip install -c constraints.txt '{requirement}'",
+            )
+    if not problems:
+        yield good("packages", f"{PACKAGE} {version(PACKAGE)} and its requirements")
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
-    """llama.cpp, in another process first, which it may end: whether it runs, with which model, and where."""
-    model, wanted = model_files(settings)[0], settings.engine.n_gpu_layers
+    """Check llama.cpp (loaded in another process first, as it may crash), GPU, model and an inference."""
     try:
-        found = probe(model, wanted)
+        found = probe(model_files(settings)[0], settings.engine.n_gpu_layers)
     except PerceptionError as error:
-        yield problem(
-            "llama.cpp", str(error), "give a whole model, or install again: make desktop, make jetson"
-        )
+        remedy = "use complete model files, or install again: make desktop, make jetson"
+        yield problem("llama.cpp", str(error), remedy)
         return
-    yield good(
-        "llama.cpp",
-        f"{installed_version('llama-cpp-python')}, for {'a GPU' if found.gpu_build else 'the CPU'}",
-    )
-    gpus = ", ".join(found.gpus)
-    if wanted == 0:
-        yield skipped("GPU", f"engine.n_gpu_layers is 0{f', {gpus} is not used' if gpus else ''}")
-    elif not found.gpu_build:
-        yield problem(
-            "GPU", "llama.cpp was compiled for the CPU alone", "make desktop or make jetson, with CUDA there"
-        )
-    elif not found.gpus:
-        yield problem(
-            "GPU",
-            "llama.cpp finds no GPU",
-            "check the driver (nvidia-smi); in docker, start with --gpus all or --runtime nvidia",
-        )
-    elif found.offloaded == 0:
-        yield problem("GPU", f"no layer went to {gpus}", "free memory on it, or use a smaller model")
-    else:
-        yield good("GPU", f"{found.offloaded} of {found.layers} layers on {gpus}")
+    build = "a GPU" if found.gpu_build else "the CPU"
+    yield good("llama.cpp", f"{installed_version('llama-cpp-python')}, for {build}")
+    yield _check_gpu(found, settings.engine.n_gpu_layers)
     yield check_model(settings)
-    yield _ask(settings)
+    yield check_inference(settings)
+
+
+def _check_gpu(found: Probe, n_gpu_layers: int) -> Finding:
+    gpus = ", ".join(found.gpus)
+    if n_gpu_layers == 0:
+        return skipped("GPU", f"engine.n_gpu_layers is 0{f', {gpus} is not used' if gpus else ''}")
+    if not found.gpu_build:
+        remedy = "install CUDA, then make desktop or make jetson"
+        return problem("GPU", "llama.cpp was compiled for the CPU only", remedy)
+    if not found.gpus:
+        remedy = "check the driver (nvidia-smi); in docker, start with --gpus all or --runtime nvidia"
+        return problem("GPU", "llama.cpp finds no GPU", remedy)
+    if found.offloaded == 0:
+        return problem("GPU", f"no layer was offloaded to {gpus}", "free its memory, or use a smaller model")
+    return good("GPU", f"{found.offloaded} of {found.layers} layers on {gpus}")
 
 
 def check_model(settings: Settings) -> Finding:
-    """The model's files and checksums, the server's address and key, or the recorded answers."""
+    """Check the model's files and checksums, the server's address and key, or the recorded answers."""
     backend = chosen_backend(settings)
     try:
         return good("model", backend.check(settings))
@@ -165,21 +153,22 @@ def check_model(settings: Settings) -> Finding:
         return problem("model", str(error), backend.remedy)
 
 
-def _ask(settings: Settings) -> Finding:
+def check_inference(settings: Settings) -> Finding:
+    """Measure the start of the model and one inference."""
     frame = Frame(np.full((480, 640, 3), 90, np.uint8), stamp_ns=0)
     try:
         started = time.perf_counter()
         with open_perception(settings) as perception:
             opened = time.perf_counter()
             perception.infer(frame)
-            answered = time.perf_counter()
+            inferred = time.perf_counter()
     except PerceptionError as error:
-        return problem("answer", str(error), chosen_backend(settings).remedy)
-    return good("answer", f"ready after {opened - started:.1f} s, one frame in {answered - opened:.2f} s")
+        return problem("inference", str(error), chosen_backend(settings).remedy)
+    return good("inference", f"ready after {opened - started:.1f} s, one frame in {inferred - opened:.2f} s")
 
 
 def check_store(store: Store) -> Iterator[Finding]:
-    """All models that were pulled or added."""
+    """Check the files of all models that were pulled or added."""
     for name in store.names():
         yield _check_stored(store, name)
 
@@ -189,13 +178,13 @@ def _check_stored(store: Store, name: str) -> Finding:
         store.find(name).check()
     except PerceptionError as error:
         return problem("models", str(error), f"lfm-perception models verify {name}")
-    return good("models", f"{name} is as it came")
+    return good("models", f"{name} is unchanged")
 
 
 def check_dds() -> Iterator[Finding]:
-    """Whether images come through DDS from one process to another."""
+    """Check that images arrive through DDS from another process."""
     if find_spec("rclpy") is None:
-        yield skipped("DDS", "there is no ROS 2 here; the node needs it, the command line does not")
+        yield skipped("DDS", "ROS 2 is not installed; the node needs it, the command line does not")
         return
     if find_spec("vision_msgs") is None:
         yield problem("ROS 2", "vision_msgs is missing", "sudo apt install ros-$ROS_DISTRO-vision-msgs")
@@ -204,54 +193,49 @@ def check_dds() -> Iterator[Finding]:
         yield problem(
             "shared memory",
             f"/dev/shm has {room >> 20} MB, DDS needs {SHARED_MEMORY_BYTES >> 20} MB for camera images",
-            "in docker, give --shm-size=512m or --ipc=host; else mount -o remount,size=512m /dev/shm",
+            "in docker, give --shm-size=512m or --ipc=host; otherwise mount -o remount,size=512m /dev/shm",
         )
     from lfm_perception.ros.dds_check import HEIGHT, RATE_HZ, WIDTH, measure_dds
 
-    chosen = sorted(name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_")))
-    arrived = measure_dds(LINK_S)
+    variables = sorted(name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_")))
+    arrived = measure_dds(MEASUREMENT_S)
     found = (
-        f"{arrived.rate_hz:.1f} of {RATE_HZ:.0f} images of {WIDTH}x{HEIGHT} a second, "
-        f"{1000 * arrived.latency_s:.0f} ms each"
+        f"{arrived.rate_hz:.1f} of {RATE_HZ:.0f} images of {WIDTH}x{HEIGHT} per second, "
+        f"latency {1000 * arrived.latency_s:.0f} ms"
     )
-    if arrived.rate_hz >= LINK_LEAST * RATE_HZ:
+    if arrived.rate_hz >= MIN_ARRIVED * RATE_HZ:
         yield good("DDS", found)
-    elif chosen:
-        yield problem("DDS", found, f"unset {', '.join(chosen)}: without, 64 MB of shared memory carry them")
+    elif variables:
+        remedy = f"unset {', '.join(variables)}: without them, images use 64 MB of shared memory"
+        yield problem("DDS", found, remedy)
     else:
-        yield problem("DDS", found, "end the programs that keep the processor busy")
+        yield problem("DDS", found, "stop the programs that keep the processor busy")
 
 
 def check_camera(camera: str, settings: Settings) -> Finding:
-    """How often images come from a camera or on a topic."""
+    """Check the frame rate of a camera or an image topic."""
+    is_topic = camera.startswith("/") and not Path(camera).exists()
     try:
-        rate = (
-            _topic_rate(camera)
-            if camera.startswith("/") and not Path(camera).exists()
-            else _camera_rate(camera)
-        )
+        rate_hz = _topic_rate(camera) if is_topic else _camera_rate(camera)
     except PerceptionError as error:
-        return problem("camera", str(error), "check the cable, the driver and who else uses it")
-    least = settings.node.input_hz_warn
-    if rate == 0.0:
-        return problem(
-            "camera", f"no image came from {camera}", "start the camera, and check topic and ROS_DOMAIN_ID"
-        )
-    if rate < least:
-        return problem(
-            "camera",
-            f"{camera} gives {rate:.1f} images a second, node.input_hz_warn is {least:g}",
-            "use a smaller format or more light (exposure), or lower node.input_hz_warn",
-        )
-    return good("camera", f"{camera} gives {rate:.1f} images a second")
+        return problem("camera", str(error), "check the cable, the driver and other programs that use it")
+    minimum_hz = settings.node.input_hz_warn
+    found = f"{camera} delivers {rate_hz:.1f} images per second"
+    if rate_hz == 0.0:
+        remedy = "start the camera, and check topic and ROS_DOMAIN_ID"
+        return problem("camera", f"no image arrived from {camera}", remedy)
+    if rate_hz < minimum_hz:
+        remedy = "use a smaller format or more light (exposure), or lower node.input_hz_warn"
+        return problem("camera", f"{found}, node.input_hz_warn is {minimum_hz:g}", remedy)
+    return good("camera", found)
 
 
 def _topic_rate(topic: str) -> float:
     if find_spec("rclpy") is None:
-        raise PerceptionError(f"{topic} is a topic, and there is no ROS 2 here")
+        raise PerceptionError(f"{topic} is a topic, and ROS 2 is not installed")
     from lfm_perception.ros.dds_check import measure_topic
 
-    return measure_topic(topic, LINK_S).rate_hz
+    return measure_topic(topic, MEASUREMENT_S).rate_hz
 
 
 def _camera_rate(camera: str) -> float:
@@ -261,6 +245,6 @@ def _camera_rate(camera: str) -> float:
         times: list[float] = []
         for _ in source.frames:
             times.append(time.monotonic())
-            if times[-1] - times[0] > LINK_S:
+            if times[-1] - times[0] > MEASUREMENT_S:
                 break
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0

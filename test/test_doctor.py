@@ -16,10 +16,10 @@ import pytest
 from lfm_perception.doctor import (
     Finding,
     State,
-    _ask,
     check_camera,
     check_dds,
     check_engine,
+    check_inference,
     check_model,
     check_packages,
     check_python,
@@ -50,7 +50,7 @@ def test_this_computer_has_what_it_takes() -> None:
     assert [finding for finding in findings if finding.state is State.PROBLEM] == []
     about = {finding.about: finding.found for finding in findings}
     assert about["model"] == "demo-vl-Q4_0.gguf and mmproj-demo-vl.gguf, checksums right"
-    assert about["answer"].startswith("ready after")
+    assert about["inference"].startswith("ready after")
 
 
 def test_packages_that_are_missing_or_too_old_are_named(
@@ -63,9 +63,9 @@ def test_packages_that_are_missing_or_too_old_are_named(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = list(check_packages())
     assert [finding.state for finding in found] == [State.PROBLEM, State.PROBLEM]
-    assert found[0].found.endswith("needed is numpy>=99")
+    assert found[0].found.endswith("required is numpy>=99")
     assert found[0].remedy == "pip install -c constraints.txt 'numpy>=99'"
-    assert found[1].found == "no-such-package is not installed, needed is no-such-package"
+    assert found[1].found == "no-such-package is not installed, required is no-such-package"
 
 
 def test_a_changed_model_is_named(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
     found = list(check_engine(Settings().with_values({"engine.n_gpu_layers": -1})))
     about = {finding.about: finding for finding in found}
     if "for the CPU" in about["llama.cpp"].found:
-        assert the_problem(found).found == "llama.cpp was compiled for the CPU alone"
+        assert the_problem(found).found == "llama.cpp was compiled for the CPU only"
     else:
         assert about["GPU"].state is not State.SKIPPED
 
@@ -112,7 +112,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
     ("found", "sentence"),
     [
         (Probe(gpu_build=True, gpus=(), offloaded=0, layers=17), "llama.cpp finds no GPU"),
-        (Probe(gpu_build=True, gpus=("Orin",), offloaded=0, layers=17), "no layer went to Orin"),
+        (Probe(gpu_build=True, gpus=("Orin",), offloaded=0, layers=17), "no layer was offloaded to Orin"),
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_named(
@@ -140,7 +140,7 @@ def test_what_runs_without_being_installed_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_a_back_end_that_cannot_answer_is_named() -> None:
     nowhere = {"engine.backend": "recorded", "recorded.path": "/nowhere/answers.jsonl"}
-    found = the_problem([_ask(Settings().with_values(nowhere))])
+    found = the_problem([check_inference(Settings().with_values(nowhere))])
     assert "/nowhere/answers.jsonl" in found.found
     assert "recorded.path" in found.remedy
 
@@ -204,7 +204,7 @@ def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch
         "lfm_perception.ros.dds_check.measure_dds", lambda seconds: TopicStatistics(20, 7.0, 0.4)
     )
     busy = the_problem(check_dds())
-    assert busy.found == "7.0 of 30 images of 1280x720 a second, 400 ms each"
+    assert busy.found == "7.0 of 30 images of 1280x720 per second, latency 400 ms"
     assert "processor busy" in busy.remedy
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     assert the_problem(check_dds()).remedy.startswith("unset FASTDDS_BUILTIN_TRANSPORTS")
@@ -213,7 +213,7 @@ def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch
 @NEEDS_ROS
 def test_a_silent_topic_and_a_slow_one_are_named() -> None:
     silent = the_problem([check_camera("/nobody_sends_here", Settings())])
-    assert silent.found == "no image came from /nobody_sends_here"
+    assert silent.found == "no image arrived from /nobody_sends_here"
     sender = subprocess.Popen([sys.executable, "-m", "lfm_perception.ros.dds_check", "/doctor_test"])
     try:
         fast = Settings().with_values({"node.input_hz_warn": 500.0})
@@ -221,8 +221,8 @@ def test_a_silent_topic_and_a_slow_one_are_named() -> None:
     finally:
         sender.kill()
         sender.wait()
-    assert slow.found.startswith("/doctor_test gives ")
-    assert slow.found.endswith("images a second, node.input_hz_warn is 500")
+    assert slow.found.startswith("/doctor_test delivers ")
+    assert slow.found.endswith("images per second, node.input_hz_warn is 500")
 
 
 @NEEDS_ROS

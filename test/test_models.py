@@ -157,14 +157,14 @@ def test_a_pin_is_whole_or_absent() -> None:
         ('"models": {', '"models": {"demo": {}, ', "'demo' is given twice"),
         ('"repo": "somebody/demo-GGUF"', '"repo": "demo"', "models.demo.repo must be ORGANIZATION/NAME"),
         ('"license": "free"', '"license": "fee"', "models.demo.license 'fee' is not described"),
-        ('"settings"', '"seetings"', "models.demo.seetings means nothing there: known are 'repo',"),
+        ('"settings"', '"seetings"', "models.demo.seetings is unknown: known are 'repo',"),
         ('"bbox_2d"', '"bbox_3d"', "models.demo.settings: detect.dialect must be one of bbox, bbox_2d"),
         ('"sha256": "', '"sha256": "g', "models.demo.files.Q4_0.sha256 must be 64 hexadecimal"),
         ('"bytes": ', '"bytes": -', "models.demo.files.Q4_0.bytes must be a whole number above 0, got -"),
         (f'"revision": "{COMMIT}", ', "", "models.demo.files.Q4_0 has bytes and sha256 alone"),
         ('"demo.gguf"', '"../demo.gguf"', "models.demo.files.Q4_0.file must be the path of a .gguf file"),
-        ('"demo": {', '"a demo": {', "models: a name is letters, digits, '.', '_' and '-', got 'a demo'"),
-        ('"models"', '"model"', "model means nothing there: known are 'licenses', 'models'"),
+        ('"demo": {', '"a demo": {', "models: a name consists of letters, digits, '.', '_' and '-', got"),
+        ('"models"', '"model"', "model is unknown: known are 'licenses', 'models'"),
         ("}", "", "not valid JSON, line 1, column"),
     ],
 )  # fmt: skip
@@ -281,7 +281,7 @@ def test_a_hub_that_hangs_is_asked_again(computer: Computer, files: dict[str, by
 def test_damage_on_the_way_is_found_and_leaves_nothing(computer: Computer, files: dict[str, bytes]) -> None:
     computer.hub.faults[MODEL].flip = len(files[MODEL]) // 3
     said = computer.pull().sentence
-    assert said.startswith(f"{MODEL} came with SHA-256 ")
+    assert said.startswith(f"{MODEL} arrived with SHA-256 ")
     assert said.endswith("it was damaged on the way, pull again")
     assert computer.final_names() == []
     computer.hub.faults[MODEL].flip = None
@@ -311,13 +311,13 @@ def test_what_is_not_pinned_is_pulled_only_at_a_named_revision(
 def test_a_file_without_a_checksum_is_not_pulled(computer: Computer, files: dict[str, bytes]) -> None:
     computer.describe(registry_text(files, pinned=False))
     computer.hub.etags[MODEL] = "a" * 40
-    assert "the hub tells no SHA-256 of demo.gguf" in computer.pull("--revision", "main").sentence
+    assert "the hub states no SHA-256 of demo.gguf" in computer.pull("--revision", "main").sentence
 
 
 def test_what_the_hub_lacks_is_named(computer: Computer, files: dict[str, bytes]) -> None:
     text = registry_text(files)
     computer.hub.gated = True
-    assert f"the hub gives {REPO} only to those who asked for it" in computer.pull().sentence
+    assert f"the hub restricts access to {REPO}" in computer.pull().sentence
     computer.hub.gated = False
     assert "has no such revision" in computer.pull("--revision", "b" * 40).sentence
     computer.describe(text.replace(REPO, "somebody/else"))
@@ -420,16 +420,16 @@ def test_two_pulls_of_a_model_do_not_mix(computer: Computer, files: dict[str, by
 
 def test_verify_finds_one_flipped_byte(computer: Computer) -> None:
     assert computer.pull().code == 0
-    assert f"{NAME}: as it came" in computer.models("verify").out
+    assert f"{NAME}: unchanged" in computer.models("verify").out
     vision = computer.store.find(NAME).files[1]
     content = bytearray(vision.read_bytes())
     content[-1000] ^= 1
     vision.write_bytes(content)
     outcome = computer.models("verify")
-    assert outcome.sentence == f"not as they came, and not to be used: {NAME}"
+    assert outcome.sentence == f"changed and unusable: {NAME}"
     assert f"{vision} has changed: its SHA-256 is" in outcome.out
     vision.write_bytes(content[:-1])
-    assert "bytes, and had" in computer.models("verify", NAME).out
+    assert "bytes, expected" in computer.models("verify", NAME).out
     vision.unlink()
     assert f"cannot read {vision}: no such file" in computer.models("verify").out
 
@@ -447,7 +447,7 @@ def test_a_model_of_ones_own_gets_a_name_and_stays_where_it_is(
     taken = computer.models("add", "mine", *demo_model).sentence
     assert taken.startswith("there is already a model 'mine'")
     assert "the registry has a model 'demo' already" in computer.models("add", "demo", *demo_model).sentence
-    assert "a model's name is letters" in computer.models("add", "../mine", *demo_model).sentence
+    assert "a model's name consists of letters" in computer.models("add", "../mine", *demo_model).sentence
 
 
 def test_files_that_are_no_model_are_not_added(
@@ -461,7 +461,7 @@ def test_files_that_are_no_model_are_not_added(
 
 def test_a_model_that_is_not_here_says_how_it_comes(computer: Computer) -> None:
     assert computer.models("path", "demo-Q4_0").sentence == (
-        "the model 'demo-Q4_0' is not on this computer (here: none): "
+        "the model 'demo-Q4_0' is not on this computer (available: none): "
         "lfm-perception models pull demo-Q4_0, or models add"
     )
 
@@ -471,7 +471,7 @@ def test_a_damaged_record_is_named(computer: Computer, demo_model: tuple[Path, P
     record = computer.store.root / "mine" / "model.json"
     for text in ("", "[]", "{}", record.read_text().replace('"size": ', '"size": "'), '{"model": 1}'):
         record.write_text(text)
-        assert f"{record} has been damaged" in computer.models("path", "mine").sentence
+        assert f"{record} is damaged" in computer.models("path", "mine").sentence
 
 
 def test_running_a_model_needs_no_hub(

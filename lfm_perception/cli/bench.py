@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar, running
-from lfm_perception.cli.options import Changes, Compare, Out, SettingsFile, load_settings
 
 
 def bench(
-    out: Out,
+    out: options.Out,
     seconds: Annotated[
         float, typer.Option(min=1.0, max=86400.0, help="Duration of the measurement, in seconds.")
     ] = 60.0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Camera resolution, in pixels.")] = "640x480",
-    settings: SettingsFile = None,
-    set_: Changes = None,
-    _: Compare = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    _: options.Compare = None,
 ) -> None:
     """Measure the speed of a model on this machine, with images of the demo world.
 
@@ -35,7 +35,7 @@ def bench(
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
         raise typer.BadParameter(f"{size!r} is not a size like 640x480", param_hint="--size")
     width, height = map(int, match.groups())
-    chosen = load_settings(settings, set_)
+    chosen = options.load_settings(settings, set_)
     with running(progress_bar()) as job, staged(out) as staging:
         job.begin("inferring", 1.0)
         bench_run = measure(chosen, width, height, seconds, job.show)

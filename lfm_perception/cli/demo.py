@@ -8,30 +8,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar, running
-from lfm_perception.cli.options import Changes, Out, SettingsFile, load_settings, require_ros
 
 
 def demo(
-    out: Out,
+    out: options.Out,
     seconds: Annotated[
         float, typer.Option(min=1.0, max=3600.0, help="Duration after the first inference, in seconds.")
     ] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the demo world.")] = 0,
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
 ) -> None:
     """Run the ROS graph: the demo world's camera at 30 Hz, the perception node, and the ground truth.
 
     Writes `index.html` (one page with all figures), `overlay.mp4` and `overlay.png`, `scenes.jsonl`,
     `summary.json`, `perception_bag` (mcap: images, ground truth and the node's outputs) and the logs.
     """
-    require_ros()
+    options.require_ros()
     from lfm_perception.evaluation.live_page import figures
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.ros.demo import DemoOptions, run_demo
 
-    chosen = load_settings(settings, set_)
+    chosen = options.load_settings(settings, set_)
     with running(progress_bar()) as job:
         job.begin("starting", 1.0)
         report, _ = run_demo(

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from lfm_perception.cli.options import Changes, SettingsFile, load_settings
+from lfm_perception.cli import options
 from lfm_perception.errors import PerceptionError
 
 
 def doctor(
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     camera: Annotated[
         str | None,
         typer.Option(help="Also measure the frame rate of this camera (`0`) or topic (`/image_raw`)."),
@@ -26,7 +26,7 @@ def doctor(
     from lfm_perception.doctor import State, examine
 
     problems = 0
-    for finding in examine(load_settings(settings, set_), camera):
+    for finding in examine(options.load_settings(settings, set_), camera):
         print(f"{finding.state.value} {finding.about}: {finding.found}")
         if finding.state is State.PROBLEM:
             problems += 1

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import frame_progress, running
-from lfm_perception.cli.options import (
-    Changes,
-    Compare,
-    Out,
-    Seed,
-    SettingsFile,
-    Topic,
-    load_settings,
-    split,
-)
 from lfm_perception.errors import PerceptionError
 
 app = typer.Typer(no_args_is_help=True)
@@ -38,8 +30,8 @@ def demo(
     trial: Annotated[
         list[str] | None, typer.Option(help="Only this trial, for example `easy` or `caption`. Repeatable.")
     ] = None,
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     json_: Annotated[Path | None, typer.Option("--json", help="File for all measures.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
@@ -58,7 +50,7 @@ def demo(
     _check_names(trial, [each.name for each in TRIALS], "--trial")
     if json_ and not json_.parent.is_dir():
         raise PerceptionError(f"{json_} cannot be written: there is no folder {json_.parent}")
-    chosen = load_settings(settings, set_)
+    chosen = options.load_settings(settings, set_)
     trials = [each for each in TRIALS if not trial or each.name in trial]
     with LlamaVlm(chosen) as vlm, frame_progress() as progress:
         task = progress.add_task("", total=scenes * len(trials))
@@ -79,13 +71,12 @@ def tracking(
     source: Annotated[
         str,
         typer.Argument(
-            help="`tud` (two street sequences that come with the extra `eval`), `demo` (the demo world, with "
-            "inference by the model), or a folder of sequences in the format of the MOTChallenge."
+            help="`tud` (two street sequences of the extra `eval`), `demo` (the model on the demo world), "
+            "or a folder of sequences in the MOTChallenge format."
         ),
     ] = "tud",
     protocol: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this protocol, for example `sparse-late` or `jittered`. Repeatable."),
+        list[str] | None, typer.Option(help="Only this protocol, for example `sparse-late`. Repeatable.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions with other noise.")] = 5,
     seconds: Annotated[
@@ -94,8 +85,8 @@ def tracking(
     pan: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="Pan of the demo world's camera, in image widths.")
     ] = 0.12,
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     out: OptionalOut = None,
 ) -> None:
     """Track objects whose true positions are known, and compare by the metrics of the tracking benchmarks.
@@ -111,7 +102,7 @@ def tracking(
     from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
 
     _check_names(protocol, list(DETECTORS), "--protocol")
-    chosen = load_settings(settings, set_)
+    chosen = options.load_settings(settings, set_)
     with frame_progress() as progress:
         task = progress.add_task("tracking", total=None)
 
@@ -133,18 +124,16 @@ def tracking(
 @app.command()
 def detection(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
-    out: Out,
+    out: options.Out,
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Location of the labels, if not the usual one: a COCO file, a folder of YOLO files, a file "
-            "of YOLO names, or the topic of detections in a bag."
+            help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if "
+            "the labels are not in the usual place."
         ),
     ] = None,
-    names: Annotated[
-        str | None, typer.Option(help="Only these labels, separated by commas; all by default.")
-    ] = None,
-    topic: Topic = None,
+    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
+    topic: options.Topic = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     stress: Annotated[
         bool,
@@ -157,10 +146,10 @@ def detection(
         str | None, typer.Option(help="Also ask in these languages: `de,fr`, or `all` of the model's.")
     ] = None,
     words: Annotated[Path | None, typer.Option(help="YAML file with the labels in those languages.")] = None,
-    settings: SettingsFile = None,
-    set_: Changes = None,
-    seed: Seed = 0,
-    _: Compare = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    seed: options.Seed = 0,
+    _: options.Compare = None,
 ) -> None:
     """Compare the model's detections with labelled images.
 
@@ -170,7 +159,7 @@ def detection(
     """
     from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.detection_page import fit_in_words, table
-    from lfm_perception.evaluation.detection_run import DetectionPlan, DetectionRun
+    from lfm_perception.evaluation.detection_run import DetectionRun
     from lfm_perception.evaluation.labels import open_labelled
     from lfm_perception.media.charts import need_charts
     from lfm_perception.media.staging import staged, writing
@@ -178,19 +167,17 @@ def detection(
     if words is not None and languages is None:
         raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
     need_charts()
-    chosen = load_settings(settings, set_, seed=seed)
-    codes = list(dict.fromkeys(split(languages or "")))
-    plan = DetectionPlan(None if names is None else split(names), images, stress, codes, words, seed)
-    with (
-        running() as job,
-        staged(out) as staging,
-        open_labelled(source, labels, topic=topic) as opened,
-    ):
-        evaluation = DetectionRun(chosen, opened, plan)
-        job.begin("loading the model", evaluation.total)
+    chosen = options.load_settings(settings, set_, seed=seed)
+    codes = list(dict.fromkeys(options.split(languages or "")))
+    selected = None if names is None else options.split(names)
+    with running() as job, staged(out) as staging, open_labelled(source, labels, topic=topic) as opened:
+        evaluation = DetectionRun(
+            chosen, opened, selected, stress=stress, codes=codes, words=words, seed=seed
+        )
+        job.begin("loading the model", min(opened.count, images or opened.count))
         with closing(open_vlm(chosen)) as vlm, job.keeping_results():
             job.begin("inferring")
-            evaluation.measure(vlm, job.advance)
+            evaluation.measure(vlm, islice(opened.pictures, images), job.advance)
         job.require(evaluation.shown, f"{opened.name} holds no labelled images")
         with writing(out):
             found = evaluation.write(staging.path)

@@ -1,10 +1,10 @@
-"""`lfm-perception models`: what there is, what is here, and bringing the one to the other."""
+"""`lfm-perception models`: lists, pulls, verifies and names models."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import yaml
@@ -14,10 +14,9 @@ from rich.table import Table
 
 from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
-
-if TYPE_CHECKING:
-    from lfm_perception.models.registry import License, Registry
-    from lfm_perception.models.store import Store
+from lfm_perception.models.registry import SHIPPED, License, Registry
+from lfm_perception.models.store import Store
+from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -26,21 +25,18 @@ Name = Annotated[str, typer.Argument(help="A name that `models list` shows.")]
 
 @app.callback()
 def _options() -> None:
-    """Pull, check and name the models of the LFM2-VL family.
+    """Pull, verify and name the models of the LFM2-VL family.
 
-    Models are kept in the folder `lfm_perception` of HF_HOME, ~/.cache/huggingface by default. Running a
-    model needs no network and no registry: only the paths that `models path` prints.
+    Models are stored in the folder `lfm_perception` of HF_HOME, ~/.cache/huggingface by default. Running a
+    model needs no network and no registry, only the paths that `models path` prints.
     """
 
 
 @app.command("list")
 def list_models() -> None:
-    """Show the models that can be pulled by name, and those that are on this computer."""
-    from lfm_perception.models.store import Store
-
+    """List the models that can be pulled by name, and those on this computer."""
     store = Store()
-    registry = _registry(store)
-    here = store.names()
+    registry, stored = _registry(store), store.names()
     table = Table(box=None, pad_edge=False)
     for head in ("model", "size", "pinned", "here", "license", "from"):
         table.add_column(head, justify="right" if head == "size" else "left", no_wrap=head == "model")
@@ -49,17 +45,15 @@ def list_models() -> None:
         pinned = all(file.pinned for file in files)
         table.add_row(
             model.name,
-            f"{sum(file.size for file in files) / 1e6:.0f} MB" if pinned else "",
+            _megabytes(sum(file.size for file in files)) if pinned else "",
             "yes" if pinned else "not yet",
-            "yes" if model.name in here else "",
+            "yes" if model.name in stored else "",
             model.license.key if model.license else "",
             model.repo,
         )
-    for name in here:
-        if name not in registry:
-            stored = store.find(name)
-            size = f"{(stored.model.size + stored.mmproj.size) / 1e6:.0f} MB"
-            table.add_row(name, size, "yes", "yes", "", stored.source)
+    for found in (store.find(name) for name in stored if name not in registry):
+        size = _megabytes(found.model.size + found.mmproj.size)
+        table.add_row(found.name, size, "yes", "yes", "", found.source)
     Console().print(table)
 
 
@@ -67,22 +61,20 @@ def list_models() -> None:
 def pull(
     name: Name,
     mmproj: Annotated[
-        str | None, typer.Option(help="Quantization of the vision file, `F16` for example.")
+        str | None, typer.Option(help="Quantization of the vision file, for example `F16`.")
     ] = None,
     revision: Annotated[
-        str | None,
-        typer.Option(help="A commit or branch of the hub's repository instead of the pinned one."),
+        str | None, typer.Option(help="Commit or branch of the hub's repository instead of the pinned one.")
     ] = None,
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="Accept the model's license without being asked.")
     ] = False,
 ) -> None:
-    """Bring a model to this computer, checked to the last byte.
+    """Download a model and verify every byte.
 
-    A pull that was cut goes on where it was. HF_HOME, HF_ENDPOINT, HF_TOKEN and HTTPS_PROXY are respected.
+    An interrupted pull resumes. HF_HOME, HF_ENDPOINT, HF_TOKEN and HTTPS_PROXY are respected.
     """
     from lfm_perception.models.hub import pull as pull_model
-    from lfm_perception.models.store import Store
 
     store = Store()
     model = _registry(store).find(name)
@@ -95,18 +87,18 @@ def pull(
     with progress_bar(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def progress(file: str, done: int, size: int) -> None:
+        def show(file: str, received: int, size: int) -> None:
             if file not in tasks:
                 tasks[file] = bars.add_task(file, total=size)
-            bars.update(tasks[file], completed=done)
+            bars.update(tasks[file], completed=received)
 
-        pulled = pull_model(model, store, mmproj=mmproj, revision=revision, tell=print, progress=progress)
+        pulled = pull_model(model, store, mmproj=mmproj, revision=revision, notify=print, on_progress=show)
     print(f"{pulled.name} is in {pulled.folder}")
     print(f"to run it: lfm-perception models settings {pulled.name} > {pulled.name}.yaml")
 
 
 def _agree(name: str, terms: License, accepted: bool) -> None:
-    """Show the license's notice and hear that it is accepted. Raises PerceptionError when it is not."""
+    """Show the license's notice and ask for consent. Raises PerceptionError without it."""
     print(f"{name} is under the {terms.title}, {terms.text}\n{terms.notice}")
     if not accepted and not sys.stdin.isatty():
         raise PerceptionError(
@@ -117,23 +109,18 @@ def _agree(name: str, terms: License, accepted: bool) -> None:
 
 
 @app.command()
-def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these models.")] = None,
-) -> None:
-    """Compare every byte of the models on this computer with what was pulled or added."""
-    from lfm_perception.models.store import Store
-
+def verify(names: Annotated[list[str] | None, typer.Argument(help="Only these models.")] = None) -> None:
+    """Compare every byte of the models on this computer with the files that were pulled or added."""
     store = Store()
     problems = {name: _problem(store, name) for name in names or store.names()}
     for name, problem in problems.items():
-        print(f"{name}: {problem or 'as it came'}")
-    if any(problems.values()):
-        wrong = ", ".join(name for name, problem in problems.items() if problem)
-        raise PerceptionError(f"not as they came, and not to be used: {wrong}")
+        print(f"{name}: {problem or 'unchanged'}")
+    if changed := [name for name, problem in problems.items() if problem]:
+        raise PerceptionError(f"changed and unusable: {', '.join(changed)}")
 
 
 def _problem(store: Store, name: str) -> str:
-    """What is wrong with a model's files; nothing: an empty text."""
+    """The problem of a model's files; empty when they are unchanged."""
     try:
         store.find(name).check()
     except PerceptionError as error:
@@ -143,28 +130,23 @@ def _problem(store: Store, name: str) -> str:
 
 @app.command()
 def path(name: Name) -> None:
-    """Print where the language model and the vision file are, a line each."""
-    from lfm_perception.models.store import Store
-
+    """Print the paths of the language model and the vision file, one per line."""
     for file in Store().find(name).files:
         print(file)
 
 
 @app.command()
 def settings(name: Name) -> None:
-    """Print the settings that run a model: its files, their checksums, and what it works best with.
+    """Print the settings of a model: its files, their checksums, and the recommended values.
 
-    As a file they serve the ROS node (params_file:=FILE) and the command line (--settings FILE).
+    In a file they serve the ROS node (params_file:=FILE) and the command line (--settings FILE).
     """
-    from lfm_perception.models.store import Store
-    from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
-
     stored = Store().find(name)
-    groups: dict[str, dict[str, object]] = {}
-    for role, file, entry in zip(
-        ("model", "mmproj"), stored.files, (stored.model, stored.mmproj), strict=True
-    ):
-        groups[role] = {"path": str(file), "sha256": entry.sha256}
+    model, mmproj = stored.files
+    groups: dict[str, dict[str, object]] = {
+        "model": {"path": str(model), "sha256": stored.model.sha256},
+        "mmproj": {"path": str(mmproj), "sha256": stored.mmproj.sha256},
+    }
     for key, value in stored.settings.items():
         group, _, key = key.partition(".")
         groups.setdefault(group, {})[key] = value
@@ -174,27 +156,27 @@ def settings(name: Name) -> None:
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="The name it shall have; letters, digits, '.', '_' and '-'.")],
+    name: Annotated[str, typer.Argument(help="The new name; letters, digits, '.', '_' and '-'.")],
     model: Annotated[Path, typer.Argument(help="GGUF file of the language model.")],
     mmproj: Annotated[Path, typer.Argument(help="GGUF file of the vision tower and projector.")],
     like: Annotated[
-        str | None, typer.Option(help="A model of the registry with whose settings it works best.")
+        str | None, typer.Option(help="Model of the registry whose recommended settings apply.")
     ] = None,
 ) -> None:
-    """Give a model of your own a name. Its files stay where they are."""
-    from lfm_perception.models.store import Store
-
+    """Give a name to a model of your own. Its files stay in place."""
     store = Store()
     registry = _registry(store)
     if name in registry:
         raise PerceptionError(f"the registry has a model {name!r} already: choose another name")
     added = store.add(name, model, mmproj, "added", registry.find(like).settings if like else {})
-    print(f"{added.name} is known; its files stay where they are and must not change")
+    print(f"{added.name} is added; its files stay in place and must not change")
 
 
 def _registry(store: Store) -> Registry:
     """The models of the package and of the team."""
-    from lfm_perception.models.registry import SHIPPED, Registry
+    team = store.user_registry
+    return Registry(SHIPPED, *([team] if team.exists() else []))
 
-    mine = store.user_registry
-    return Registry(SHIPPED, *([mine] if mine.exists() else []))
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -8,37 +8,26 @@ from typing import Annotated
 
 import typer
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import running
-from lfm_perception.cli.options import (
-    DEMO_SECONDS,
-    Changes,
-    Frames,
-    Rate,
-    Seconds,
-    Seed,
-    SettingsFile,
-    Source,
-    Topic,
-    load_settings,
-)
 from lfm_perception.errors import PerceptionError
 
 
 def record(
-    source: Source,
+    source: options.Source,
     out: Annotated[Path, typer.Option(help="File for the answers, `answers.jsonl`; replaced if it exists.")],
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     question: Annotated[
         list[str] | None,
         typer.Option(help="Question to ask about every frame, as on `input_query`. Repeatable."),
     ] = None,
-    frames: Frames = None,
-    seconds: Seconds = None,
+    frames: options.Frames = None,
+    seconds: options.Seconds = None,
     every: Annotated[int, typer.Option(min=1, help="Record every n-th frame.")] = 1,
-    topic: Topic = None,
-    rate: Rate = None,
-    seed: Seed = 0,
+    topic: options.Topic = None,
+    rate: options.Rate = None,
+    seed: options.Seed = 0,
 ) -> None:
     """Record the model's answers about every frame of a source, to replay them without the model.
 
@@ -56,13 +45,13 @@ def record(
     from lfm_perception.tracking import open_tracker
 
     # every question about every frame: a replay may ask them with other periods
-    chosen = load_settings(settings, set_, seed=seed).with_values(
+    chosen = options.load_settings(settings, set_, seed=seed).with_values(
         {"caption.period": 0.0, "budget.latency": 0.0}
     )
     if Path(source).resolve() == out.resolve():
         raise PerceptionError(f"{out} is the source: choose another file for the answers")
     if source == DEMO and frames is None and seconds is None:
-        seconds = DEMO_SECONDS
+        seconds = options.DEMO_SECONDS
     limits = Limits(frames, seconds)
     with (
         running() as job,

@@ -7,22 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import running
-from lfm_perception.cli.options import (
-    Changes,
-    Out,
-    SettingsFile,
-    Topic,
-    check_apart,
-    load_settings,
-    require_ros,
-)
 
 
 def replay(
     bag: Annotated[Path, typer.Argument(help="A rosbag2 with images: folder, .mcap or .db3.")],
-    out: Out,
-    topic: Topic = None,
+    out: options.Out,
+    topic: options.Topic = None,
     pace: Annotated[
         float,
         typer.Option(
@@ -34,8 +26,8 @@ def replay(
     ] = 0.0,
     loops: Annotated[int, typer.Option(min=1, help="Number of times the bag is played.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="Maximum number of images per loop.")] = None,
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     node: Annotated[
         str | None,
         typer.Option(help="Play to this running node, `/cam1/perception`, instead of starting one."),
@@ -47,17 +39,17 @@ def replay(
     `summary.json` and the node's log. At pace 0 and with `--set sampling.temperature=0`, the same bag gives
     the same detections and tracks, byte for byte.
     """
-    require_ros()
+    options.require_ros()
     from lfm_perception.ros.replay import ReplayOptions
     from lfm_perception.ros.replay import replay as play
 
     if node is not None and (settings or set_):
         raise typer.BadParameter("a running node has its own settings", param_hint="--node")
-    chosen = load_settings(settings, set_)
-    check_apart(str(bag), out)
+    chosen = options.load_settings(settings, set_)
+    options.check_apart(str(bag), out)
     with running() as job:
         job.begin("loading the model")
-        options = ReplayOptions(bag, topic, pace, loops, frames)
-        summary = play(options, chosen, out, node=node, on_progress=job.advance)
+        playback = ReplayOptions(bag, topic, pace, loops, frames)
+        summary = play(playback, chosen, out, node=node, on_progress=job.advance)
     print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
     job.finish(out)

@@ -7,33 +7,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import running
-from lfm_perception.cli.options import (
-    DEMO_SECONDS,
-    Changes,
-    Frames,
-    Out,
-    Rate,
-    Seconds,
-    Seed,
-    SettingsFile,
-    Source,
-    Topic,
-    check_apart,
-    load_settings,
-)
 
 
 def run(
-    source: Source,
-    out: Out,
-    settings: SettingsFile = None,
-    set_: Changes = None,
+    source: options.Source,
+    out: options.Out,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
     labels: Annotated[
         str | None, typer.Option(help="Labels to detect, separated by commas: `person,red box`.")
     ] = None,
-    frames: Frames = None,
-    seconds: Seconds = None,
+    frames: options.Frames = None,
+    seconds: options.Seconds = None,
     every: Annotated[
         int | None,
         typer.Option(
@@ -42,10 +29,10 @@ def run(
             "per second of a video, and on every image of a folder.",
         ),
     ] = None,
-    topic: Topic = None,
-    rate: Rate = None,
+    topic: options.Topic = None,
+    rate: options.Rate = None,
     bag: Annotated[bool, typer.Option("--bag", help="Also write the results as a rosbag2 (mcap).")] = False,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
 ) -> None:
     """Detect, track and describe objects in a recording or a camera's images.
 
@@ -64,11 +51,11 @@ def run(
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
-    chosen = load_settings(settings, set_, labels=labels, seed=seed)
+    chosen = options.load_settings(settings, set_, labels=labels, seed=seed)
     if source != DEMO:
-        check_apart(source, out)
+        options.check_apart(source, out)
     elif frames is None and seconds is None:
-        seconds = DEMO_SECONDS
+        seconds = options.DEMO_SECONDS
     limits = Limits(frames, seconds)
     with (
         running() as job,

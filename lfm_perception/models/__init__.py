@@ -1,4 +1,4 @@
-"""Models by name: what there is (`registry`), what is on this computer (`store`), the way here (`hub`).
+"""Models by name: those that can be pulled (`registry`), those on this computer (`store`), pulling (`hub`).
 
-Only the command line comes here. The perception node takes the paths of files and never downloads.
+Only the command line uses this package. The perception node takes the paths of files and never downloads.
 """

@@ -1,7 +1,8 @@
-"""Pulling a model from a hub: resumed after every cut, checked before it has its name.
+"""Pulls a model from a hub: resumed after interruptions, and verified before the model gets its name.
 
-huggingface_hub knows the hub: its addresses, tokens, proxies and errors (HF_ENDPOINT, HF_TOKEN, HTTPS_PROXY).
-The bytes are written here, since it throws away what came before a cut.
+huggingface_hub provides addresses, tokens, proxies and errors (HF_ENDPOINT, HF_TOKEN, HTTPS_PROXY). The bytes
+are written here, because `hf_hub_download` (2.4) deletes its partial file when a download fails, and never
+reuses the partial file of a process that ended: on a slow link, a model of 3 GB would start again.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from lfm_perception.models.registry import COMMIT, SHA256, HubFile, Model
 from lfm_perception.models.store import Store, StoredFile, StoredModel, free_bytes, measure
 
 SPARE_BYTES = 64 << 20
-"""Room that a pull leaves on the disk."""
+"""Disk space that a pull leaves free, bytes."""
 
 TRIES = 5
 PAUSE_S = 1.0
-"""So often, and with this pause, is a hub asked again of which nothing came."""
+"""Number of requests without a single byte, and the pause between them in seconds, before a pull fails."""
 
 Progress = Callable[[str, int, int], None]
-"""Hears of a file's name, the bytes that have come, and all of them."""
+"""Called with a file's name, the bytes received so far, and its size in bytes."""
 
 _PARTIAL_CONTENT = 206
 
 
 @dataclass(frozen=True, slots=True)
 class _Remote:
-    """A file as the hub has it, at a commit. `size` in bytes."""
+    """A file on the hub at a commit; `size` in bytes."""
 
     file: str
     url: str
@@ -48,32 +49,37 @@ def pull(
     *,
     mmproj: str | None = None,
     revision: str | None = None,
-    tell: Callable[[str], None] = lambda sentence: None,
-    progress: Progress = lambda file, done, size: None,
+    notify: Callable[[str], None] = lambda sentence: None,
+    on_progress: Progress = lambda file, done, size: None,
 ) -> StoredModel:
-    """Bring a model into the store, or go on with a pull that was broken off.
+    """Download a model into the store, or resume an interrupted pull.
 
-    `mmproj` names the quantization of the vision file, `revision` a commit or branch instead of the pinned
-    one; its checksums are then the hub's. Raises PerceptionError with what is wrong and the way out; the
-    store then has no model of that name.
+    Args:
+        mmproj: Quantization of the vision file; the recommended one by default.
+        revision: Commit or branch instead of the pinned one; the hub's checksums are then used.
+        notify: Receives a sentence about each file.
+
+    Raises:
+        PerceptionError: The pull failed; the store has no model of that name.
     """
-    wanted = [_chosen(model, file, revision) for file in (model.file, model.mmproj(mmproj))]
+    files = [_chosen(model, file, revision) for file in (model.file, model.mmproj(mmproj))]
     store.check_name(model.name)
     with store.preparing(model.name) as folder, _hub_errors(model.repo):
-        remotes = [_look_up(model, file) for file in wanted]
+        remotes = [_look_up(model, file) for file in files]
         _check_room(folder, remotes)
-        files = []
+        stored = []
         for remote in remotes:
-            tell(f"{remote.file} of {model.repo} at {remote.revision}, SHA-256 {remote.sha256}")
-            files.append(_fetch(folder, remote, progress))
+            notify(f"{remote.file} of {model.repo} at {remote.revision}, SHA-256 {remote.sha256}")
+            stored.append(_fetch(folder, remote, on_progress))
+        paths = [folder / file.path for file in stored]
         try:
-            gguf.check_pair(*(folder / file.path for file in files))
+            gguf.check_pair(*paths)
         except PerceptionError:
-            for file in files:  # what the hub has under these names is no use
-                (folder / file.path).unlink()
+            for path in paths:  # the hub's own files are unusable
+                path.unlink()
             raise
         source = f"{model.repo}@{remotes[0].revision}"
-        return store.finish(model.name, folder, files[0], files[1], source, model.settings)
+        return store.finish(model.name, folder, stored[0], stored[1], source, model.settings)
 
 
 def _chosen(model: Model, file: HubFile, revision: str | None) -> HubFile:
@@ -81,35 +87,33 @@ def _chosen(model: Model, file: HubFile, revision: str | None) -> HubFile:
         return HubFile(file.file, revision)
     if not file.pinned:
         raise PerceptionError(
-            f"{file.file} of {model.name} is not pinned yet, no checksum of it is known here: give "
-            "--revision main to take what the hub has now; that is checked from then on"
+            f"{file.file} of {model.name} is not pinned yet, its checksum is unknown: give "
+            "--revision main to pull the hub's current file, which is verified from then on"
         )
     return file
 
 
 def _look_up(model: Model, file: HubFile) -> _Remote:
-    """Ask the hub for the file; refuse another one than was pinned."""
+    """Request the file's metadata. Raises PerceptionError when it differs from the pinned file."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(model.repo, file.file, revision=file.revision)
-    about = get_hf_file_metadata(url)
-    told = (about.etag or "").lower()
-    told = told if SHA256.fullmatch(told) else ""
-    if not about.commit_hash or not COMMIT.fullmatch(about.commit_hash) or about.size is None:
-        raise PerceptionError(f"{url} is not answered as a hub answers: is HF_ENDPOINT right?")
-    if file.pinned and (about.size, told or file.sha256) != (file.size, file.sha256):
+    metadata = get_hf_file_metadata(url)
+    size, commit, etag = metadata.size, metadata.commit_hash or "", (metadata.etag or "").lower()
+    if size is None or not COMMIT.fullmatch(commit):
+        raise PerceptionError(f"{url} does not answer like a hub: is HF_ENDPOINT right?")
+    sha256 = etag if SHA256.fullmatch(etag) else file.sha256
+    if file.pinned and (size, sha256) != (file.size, file.sha256):
         raise PerceptionError(
-            f"the hub has another {file.file} than is pinned: {about.size} bytes with SHA-256 "
-            f"{told or 'unknown'}, pinned are {file.size} bytes with {file.sha256}"
+            f"the hub has another {file.file} than is pinned: {size} bytes with SHA-256 {sha256}, "
+            f"pinned are {file.size} bytes with {file.sha256}"
         )
-    sha256 = file.sha256 or told
     if not sha256:
         raise PerceptionError(
-            f"the hub tells no SHA-256 of {file.file}, so a pull cannot be checked: "
+            f"the hub states no SHA-256 of {file.file}, so a pull cannot be verified: "
             "download it yourself and use lfm-perception models add"
         )
-    exactly = hf_hub_url(model.repo, file.file, revision=about.commit_hash)
-    return _Remote(file.file, exactly, about.commit_hash, about.size, sha256)
+    return _Remote(file.file, hf_hub_url(model.repo, file.file, revision=commit), commit, size, sha256)
 
 
 def _check_room(folder: Path, remotes: list[_Remote]) -> None:
@@ -123,42 +127,42 @@ def _check_room(folder: Path, remotes: list[_Remote]) -> None:
         )
 
 
-def _fetch(folder: Path, remote: _Remote, progress: Progress) -> StoredFile:
-    """The file, complete and checked, in the folder."""
+def _fetch(folder: Path, remote: _Remote, on_progress: Progress) -> StoredFile:
+    """Download the file into the folder, unless it is there, and verify it."""
     name = Path(remote.file).name
     complete = folder / name
     if not complete.is_file() or measure(complete)[1] != remote.sha256:
         part = folder / f"{remote.sha256}.part"
-        _load(remote, part, progress)
+        _load(remote, part, on_progress)
         _, sha256 = measure(part)
         if sha256 != remote.sha256:
             part.unlink()
             raise PerceptionError(
-                f"{name} came with SHA-256 {sha256}, and should have {remote.sha256}: it was damaged on the "
-                "way, pull again"
+                f"{name} arrived with SHA-256 {sha256}, expected {remote.sha256}: it was damaged on the way, "
+                "pull again"
             )
         part.replace(complete)
     return StoredFile(name, remote.size, remote.sha256)
 
 
-def _load(remote: _Remote, part: Path, progress: Progress) -> None:
-    """Append to the part what is missing of it, however often the line breaks, as long as something comes."""
+def _load(remote: _Remote, part: Path, on_progress: Progress) -> None:
+    """Complete the partial file, with a new request after each interruption as long as bytes arrive."""
     from httpx2 import TransportError
 
     part.touch()
-    patience = TRIES
+    tries = TRIES
     while (size := part.stat().st_size) != remote.size:
         try:
-            _append(remote, part, size, progress)
-        except TransportError:  # noqa: PERF203, that is what the loop is for
-            patience = TRIES if part.stat().st_size > size else patience - 1
-            if not patience:
+            _append(remote, part, size, on_progress)
+        except TransportError:  # noqa: PERF203, the loop repeats failed requests
+            tries = TRIES if part.stat().st_size > size else tries - 1
+            if not tries:
                 raise
             time.sleep(PAUSE_S)
 
 
-def _append(remote: _Remote, part: Path, size: int, progress: Progress) -> None:
-    """One request for the bytes from `size` on, or for all of them where the part holds too many."""
+def _append(remote: _Remote, part: Path, size: int, on_progress: Progress) -> None:
+    """Request the bytes from `size` on, or all of them when the partial file is too long."""
     from huggingface_hub import get_session
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
@@ -175,14 +179,14 @@ def _append(remote: _Remote, part: Path, size: int, progress: Progress) -> None:
             file.truncate(0)
         for block in response.iter_raw():
             file.write(block)
-            progress(remote.file, file.tell(), remote.size)
+            on_progress(remote.file, file.tell(), remote.size)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
-    """What can happen on the way to a hub, in sentences."""
+    """Turn errors of the hub and the network into PerceptionError."""
     try:
         from httpx2 import HTTPError
         from huggingface_hub import errors
@@ -191,30 +195,21 @@ def _hub_errors(repo: str) -> Iterator[None]:
             "pulling models needs huggingface_hub: pip install 'lfm_perception[models]', "
             "or download the files yourself and use lfm-perception models add"
         ) from error
+    sentences = {  # a subclass before its base
+        errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set, so nothing can be pulled: unset it, or use "
+        "lfm-perception models add",
+        errors.GatedRepoError: f"the hub restricts access to {repo}: request access there, and set HF_TOKEN",
+        errors.RepositoryNotFoundError: f"the hub has no repository {repo}, or HF_TOKEN has no access to it",
+        errors.RevisionNotFoundError: f"the hub's {repo} has no such revision: is it a commit or branch?",
+        errors.EntryNotFoundError: f"the hub's {repo} has no such file: {{error}}",
+        (HTTPError, OSError): "the hub cannot be reached or broke off ({error}): check the network and "
+        "HTTPS_PROXY, and pull again; received bytes are kept",
+    }
     try:
         yield
-    except errors.OfflineModeIsEnabled as error:
-        raise PerceptionError(
-            "HF_HUB_OFFLINE is set, so nothing can be pulled: unset it, or use lfm-perception models add"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise PerceptionError(
-            f"the hub gives {repo} only to those who asked for it: ask there, and set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise PerceptionError(f"the hub has no repository {repo}, or HF_TOKEN has no right to it") from error
-    except errors.RevisionNotFoundError as error:
-        raise PerceptionError(f"the hub's {repo} has no such revision: is it a commit or branch?") from error
-    except errors.EntryNotFoundError as error:
-        raise PerceptionError(f"the hub's {repo} has no such file: {_first_line(error)}") from error
     except (HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
-        raise PerceptionError(
-            f"the hub cannot be reached or broke off ({_first_line(error)}): check the network and "
-            "HTTPS_PROXY, and pull again; what has come is kept"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].strip()
+        sentence = next(text for kind, text in sentences.items() if isinstance(error, kind))
+        reason = (str(error) or type(error).__name__).splitlines()[0].strip()
+        raise PerceptionError(sentence.replace("{error}", reason)) from error

@@ -1,7 +1,6 @@
-"""The models that can be pulled by name: `registry.json` of the package, and the user's own beside it.
+"""The models that can be pulled by name: `registry.json` of the package, and the user's own.
 
-A file of a model is pinned when its revision, size and SHA-256 are known; only then can it be checked against
-what was meant here. A file that is not pinned stands without them, never with invented ones.
+A file is pinned when its revision, size and SHA-256 are known. A file that is not pinned has none of them.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ COMMIT = re.compile("[0-9a-f]{40}")
 SHA256 = re.compile("[0-9a-f]{64}")
 _NAME = re.compile(r"\w[\w.-]*")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FILE = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*\.gguf")
+_TEXT = re.compile(r"\s*\S(.|\s)*")
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository. `revision` (a commit), `size` (bytes) and `sha256` are known together or not
-    at all.
-    """
+    """A file of a repository; `revision` (a commit), `size` (bytes) and `sha256` are set together."""
 
     file: str
     revision: str = ""
@@ -44,7 +43,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """What must be accepted before a pull: a title, the gist in a sentence or two, where the full text is."""
+    """Terms to accept before a pull: title, summary (`notice`) and location of the full `text`."""
 
     key: str
     title: str
@@ -54,8 +53,8 @@ class License:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One quantization of a model. `mmprojs` by their quantization, the recommended one first; `settings` by
-    dotted name are those with which the model works best; no `license`: there is nothing to accept.
+    """One quantization of a model. `mmprojs`: vision files by quantization, the recommended one first;
+    `settings`: recommended settings by dotted name; `license`: terms to accept, if any.
     """
 
     name: str
@@ -66,20 +65,21 @@ class Model:
     license: License | None
 
     def mmproj(self, quantization: str | None) -> HubFile:
-        """The vision file of this quantization; without one, the recommended."""
+        """The vision file of this quantization (None: the recommended one)."""
         if quantization is None:
             return next(iter(self.mmprojs.values()))
         if quantization not in self.mmprojs:
             raise PerceptionError(
-                f"{self.name} has no vision file {quantization!r}: known are {', '.join(self.mmprojs)}"
+                f"{self.name} has no vision file {quantization!r}: available are {', '.join(self.mmprojs)}"
             )
         return self.mmprojs[quantization]
 
 
 class Registry:
-    """The models of some registry files, by name.
+    """The models of several registry files, by name.
 
-    Raises PerceptionError, with the file's name and the place in it, for everything that is wrong with one.
+    Raises:
+        PerceptionError: A file is invalid; the message has the file's name and the place in it.
     """
 
     def __init__(self, *paths: Path) -> None:
@@ -95,7 +95,7 @@ class Registry:
         return name in self._models or name in self._families
 
     def find(self, name: str) -> Model:
-        """The model of this name; a name without a quantization means the recommended one."""
+        """The model of this name; without a quantization in the name, the recommended one."""
         if found := self._models.get(name) or self._families.get(name):
             return found
         close = difflib.get_close_matches(name, [*self._models, *self._families], n=1)
@@ -111,7 +111,7 @@ class Registry:
     def _add(self, content: _Entry) -> None:
         licenses = {
             key: License(key, entry.text("title"), entry.text("notice"), entry.text("text"))
-            for key, entry in content.entries("licenses", optional=True)
+            for key, entry in (content.entries("licenses") if content.has("licenses") else ())
         }
         content.only("licenses", "models")
         for family, entry in content.entries("models"):
@@ -145,9 +145,7 @@ def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iter
 
 def _file(entry: _Entry) -> HubFile:
     entry.only("file", "revision", "bytes", "sha256")
-    file = entry.text(
-        "file", re.compile(r"(\w[\w.-]*/)*\w[\w.-]*\.gguf"), "the path of a .gguf file in the repository"
-    )
+    file = entry.text("file", _FILE, "the path of a .gguf file in the repository")
     pins = [key for key in ("revision", "bytes", "sha256") if entry.has(key)]
     if not pins:
         return HubFile(file)
@@ -164,7 +162,7 @@ def _file(entry: _Entry) -> HubFile:
 
 
 class _Entry:
-    """A JSON object at a place in the file, whose parts are checked as they are taken."""
+    """A JSON object at the place `where` of the file; its values are validated when they are read."""
 
     def __init__(self, where: str, value: object) -> None:
         self.where = where
@@ -176,40 +174,38 @@ class _Entry:
         return key in self._value
 
     def only(self, *known: str) -> None:
-        """Refuse keys that mean nothing here: a slip of the pen must not pass for a pin."""
+        """Refuse unknown keys, which may be misspelt pins."""
         for key in self._value.keys() - set(known):
-            raise PerceptionError(
-                f"{self._place(key)} means nothing there: known are {', '.join(map(repr, known))}"
-            )
+            raise PerceptionError(f"{self._place(key)} is unknown: known are {', '.join(map(repr, known))}")
 
-    def entries(self, key: str, *, optional: bool = False) -> Iterator[tuple[str, _Entry]]:
-        if optional and key not in self._value:
-            return
+    def entries(self, key: str) -> Iterator[tuple[str, _Entry]]:
         for name, value in self.mapping(key).items():
             if not _NAME.fullmatch(name):
                 raise PerceptionError(
-                    f"{self._place(key)}: a name is letters, digits, '.', '_' and '-', got {name!r}"
+                    f"{self._place(key)}: a name consists of letters, digits, '.', '_' and '-', got {name!r}"
                 )
             yield name, _Entry(f"{self._place(key)}.{name}", value)
 
     def mapping(self, key: str) -> Mapping[str, Any]:
-        return _Entry(self._place(key), self._taken(key))._value
+        return _Entry(self._place(key), self._get(key))._value
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None, words: str = "text") -> str:
-        value = self._taken(key)
-        if not isinstance(value, str) or not value.strip() or (pattern and not pattern.fullmatch(value)):
-            raise PerceptionError(f"{self._place(key)} must be {words}, got {reprlib.repr(value)}")
+    def text(self, key: str, pattern: re.Pattern[str] = _TEXT, expected: str = "text") -> str:
+        value = self._get(key)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise self._invalid(key, expected)
         return value
 
     def size(self, key: str) -> int:
-        value = self._taken(key)
+        value = self._get(key)
         if type(value) is not int or value < 1:
-            raise PerceptionError(
-                f"{self._place(key)} must be a whole number above 0, got {reprlib.repr(value)}"
-            )
+            raise self._invalid(key, "a whole number above 0")
         return value
 
-    def _taken(self, key: str) -> object:
+    def _invalid(self, key: str, expected: str) -> PerceptionError:
+        value = reprlib.repr(self._value[key])
+        return PerceptionError(f"{self._place(key)} must be {expected}, got {value}")
+
+    def _get(self, key: str) -> object:
         if key not in self._value:
             raise PerceptionError(f"{self.where or 'the file'} lacks {key!r}")
         return self._value[key]
@@ -220,22 +216,19 @@ class _Entry:
 
 def _read(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except OSError as error:
-        raise PerceptionError(
-            f"cannot read the registry: {(error.strerror or str(error)).lower()}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise PerceptionError("not a text file in UTF-8") from error
+        reason = (error.strerror or str(error)).lower()
+        raise PerceptionError(f"cannot read the registry: {reason}") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise PerceptionError(f"not valid JSON, {place}: {error.msg.lower()}") from error
-    except RecursionError as error:
-        raise PerceptionError("not valid JSON: nested too deep") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise PerceptionError(f"not valid JSON in UTF-8: {error}") from error
 
 
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object. Refuses a key that is given twice, where JSON itself would silently take the last."""
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Refuses duplicate keys, of which JSON would silently keep the last."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]

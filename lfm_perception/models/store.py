@@ -1,7 +1,7 @@
-"""The models on this computer. One folder a model: its files, and `model.json`, which says what they must be.
+"""The models on this computer: one folder per model with its files and `model.json`, their record.
 
-A folder has its final name only when everything in it is complete and checked, so whatever is found under a
-name can be used. Models of which the files lie elsewhere have a folder with nothing but the record.
+A folder gets its final name when its files are complete and verified, so every model found by name can be
+used. A model whose files are elsewhere has a folder with only the record.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as it was when it was checked. `path` is relative to the model's folder, or absolute; `size` in
-    bytes.
-    """
+    """A verified file: `path` relative to the model's folder, or absolute; `size` in bytes."""
 
     path: str
     size: int
@@ -38,7 +36,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model that is here. `source` says where it came from; `settings` by dotted name fit it best."""
+    """A model on this computer; `source`: its origin, `settings`: its recommended ones by dotted name."""
 
     name: str
     folder: Path
@@ -49,52 +47,48 @@ class StoredModel:
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """Where the language model and the vision file are."""
+        """Paths of the language model and the vision file."""
         return self.folder / self.model.path, self.folder / self.mmproj.path
 
     def check(self) -> None:
-        """Compare every byte with what was pulled or added.
+        """Verify size and checksum of both files.
 
-        Raises PerceptionError for the first file that is gone, cannot be read or has changed.
+        Raises:
+            PerceptionError: A file is missing, cannot be read or has changed.
         """
+        remedy = f"delete {self.folder} and pull or add {self.name} again"
         for path, stored in zip(self.files, (self.model, self.mmproj), strict=True):
             size, sha256 = measure(path)
             if size != stored.size:
-                raise PerceptionError(
-                    f"{path} has {size} bytes, and had {stored.size} when it came: {self._remedy()}"
-                )
+                raise PerceptionError(f"{path} has changed: {size} bytes, expected {stored.size}: {remedy}")
             if sha256 != stored.sha256:
                 raise PerceptionError(
-                    f"{path} has changed: its SHA-256 is {sha256}, and was {stored.sha256} when it came: "
-                    f"{self._remedy()}"
+                    f"{path} has changed: its SHA-256 is {sha256}, expected {stored.sha256}: {remedy}"
                 )
-
-    def _remedy(self) -> str:
-        return f"delete {self.folder} and pull or add {self.name} again"
 
 
 class Store:
-    """The folder of all models; made when the first one comes."""
+    """The folder of all models; created with the first one."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
 
     @property
     def user_registry(self) -> Path:
-        """Where a team describes models of its own; need not exist."""
+        """Path of the registry with a team's own models; it need not exist."""
         return self.root / "registry.json"
 
     def names(self) -> list[str]:
-        """The models that are here, in alphabetical order."""
+        """Names of the stored models, in alphabetical order."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{RECORD}"))
 
     def find(self, name: str) -> StoredModel:
-        """The model of this name. Raises PerceptionError when it is not here, or its record is no record."""
+        """The model of this name. Raises PerceptionError when it is not stored, or its record is damaged."""
         path = self.root / name / RECORD
         if not _NAME.fullmatch(name) or not path.is_file():
-            here = ", ".join(self.names()) or "none"
+            stored = ", ".join(self.names()) or "none"
             raise PerceptionError(
-                f"the model {name!r} is not on this computer (here: {here}): "
+                f"the model {name!r} is not on this computer (available: {stored}): "
                 f"lfm-perception models pull {name}, or models add"
             )
         return _read_record(path)
@@ -102,9 +96,10 @@ class Store:
     def add(
         self, name: str, model: Path, mmproj: Path, source: str, settings: Mapping[str, object]
     ) -> StoredModel:
-        """Remember a model whose files stay where they are.
+        """Record a model whose files stay in place.
 
-        Raises PerceptionError when the name is taken or the files do not make an LFM2-VL model.
+        Raises:
+            PerceptionError: The name is invalid or taken, or the files are not those of one LFM2-VL model.
         """
         from lfm_perception.engine import gguf
 
@@ -116,9 +111,11 @@ class Store:
             return self.finish(name, folder, files[0], files[1], source, settings)
 
     def check_name(self, name: str) -> None:
-        """Refuse a name that is none, or that a model here has already."""
+        """Raise PerceptionError when a name is invalid or taken."""
         if not _NAME.fullmatch(name):
-            raise PerceptionError(f"a model's name is letters, digits, '.', '_' and '-', got {name!r}")
+            raise PerceptionError(
+                f"a model's name consists of letters, digits, '.', '_' and '-', got {name!r}"
+            )
         if (self.root / name).exists():
             raise PerceptionError(
                 f"there is already a model {name!r} in {self.root / name}: "
@@ -127,9 +124,10 @@ class Store:
 
     @contextmanager
     def preparing(self, name: str) -> Iterator[Path]:
-        """A folder for a model that is not complete; one at a time. What an earlier try left there is kept.
+        """The folder of an incomplete model, locked; files that an earlier try left there are kept.
 
-        Raises PerceptionError when the store cannot be written, or the model is being prepared elsewhere.
+        Raises:
+            PerceptionError: The store cannot be written, or another process prepares the model.
         """
         folder = self.root / f".{name}.unfinished"
         with self._writing():
@@ -144,7 +142,7 @@ class Store:
                 try:
                     yield folder
                 finally:
-                    with suppress(OSError):  # it has its final name, or holds what a later try goes on with
+                    with suppress(OSError):  # it has its final name, or is not empty and a later try resumes
                         folder.rmdir()
 
     def finish(
@@ -156,13 +154,9 @@ class Store:
         source: str,
         settings: Mapping[str, object],
     ) -> StoredModel:
-        """Give a prepared folder its record and its final name."""
-        record = {
-            "model": asdict(model),
-            "mmproj": asdict(mmproj),
-            "source": source,
-            "settings": dict(settings),
-        }
+        """Write the record into a prepared folder and give it its final name; other files are deleted."""
+        files = {"model": asdict(model), "mmproj": asdict(mmproj)}
+        record = {**files, "source": source, "settings": dict(settings)}
         kept = {RECORD, model.path, mmproj.path}
         for path in folder.iterdir():
             if path.name not in kept:
@@ -176,11 +170,11 @@ class Store:
         return self.find(name)
 
     def accepted(self, terms: License) -> bool:
-        """Whether this license has been accepted here before."""
+        """Whether this license was accepted on this computer."""
         return (self.root / "licenses" / terms.key).is_file()
 
     def accept(self, terms: License) -> None:
-        """Remember that this license was accepted."""
+        """Record that this license was accepted."""
         folder = self.root / "licenses"
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
@@ -188,13 +182,13 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What the disk can have against it, in a sentence."""
+        """Turn an OSError of the disk into a PerceptionError."""
         try:
             yield
         except OSError as error:
             raise PerceptionError(
                 f"cannot write to {self.root}: {(error.strerror or str(error)).lower()}: "
-                "make room or give yourself the right to write there, or set HF_HOME to another folder"
+                "free space there or check the permissions, or set HF_HOME to another folder"
             ) from error
 
 
@@ -214,7 +208,7 @@ def measure(path: Path) -> tuple[int, str]:
 
 
 def free_bytes(path: Path) -> int:
-    """Room on the disk that holds the path, or will."""
+    """Free space on the disk of a path, which need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -234,13 +228,12 @@ def _read_record(path: Path) -> StoredModel:
     except OSError as error:
         raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, TypeError, KeyError, AttributeError, PerceptionError) as error:
-        raise PerceptionError(
-            f"{path} has been damaged ({error!r}): delete {path.parent} and pull or add the model again"
-        ) from error
+        remedy = f"delete {path.parent} and pull or add the model again"
+        raise PerceptionError(f"{path} is damaged ({error!r}): {remedy}") from error
 
 
 def _checked(settings: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings as they are given. Raises PerceptionError when they are none."""
+    """The settings, unchanged. Raises PerceptionError when they are invalid."""
     Settings().with_values(settings)
     return settings
 
