@@ -1,14 +1,14 @@
-"""What the board says of itself: temperatures, clocks, power, whether it holds itself back; a watch on it.
+"""Temperatures, clocks, power and throttling of the board, and a monitor that derives the degradation level.
 
-Everything comes from the kernel's files under /sys; where jetson-stats is installed and its service runs,
-temperatures, power and the GPU's clock come from there. What a board does not have is left out, and what
-cannot be read is not there: nothing here fails.
+Everything is read from the kernel's sysfs; where jetson-stats is installed and its service runs, it provides
+temperatures, power and the GPU's clock. Sensors that a board does not have, or that cannot be read, are left
+out: nothing here fails.
 
-    thermal_zone*/{type,temp}                          temperatures, thousandths of a degree
-    cooling_device*/{type,cur_state}                   above 0: clocks are held back; fans do not count
-    cpufreq/policy*/{scaling_cur,cpuinfo_max}_freq     clocks of the CPU, kHz
-    devfreq/*{gpu,ga10b,gv11b,...}/{cur,max}_freq      clock of the GPU, Hz
-    hwmon*/{in*_label,in*_input,curr*_input,power*}    rails of the INA3221 and its like: mV, mA, uW
+    thermal_zone*/{type,temp}                          temperatures, thousandths of a degree Celsius
+    cooling_device*/{type,cur_state}                   above 0: clocks are throttled; fans do not count
+    cpufreq/policy*/{scaling_cur,cpuinfo_max}_freq     CPU clocks, kHz
+    devfreq/*{gpu,ga10b,gv11b,...}/{cur,max}_freq      GPU clock, Hz
+    hwmon*/{in*_label,in*_input,curr*_input,power*}    power rails (INA3221 and similar), mV, mA, uW
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,20 +28,20 @@ from lfm_perception.settings import ThermalSettings
 
 SYSFS = Path("/sys")
 
-COLDEST_C, HOTTEST_C = -60.0, 200.0
-"""A sensor that says less or more is switched off or broken."""
+MIN_CELSIUS, MAX_CELSIUS = -60.0, 200.0
+"""A sensor outside of this range is switched off or broken."""
 
-WHOLE_BOARD = ("VDD_IN", "VIN", "POM_5V_IN")
-"""Rails that feed all others; without one, the rails are added up."""
+INPUT_RAILS = ("VDD_IN", "VIN", "POM_5V_IN")
+"""Rails that supply the whole board; on a board without one, all rails are added up."""
 
 _FAN = re.compile("fan|pwm", re.IGNORECASE)
 _GPU = re.compile(r"gpu|g[abv]\d+b|gp10b|gm20b", re.IGNORECASE)
-_SUPPLY_RAIL = re.compile(r"in(\d+)_label")
+_RAIL_LABEL = re.compile(r"in(\d+)_label")
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A clock now and at its fastest, in Hz."""
+    """Current and maximum frequency of a processor, in Hz."""
 
     current_hz: float
     max_hz: float
@@ -49,10 +49,10 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class BoardState:
-    """A board at one moment.
+    """Sensor readings at one moment.
 
-    `temperatures_c` by sensor; `clocks` by processor; `power_w` by rail, and `total_w` of the whole board,
-    None where it cannot be known. `throttled_by`: what holds back the clocks now. `source`: who told.
+    `temperatures_c` by sensor, `clocks` by processor, `power_w` by rail, and `total_w` of the whole board,
+    None if unknown. `throttled_by`: the cooling devices that throttle clocks now.
     """
 
     temperatures_c: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -64,28 +64,24 @@ class BoardState:
 
     @property
     def hottest(self) -> tuple[str, float] | None:
-        """The sensor with the highest temperature, and that."""
+        """Name and temperature of the hottest sensor."""
         return max(self.temperatures_c.items(), key=lambda item: item[1], default=None)
 
 
-def read_sysfs(root: Path = SYSFS) -> BoardState:
-    """The board as the kernel's files under `root` have it. Takes a few milliseconds."""
-    rails = dict(_rails(root))
-    return BoardState(
-        temperatures_c=dict(_temperatures(root)),
-        throttled_by=tuple(_throttles(root)),
-        clocks=dict(_clocks(root)),
-        power_w=rails,
-        total_w=_total(rails),
-        source=str(root),
-    )
+def thermal_summary(state: BoardState) -> str:
+    """The hottest sensor, and the cooling devices that throttle clocks, as text."""
+    hottest = state.hottest
+    text = f"{hottest[0]} is at {hottest[1]:.1f} °C" if hottest else "no temperature is known"
+    if state.throttled_by:
+        text += f", clocks are held back by {', '.join(state.throttled_by)}"
+    return text
 
 
 class BoardMonitor:
-    """Looks at the board now and then, on a thread of its own, and says what level its heat asks for.
+    """Reads the board every `thermal.period` seconds on its own thread and derives the degradation level.
 
-    `on_level(level, sentence)` is called at every change of the level, on that thread. `state` and `level`
-    are the latest.
+    `on_level(level, message)` is called on that thread when the level changes. `state` and `level` are the
+    latest.
     """
 
     def __init__(self, settings: ThermalSettings, on_level: Callable[[DegradationLevel, str], None]) -> None:
@@ -93,79 +89,67 @@ class BoardMonitor:
         self._closing = threading.Event()
         self.state = BoardState()
         self.level = DegradationLevel.NONE
+        self._level_since_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
 
     def reconfigure(self, settings: ThermalSettings) -> None:
-        """Go on with other settings."""
+        """Applies other settings from the next reading on."""
         self._settings = settings
 
     def close(self) -> None:
-        """Look no more."""
+        """Stops and joins the thread."""
         self._closing.set()
         self._thread.join()
 
     def _run(self) -> None:
-        jetson = _JetsonStats()
-        since_s = time.monotonic()
-        try:
+        with closing(_JetsonStats()) as jetson:
             while True:
                 settings = self._settings
                 state = read_sysfs(Path(settings.sysfs))
-                if Path(settings.sysfs) == SYSFS:  # another folder is a rehearsal
-                    state = jetson.improved(state)
-                self.state = state = _believed(state, settings.ignored_sensors)
-                hottest = state.hottest
-                now_s = time.monotonic()
-                level = next_level(
-                    self.level,
-                    hottest[1] if hottest else None,
-                    bool(state.throttled_by),
-                    now_s - since_s,
-                    settings,
-                )
-                if level != self.level:
-                    self.level, since_s = level, now_s
-                    self._on_level(level, f"{level.description}: {thermal_summary(state)}")
+                if Path(settings.sysfs) == SYSFS:  # another folder is a simulated board
+                    state = jetson.merge(state)
+                self.state = _plausible(state, settings.ignored_sensors)
+                self._update_level(settings)
                 if self._closing.wait(settings.period):
                     return
-        finally:
-            jetson.close()
+
+    def _update_level(self, settings: ThermalSettings) -> None:
+        state, now_s = self.state, time.monotonic()
+        hottest_c = state.hottest[1] if state.hottest else None
+        held_s = now_s - self._level_since_s
+        level = next_level(self.level, hottest_c, bool(state.throttled_by), held_s, settings)
+        if level != self.level:
+            self.level, self._level_since_s = level, now_s
+            self._on_level(level, f"{level.description}: {thermal_summary(state)}")
 
 
-def thermal_summary(state: BoardState) -> str:
-    """How warm a board is, and what holds it back, in words."""
-    hottest = state.hottest
-    words = f"{hottest[0]} is at {hottest[1]:.1f} °C" if hottest else "no temperature is known"
-    if state.throttled_by:
-        words += f", clocks are held back by {', '.join(state.throttled_by)}"
-    return words
-
-
-def _believed(state: BoardState, ignored: tuple[str, ...]) -> BoardState:
+def _plausible(state: BoardState, ignored: tuple[str, ...]) -> BoardState:
     temperatures = {
         name: celsius
         for name, celsius in state.temperatures_c.items()
-        if COLDEST_C < celsius < HOTTEST_C and name not in ignored
+        if MIN_CELSIUS < celsius < MAX_CELSIUS and name not in ignored
     }
     return replace(state, temperatures_c=temperatures)
 
 
+# --- jetson-stats ------------------------------------------------------------------------------------
+
+
 class _JetsonStats:
-    """jetson-stats, where it is installed and its service answers; the first failure is the last attempt."""
+    """Client of jetson-stats, where it is installed and its service runs; closed at its first failure."""
 
     def __init__(self) -> None:
         self._client: Any = None
-        # whatever it raises: it is a convenience and must not cost the watch
-        with suppress(Exception):
+        with suppress(Exception):  # optional: no failure of it may stop the monitor
             from jtop import jtop
 
             client = jtop()
             client.start()
             self._client = client
 
-    def improved(self, state: BoardState) -> BoardState:
-        """The state with what jetson-stats knows better."""
+    def merge(self, state: BoardState) -> BoardState:
+        """The state with the readings of jetson-stats in place of those from sysfs."""
         if self._client is None:
             return state
         try:
@@ -184,26 +168,38 @@ class _JetsonStats:
 def _from_jetson_stats(
     state: BoardState, temperature: Mapping[str, Any], power: Mapping[str, Any], gpu: Mapping[str, Any]
 ) -> BoardState:
-    """What jetson-stats 4 and newer call `temperature`, `power` (mW) and `gpu` (kHz)."""
-    temperatures = {
-        name: float(sensor["temp"]) for name, sensor in temperature.items() if sensor.get("online", True)
-    }
-    rails = {name: float(rail["power"]) / 1e3 for name, rail in power["rail"].items()}
+    """Readings of jetson-stats 4 and newer: `temperature` (degrees Celsius), `power` (mW), `gpu` (kHz)."""
     clocks = {
         name: Clock(1e3 * entry["freq"]["cur"], 1e3 * entry["freq"]["max"]) for name, entry in gpu.items()
     }
     kept = {name: clock for name, clock in state.clocks.items() if not _GPU.search(name) or not clocks}
     return replace(
         state,
-        temperatures_c=temperatures,
-        power_w=rails,
+        temperatures_c={
+            name: float(sensor["temp"]) for name, sensor in temperature.items() if sensor.get("online", True)
+        },
+        power_w={name: float(rail["power"]) / 1e3 for name, rail in power["rail"].items()},
         total_w=float(power["tot"]["power"]) / 1e3,
         clocks={**kept, **clocks},
         source="jetson-stats",
     )
 
 
-# --- the kernel's files ------------------------------------------------------------------------------
+# --- sysfs -------------------------------------------------------------------------------------------
+
+
+def read_sysfs(root: Path = SYSFS) -> BoardState:
+    """The sensor readings from sysfs mounted at `root`; takes a few milliseconds."""
+    rails = dict(_rails(root))
+    input_w = [rails[name] for name in INPUT_RAILS if name in rails]
+    return BoardState(
+        temperatures_c=dict(_temperatures(root)),
+        throttled_by=tuple(_throttles(root)),
+        clocks=dict(_clocks(root)),
+        power_w=rails,
+        total_w=input_w[0] if input_w else sum(rails.values()) if rails else None,
+        source=str(root),
+    )
 
 
 def _temperatures(root: Path) -> Iterator[tuple[str, float]]:
@@ -222,21 +218,21 @@ def _throttles(root: Path) -> Iterator[str]:
 
 def _clocks(root: Path) -> Iterator[tuple[str, Clock]]:
     for policy in _numbered(root / "devices/system/cpu/cpufreq", "policy"):
-        now, most = _number(policy / "scaling_cur_freq"), _number(policy / "cpuinfo_max_freq")
-        if now is not None and most is not None:
-            yield f"cpu{policy.name.removeprefix('policy')}", Clock(now * 1e3, most * 1e3)
+        current, highest = _number(policy / "scaling_cur_freq"), _number(policy / "cpuinfo_max_freq")
+        if current is not None and highest is not None:
+            yield f"cpu{policy.name.removeprefix('policy')}", Clock(current * 1e3, highest * 1e3)
     for device in _entries(root / "class/devfreq"):
-        now, most = _number(device / "cur_freq"), _number(device / "max_freq")
-        if _GPU.search(device.name) and now is not None and most is not None:
-            yield "gpu", Clock(now, most)
+        current, highest = _number(device / "cur_freq"), _number(device / "max_freq")
+        if _GPU.search(device.name) and current is not None and highest is not None:
+            yield "gpu", Clock(current, highest)
 
 
 def _rails(root: Path) -> Iterator[tuple[str, float]]:
     for device in _numbered(root / "class/hwmon", "hwmon"):
-        for entry in _entries(device):
-            if (found := _SUPPLY_RAIL.fullmatch(entry.name)) is None:
+        for label in _entries(device):
+            if (match := _RAIL_LABEL.fullmatch(label.name)) is None:
                 continue
-            number, name = found[1], _text(entry)
+            name, number = _text(label), match[1]
             volts, amperes = _number(device / f"in{number}_input"), _number(device / f"curr{number}_input")
             # "sum of shunt voltages" has no current
             if name and volts is not None and amperes is not None:
@@ -245,13 +241,8 @@ def _rails(root: Path) -> Iterator[tuple[str, float]]:
             yield _text(device / "name") or device.name, watts / 1e6
 
 
-def _total(rails: Mapping[str, float]) -> float | None:
-    whole = [rails[name] for name in WHOLE_BOARD if name in rails]
-    return whole[0] if whole else sum(rails.values()) if rails else None
-
-
 def _numbered(folder: Path, name: str) -> list[Path]:
-    """The entries called `name` and a number, in the order of that."""
+    """The entries called `name` and a number, in the order of the numbers."""
     found = [entry for entry in _entries(folder) if re.fullmatch(rf"{name}\d+", entry.name)]
     return sorted(found, key=lambda entry: int(entry.name.removeprefix(name)))
 
@@ -266,7 +257,7 @@ def _entries(folder: Path) -> list[Path]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):  # a sensor that is switched off answers with an error
+    except (OSError, ValueError):  # reading a sensor that is switched off is an error
         return ""
 
 

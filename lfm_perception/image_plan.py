@@ -1,27 +1,25 @@
-"""What LFM2-VL makes of an image, in whole numbers: sizes, tiles, thumbnail and tokens. Pure functions.
+"""LFM2-VL's image preprocessing as integer arithmetic: sizes, tiles, thumbnail and tokens. Pure functions.
 
-One image token covers 32x32 pixels (a 2x2 square of 16x16 patches). A picture whose area is at most
-twice `max_tokens` is one tile, with sides that are multiples of 32. A larger one becomes 2 to 10 tiles
-of 512x512 in the grid that comes nearest to its aspect ratio, followed by a thumbnail of the whole.
-The sizes are those of the family's preprocessor as llama.cpp (`tools/mtmd/mtmd-image.cpp`) and
-Transformers (`models/lfm2_vl`) compute them. llama.cpp works in 32-bit floats, so this does too: a
-picture on the border between two sizes then falls on the same side. (The model card's one example of
-tiling, 1,020 tokens for 1000x3000, is not what either computes: both make it 3 x 256 + 9 x 27 = 1,011.)
+One image token covers 32x32 pixels (2x2 patches of 16x16). A frame whose area is at most twice `max_tokens`
+becomes one tile with sides that are multiples of 32. A larger one becomes 2 to 10 tiles of 512x512, in the
+grid nearest to its aspect ratio, followed by a thumbnail of the whole frame. The sizes are those of llama.cpp
+(`tools/mtmd/mtmd-image.cpp`) and Transformers (`models/lfm2_vl`), in 32-bit floats as llama.cpp computes
+them, so that a frame on the border between two sizes falls on the same side. (The model card's one example
+of tiling, 1,020 tokens for 1000x3000, is what neither computes: both give 3 x 256 + 9 x 27 = 1,011.)
 
-Where it differs, on purpose: `max_tokens` is a promise. The preprocessor passes it when a small image
-is enlarged (100x100 at 32 to 32 tokens gives 36) and for long, thin images. A plan does not: it takes
-the size below, or says that the image is too long and thin.
+One difference is on purpose: a plan never exceeds `max_tokens`. The preprocessor does when it enlarges a
+small image (100x100 at 32 to 32 tokens gives 36) and for long, thin images; a plan takes the next smaller
+size, or refuses an image that is too long and thin.
 
-**Passing through llama.cpp unchanged.** The frame is resized here, to exactly the planned size, and
-given to llama.cpp picture by picture (see `pictures`). Load it with `image_min_tokens=1` and an
-`image_max_tokens` that no picture passes (`max_tokens`, and 256 for tiles): every planned picture is a
-multiple of 32 on both sides, inside those bounds and below the tiling threshold, so llama.cpp copies it
-as it is, never resizes and never tiles. Tiles are fed by ourselves because llama.cpp's own tiling cannot
-be set (up to 10 tiles and a thumbnail, always) and pads the grid with black bars where the reference
-stretches the image; bars would also break the one rule for boxes below.
+**llama.cpp keeps planned images unchanged.** The frame is resized here to the planned size and given to
+llama.cpp tile by tile (`planning.resize.tile_image`). Load it with `image_min_tokens=1` and an
+`image_max_tokens` that no tile exceeds (`max_tokens`, and 256 for tiles): every planned tile is then a
+multiple of 32 on both sides, within those bounds and below the tiling threshold, and llama.cpp neither
+resizes nor tiles it. llama.cpp's own tiling is not used: it cannot be configured (always up to 10 tiles and
+a thumbnail), and it pads the grid with black bars, which would shift boxes.
 
-**Boxes.** The whole frame is stretched to the planned size, nothing is cropped or padded. Normalized
-coordinates therefore mean the same in the frame, in the resized picture and in the thumbnail.
+**Boxes.** The whole frame is stretched to the planned size, never cropped or padded. Normalized coordinates
+are therefore the same in the frame, in the resized image and in the thumbnail.
 """
 
 from __future__ import annotations
@@ -51,11 +49,11 @@ _TILING_TOLERANCE = 2.0  # `max_pixels_tolerance` of the preprocessor
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a plan may spend.
+    """Limits of an image plan.
 
-    `min_tokens` and `max_tokens` bound a single tile and the thumbnail; a tile of a grid always costs
-    256. `max_tiles` is 1 to 10, where 1 never tiles; neither does `splitting=False`. `thumbnail` adds a
-    small picture of the whole to a grid.
+    `min_tokens` and `max_tokens` bound a single tile and the thumbnail; a tile of a grid always has 256
+    tokens. `max_tiles` is 1 to 10; with 1, or without `splitting`, a frame is never tiled. `thumbnail` adds
+    a small view of the whole frame to a grid.
 
     Raises PerceptionError when a limit is out of range or the two bounds contradict each other.
     """
@@ -83,7 +81,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """How one frame is shown to the model.
+    """How one frame is resized and tiled.
 
     The whole frame is resized to `width` x `height` pixels: multiples of 32 for a single tile, and
     `columns * 512` x `rows * 512` for a grid. `thumbnail_width` and `thumbnail_height` are 0 when there
@@ -104,18 +102,18 @@ class ImagePlan:
 
     @property
     def tokens(self) -> int:
-        """Image tokens of all pictures; the text tokens that mark image, row, column are not counted."""
+        """Image tokens of tiles and thumbnail, without the text tokens that mark image, row and column."""
         return (self.width * self.height + self.thumbnail_width * self.thumbnail_height) // _TOKEN_AREA
 
 
 def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
-    """The plan for a frame of `width` x `height` pixels.
+    """Plans a frame of `width` x `height` pixels.
 
-    A single tile or a thumbnail never has more than `limits.max_tokens` tokens; a frame that is small is
-    enlarged to `limits.min_tokens` where that fits.
+    A single tile or a thumbnail never has more than `limits.max_tokens` tokens; a small frame is enlarged to
+    `limits.min_tokens` where that fits.
 
-    Raises PerceptionError for an image without pixels, and for one so long and thin that no size of
-    about its shape fits into `limits.max_tokens`.
+    Raises:
+        PerceptionError: the image has no pixels, or is too long and thin for `limits.max_tokens`.
     """
     if width < 1 or height < 1:
         raise PerceptionError(f"the image is {width}x{height} and has no pixels: check the image source")
@@ -134,7 +132,7 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
 
 
 def _single_tile(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:
-    """Width and height, multiples of 32, of about the image's shape and within the limits."""
+    """Width and height, multiples of 32, near the image's aspect ratio and within the limits."""
     size = _aligned(width, height)
     if _tokens(size) > limits.max_tokens:
         size = _shrunk(width, height, limits.max_tokens)
@@ -155,13 +153,13 @@ def _tokens(size: tuple[int, int]) -> int:
 
 
 def _aligned(width: int, height: int) -> tuple[int, int]:
-    """Both sides to the nearest multiple of 32, halves up, at least 32."""
+    """Both sides rounded to the nearest multiple of 32, halves up, at least 32."""
     across, down = (max(1, (2 * side + TOKEN_SIDE) // (2 * TOKEN_SIDE)) for side in (width, height))
     return across * TOKEN_SIDE, down * TOKEN_SIDE
 
 
 def _shrunk(width: int, height: int, max_tokens: int) -> tuple[int, int]:
-    """Both sides divided alike, so that the area is `max_tokens`, then down to multiples of 32."""
+    """Both sides scaled down to an area of `max_tokens`, then rounded down to multiples of 32."""
     area = np.float32(height) * np.float32(width)
     factor = np.sqrt(area / np.float32(max_tokens * _TOKEN_AREA))
     across, down = (
@@ -171,7 +169,7 @@ def _shrunk(width: int, height: int, max_tokens: int) -> tuple[int, int]:
 
 
 def _enlarged(width: int, height: int, min_tokens: int) -> tuple[int, int]:
-    """Both sides multiplied alike, so that the area is `min_tokens`, then up to multiples of 32."""
+    """Both sides scaled up to an area of `min_tokens`, then rounded up to multiples of 32."""
     area = np.float32(height) * np.float32(width)
     factor = np.sqrt(np.float32(min_tokens * _TOKEN_AREA) / area)
     across, down = (
@@ -192,7 +190,7 @@ def _wants_tiles(width: int, height: int, max_tokens: int) -> bool:
 def _nearest_grid(width: int, height: int, max_tiles: int) -> tuple[int, int]:
     """Columns and rows of the grid whose aspect ratio is nearest to the image's.
 
-    Among equally near grids a larger one wins when the image has more than half of its pixels.
+    Of equally near grids a larger one is chosen when the image has more than half of its pixels.
     """
     aspect = np.float32(width) / np.float32(height)
     best, best_distance = (1, 1), np.float32(np.inf)
@@ -207,7 +205,7 @@ def _nearest_grid(width: int, height: int, max_tiles: int) -> tuple[int, int]:
 
 @cache
 def _grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All grids of 2 to `max_tiles` tiles, small ones first."""
+    """All grids of 2 to `max_tiles` tiles, in the order of their size."""
     sides = range(1, max_tiles + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if 2 <= columns * rows <= max_tiles]
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))

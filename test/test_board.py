@@ -1,4 +1,4 @@
-"""Heat: what the board says, what is done against it, and that it is taken back."""
+"""Board sensors, the thermal throttling policy, and degradation beside a running camera."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILES = (
     "class/hwmon/hwmon3/in1_label",
     "class/hwmon/hwmon3/curr1_input",
 )
-"""Files of the board, one of each kind."""
+"""Sensor files of the board, one of each kind."""
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def board(tmp_path: Path) -> FakeBoard:
     return FakeBoard(tmp_path / "sys")
 
 
-# --- what the board says -----------------------------------------------------------------------------
+# --- sensors -----------------------------------------------------------------------------------------
 
 
-def test_a_jetsons_files_are_read(board: FakeBoard) -> None:
+def test_the_sensor_files_of_a_jetson_are_read(board: FakeBoard) -> None:
     state = read_sysfs(board.root)
     assert state.temperatures_c == {
         "cpu-thermal": 45.0, "gpu-thermal": 45.5, "tj-thermal": 46.0, "PMIC-Die": 100.0,
@@ -67,7 +67,7 @@ def test_without_a_rail_for_the_whole_board_the_rails_are_added(board: FakeBoard
     assert read_sysfs(board.root).power_w["ina238"] == pytest.approx(2.5)
 
 
-def test_a_machine_without_sensors_says_nothing_and_fails_nowhere(tmp_path: Path) -> None:
+def test_a_machine_without_sensors_has_an_empty_state(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "not there"):
         state = read_sysfs(root)
         assert state == BoardState(source=str(root))
@@ -77,7 +77,7 @@ def test_a_machine_without_sensors_says_nothing_and_fails_nowhere(tmp_path: Path
 
 @settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(FILES), st.binary(max_size=12)))
-def test_whatever_the_files_say_reading_goes_on(files: dict[str, bytes]) -> None:
+def test_malformed_sensor_files_are_left_out(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         board = FakeBoard(Path(folder))
         for name, content in files.items():
@@ -91,7 +91,7 @@ def test_sensors_that_are_off_do_not_count(board: FakeBoard) -> None:
     assert set(read_sysfs(board.root).temperatures_c) == {"cpu-thermal", "PMIC-Die"}
 
 
-# --- what is done against it -------------------------------------------------------------------------
+# --- policy ------------------------------------------------------------------------------------------
 
 THERMAL = ThermalSettings()
 
@@ -113,11 +113,11 @@ THERMAL = ThermalSettings()
         ),
     ],
 )
-def test_heat_asks_for_a_step_at_once(celsius: float | None, level: DegradationLevel) -> None:
+def test_the_level_rises_at_once(celsius: float | None, level: DegradationLevel) -> None:
     assert next_level(DegradationLevel.NONE, celsius, False, 0.0, THERMAL) is level
 
 
-def test_a_step_is_taken_back_when_it_is_cool_enough_and_was_held() -> None:
+def test_the_level_falls_after_hysteresis_and_hold_time() -> None:
     assert next_level(DegradationLevel.PAUSED, 93.0, False, 60.0, THERMAL) is DegradationLevel.PAUSED, (
         "not yet 5 °C cooler"
     )
@@ -136,7 +136,7 @@ def test_a_step_is_taken_back_when_it_is_cool_enough_and_was_held() -> None:
     ), "a sensor that fell silent"
 
 
-def test_a_board_that_holds_back_its_clocks_gets_less_to_do() -> None:
+def test_throttled_clocks_reduce_the_tokens() -> None:
     assert next_level(DegradationLevel.NONE, 60.0, True, 0.0, THERMAL) is DegradationLevel.REDUCED_TOKENS
     assert (
         next_level(DegradationLevel.REDUCED_TOKENS, 60.0, True, 60.0, THERMAL)
@@ -153,7 +153,7 @@ def test_a_board_that_holds_back_its_clocks_gets_less_to_do() -> None:
     st.floats(0.0, 100.0),
     st.floats(0.0, THERMAL.hysteresis - 0.01),
 )
-def test_steps_do_not_go_back_and_forth(
+def test_levels_do_not_oscillate(
     level: DegradationLevel, celsius: float | None, throttled: bool, held_s: float, cooler: float
 ) -> None:
     after = next_level(level, celsius, throttled, held_s, THERMAL)
@@ -170,13 +170,13 @@ def test_thresholds_must_rise() -> None:
         Settings().with_values({"thermal.reduce_tokens_at": 95.0})
 
 
-def test_each_step_leaves_less_and_never_contradicts() -> None:
+def test_each_level_reduces_the_load_and_gives_valid_settings() -> None:
     whole = Settings()
-    steps = [degraded(whole, level) for level in DegradationLevel]
-    assert steps[DegradationLevel.NONE] == whole
-    assert [s.detect.max_tokens for s in steps] == [512, 256, 256, 256]
-    assert [s.image.max_tokens for s in steps] == [256, 128, 128, 128]
-    assert [s.inference.duty_cycle for s in steps] == [1.0, 1.0, 0.3, 0.3]
+    levels = [degraded(whole, level) for level in DegradationLevel]
+    assert levels[DegradationLevel.NONE] == whole
+    assert [s.detect.max_tokens for s in levels] == [512, 256, 256, 256]
+    assert [s.image.max_tokens for s in levels] == [256, 128, 128, 128]
+    assert [s.inference.duty_cycle for s in levels] == [1.0, 1.0, 0.3, 0.3]
     small = whole.with_values(
         {
             "image.max_tokens": 40,
@@ -190,54 +190,54 @@ def test_each_step_leaves_less_and_never_contradicts() -> None:
     assert least.inference.duty_cycle == 0.1
 
 
-# --- the watch, and looking beside a camera ----------------------------------------------------------
+# --- monitor, and degradation beside a camera --------------------------------------------------------
 
 
-class Notes:
-    """What was told, for a test to wait for."""
+class Recorder:
+    """Records levels and scenes, and lets a test wait for them."""
 
     def __init__(self) -> None:
-        self._told = threading.Condition()
-        self.steps: list[tuple[DegradationLevel, str]] = []
+        self._changed = threading.Condition()
+        self.levels: list[tuple[DegradationLevel, str]] = []
         self.scenes: list[Scene] = []
 
     def on_level(self, level: DegradationLevel, sentence: str) -> None:
-        with self._told:
-            self.steps.append((level, sentence))
-            self._told.notify_all()
+        with self._changed:
+            self.levels.append((level, sentence))
+            self._changed.notify_all()
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
-        with self._told:
+        with self._changed:
             self.scenes.append(scene)
-            self._told.notify_all()
+            self._changed.notify_all()
 
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         raise AssertionError("nothing was asked")
 
-    def on_error(self, kind: str, problem: str) -> None:
-        raise AssertionError(problem)
+    def on_error(self, kind: str, message: str) -> None:
+        raise AssertionError(message)
 
     def wait(self, until: Callable[[], bool]) -> None:
-        with self._told:
-            assert self._told.wait_for(until, PATIENCE_S)
+        with self._changed:
+            assert self._changed.wait_for(until, PATIENCE_S)
 
 
-def rehearsal(board: FakeBoard, **thermal: object) -> Settings:
+def simulated(board: FakeBoard, **thermal: object) -> Settings:
     quick = {"sysfs": str(board.root), "period": 0.05, "min_hold": 0.0, **thermal}
     return Settings().with_values({f"thermal.{name}": value for name, value in quick.items()})
 
 
-def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard) -> None:
-    notes = Notes()
-    with closing(BoardMonitor(rehearsal(board).thermal, notes.on_level)) as watch:
+def test_the_monitor_follows_a_board_that_warms_and_cools(board: FakeBoard) -> None:
+    recorder = Recorder()
+    with closing(BoardMonitor(simulated(board).thermal, recorder.on_level)) as monitor:
         for celsius in (86.0, 93.0, 98.0):
             board.heat(celsius)
-            notes.wait(lambda: bool(notes.steps) and f"at {celsius:.1f} °C" in notes.steps[-1][1])  # noqa: B023
+            recorder.wait(lambda: bool(recorder.levels) and f"at {celsius:.1f} °C" in recorder.levels[-1][1])  # noqa: B023
         board.heat(50.0)
-        notes.wait(lambda: len(notes.steps) == 6)
-        assert watch.level is DegradationLevel.NONE
-        assert watch.state.hottest == ("cpu-thermal", 50.0), "the PMIC's 100 °C do not count"
-    assert [level for level, _ in notes.steps] == [
+        recorder.wait(lambda: len(recorder.levels) == 6)
+        assert monitor.level is DegradationLevel.NONE
+        assert monitor.state.hottest == ("cpu-thermal", 50.0), "the PMIC's 100 °C do not count"
+    assert [level for level, _ in recorder.levels] == [
         *(
             DegradationLevel.REDUCED_TOKENS,
             DegradationLevel.REDUCED_DUTY_CYCLE,
@@ -247,44 +247,44 @@ def test_a_board_that_warms_and_cools_is_followed_step_by_step(board: FakeBoard)
             DegradationLevel.NONE,
         )
     ]
-    assert notes.steps[0][1] == "fewer tokens: cpu-thermal is at 86.0 °C"
-    assert notes.steps[2][1] == "paused: cpu-thermal is at 98.0 °C"
+    assert recorder.levels[0][1] == "fewer tokens: cpu-thermal is at 86.0 °C"
+    assert recorder.levels[2][1] == "paused: cpu-thermal is at 98.0 °C"
 
 
-def test_throttling_is_told_and_thresholds_change_while_it_watches(board: FakeBoard) -> None:
-    notes = Notes()
-    with closing(BoardMonitor(rehearsal(board).thermal, notes.on_level)) as watch:
+def test_throttling_is_reported_and_thresholds_are_reconfigured_at_runtime(board: FakeBoard) -> None:
+    recorder = Recorder()
+    with closing(BoardMonitor(simulated(board).thermal, recorder.on_level)) as monitor:
         board.throttle(True)
-        notes.wait(lambda: len(notes.steps) == 1)
-        assert notes.steps[0][1].endswith("clocks are held back by cpu-throttle-alert")
-        watch.reconfigure(
-            rehearsal(board, reduce_tokens_at=20.0, reduce_duty_cycle_at=30.0, pause_at=40.0).thermal
+        recorder.wait(lambda: len(recorder.levels) == 1)
+        assert recorder.levels[0][1].endswith("clocks are held back by cpu-throttle-alert")
+        monitor.reconfigure(
+            simulated(board, reduce_tokens_at=20.0, reduce_duty_cycle_at=30.0, pause_at=40.0).thermal
         )
-        notes.wait(lambda: len(notes.steps) == 2)
-        assert notes.steps[1][0] is DegradationLevel.PAUSED
+        recorder.wait(lambda: len(recorder.levels) == 2)
+        assert recorder.levels[1][0] is DegradationLevel.PAUSED
 
 
-def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> None:
-    film = iter(World(seed=1, width=640, height=480))
-    notes = Notes()
+def test_live_perception_reduces_tokens_pauses_and_resumes(vlm: LlamaVlm) -> None:
+    frames = iter(World(seed=1, width=640, height=480))
+    recorder = Recorder()
     settings = Settings().with_values({"caption.enabled": False})
-    live = LivePerception[Frame](settings, vlm, lambda frame, width: frame, notes)
+    live = LivePerception[Frame](settings, vlm, lambda frame, width: frame, recorder)
 
-    def look() -> Scene:
-        seen = len(notes.scenes)
-        frame = next(film).frame
+    def infer() -> Scene:
+        seen = len(recorder.scenes)
+        frame = next(frames).frame
         live.submit(frame, frame.stamp_ns)
-        notes.wait(lambda: len(notes.scenes) > seen)
-        return notes.scenes[-1]
+        recorder.wait(lambda: len(recorder.scenes) > seen)
+        return recorder.scenes[-1]
 
     live.start()
     try:
-        assert look().usage.image_tokens == 234
+        assert infer().usage.image_tokens == 234
         live.set_degradation(DegradationLevel.REDUCED_TOKENS)
-        assert look().usage.image_tokens <= 128
+        assert infer().usage.image_tokens <= 128
         live.set_degradation(DegradationLevel.PAUSED)
-        frame = next(film).frame
-        assert live.submit(frame, frame.stamp_ns) is not None, "tracks are told while it is paused"
+        frame = next(frames).frame
+        assert live.submit(frame, frame.stamp_ns) is not None, "tracks are predicted while it is paused"
         statistics = live.statistics()
         assert (statistics.degradation_level, statistics.frames_skipped, statistics.frames_waiting) == (
             DegradationLevel.PAUSED,
@@ -293,6 +293,6 @@ def test_looking_takes_fewer_tokens_then_pauses_then_goes_on(vlm: LlamaVlm) -> N
         )
         live.reconfigure(settings.with_values({"detect.max_tokens": 400}))
         live.set_degradation(DegradationLevel.NONE)
-        assert look().usage.image_tokens == 234
+        assert infer().usage.image_tokens == 234
     finally:
         live.stop()

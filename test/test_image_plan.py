@@ -1,4 +1,4 @@
-"""Image plans: the family's arithmetic, checked against llama.cpp itself."""
+"""Image plans: the reference preprocessor's arithmetic, checked against llama.cpp."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image_limits(draw: st.DrawFn) -> ImageLimits:
     return ImageLimits(low, high, draw(st.integers(1, 10)), draw(st.booleans()), draw(st.booleans()))
 
 
-def picture(width: int, height: int) -> Image:
+def random_image(width: int, height: int) -> Image:
     """A random image, the same each time."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -49,7 +49,7 @@ def picture(width: int, height: int) -> Image:
         ((1, 1), 36, (1, 1)),
     ],
 )
-def test_a_frame_costs_what_the_family_says(
+def test_a_plan_has_the_tokens_of_the_reference_preprocessor(
     size: tuple[int, int], tokens: int, grid: tuple[int, int]
 ) -> None:
     plan = plan_image(*size, CARD)
@@ -79,13 +79,13 @@ def test_a_plan_keeps_its_limits(width: int, height: int, limits: ImageLimits) -
 
 @given(sides, sides, image_limits())
 def test_a_planned_frame_is_planned_as_it_is(width: int, height: int, limits: ImageLimits) -> None:
-    """So that llama.cpp, loaded as the module says, leaves every picture alone."""
+    """llama.cpp, loaded as the module says, keeps every tile unchanged."""
     try:
         plan = plan_image(width, height, limits)
     except PerceptionError:
         return
-    engine = ImageLimits(min_tokens=1, max_tokens=largest_picture(limits), max_tiles=10)
-    for size in picture_sizes(plan):
+    engine = ImageLimits(min_tokens=1, max_tokens=max_tile_tokens(limits), max_tiles=10)
+    for size in tile_sizes(plan):
         assert plan_image(*size, engine) == ImagePlan(*size)
 
 
@@ -122,21 +122,21 @@ def test_limits_that_cannot_hold_are_refused(low: int, high: int, tiles: int) ->
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (33, 1000), (4000, 3000), (40_000, 200)])
 def test_a_frame_is_resized_to_exactly_the_plan(size: tuple[int, int]) -> None:
     plan = plan_image(*size, CARD)
-    resized = resize(picture(*size), plan)
+    resized = resize(random_image(*size), plan)
     assert resized.shape == (plan.height, plan.width, 3)
     assert resized.dtype == np.uint8
     assert resized.flags.c_contiguous
 
 
 def test_a_frame_need_not_be_contiguous() -> None:
-    image = picture(700, 500)
+    image = random_image(700, 500)
     plan = plan_image(700, 500, CARD)
     mirrored = resize(image[:, ::-1], plan)
     assert np.array_equal(mirrored, resize(np.ascontiguousarray(image[:, ::-1]), plan))
 
 
 def test_a_frame_of_the_planned_size_is_used_as_it_is() -> None:
-    image = picture(256, 384)
+    image = random_image(256, 384)
     assert resize(image, plan_image(256, 384, CARD)) is image
 
 
@@ -169,7 +169,7 @@ def test_a_box_is_at_the_same_place_before_and_after_resizing(size: tuple[int, i
 
 
 def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
-    image = picture(1920, 1080)
+    image = random_image(1920, 1080)
     plan = plan_image(1920, 1080, CARD)
     *tiles, thumbnail = tile_image(image, plan)
     whole = np.vstack([np.hstack(tiles[row * 4 : row * 4 + 4]) for row in range(2)])
@@ -179,21 +179,21 @@ def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1280, 720), (1000, 3000)])
-def test_the_pictures_have_the_planned_sizes(size: tuple[int, int]) -> None:
+def test_tiles_and_thumbnail_have_the_planned_sizes(size: tuple[int, int]) -> None:
     plan = plan_image(*size, CARD)
-    assert [part.shape[1::-1] for part in tile_image(picture(*size), plan)] == picture_sizes(plan)
+    assert [part.shape[1::-1] for part in tile_image(random_image(*size), plan)] == tile_sizes(plan)
 
 
-def picture_sizes(plan: ImagePlan) -> list[tuple[int, int]]:
-    """Width and height of each picture that the model is given."""
+def tile_sizes(plan: ImagePlan) -> list[tuple[int, int]]:
+    """Width and height of each tile and the thumbnail."""
     if not plan.tiled:
         return [(plan.width, plan.height)]
     thumbnails = [(plan.thumbnail_width, plan.thumbnail_height)] if plan.thumbnail_width else []
     return [(TILE_SIDE, TILE_SIDE)] * (plan.columns * plan.rows) + thumbnails
 
 
-def largest_picture(limits: ImageLimits) -> int:
-    """Image tokens that no picture of a plan passes."""
+def max_tile_tokens(limits: ImageLimits) -> int:
+    """Image tokens that no tile of a plan exceeds."""
     return max(limits.max_tokens, TILE_TOKENS)
 
 
@@ -207,7 +207,7 @@ class Preprocessor:
         self._context = context
 
     def tokens(self, width: int, height: int) -> list[int]:
-        """Tokens of each picture that llama.cpp makes of an image."""
+        """Tokens of each tile that llama.cpp makes of an image."""
         bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, None)
         chunks = mtmd_cpp.mtmd_input_chunks_init()
         assert bitmap is not None
@@ -286,11 +286,11 @@ def test_plans_cost_what_llama_cpp_reports(engine: Engine) -> None:
                 else:
                     equal += 1
                     assert plan.tokens == sum(reported), (width, height, limits)
-                    assert len(picture_sizes(plan)) == len(reported)
+                    assert len(tile_sizes(plan)) == len(reported)
     assert equal > 550, beyond
 
 
-def test_every_picture_of_a_plan_passes_through_llama_cpp_unchanged(engine: Engine) -> None:
+def test_every_tile_of_a_plan_passes_through_llama_cpp_unchanged(engine: Engine) -> None:
     """Loaded as the module says. Any tile limit, with and without a thumbnail."""
     chance = random.Random(1)
     for _ in range(100):
@@ -298,7 +298,7 @@ def test_every_picture_of_a_plan_passes_through_llama_cpp_unchanged(engine: Engi
         limits = ImageLimits(
             base.min_tokens, base.max_tokens, chance.randint(1, 10), thumbnail=chance.random() < 0.5
         )
-        with engine.preprocessor(1, largest_picture(limits)) as preprocessor:
+        with engine.preprocessor(1, max_tile_tokens(limits)) as preprocessor:
             plan = plan_image(*random_size(chance), limits)
-            for width, height in set(picture_sizes(plan)):
+            for width, height in set(tile_sizes(plan)):
                 assert preprocessor.tokens(width, height) == [width * height // TOKEN_SIDE**2]

@@ -1,4 +1,4 @@
-"""Plans keep within tokens always, and within time where that is possible; the gate saves needless looks."""
+"""Plans keep the token budget always and the latency budget where possible; the motion gate skips frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKEN_S = 0.005
 
 
 def usage(image: ImagePlan, slowness: float = 1.0) -> Usage:
-    """What an answer takes on a machine in play, on which encoding an image grows faster than its tokens."""
+    """Usage on a simulated machine, on which encode grows faster than linearly with the image tokens."""
     encode_s = sum(
         0.001 * tokens + 0.00001 * tokens**2
         for tokens in (
@@ -40,7 +40,7 @@ def usage(image: ImagePlan, slowness: float = 1.0) -> Usage:
 
 
 def planner(slowness: float = 1.0, **values: object) -> Planner:
-    """A planner that knows that machine, behind settings named `group__key`."""
+    """A planner calibrated on that machine, with settings named `group__key`."""
     settings = Settings().with_values({name.replace("__", "."): value for name, value in values.items()})
     planned = Planner(settings)
     for width, height in ((256, 128), (512, 512)):
@@ -56,7 +56,7 @@ SIZES = st.integers(16, 4000)
     max_tokens=st.integers(32, 256), tiles=st.integers(1, 10), thumbnail=st.booleans(),
     wanted=st.integers(1, 600),
 )  # fmt: skip
-def test_no_plan_passes_the_token_budget(
+def test_no_plan_exceeds_the_token_budget(
     width: int, height: int, budget: int, latency: float, max_tokens: int, tiles: int, thumbnail: bool,
     wanted: int,
 ) -> None:  # fmt: skip
@@ -74,13 +74,13 @@ def test_no_plan_passes_the_token_budget(
     assert plan.image.tokens + plan.answer_tokens + max(0, further.answer_tokens) <= budget
 
 
-def test_without_a_latency_budget_the_picture_is_the_largest_allowed() -> None:
+def test_without_a_latency_budget_the_image_is_the_largest_allowed() -> None:
     plan = planner().plan_first(640, 480, 512, 0.0)
     assert (plan.image, plan.answer_tokens, plan.deadline_s) == (ImagePlan(576, 416), 512, None)
 
 
 @pytest.mark.parametrize("tiles", [1, 10])
-def test_less_time_gives_a_smaller_picture(tiles: int) -> None:
+def test_a_smaller_latency_budget_gives_a_smaller_image(tiles: int) -> None:
     tokens = []
     for latency in (9.0, 2.0, 1.5, 1.0, 0.8, 0.6):
         plan = planner(budget__latency=latency, image__max_tiles=tiles, engine__n_ctx=8192).plan_first(
@@ -94,21 +94,21 @@ def test_less_time_gives_a_smaller_picture(tiles: int) -> None:
     assert len(set(tokens)) > 3
 
 
-def test_time_that_has_gone_by_counts() -> None:
+def test_elapsed_time_counts() -> None:
     fresh = planner(budget__latency=1.0).plan_first(640, 480, 512, 0.0)
     late = planner(budget__latency=1.0).plan_first(640, 480, 512, 0.3)
     assert late.image.tokens < fresh.image.tokens
     assert late.deadline_s == pytest.approx(0.7)
 
 
-def test_a_budget_that_cannot_be_met_is_said_to_be() -> None:
+def test_a_latency_budget_that_cannot_be_met_is_marked() -> None:
     plan = planner(budget__latency=0.1).plan_first(640, 480, 512, 0.0)
     assert not plan.fits
     assert plan.image.tokens <= 40
     assert str(plan).endswith("too slow")
 
 
-def test_a_machine_that_slows_down_gets_smaller_pictures() -> None:
+def test_a_machine_that_slows_down_gets_smaller_images() -> None:
     planned = planner(budget__latency=1.0)
     before = planned.plan_first(640, 480, 512, 0.0)
     for _ in range(20):
@@ -121,7 +121,7 @@ def test_a_machine_that_slows_down_gets_smaller_pictures() -> None:
     assert after.expected_s == pytest.approx(true_s.total_s, rel=0.15)
 
 
-def test_model_between_measured_sizes_are_near_the_truth() -> None:
+def test_latency_between_observed_sizes_is_interpolated() -> None:
     model = StageLatencyModel()
     for image in (ImagePlan(256, 128), ImagePlan(512, 512)):
         model.observe(image, usage(image))
@@ -132,7 +132,7 @@ def test_model_between_measured_sizes_are_near_the_truth() -> None:
     assert model.time_to_first_token_s(tiled) > 2 * model.time_to_first_token_s(ImagePlan(512, 512)) * 0.9
 
 
-# --- the gate -----------------------------------------------------------------------------------------
+# --- motion gate --------------------------------------------------------------------------------------
 
 OPEN = InferenceSettings(motion_threshold=0.05, max_interval=1.0)
 
@@ -147,7 +147,7 @@ def noisy(frame: Frame, seed: int, stamp_ns: int, light: float = 1.0) -> Frame:
     return Frame(np.clip(frame.image * light + grain, 0, 255).astype(np.uint8), stamp_ns)
 
 
-def test_the_first_frame_passes_and_a_still_scene_does_not() -> None:
+def test_the_first_frame_passes_and_an_unchanged_scene_does_not() -> None:
     gate, (still,) = MotionGate(OPEN), frames(0, 1)
     assert gate.should_infer(still, 0.0)
     gate.record_inference(still, 0.0, 0.1)
@@ -156,14 +156,14 @@ def test_the_first_frame_passes_and_a_still_scene_does_not() -> None:
         assert not gate.should_infer(again, 0.2)
 
 
-def test_a_still_scene_is_looked_at_again_in_time() -> None:
+def test_an_unchanged_scene_is_inferred_after_max_interval() -> None:
     gate, (still,) = MotionGate(OPEN), frames(0, 1)
     gate.record_inference(still, 0.0, 0.1)
     assert not gate.should_infer(noisy(still, 1, still.stamp_ns + 9 * 10**8), 0.9)
     assert gate.should_infer(noisy(still, 1, still.stamp_ns + 10**9), 1.0)
 
 
-def test_a_thing_that_appears_opens_the_gate() -> None:
+def test_an_object_that_appears_passes_the_gate() -> None:
     (still,) = frames(0, 1)
     for size in (24, 40, 80):
         gate = MotionGate(OPEN)
@@ -174,17 +174,17 @@ def test_a_thing_that_appears_opens_the_gate() -> None:
 
 
 def test_slow_changes_add_up() -> None:
-    gate, film = MotionGate(InferenceSettings(motion_threshold=0.1, max_interval=3600.0)), frames(0, 60)
-    gate.record_inference(film[0], 0.0, 0.0)
-    assert not gate.should_infer(film[0], 0.1)
-    assert gate.should_infer(film[-1], 0.1)
+    gate, sequence = MotionGate(InferenceSettings(motion_threshold=0.1, max_interval=3600.0)), frames(0, 60)
+    gate.record_inference(sequence[0], 0.0, 0.0)
+    assert not gate.should_infer(sequence[0], 0.1)
+    assert gate.should_infer(sequence[-1], 0.1)
 
 
-def test_the_model_rests_for_its_share_of_the_time() -> None:
-    gate, film = MotionGate(InferenceSettings(duty_cycle=0.25)), frames(0, 2)
-    gate.record_inference(film[0], 10.0, 11.0)
-    assert not gate.should_infer(film[1], 13.9)
-    assert gate.should_infer(film[1], 14.0)
+def test_the_duty_cycle_limits_inference() -> None:
+    gate, sequence = MotionGate(InferenceSettings(duty_cycle=0.25)), frames(0, 2)
+    gate.record_inference(sequence[0], 10.0, 11.0)
+    assert not gate.should_infer(sequence[1], 13.9)
+    assert gate.should_infer(sequence[1], 14.0)
 
 
 def test_by_default_every_frame_passes() -> None:
@@ -201,6 +201,6 @@ def test_a_reset_lets_the_next_frame_pass() -> None:
 
 
 @given(level=st.integers(0, 255), other=st.integers(0, 255))
-def test_light_that_changes_everywhere_is_no_change(level: int, other: int) -> None:
+def test_a_change_of_the_light_everywhere_is_no_motion(level: int, other: int) -> None:
     first, second = (downsample(np.full((48, 64, 3), value, np.uint8)) for value in (level, other))
     assert frame_difference(first, second) == 0.0

@@ -1,4 +1,4 @@
-"""A frame resized and tiled as its image plan says: the pixels that the vision tower reads."""
+"""Resizes and tiles a frame as its image plan says, into the pixels that the vision tower reads."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from lfm_perception.scene import Image
 def resize(image: Image, plan: ImagePlan) -> Image:
     """The whole image at the planned size: uint8, shape (plan.height, plan.width, 3), C-contiguous.
 
-    One pass, with the filter nearest to the antialiased bilinear one that the models were trained with:
-    INTER_AREA when the picture loses pixels (on frames of the demo world 0.3 to 0.9 grey levels away in
-    the mean, INTER_LINEAR 0.6 to 3.5), else INTER_LINEAR (0.2 away, INTER_AREA 1.4). An image that has
-    the planned size already is not copied when it is contiguous.
+    The filter is the one nearest to the antialiased bilinear filter of the models' training: INTER_AREA where
+    the image loses pixels (mean difference 0.3 to 0.9 gray levels on frames of the demo world, INTER_LINEAR
+    0.6 to 3.5), else INTER_LINEAR (0.2, INTER_AREA 1.4). A contiguous image of that size is not copied.
 
-    Raises PerceptionError when `image` is not uint8 of shape (height, width, 3).
+    Raises:
+        PerceptionError: `image` is not uint8 of shape (height, width, 3).
     """
     return _resized(image, plan.width, plan.height)
 
 
 def tile_image(image: Image, plan: ImagePlan) -> Iterator[Image]:
-    """The pictures in the order the model reads them: the tiles row by row, the thumbnail last.
+    """The tiles in the order in which the model reads them: row by row, the thumbnail last.
 
-    A plan without tiles gives one picture. Each is uint8, shape (height, width, 3), C-contiguous.
-    The model expects `<|img_row_R_col_C|>` before each tile (counted from 1) and `<|img_thumbnail|>`
-    before the thumbnail, all between one `<|image_start|>` and one `<|image_end|>`.
+    A plan without a grid gives one tile. Each is uint8, shape (height, width, 3), C-contiguous. The model
+    expects `<|img_row_R_col_C|>` before each tile (counted from 1) and `<|img_thumbnail|>` before the
+    thumbnail, all between one `<|image_start|>` and one `<|image_end|>`.
 
-    Raises PerceptionError as `resize` does.
+    Raises:
+        PerceptionError: as `resize` does.
     """
     whole = resize(image, plan)
     if not plan.tiled:
