@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_perception.answers import LABEL_LIMIT, OVERSHOOT, REJECTS, Parsed, TokenLogProb, parse, score
+from lfm_perception.answers import REJECTS, Parsed, TokenLogProb, parse, score
+from lfm_perception.answers.collector import LABEL_LIMIT, OVERSHOOT
 from lfm_perception.geometry import Box
 from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
@@ -103,22 +104,10 @@ def test_swapped_corners_are_put_in_order() -> None:
 # --- units ---------------------------------------------------------------------------------------------
 
 
-def test_the_unit_is_the_dialects_unless_it_is_given() -> None:
+def test_the_unit_is_the_dialects() -> None:
     text = '[{"label": "person", "bbox": [64, 48, 320, 240]}]'
-    per_mille = ("person", (0.064, 0.048, 0.32, 0.24))
-    assert named(parse(text, BBOX_2D)) == [per_mille]
-    assert named(parse(text, BBOX, coordinates="per_mille")) == [per_mille]
-    assert named(parse(text, BBOX, coordinates="pixels", image_size=(640, 480))) == [
-        ("person", (0.1, 0.1, 0.5, 0.5))
-    ]
+    assert named(parse(text, BBOX_2D)) == [("person", (0.064, 0.048, 0.32, 0.24))]
     assert parse(text, BBOX).rejects == {"out_of_range": 1}
-    assert parse(text, BBOX_2D, coordinates="normalized").rejects == {"out_of_range": 1}
-
-
-@pytest.mark.parametrize("size", [None, (0, 480)])
-def test_pixels_need_the_size_of_the_image(size: tuple[int, int] | None) -> None:
-    with pytest.raises(ValueError, match="need the size of the image"):
-        parse("[]", BBOX, coordinates="pixels", image_size=size)
 
 
 def test_a_little_outside_is_clipped_and_more_is_dropped() -> None:
@@ -334,7 +323,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 @given(st.text(alphabet="[]{}(),:\"'\\“” \n.-+0123456789eElabxy_NaN|<>", max_size=200))
 def test_any_text_of_structure_is_read_without_an_error(text: str) -> None:
     check(text, parse(text, BBOX, labels=["person"]))
-    check(text, parse(text, BBOX_2D, coordinates="pixels", image_size=(640, 480)))
+    check(text, parse(text, BBOX_2D))
 
 
 @given(json_like)
