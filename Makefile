@@ -11,13 +11,13 @@ unexport PYTHONPATH PYTHONHOME
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-desktop: ## install on this computer, with CUDA where there is a GPU; looks first, and says what is missing
+desktop: ## install on this computer, with CUDA if it has a GPU; checks the requirements first
 	@$(PYTHON) tools/install.py desktop $(ARGS)
 
-jetson: ## install on a Jetson with JetPack 6 or 7; looks first, and says what is missing
+jetson: ## install on a Jetson with JetPack 6 or 7; checks the requirements first
 	@$(PYTHON) tools/install.py jetson $(ARGS)
 
-demo: environment ## camera and perception node on the demo world, judged by the truth; results go to out/demo
+demo: environment ## run camera and node on the demo world, compared with the ground truth; results in out/demo
 	$(BIN)/lfm-perception demo --out out/demo
 
 test: lint ## lint, type check and all tests
@@ -40,7 +40,7 @@ docs: environment ## write the files that are made from the parameters
 	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
 	$(BIN)/python -m lfm_perception.settings markdown > docs/parameters.md
 
-site: environment ## make a site of docs/ in build/site, to be read without a network; a broken link stops it
+site: environment ## build the site of docs/ in build/site, readable without a network; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
@@ -48,7 +48,7 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 	PYTHONPATH=tools $(BIN)/python -m demo_model.train --out build/demo_model
 	PYTHONPATH=tools $(BIN)/python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
-constraints: environment ## pin the newest versions of all dependencies
+constraints: environment ## pin the newest versions of all dependencies in constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple); \
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
@@ -56,7 +56,7 @@ constraints: environment ## pin the newest versions of all dependencies
 	  --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
 
-clean: ## remove everything that make has made here (the compiled llama.cpp stays in ~/.cache)
+clean: ## remove everything that make created here (the compiled llama.cpp stays in ~/.cache)
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 environment:

@@ -19,7 +19,7 @@ ENV CUDA_ARCHITECTURES=110
 
 # hadolint ignore=DL3006
 FROM build-${JETPACK} AS build
-# not native: the machine that builds may be another; every Orin and Thor has these
+# not native: the build may run on another machine; every Orin and Thor has these features
 ENV CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} -DGGML_NATIVE=off -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/lfm_perception/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /source
@@ -31,7 +31,7 @@ RUN python3 -m venv /opt/lfm_perception \
       /usr/local/cuda/lib64/libcudart.so.1[23] /usr/local/cuda/lib64/libcublas.so.1[23] \
       /usr/local/cuda/lib64/libcublasLt.so.1[23]
 COPY . .
-# ros2 launch and ros2 run look for programs under lib/lfm_perception
+# ros2 launch and ros2 run search for programs in lib/lfm_perception
 RUN pip install --constraint constraints.txt --build-constraint constraints.txt '.[models]' \
  && install --directory /opt/lfm_perception/lib/lfm_perception \
  && ln -s ../../bin/perception_node ../../bin/demo_camera /opt/lfm_perception/lib/lfm_perception

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,34 +39,23 @@ MIN_ARRIVED = 0.9
 """Minimum share of images that arrive through DDS."""
 
 
-class State(Enum):
-    """Result of a check; only problems make the doctor fail."""
-
-    GOOD = "ok"
-    SKIPPED = "--"
-    PROBLEM = "!!"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check: its subject, state, observation and, for a problem, remedy."""
+    """Result of one check: its subject and observation, and for a problem the remedy."""
 
     about: str
-    state: State
     found: str
     remedy: str = ""
+    skipped: bool = False
 
+    @property
+    def is_problem(self) -> bool:
+        """Whether the remedy is needed before perception can run."""
+        return bool(self.remedy)
 
-def good(about: str, found: str) -> Finding:
-    return Finding(about, State.GOOD, found)
-
-
-def skipped(about: str, found: str) -> Finding:
-    return Finding(about, State.SKIPPED, found)
-
-
-def problem(about: str, found: str, remedy: str) -> Finding:
-    return Finding(about, State.PROBLEM, found, remedy)
+    def __str__(self) -> str:
+        mark = "!!" if self.remedy else "--" if self.skipped else "ok"
+        return f"{mark} {self.about}: {self.found}" + (f"\n   {self.remedy}" if self.remedy else "")
 
 
 def examine(settings: Settings, camera: str | None = None, store: Store | None = None) -> Iterator[Finding]:
@@ -80,16 +68,16 @@ def examine(settings: Settings, camera: str | None = None, store: Store | None =
     if camera:
         yield check_camera(camera, settings)
     else:
-        yield skipped("camera", "not checked: give --camera with a number or a topic")
+        yield Finding("camera", "not checked: give --camera with a number or a topic", skipped=True)
 
 
 def check_python() -> Finding:
     found = f"Python {platform.python_version()} on {platform.machine()}"
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        return problem("python", found, "use Python 3.10 to 3.13")
+        return Finding("python", found, "use Python 3.10 to 3.13")
     if platform.machine() not in ("x86_64", "aarch64"):
-        return problem("python", found, "use a computer with an x86-64 or 64-bit ARM processor")
-    return good("python", found)
+        return Finding("python", found, "use a computer with an x86-64 or 64-bit ARM processor")
+    return Finding("python", found)
 
 
 def check_packages() -> Iterator[Finding]:
@@ -97,7 +85,7 @@ def check_packages() -> Iterator[Finding]:
     try:
         required = [Requirement(line) for line in requires(PACKAGE) or []]
     except PackageNotFoundError:
-        yield problem("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
+        yield Finding("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
         return
     required = [each for each in required if each.marker is None or each.marker.evaluate({"extra": ""})]
     problems = 0
@@ -105,13 +93,13 @@ def check_packages() -> Iterator[Finding]:
         found = installed_version(requirement.name)
         if not found or not requirement.specifier.contains(found, prereleases=True):
             problems += 1
-            yield problem(
+            yield Finding(
                 "packages",
                 f"{requirement.name} is {found or 'not installed'}, required is {requirement}",
                 f"pip install -c constraints.txt '{requirement}'",
             )
     if not problems:
-        yield good("packages", f"{PACKAGE} {version(PACKAGE)} and its requirements")
+        yield Finding("packages", f"{PACKAGE} {version(PACKAGE)} and its requirements")
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
@@ -120,10 +108,10 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
         found = probe(model_files(settings)[0], settings.engine.n_gpu_layers)
     except PerceptionError as error:
         remedy = "use complete model files, or install again: make desktop, make jetson"
-        yield problem("llama.cpp", str(error), remedy)
+        yield Finding("llama.cpp", str(error), remedy)
         return
     build = "a GPU" if found.gpu_build else "the CPU"
-    yield good("llama.cpp", f"{installed_version('llama-cpp-python')}, for {build}")
+    yield Finding("llama.cpp", f"{installed_version('llama-cpp-python')}, for {build}")
     yield _check_gpu(found, settings.engine.n_gpu_layers)
     yield check_model(settings)
     yield check_inference(settings)
@@ -132,25 +120,26 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
 def _check_gpu(found: Probe, n_gpu_layers: int) -> Finding:
     gpus = ", ".join(found.gpus)
     if n_gpu_layers == 0:
-        return skipped("GPU", f"engine.n_gpu_layers is 0{f', {gpus} is not used' if gpus else ''}")
+        unused = f", {gpus} is not used" if gpus else ""
+        return Finding("GPU", f"engine.n_gpu_layers is 0{unused}", skipped=True)
     if not found.gpu_build:
         remedy = "install CUDA, then make desktop or make jetson"
-        return problem("GPU", "llama.cpp was compiled for the CPU only", remedy)
+        return Finding("GPU", "llama.cpp was compiled for the CPU only", remedy)
     if not found.gpus:
         remedy = "check the driver (nvidia-smi); in docker, start with --gpus all or --runtime nvidia"
-        return problem("GPU", "llama.cpp finds no GPU", remedy)
+        return Finding("GPU", "llama.cpp finds no GPU", remedy)
     if found.offloaded == 0:
-        return problem("GPU", f"no layer was offloaded to {gpus}", "free its memory, or use a smaller model")
-    return good("GPU", f"{found.offloaded} of {found.layers} layers on {gpus}")
+        return Finding("GPU", f"no layer was offloaded to {gpus}", "free its memory, or use a smaller model")
+    return Finding("GPU", f"{found.offloaded} of {found.layers} layers on {gpus}")
 
 
 def check_model(settings: Settings) -> Finding:
     """Check the model's files and checksums, the server's address and key, or the recorded answers."""
     backend = chosen_backend(settings)
     try:
-        return good("model", backend.check(settings))
+        return Finding("model", backend.check(settings))
     except PerceptionError as error:
-        return problem("model", str(error), backend.remedy)
+        return Finding("model", str(error), backend.remedy)
 
 
 def check_inference(settings: Settings) -> Finding:
@@ -163,8 +152,10 @@ def check_inference(settings: Settings) -> Finding:
             perception.infer(frame)
             inferred = time.perf_counter()
     except PerceptionError as error:
-        return problem("inference", str(error), chosen_backend(settings).remedy)
-    return good("inference", f"ready after {opened - started:.1f} s, one frame in {inferred - opened:.2f} s")
+        return Finding("inference", str(error), chosen_backend(settings).remedy)
+    return Finding(
+        "inference", f"ready after {opened - started:.1f} s, one frame in {inferred - opened:.2f} s"
+    )
 
 
 def check_store(store: Store) -> Iterator[Finding]:
@@ -177,20 +168,22 @@ def _check_stored(store: Store, name: str) -> Finding:
     try:
         store.find(name).check()
     except PerceptionError as error:
-        return problem("models", str(error), f"lfm-perception models verify {name}")
-    return good("models", f"{name} is unchanged")
+        return Finding("models", str(error), f"lfm-perception models verify {name}")
+    return Finding("models", f"{name} is unchanged")
 
 
 def check_dds() -> Iterator[Finding]:
     """Check that images arrive through DDS from another process."""
     if find_spec("rclpy") is None:
-        yield skipped("DDS", "ROS 2 is not installed; the node needs it, the command line does not")
+        yield Finding(
+            "DDS", "ROS 2 is not installed; the node needs it, the command line does not", skipped=True
+        )
         return
     if find_spec("vision_msgs") is None:
-        yield problem("ROS 2", "vision_msgs is missing", "sudo apt install ros-$ROS_DISTRO-vision-msgs")
+        yield Finding("ROS 2", "vision_msgs is missing", "sudo apt install ros-$ROS_DISTRO-vision-msgs")
     room = shutil.disk_usage("/dev/shm").total
     if room < SHARED_MEMORY_BYTES:
-        yield problem(
+        yield Finding(
             "shared memory",
             f"/dev/shm has {room >> 20} MB, DDS needs {SHARED_MEMORY_BYTES >> 20} MB for camera images",
             "in docker, give --shm-size=512m or --ipc=host; otherwise mount -o remount,size=512m /dev/shm",
@@ -204,12 +197,12 @@ def check_dds() -> Iterator[Finding]:
         f"latency {1000 * arrived.latency_s:.0f} ms"
     )
     if arrived.rate_hz >= MIN_ARRIVED * RATE_HZ:
-        yield good("DDS", found)
+        yield Finding("DDS", found)
     elif variables:
         remedy = f"unset {', '.join(variables)}: without them, images use 64 MB of shared memory"
-        yield problem("DDS", found, remedy)
+        yield Finding("DDS", found, remedy)
     else:
-        yield problem("DDS", found, "stop the programs that keep the processor busy")
+        yield Finding("DDS", found, "stop the programs that keep the processor busy")
 
 
 def check_camera(camera: str, settings: Settings) -> Finding:
@@ -218,16 +211,16 @@ def check_camera(camera: str, settings: Settings) -> Finding:
     try:
         rate_hz = _topic_rate(camera) if is_topic else _camera_rate(camera)
     except PerceptionError as error:
-        return problem("camera", str(error), "check the cable, the driver and other programs that use it")
+        return Finding("camera", str(error), "check the cable, the driver and other programs that use it")
     minimum_hz = settings.node.input_hz_warn
     found = f"{camera} delivers {rate_hz:.1f} images per second"
     if rate_hz == 0.0:
         remedy = "start the camera, and check topic and ROS_DOMAIN_ID"
-        return problem("camera", f"no image arrived from {camera}", remedy)
+        return Finding("camera", f"no image arrived from {camera}", remedy)
     if rate_hz < minimum_hz:
         remedy = "use a smaller format or more light (exposure), or lower node.input_hz_warn"
-        return problem("camera", f"{found}, node.input_hz_warn is {minimum_hz:g}", remedy)
-    return good("camera", found)
+        return Finding("camera", f"{found}, node.input_hz_warn is {minimum_hz:g}", remedy)
+    return Finding("camera", found)
 
 
 def _topic_rate(topic: str) -> float:

@@ -15,7 +15,6 @@ import pytest
 
 from lfm_perception.doctor import (
     Finding,
-    State,
     check_camera,
     check_dds,
     check_engine,
@@ -34,7 +33,7 @@ NEEDS_ROS = pytest.mark.skipif(find_spec("rclpy") is None, reason="there is no R
 
 def the_problem(findings: Iterable[Finding]) -> Finding:
     """The only problem among the findings, with its remedy."""
-    (found,) = [finding for finding in findings if finding.state is State.PROBLEM]
+    (found,) = [finding for finding in findings if finding.is_problem]
     assert found.found
     assert found.remedy
     return found
@@ -47,7 +46,7 @@ def doctor(*words: str, environment: dict[str, str] | None = None) -> subprocess
 
 def test_this_computer_has_what_it_takes() -> None:
     findings = [check_python(), *check_packages(), *check_engine(Settings())]
-    assert [finding for finding in findings if finding.state is State.PROBLEM] == []
+    assert [finding for finding in findings if finding.is_problem] == []
     about = {finding.about: finding.found for finding in findings}
     assert about["model"] == "demo-vl-Q4_0.gguf and mmproj-demo-vl.gguf, checksums right"
     assert about["inference"].startswith("ready after")
@@ -62,7 +61,7 @@ def test_packages_that_are_missing_or_too_old_are_named(
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lfm_perception\nVersion: 99.0\n{wanted}")
     monkeypatch.syspath_prepend(str(tmp_path))
     found = list(check_packages())
-    assert [finding.state for finding in found] == [State.PROBLEM, State.PROBLEM]
+    assert [finding.is_problem for finding in found] == [True, True]
     assert found[0].found.endswith("required is numpy>=99")
     assert found[0].remedy == "pip install -c constraints.txt 'numpy>=99'"
     assert found[1].found == "no-such-package is not installed, required is no-such-package"
@@ -90,7 +89,7 @@ def test_a_stored_model_that_changed_is_named(demo_model: tuple[Path, Path], tmp
     store = Store(tmp_path / "store")
     store.add("mine", model, mmproj, "added", {})
     (found,) = check_store(store)
-    assert found.state is State.GOOD
+    assert not found.is_problem
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
@@ -105,7 +104,7 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
     if "for the CPU" in about["llama.cpp"].found:
         assert the_problem(found).found == "llama.cpp was compiled for the CPU only"
     else:
-        assert about["GPU"].state is not State.SKIPPED
+        assert not about["GPU"].skipped
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The installation without docker: it looks first, says what is missing, and changes nothing before."""
+"""The installation without docker checks its requirements first and changes nothing before they are met."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def jetson(
     root: Path, *, release: str, chip: str, cuda: str | None, memory_kb: int = 7_900_000
 ) -> install.Machine:
-    """What is found on a Jetson, of which the files that matter are written here."""
+    """A Jetson, made of the files that the inspection reads."""
     (root / "etc").mkdir(parents=True)
     (root / "etc/nv_tegra_release").write_text(
         f"# {release} (release), REVISION: 4.0, GCID: 1, BOARD: generic\n"
@@ -36,7 +36,7 @@ def jetson(
             json.dumps({"cuda": {"name": "CUDA", "version": cuda}})
         )
     return replace(
-        install.look(root), processor="aarch64", python=(3, 10), compiler="/usr/bin/c++", ros="humble"
+        install.inspect(root), processor="aarch64", python=(3, 10), compiler="/usr/bin/c++", ros="humble"
     )
 
 
@@ -44,7 +44,7 @@ def missing(machine: install.Machine, target: str) -> dict[str, str]:
     return {each.name: each.remedy for each in install.check(machine, target, cuda=True) if each.remedy}
 
 
-def test_an_orin_with_jetpack_6_has_all_that_is_needed(tmp_path: Path) -> None:
+def test_an_orin_with_jetpack_6_meets_the_requirements(tmp_path: Path) -> None:
     machine = jetson(tmp_path, release="R36", chip="nvidia,tegra234", cuda="12.6.68")
     assert missing(machine, "jetson") == {}
     found = {each.name: each.found for each in install.check(machine, "jetson", cuda=True)}
@@ -62,21 +62,21 @@ def test_a_thor_with_jetpack_7_is_compiled_for_its_own_gpu(tmp_path: Path) -> No
     assert "CMAKE_CUDA_ARCHITECTURES=110" in install.build_options(machine, cuda=True)["CMAKE_ARGS"]
 
 
-def test_an_old_jetpack_and_all_that_a_bare_jetson_lacks_are_named(tmp_path: Path) -> None:
+def test_an_old_jetpack_and_everything_missing_on_a_bare_jetson_are_named(tmp_path: Path) -> None:
     machine = jetson(tmp_path, release="R35", chip="nvidia,tegra234", cuda=None, memory_kb=2_000_000)
     lacking = missing(replace(machine, compiler="", ros="", python=(3, 8), free_disk=10**9), "jetson")
-    assert lacking["JetPack"].startswith("JetPack 6 or 7 is needed")
+    assert lacking["JetPack"].startswith("JetPack 6 or 7 is required")
     assert lacking["CUDA"].startswith("sudo apt install nvidia-jetpack")
     assert lacking["C++ compiler"] == "sudo apt install g++"
     assert lacking["ROS 2"].startswith("source it: . /opt/ros/humble/setup.sh")
     assert lacking["Python"].startswith("install Python 3.10 to 3.13")
-    assert lacking["memory"].startswith("3.5 GB are needed")
-    assert lacking["disk"].startswith("4.0 GB are needed")
+    assert lacking["memory"].startswith("3.5 GB are required")
+    assert lacking["disk"].startswith("4.0 GB are required")
 
 
 def test_a_desktop_is_not_a_jetson(tmp_path: Path) -> None:
     assert (
-        missing(replace(install.look(tmp_path), jetson_linux=0), "jetson")["JetPack"]
+        missing(replace(install.inspect(tmp_path), jetson_linux=0), "jetson")["JetPack"]
         == "use make desktop here"
     )
 
@@ -84,12 +84,12 @@ def test_a_desktop_is_not_a_jetson(tmp_path: Path) -> None:
 def test_a_gpu_without_its_toolkit_is_named(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidia0").touch()
-    machine = install.look(tmp_path)
+    machine = install.inspect(tmp_path)
     assert machine.gpu == str(tmp_path / "dev/nvidia0")
     assert missing(machine, "desktop")["CUDA"] == "sudo apt install nvidia-cuda-toolkit, or use --cpu"
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_checking_changes_nothing(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, ROOT / "tools" / "install.py", "jetson", "--check"],
         cwd=tmp_path,
@@ -101,7 +101,7 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_llama_cpp_is_compiled_as_the_last_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_cpp_is_compiled_as_in_the_last_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = tmp_path / "build_options.json"
     monkeypatch.setattr(environment, "OPTIONS", options)
     for name in environment.BUILD_OPTIONS:

@@ -1,7 +1,7 @@
-"""A hook of mkdocs (see mkdocs.yml): what pages link to elsewhere in the repository becomes part of the site.
+"""A hook of mkdocs (see mkdocs.yml) that adds the linked files of the repository to the site.
 
-`../config/cpu.yaml` in a page of docs/ leads to a copy under repository/, where it can be read without the
-repository: Markdown as a page, pictures as they are, anything else as plain text.
+A link to `../config/cpu.yaml` in a page of docs/ points to a copy under repository/: Markdown becomes a page,
+images stay unchanged, and any other file becomes plain text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mkdocs.structure.pages import Page
 
 COPIES = "repository"
 SHOWN = {".md", ".svg", ".jpg", ".png"}
-"""What a browser shows by itself, or mkdocs makes a page of."""
+"""Suffixes of files that a browser displays, or that mkdocs turns into pages."""
 
 LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=[)#])")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files that are linked to."""
+    """Add the linked files of the repository."""
     root = Path(config.config_file_path).parent
     for page in list(files.documentation_pages()):
         for path in _outside(page.content_string, page.src_uri):
@@ -37,18 +37,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let the links lead to the copies; one without a copy stays, and is reported as broken."""
+    """Point the links to the copies; a link without a copy is unchanged, and mkdocs reports it as broken."""
     here = page.file.src_uri
 
-    def led(link: re.Match[str]) -> str:
+    def to_copy(link: re.Match[str]) -> str:
         uri = join(COPIES, normpath(join(dirname(here), link["target"]))[3:])
         return relpath(uri, dirname(here) or ".") if uri in files.src_uris else link["target"]
 
-    return LINK.sub(led, markdown)
+    return LINK.sub(to_copy, markdown)
 
 
 def _outside(markdown: str, uri: str) -> Iterator[str]:
-    """The paths, from the repository's root, that a page links to outside docs/."""
+    """Paths outside docs/ that a page links to, relative to the repository."""
     for link in LINK.finditer(markdown):
         path = normpath(join(dirname(uri), link["target"]))
         if path.startswith("../"):

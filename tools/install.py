@@ -3,10 +3,9 @@
     python3 tools/install.py desktop [--cpu] [--check]
     python3 tools/install.py jetson [--check]
 
-Looks at the machine first and says what is missing and how it comes; as long as something is, nothing is
-changed. Then tools/environment.py makes .venv, with llama.cpp compiled for the GPU, and the command
-`lfm-perception doctor` tries everything out. May be run again at any time: what is there is kept. `--check`
-only looks.
+Checks the machine first and prints a remedy for each missing requirement; nothing is changed until all are
+met. Then tools/environment.py creates .venv, with llama.cpp compiled for the GPU, and `lfm-perception doctor`
+checks the result. It can be repeated at any time and keeps what is installed. `--check` only checks.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 GB = 1e9
 DISK = 4 * GB
-"""Room for .venv (0.9 GB with ROS 2 from wheels), the compilation of llama.cpp with CUDA, and a model."""
+"""Disk space for .venv (0.9 GB with ROS 2 from wheels), llama.cpp compiled with CUDA, and a model; bytes."""
 
 MEMORY = 3.5 * GB
-"""Memory of the machine; the 450M model takes 0.8 GB of it."""
+"""Minimum memory of the machine, bytes; the 450M model uses 0.8 GB of it."""
 
 JETPACKS = {36: 6, 38: 7, 39: 7}
 """JetPack by the release of Jetson Linux: https://developer.nvidia.com/embedded/jetpack-archive"""
@@ -40,7 +39,7 @@ CHIPS = {"nvidia,tegra234": ("Orin", "87"), "nvidia,tegra264": ("Thor", "110")}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was found. `jetson_linux` is the release of Jetson Linux, 0 elsewhere; `nvcc` and `gpu` are paths
+    """Properties of a machine. `jetson_linux`: release of Jetson Linux, 0 on others; `nvcc` and `gpu`: paths
     or empty; sizes in bytes.
     """
 
@@ -67,15 +66,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `remedy`: what to do; empty when all is well."""
+    """Result of one check; `remedy` is empty when the requirement is met."""
 
     name: str
     found: str
     remedy: str = ""
 
 
-def look(root: Path = Path("/")) -> Machine:
-    """This machine; `root` is where its files are."""
+def inspect(root: Path = Path("/")) -> Machine:
+    """Inspect this machine; `root` is the root of its files."""
     nvcc = next((str(path) for path in sorted(root.glob("usr/local/cuda*/bin/nvcc"))), "")
     nvcc = nvcc or (shutil.which("nvcc") or "" if root == Path("/") else "")
     release = re.search(r"^# R(\d+)", _text(root / "etc/nv_tegra_release"))
@@ -98,77 +97,46 @@ def look(root: Path = Path("/")) -> Machine:
 
 
 def check(machine: Machine, target: str, *, cuda: bool) -> Iterator[Check]:
-    """Everything an installation needs, with what is missing."""
-    python = ".".join(map(str, machine.python))
-    yield Check(
-        "Python",
-        python,
-        "" if (3, 10) <= machine.python <= (3, 13) else "install Python 3.10 to 3.13 and use that",
-    )
-    yield Check(
-        "C++ compiler",
-        machine.compiler or "none",
-        "" if machine.compiler else "sudo apt install g++",
-    )
-    if target == "jetson":
-        yield from _check_jetson(machine)
-    if cuda:
-        yield from _check_cuda(machine, target)
-    if machine.ros:
-        yield Check("ROS 2", f"{machine.ros}, sourced")
-    elif machine.processor == "x86_64":
-        yield Check("ROS 2", "none is sourced, its Python wheels are taken")
-    else:
-        yield Check(
-            "ROS 2", "none is sourced", "source it: . /opt/ros/humble/setup.sh (Jazzy on Ubuntu 24.04)"
-        )
-    yield Check(
-        "memory",
-        f"{machine.memory / GB:.1f} GB",
-        ""
-        if machine.memory >= MEMORY
-        else f"{MEMORY / GB:.1f} GB are needed: add swap, or take another machine",
-    )
-    yield Check(
-        "disk",
-        f"{machine.free_disk / GB:.1f} GB free at {ROOT}",
-        "" if machine.free_disk >= DISK else f"{DISK / GB:.1f} GB are needed: make room there",
-    )
+    """Check everything an installation requires."""
 
+    def checked(name: str, found: str, ok: object, remedy: str) -> Check:
+        return Check(name, found, "" if ok else remedy)
 
-def _check_jetson(machine: Machine) -> Iterator[Check]:
-    if not machine.jetson:
+    python, compiler = ".".join(map(str, machine.python)), machine.compiler
+    supported = (3, 10) <= machine.python <= (3, 13)
+    yield checked("Python", python, supported, "install Python 3.10 to 3.13 and use it")
+    yield checked("C++ compiler", compiler or "none", compiler, "sudo apt install g++")
+    if target == "jetson" and not machine.jetson:
         yield Check("JetPack", "this is not a Jetson", "use make desktop here")
-        return
-    jetpack = JETPACKS.get(machine.jetson_linux)
-    yield Check(
-        "JetPack",
-        f"JetPack {jetpack}" if jetpack else f"Jetson Linux {machine.jetson_linux}",
-        "" if jetpack else "JetPack 6 or 7 is needed: flash the Jetson with it (NVIDIA SDK Manager)",
-    )
-    yield Check(
-        "chip",
-        CHIPS[machine.chip][0] if machine.chip else "unknown",
-        "" if machine.chip else "an Orin or a Thor is needed: for another, docker or make desktop",
-    )
-
-
-def _check_cuda(machine: Machine, target: str) -> Iterator[Check]:
-    package = "nvidia-jetpack" if target == "jetson" else "nvidia-cuda-toolkit"
-    yield Check(
-        "CUDA",
-        f"{machine.cuda or 'of unknown version'} ({machine.nvcc})" if machine.nvcc else "no nvcc",
-        "" if machine.nvcc else f"sudo apt install {package}, or use --cpu",
-    )
-    yield Check(
-        "GPU",
-        machine.gpu or "no device",
-        "" if machine.gpu else "install NVIDIA's driver and start again, or use --cpu",
-    )
+    elif target == "jetson":
+        jetpack = JETPACKS.get(machine.jetson_linux)
+        found = f"JetPack {jetpack}" if jetpack else f"Jetson Linux {machine.jetson_linux}"
+        remedy = "JetPack 6 or 7 is required: flash the Jetson with it (NVIDIA SDK Manager)"
+        yield checked("JetPack", found, jetpack, remedy)
+        chip = CHIPS[machine.chip][0] if machine.chip else "unknown"
+        remedy = "an Orin or a Thor is required: for others, use docker or make desktop"
+        yield checked("chip", chip, machine.chip, remedy)
+    if cuda:
+        package = "nvidia-jetpack" if target == "jetson" else "nvidia-cuda-toolkit"
+        nvcc = f"{machine.cuda or 'unknown version'} ({machine.nvcc})" if machine.nvcc else "no nvcc"
+        yield checked("CUDA", nvcc, machine.nvcc, f"sudo apt install {package}, or use --cpu")
+        remedy = "install NVIDIA's driver and restart, or use --cpu"
+        yield checked("GPU", machine.gpu or "no device", machine.gpu, remedy)
+    if machine.ros or machine.processor == "x86_64":
+        ros = f"{machine.ros}, sourced" if machine.ros else "none is sourced, its Python wheels are used"
+        yield Check("ROS 2", ros)
+    else:
+        remedy = "source it: . /opt/ros/humble/setup.sh (Jazzy on Ubuntu 24.04)"
+        yield Check("ROS 2", "none is sourced", remedy)
+    remedy = f"{MEMORY / GB:.1f} GB are required: add swap, or use another machine"
+    yield checked("memory", f"{machine.memory / GB:.1f} GB", machine.memory >= MEMORY, remedy)
+    disk = f"{machine.free_disk / GB:.1f} GB free at {ROOT}"
+    remedy = f"{DISK / GB:.1f} GB are required: free space there"
+    yield checked("disk", disk, machine.free_disk >= DISK, remedy)
 
 
 def build_options(machine: Machine, *, cuda: bool) -> dict[str, str]:
-    """The variables with which llama.cpp is compiled."""
+    """Environment variables for the compilation of llama.cpp."""
     if not cuda:
         return {}
     return {
@@ -181,16 +149,13 @@ def main() -> int:
     summary = (__doc__ or "").partition("\n\n")[0]
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("target", choices=("desktop", "jetson"))
-    parser.add_argument(
-        "--cpu", action="store_true", help="compile llama.cpp without CUDA, whatever is there"
-    )
-    parser.add_argument("--check", action="store_true", help="look at the machine and change nothing")
+    parser.add_argument("--cpu", action="store_true", help="compile llama.cpp without CUDA")
+    parser.add_argument("--check", action="store_true", help="check the machine and change nothing")
     chosen = parser.parse_args()
-    machine = look()
+    machine = inspect()
     cuda = not chosen.cpu and (chosen.target == "jetson" or bool(machine.gpu))
 
-    how = "with CUDA" if cuda else "on the CPU alone"
-    print(f"-- looking at this machine, to install for a {chosen.target} {how}")
+    print(f"-- checking this machine: {chosen.target}, {'with CUDA' if cuda else 'CPU only'}")
     missing = 0
     for each in check(machine, chosen.target, cuda=cuda):
         print(f"   {'!!' if each.remedy else 'ok'} {each.name}: {each.found}")
@@ -198,17 +163,17 @@ def main() -> int:
             missing += 1
             print(f"      {each.remedy}")
     if missing:
-        print(f"error: {missing} of these must be put right first; nothing was changed", file=sys.stderr)
+        print(f"error: {missing} requirements are missing; nothing was changed", file=sys.stderr)
         return 1
     if chosen.check:
         return 0
 
-    print("-- making .venv: Python packages as pinned in constraints.txt, llama.cpp compiled here")
+    print("-- creating .venv: Python packages pinned in constraints.txt, llama.cpp compiled here")
     environment = {**os.environ, **build_options(machine, cuda=cuda)}
     made = subprocess.run([sys.executable, ROOT / "tools" / "environment.py"], env=environment)
     if made.returncode:
         return made.returncode
-    print("-- trying everything out: lfm-perception doctor")
+    print("-- checking the installation: lfm-perception doctor")
     doctor = [str(ROOT / ".venv" / "bin" / "lfm-perception"), "doctor"]
     return subprocess.run([*doctor, *(["--set", "engine.n_gpu_layers=-1"] if cuda else [])]).returncode
 

@@ -23,13 +23,11 @@ def doctor(
     Checks versions, model files and their checksums, use of the GPU (`--set engine.n_gpu_layers=-1`), the
     time of an inference, camera images through DDS, and the frame rate of a camera.
     """
-    from lfm_perception.doctor import State, examine
+    from lfm_perception.doctor import examine
 
     problems = 0
     for finding in examine(options.load_settings(settings, set_), camera):
-        print(f"{finding.state.value} {finding.about}: {finding.found}")
-        if finding.state is State.PROBLEM:
-            problems += 1
-            print(f"   {finding.remedy}")
+        print(finding)
+        problems += finding.is_problem
     if problems:
         raise PerceptionError(f"{problems} problems must be fixed; the remedies are above")
