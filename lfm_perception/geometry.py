@@ -1,4 +1,4 @@
-"""Boxes and overlap. Numpy only.
+"""Bounding boxes and their overlap.
 
 Normalized coordinates: the image spans 0..1 in both directions, origin top-left, x right, y down.
 Arrays of boxes are float64, shape (N, 4), `xyxy`.

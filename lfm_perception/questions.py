@@ -1,7 +1,7 @@
-"""How to ask: grounding dialects, captions and free questions, as values.
+"""Prompts, grounding dialects and questions, as values.
 
-A dialect is the contract between prompt, constrained decoder and parser; all three are derived from
-it. Two ship: the one on the LFM2.5-VL-450M model card, and the one the larger LFM2.5-VL models know.
+Prompt, constrained decoder and parser are derived from a dialect. The built-in ones are those of the
+LFM2.5-VL-450M model card and of the larger LFM2.5-VL models.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
-"""Text that would be read as a special token, or as the place of an image."""
+"""Text that the tokenizer reads as a special token, or llama.cpp as the place of an image."""
 
 MAX_COORDINATE_STEPS = 10_000
 """Maximum number of steps from 0 to the end of a coordinate."""
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text has no control characters but line break and tab, and nothing that UTF-8 cannot hold."""
+    """Whether a text is valid UTF-8 without control characters other than line break and tab."""
     return not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
 
 
@@ -35,7 +35,7 @@ def check_prompt_text(name: str, text: str) -> None:
 
 
 def check_special_tokens(name: str, text: str) -> None:
-    """Refuses text that would be read as a special token or as the place of an image."""
+    """Refuses special tokens with a PerceptionError that begins with `name`."""
     if found := SPECIAL_TOKEN.search(text):
         raise PerceptionError(f"{name} must not hold the special token {found.group()!r}, got {shown(text)}")
 
@@ -58,14 +58,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One way of asking for boxes and of writing them.
+    """Prompt and answer format of a grounding request.
 
-    An answer is a JSON array of objects whose keys come in the order of `keys`. `box_key` holds
-    [x1, y1, x2, y2], each from 0 to `coordinate_range`: integers when `decimals` is 0, else numbers
-    with at most that many decimals. `label_key` holds the name. Any other key holds the integer 0
-    (`image_id`: the index of the only image). `{labels}` in `user` is replaced by the labels.
+    An answer is a JSON array of objects with `keys` in their order. `box_key` holds [x1, y1, x2, y2], each
+    from 0 to `coordinate_range`: integers when `decimals` is 0, else numbers with at most that many decimals.
+    `label_key` holds the label, any other key the integer 0 (`image_id`: the index of the only image).
+    `{labels}` in `user` is replaced by the labels.
 
-    Raises PerceptionError when the parts do not make a dialect.
+    Raises PerceptionError for parts that contradict each other.
     """
 
     name: str
@@ -105,17 +105,17 @@ class Dialect:
             )
 
     def prompt(self, labels: Sequence[str]) -> Prompt:
-        """The request for all instances of `labels`; without labels, for every object."""
-        asked = ", ".join(labels) if labels else "all objects"
-        return Prompt(user=self.user.replace("{labels}", asked), system=self.system)
+        """The request for all instances of `labels`; without labels, for all objects."""
+        wanted = ", ".join(labels) or "all objects"
+        return Prompt(user=self.user.replace("{labels}", wanted), system=self.system)
 
     def number(self, value: float) -> str:
-        """A normalized coordinate as this dialect writes it."""
+        """The text of a normalized coordinate."""
         scaled = min(max(value, 0.0), 1.0) * self.coordinate_range
         return f"{scaled:.{self.decimals}f}" if self.decimals else str(round(scaled))
 
     def numbers(self) -> tuple[str, ...]:
-        """Every coordinate that may stand in an answer, as it is written."""
+        """The texts of all coordinates that an answer may hold."""
         if not self.decimals:
             return tuple(str(value) for value in range(self.coordinate_range + 1))
         return tuple(
@@ -126,13 +126,13 @@ class Dialect:
         )
 
     def answer(self, objects: Sequence[tuple[str, Box]]) -> str:
-        """The JSON text of an answer, in the spacing a model writes it (one space after , and :)."""
+        """The JSON text of an answer, with the spacing of the model (one space after `,` and `:`)."""
         return self.spell(
             [(in_json(label), [self.number(side) for side in box.xyxy.tolist()]) for label, box in objects]
         )
 
     def spell(self, objects: Sequence[tuple[str, Sequence[str]]]) -> str:
-        """The JSON text of an answer whose labels and numbers are already written as JSON."""
+        """The JSON text of an answer whose labels and numbers are JSON texts already."""
         return "[" + ", ".join(self._object(label, numbers) for label, numbers in objects) + "]"
 
     def _object(self, label: str, numbers: Sequence[str]) -> str:
@@ -141,7 +141,7 @@ class Dialect:
 
 
 def in_json(label: str) -> str:
-    """A label as it stands between the quotes of a JSON string."""
+    """A label escaped for a JSON string, without the quotes."""
     return json.dumps(label, ensure_ascii=False)[1:-1]
 
 
@@ -167,7 +167,7 @@ BBOX_2D = Dialect(
     coordinate_range=1000,
     decimals=0,
 )
-"""The grounding dialect of LFM2.5-VL-3B and newer, in our words."""
+"""The grounding dialect of LFM2.5-VL-3B and newer, with a prompt of this package."""
 
 DIALECTS = {dialect.name: dialect for dialect in (BBOX, BBOX_2D)}
 
@@ -175,14 +175,14 @@ CAPTION = Prompt(user="Describe the scene in one sentence.")
 
 
 Draft = tuple[tuple[str, Box], ...]
-"""The objects that an answer is expected to hold, in the order in which it is expected to name them."""
+"""Labels and boxes that an answer is expected to hold, in the expected order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One request about one image. With a dialect the answer is a list of boxes, else free text.
 
-    `labels` are the names asked for; with `closed` the answer may hold no other name.
+    With `closed` the answer is restricted to `labels`.
     """
 
     prompt: Prompt
@@ -192,10 +192,13 @@ class Question:
 
 
 def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> Question:
-    """Ask for boxes. `closed` restricts the names in the answer to `labels`.
+    """A question for the boxes of all instances of `labels`.
 
-    Raises PerceptionError when `closed` is asked for without labels, and for a label that is blank or
-    holds control characters.
+    Args:
+        closed: restricts the answer to `labels`.
+
+    Raises:
+        PerceptionError: for `closed` without labels, and for blank labels or those with control characters.
     """
     for label in labels:
         if not label.strip() or not is_printable(label) or re.search(r"[\n\t]", label):
@@ -206,18 +209,17 @@ def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> 
 
 
 def ask(prompt: Prompt) -> Question:
-    """Ask in words and get words: a caption, or an operator's question."""
+    """A question with a free answer: a caption, or an operator's question."""
     return Question(prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """What one question about one frame may cost, decided before any pixel is encoded.
+    """Image plan and limits of one question about one frame, chosen before any pixel is encoded.
 
-    `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` are the objects
-    that the answer is expected to hold, in the order in which it may name them; None: nothing is known. It
-    changes how soon the answer comes, and nothing in it. `expected_s` is what the answer will probably take,
-    None where nobody asked; `fits` is False when that is more than the budget has left.
+    `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` is for speculative
+    decoding and never changes the answer. `expected_s` is the predicted latency, None where it was not
+    predicted; `fits`: it is within the remaining budget.
     """
 
     image: ImagePlan

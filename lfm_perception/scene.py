@@ -1,4 +1,4 @@
-"""The values that travel through the package. Frozen, and free of ROS, disk and model code.
+"""The values that travel through the package: frozen, without ROS, files or model code.
 
 Stamps are integer nanoseconds (as in `builtin_interfaces/Time`, without rounding); durations are
 float seconds. Boxes are normalized (see `geometry`). Images are RGB.
@@ -30,12 +30,12 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Image width, pixels."""
         return int(self.image.shape[1])
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Image height, pixels."""
         return int(self.image.shape[0])
 
 
@@ -51,7 +51,7 @@ class CoordinateStd:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object the model named. `score` is 0..1; `std` is None where the model gave no spread."""
+    """One detected object. `score` is 0..1; `std` is None where the model gave no probabilities."""
 
     label: str
     box: Box
@@ -61,9 +61,9 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one answer cost: tokens, seconds by stage, and calls of llama_decode for the answer.
+    """Cost of one answer: tokens, seconds by stage, and calls of llama_decode for the answer.
 
-    The first of these calls also reads the end of the question, and its seconds are in `prefill_s`.
+    The first of these calls also evaluates the end of the question; its seconds count as `prefill_s`.
     """
 
     image_tokens: int = 0
@@ -78,25 +78,14 @@ class Usage:
     def total_s(self) -> float:
         return self.encode_s + self.prefill_s + self.decode_s
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            image_tokens=self.image_tokens + other.image_tokens,
-            text_tokens=self.text_tokens + other.text_tokens,
-            answer_tokens=self.answer_tokens + other.answer_tokens,
-            encode_s=self.encode_s + other.encode_s,
-            prefill_s=self.prefill_s + other.prefill_s,
-            decode_s=self.decode_s + other.decode_s,
-            decode_calls=self.decode_calls + other.decode_calls,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said to one question about one frame.
+    """The model's answer to one question about one frame.
 
-    `text` is the answer as decoded, special tokens left out. `detections` is empty for captions and
-    free questions. `truncated` says that the token limit ended the answer. `rejects` counts the
-    objects that were dropped, by reason.
+    `text` is the decoded answer without special tokens. `detections` is empty for captions and free
+    questions. `truncated`: the token or time limit ended the answer. `rejects` counts dropped objects by
+    reason.
     """
 
     text: str
@@ -107,16 +96,13 @@ class Answer:
 
 
 class Velocity(NamedTuple):
-    """Speed of a box centre, normalized image sides per second.
-
-    A tuple, because at camera rate a frozen dataclass would take twice as long to make.
-    """
+    """Velocity of a box centre, image sides per second. A tuple: a frozen dataclass takes twice as long."""
 
     x: float
     y: float
 
     def in_pixels(self, width: int, height: int) -> tuple[float, float]:
-        """In pixels per second of a `width` x `height` image."""
+        """The velocity in pixels per second of a `width` x `height` image."""
         return self.x * width, self.y * height
 
 
@@ -125,10 +111,10 @@ ZERO_VELOCITY = Velocity(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """An object followed over time, with its box at the stamp it was asked for.
+    """A tracked object, with its box at the requested stamp.
 
-    `age_s` counts from the first detection; `time_since_update_s` from the last one. `velocity_std` is the
-    standard deviation of the velocity along each axis; the two do not depend on each other.
+    `age_s` counts from the first detection, `time_since_update_s` from the last one. `velocity_std` is the
+    standard deviation of the velocity along each axis; the two are uncorrelated.
     """
 
     track_id: int
@@ -143,12 +129,12 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything known about one inferred frame.
+    """The results for one inferred frame.
 
-    `text` is the detection answer as it came. `caption` is the latest one and `caption_stamp_ns` the stamp
-    of the frame it describes, both None before the first. `truncated`, `rejects` and `usage` are the
-    detection's; `caption_usage` is None where no caption was asked for on this frame. `over_latency_budget`:
-    not even the smallest picture and one object were expected to fit into `budget.latency`.
+    `text` is the raw detection answer. `caption` is the latest one and `caption_stamp_ns` the stamp of its
+    frame, both None before the first. `truncated`, `rejects` and `usage` are the detection's; `caption_usage`
+    is None on a frame without a caption. `over_latency_budget`: not even the smallest image and one object
+    were expected to fit into `budget.latency`.
     """
 
     stamp_ns: int

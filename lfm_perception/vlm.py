@@ -1,7 +1,4 @@
-"""The interface to a vision-language model: `Vlm.describe` answers a question about a frame within a plan.
-
-Every inference backend (`backends/`) implements it; whoever asks a model depends on this module only.
-"""
+"""The interface to a vision-language model, which every inference backend (`backends/`) implements."""
 
 from __future__ import annotations
 
@@ -15,9 +12,7 @@ from lfm_perception.scene import Answer, Frame
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a back end is: whether it can be asked now, how often it had to be started again and what was the
-    matter last; `pid` of its process, None where it has none.
-    """
+    """State of a backend: readiness, number of restarts, the latest problem, and the worker's process id."""
 
     ready: bool = True
     restarts: int = 0
@@ -26,30 +21,32 @@ class Health:
 
 
 class Vlm(Protocol):
-    """A vision-language model that is loaded and can be asked."""
+    """A loaded vision-language model."""
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
-        """The answer to a question about a frame, within the plan.
+        """Runs one inference. A further question about the same frame with the same image plan costs less.
 
-        At the end of the tokens or of the time it holds what was found so far and is marked
-        `truncated`. Asking again about the same frame with the same image plan may cost less.
+        Args:
+            plan: limits; at the end of the tokens or of the time the answer is marked `truncated`.
 
-        Raises CancelledError after `cancel`, and PerceptionError when there can be no answer.
+        Raises:
+            CancelledError: after `cancel`.
+            PerceptionError: when the backend cannot answer.
         """
         ...
 
     def cancel(self) -> None:
-        """End what is being asked now, from any thread; what is asked later is not affected."""
+        """Ends the running inference, from any thread; later ones are not affected."""
         ...
 
     def health(self) -> Health:
-        """How the back end is; answers at once."""
+        """The state of the backend, without waiting."""
         ...
 
     def close(self) -> None:
-        """Cancel, and free the model. May be called twice."""
+        """Cancels the running inference and frees the model. May be called twice."""
         ...
 
 
 class CancelledError(PerceptionError):
-    """The question was taken back before its answer was finished."""
+    """The inference was cancelled before its answer was complete."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.settings import Settings
+from lfm_perception.settings.yaml_file import parse
 
 DEMO_SECONDS = 10.0
 """Default duration of a run on the demo world, which has no end of its own; seconds."""
@@ -76,8 +76,8 @@ def load_settings(
         if not equals:
             raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
         try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[key.strip()] = parse(text)
+        except PerceptionError as error:
             raise typer.BadParameter(
                 f"the value of {change!r} is not valid YAML", param_hint="--set"
             ) from error

@@ -105,8 +105,10 @@ def default_groups() -> dict[str, Any]:
 @cache
 def parameter_specs() -> tuple[ParameterSpec, ...]:
     """The specifications of all parameters, in the order of the documentation."""
+    specs = [spec for group in default_groups().items() for spec in specs_of(*group).values()]
     return tuple(
-        spec for group, defaults in default_groups().items() for spec in specs_of(group, defaults).values()
+        replace(spec, read_only=schema.LOADED) if spec.group in schema.LOADED_GROUPS else spec
+        for spec in specs
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.image_plan import MAX_TILES
@@ -20,6 +20,9 @@ LOADED = "the model is loaded with it"
 STARTED = "the node has started with it"
 SUBSCRIBED = "the image subscription is made with it"
 
+LOADED_GROUPS = ("model", "mmproj", "lora", "engine", "openai", "recorded", "sampling")
+"""Groups whose parameters are all read-only, because the model is loaded with them."""
+
 SHA256 = "expected SHA-256 of the file, 64 hexadecimal digits; empty: not checked"
 
 PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_age", "process_noise")
@@ -30,8 +33,6 @@ PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_age", "proces
 class ModelSettings:
     """The language model."""
 
-    READ_ONLY: ClassVar = LOADED
-
     path: str = parameter("", "GGUF file of the language model; empty: the demo model")
     sha256: str = parameter("", SHA256)
 
@@ -40,8 +41,6 @@ class ModelSettings:
 class MmprojSettings:
     """The vision tower and projector that belong to the language model."""
 
-    READ_ONLY: ClassVar = LOADED
-
     path: str = parameter("", "GGUF file of the vision tower and projector; empty: the demo model's")
     sha256: str = parameter("", SHA256)
 
@@ -49,8 +48,6 @@ class MmprojSettings:
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
     """A low-rank adapter (LoRA) of the language model, applied when it is loaded."""
-
-    READ_ONLY: ClassVar = LOADED
 
     path: str = parameter("", "GGUF file of the adapter; empty: none")
     sha256: str = parameter("", SHA256)
@@ -61,22 +58,18 @@ class LoraSettings:
 class EngineSettings:
     """The inference backend, and the options of llama.cpp."""
 
-    READ_ONLY: ClassVar = LOADED
-
     backend: str = parameter(
         "llama",
-        "inference backend: llama.cpp in this package, a server with OpenAI's API, or recorded answers",
-        choices=("llama", "openai", "recorded"),
+        "inference backend: llama.cpp, an OpenAI-compatible server, or a recording",
+        ("llama", "openai", "recorded"),
     )
     n_gpu_layers: int = parameter(0, "number of layers on the GPU; 0: CPU only, -1: all", (-1, 999))
     n_ctx: int = parameter(4096, "KV cache size: image, prompt and answer together", (256, 32768), "tokens")
     n_threads: int = parameter(0, "number of CPU threads; 0: chosen from the cores", (0, 256))
     n_batch: int = parameter(512, "maximum batch size of the prefill", (32, 4096), "tokens")
-    flash_attn: str = parameter("auto", "use of flash attention", choices=("auto", "on", "off"))
+    flash_attn: str = parameter("auto", "use of flash attention", ("auto", "on", "off"))
     isolation: str = parameter(
-        "process",
-        "place of the model: a worker process that is restarted after a crash, or a thread",
-        choices=("process", "thread"),
+        "process", "place of the model: supervised worker process or thread", ("process", "thread")
     )
     answer_timeout: float = parameter(
         30.0, "maximum duration of an inference before the worker process is killed", (1.0, 600.0), "s"
@@ -86,8 +79,6 @@ class EngineSettings:
 @dataclass(frozen=True, slots=True)
 class OpenaiSettings:
     """The server of the inference backend `openai`: vLLM, SGLang, llama-server and the like."""
-
-    READ_ONLY: ClassVar = LOADED
 
     url: str = parameter("http://127.0.0.1:8000/v1", "base URL of the server's API, up to /v1")
     model: str = parameter("", "name of the model on the server; empty: the first one listed")
@@ -100,8 +91,8 @@ class OpenaiSettings:
     jpeg_quality: int = parameter(95, "JPEG quality of the images sent; 0: lossless PNG", (0, 100))
     constraint: str = parameter(
         "auto",
-        "constraint of answers to the dialect's JSON; auto: the first that the server supports",
-        choices=("auto", "json_schema", "json_object", "none"),
+        "enforcement of the dialect's JSON; auto: the first that the server has",
+        ("auto", "json_schema", "json_object", "none"),
     )
     score: float = parameter(0.5, "score of detections where the server returns no probabilities", (0.0, 1.0))
 
@@ -110,13 +101,11 @@ class OpenaiSettings:
 class RecordedSettings:
     """The recording that the inference backend `recorded` replays."""
 
-    READ_ONLY: ClassVar = LOADED
-
     path: str = parameter("", "file written by lfm-perception record")
     match: str = parameter(
         "picture",
-        "key of a frame's answers: its pixels, or its stamp where the image decoder differs",
-        choices=("picture", "stamp"),
+        "key of a frame's answers: its pixels, or its stamp where decoders differ",
+        ("picture", "stamp"),
     )
 
 
@@ -134,8 +123,6 @@ class ImageSettings:
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
     """Sampling of the next token."""
-
-    READ_ONLY: ClassVar = LOADED
 
     temperature: float = parameter(0.1, "sampling temperature; 0: always the likeliest token", (0.0, 2.0))
     min_p: float = parameter(0.15, "minimum probability of a token relative to the likeliest", (0.0, 1.0))
@@ -158,9 +145,7 @@ class InferenceSettings:
     """Motion gate and duty cycle, which choose the frames for inference."""
 
     motion_threshold: float = parameter(
-        0.0,
-        "minimum image change for an inference, 1: black to white; 0: inference on every frame",
-        (0.0, 1.0),
+        0.0, "minimum image change for an inference, 1: black to white; 0: gate off", (0.0, 1.0)
     )
     max_interval: float = parameter(
         1.0, "maximum time between inferences on a static scene", (0.0, 3600.0), "s"
@@ -182,14 +167,12 @@ class DetectSettings:
     )
     coordinates: str = parameter(
         "mean",
-        "source of box coordinates: mean over the probabilities of the numbers, or the printed numbers",
-        choices=("mean", "printed"),
+        "box coordinates: expectation over the number tokens, or the printed numbers",
+        ("mean", "printed"),
         read_only=LOADED,
     )
     score_gain: float = parameter(
-        2.0,
-        "Platt scaling gain of detection scores: factor on the log odds (default: the demo model's)",
-        (0.01, 100.0),
+        2.0, "Platt scaling gain of detection scores: factor on the log odds", (0.01, 100.0)
     )
     score_bias: float = parameter(
         4.5, "Platt scaling bias of detection scores: offset of the log odds", (-20.0, 20.0)
@@ -218,28 +201,22 @@ class TrackerSettings:
     )
     min_hits: int = parameter(2, "minimum detections before a track is confirmed and shown", (1, 100))
     max_consecutive_misses: int = parameter(
-        1, "maximum consecutive answers without a detection before a track is hidden", (0, 1000)
+        1, "maximum consecutive answers that miss a track before it is hidden", (0, 1000)
     )
     max_age: float = parameter(
-        1.2,
-        "maximum time since the last detection; a track that is missed for longer is removed",
-        (0.0, 60.0),
-        "s",
+        1.2, "maximum time since the last detection before a track is removed", (0.0, 60.0), "s"
     )
     max_gap: float = parameter(
-        5.0, "maximum time without any answer; after it all tracks are removed", (0.0, 60.0), "s"
+        5.0, "maximum time without any answer before all tracks are removed", (0.0, 60.0), "s"
     )
     measurement_noise: float = parameter(
-        0.1,
-        "measurement noise where the model gives none: standard deviation of a box's centre and size",
-        (0.001, 1.0),
-        "box widths",
+        0.1, "default standard deviation of a measured centre or size", (0.001, 1.0), "box widths"
     )
     measurement_noise_scale: float = parameter(
         2.5, "factor on the standard deviations of box sides that the model gives", (0.1, 10.0)
     )
     min_measurement_noise: float = parameter(
-        0.004, "minimum measurement noise: standard deviation", (0.0001, 0.1), "image widths"
+        0.004, "minimum standard deviation of a measurement", (0.0001, 0.1), "image widths"
     )
     process_noise: float = parameter(
         0.1,
@@ -257,9 +234,7 @@ class TrackerSettings:
         -0.1, "Platt scaling bias of track scores: offset of the log odds", (-20.0, 20.0)
     )
     camera_motion_compensation: str = parameter(
-        "auto",
-        "ego-motion compensation by optical flow; auto: while the camera moves",
-        choices=("auto", "on", "off"),
+        "auto", "ego-motion compensation by optical flow; auto: while the camera moves", ("auto", "on", "off")
     )
     per_label: tuple[str, ...] = parameter(
         (), "other values for single labels: `forklift: min_hits=3, process_noise=0.05`"
@@ -267,35 +242,30 @@ class TrackerSettings:
 
     @property
     def rules(self) -> Mapping[str, TrackerSettings]:
-        """The settings of each label that has its own.
-
-        Raises:
-            PerceptionError: for an entry of `per_label` that cannot be parsed.
-        """
+        """The settings of each label that has its own. PerceptionError for an entry that cannot be parsed."""
         return dict(self._rule(entry) for entry in self.per_label)
 
     def _rule(self, entry: str) -> tuple[str, TrackerSettings]:
-        label, colon, changes = entry.rpartition(":")
-        specs = {
-            key: spec for key, spec in specs_of("tracker", TrackerSettings()).items() if key in PER_LABEL
-        }
+        label, _, changes = entry.rpartition(":")
+        specs = specs_of("tracker", TrackerSettings())
         values: dict[str, Any] = {}
         for change in changes.split(","):
             key, equals, text = (part.strip() for part in change.partition("="))
-            if not (label.strip() and colon and equals):
+            if not (label.strip() and equals):
                 raise PerceptionError(
                     "tracker.per_label takes `label: name=value, name=value`, got " + shown(entry)
                 )
             if f"tracker.{key}" in RENAMED:
                 raise unknown_name(f"tracker.{key}", None, ())
-            if key not in specs:
+            if key not in PER_LABEL:
                 raise PerceptionError(
-                    f"tracker.per_label cannot change {shown(key)} for one label{suggestion(key, specs)}"
+                    f"tracker.per_label cannot change {shown(key)} for one label{suggestion(key, PER_LABEL)}"
                 )
             try:
-                values[key] = specs[key].check(parse(text))
+                value = parse(text)
             except PerceptionError as error:
-                raise PerceptionError(f"tracker.per_label: {error}") from error
+                raise PerceptionError(f"tracker.per_label: {shown(text)} is no value for {key}") from error
+            values[key] = specs[key].check(value)
         return label.strip(), replace(self, **values)
 
 
@@ -332,13 +302,11 @@ class NodeSettings:
     """The ROS node: start, image subscription, and thresholds of the diagnostics."""
 
     autostart: bool = parameter(False, "automatic configuration and activation at start", read_only=STARTED)
-    image_transport: str = parameter(
-        "raw", "image transport", choices=("raw", "compressed"), read_only=SUBSCRIBED
-    )
+    image_transport: str = parameter("raw", "image transport", ("raw", "compressed"), read_only=SUBSCRIBED)
     image_reliability: str = parameter(
         "best_effort",
         "QoS reliability of the image subscription",
-        choices=("best_effort", "reliable"),
+        ("best_effort", "reliable"),
         read_only=SUBSCRIBED,
     )
     camera_timeout: float = parameter(
@@ -350,8 +318,5 @@ class NodeSettings:
         2.0, "answer age above which the model is a WARN", (0.0, 600.0), "s"
     )
     future_tolerance: float = parameter(
-        1.0,
-        "maximum lead of an image's stamp over the clock; images further ahead are rejected",
-        (0.0, 3600.0),
-        "s",
+        1.0, "maximum lead of an accepted image's stamp over the clock", (0.0, 3600.0), "s"
     )

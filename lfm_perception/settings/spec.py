@@ -16,15 +16,22 @@ T = TypeVar("T", bool, int, float, str, tuple[str, ...])
 def parameter(
     default: T,
     description: str,
-    limits: tuple[float, float] | tuple[None, None] = (None, None),
+    allowed: tuple[float, float] | tuple[str, ...] = (),
     unit: str = "",
     *,
-    choices: tuple[str, ...] = (),
     read_only: str = "",
 ) -> T:
-    """A dataclass field that is a parameter; `limits` are minimum and maximum, see `ParameterSpec`."""
-    about = {"description": description, "unit": unit, "choices": choices, "read_only": read_only}
-    return field(default=default, metadata={**about, "minimum": limits[0], "maximum": limits[1]})
+    """A dataclass field that is a parameter, see `ParameterSpec`.
+
+    Args:
+        allowed: minimum and maximum of a number, or the choices of a text.
+    """
+    about: dict[str, Any] = {"description": description, "unit": unit, "read_only": read_only}
+    if isinstance(default, str):
+        about["choices"] = allowed
+    elif allowed:
+        about["minimum"], about["maximum"] = allowed
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +103,9 @@ class ParameterSpec:
 
 
 def specs_of(group: str, defaults: Any) -> dict[str, ParameterSpec]:
-    """The specifications of a group's parameters by their keys; `defaults` is the group's default value.
-
-    A group whose parameters are all read-only has the reason in its class variable `READ_ONLY`.
-    """
-    specs = {}
-    for entry in fields(defaults):
-        default = getattr(defaults, entry.name)
-        read_only = entry.metadata["read_only"] or getattr(defaults, "READ_ONLY", "")
-        about = {**entry.metadata, "read_only": read_only}
-        specs[entry.name] = ParameterSpec(f"{group}.{entry.name}", type(default), default, **about)
-    return specs
+    """The specifications of a group's parameters by their keys; `defaults` is the group's default value."""
+    values = {entry: getattr(defaults, entry.name) for entry in fields(defaults)}
+    return {
+        entry.name: ParameterSpec(f"{group}.{entry.name}", type(default), default, **entry.metadata)
+        for entry, default in values.items()
+    }
