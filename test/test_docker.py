@@ -171,7 +171,7 @@ def known_program(words: list[str]) -> None:
         assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
     else:
         assert words[0] in scripts
-    names = {spec.name for spec in parameter_specs()}
+    names = parameter_specs()
     parameters = [words[index + 1] for index, word in enumerate(words) if word == "-p"]
     assert all(parameter.partition(":=")[0] in names for parameter in parameters)
 

@@ -33,7 +33,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PACKAGE = ROOT / "lfm_perception"
 OF_LLAMA_CPP = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py")
 CODE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py"), *(ROOT / "launch").glob("*.py")]
-PARAMETERS = {spec.name for spec in parameter_specs()}
+PARAMETERS = set(parameter_specs())
 
 
 # --- the site -----------------------------------------------------------------------------------------

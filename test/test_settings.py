@@ -17,9 +17,9 @@ from lfm_perception.settings import RENAMED, ImageSettings, Settings, parameter_
 from lfm_perception.settings.documentation import as_markdown, as_yaml
 
 ROOT = Path(__file__).parent.parent
-NAMES = [spec.name for spec in parameter_specs()]
+NAMES = [*parameter_specs()]
 PROFILES = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config" / "perception.yaml"})
-SWITCHES = [spec.name for spec in parameter_specs() if {"on", "off"} <= set(spec.choices)]
+SWITCHES = [spec.name for spec in parameter_specs().values() if {"on", "off"} <= set(spec.choices)]
 PAIR = {"model.path": "m.gguf", "mmproj.path": "v.gguf"}
 
 
@@ -46,7 +46,7 @@ def test_defaults_are_the_model_cards() -> None:
 
 
 def test_every_default_is_allowed_and_every_parameter_has_a_description() -> None:
-    for spec in parameter_specs():
+    for spec in parameter_specs().values():
         assert spec.check(spec.default) == spec.default
         assert spec.description
         assert not re.search(r"\b(what|who|how|whatever|looks?|looked|picture|knob)\b", spec.description)

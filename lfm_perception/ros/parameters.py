@@ -1,7 +1,7 @@
 """The settings as ROS parameters: declared, described, read and changed under their dotted names.
 
-A wrong value never stops the node from starting. It is found when the node is configured, and named then in
-one sentence with all that is allowed.
+A wrong value never stops the node from starting. Configuring the node fails then, with a sentence that holds
+parameter, value and range.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Parameters:
         self._node = node
         self._overrides: dict[str, Parameter] = dict(node._parameter_overrides)  # else shown nowhere
         self._refused: dict[str, object] = {}
-        for spec in parameter_specs():
+        for spec in parameter_specs().values():
             self._declare(spec)
 
     def _declare(self, spec: ParameterSpec) -> None:
@@ -48,25 +48,29 @@ class Parameters:
             self._node.declare_parameter(spec.name, default, descriptor(spec), ignore_override=True)
 
     def settings(self) -> Settings:
-        """The settings as the parameters stand now. Raises PerceptionError for what is wrong with them."""
-        known = {spec.name for spec in parameter_specs()}
+        """The current settings. Raises PerceptionError for wrong values and unknown or renamed parameters."""
+        specs = parameter_specs()
         for name in self._overrides:
-            if name not in known and name.partition(".")[0] not in OF_ROS:
-                Settings().with_values({name: None})  # says which name it may have been meant to be
-        now = {spec.name: self._node.get_parameter(spec.name).value for spec in parameter_specs()}
+            if name not in specs and name.partition(".")[0] not in OF_ROS:
+                Settings().with_values({name: None})  # raises, with the right name
+        now = {name: plain(self._node.get_parameter(name).value) for name in specs}
         empty: dict[str, object] = {  # a file's [] arrives without a type and so without a value
-            spec.name: [] for spec in parameter_specs() if spec.kind is tuple and now[spec.name] is None
+            name: [] for name, spec in specs.items() if spec.kind is tuple and now[name] is None
         }
-        values = {**now, **empty, **self._refused}
-        return Settings().with_values({name: plain(value) for name, value in values.items()})
+        refused = {name: plain(value) for name, value in self._refused.items()}
+        return Settings().with_values({**now, **empty, **refused})
 
     def changed(self, settings: Settings | None, parameters: Iterable[Parameter]) -> Settings | None:
-        """The settings after a change; parameters that are none of them are left to others.
+        """The settings after a change of parameters; those of ROS itself are ignored.
 
-        `settings` are those of a configured node, where some must stay as they are, and all must agree. None
-        before: each value is then judged alone. Raises PerceptionError with the reason to refuse the change.
+        Args:
+            settings: those of a configured node, whose read-only parameters must not change. None before it
+                is configured: each value is then checked alone.
+
+        Raises:
+            PerceptionError: with the reason why the change is refused.
         """
-        specs = {spec.name: spec for spec in parameter_specs()}
+        specs = parameter_specs()
         values = {p.name: plain(p.value) for p in parameters if p.name in specs}
         for name, value in values.items():
             now = specs[name].check(value)
@@ -94,12 +98,12 @@ def ros_parameters(settings: Settings) -> dict[str, object]:
 
 
 def plain(value: Any) -> object:
-    """A parameter's value as a setting takes it: arrays, also those that rclpy packs, become lists."""
+    """A parameter's value as a Python value: arrays, also those that rclpy packs, become lists."""
     return value if value is None or isinstance(value, (bool, int, float, str)) else list(value)
 
 
 def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
-    """What `ros2 param describe` shows of a setting."""
+    """The descriptor that `ros2 param describe` shows."""
     described: dict[str, Any] = {}
     if spec.kind is int:
         described["integer_range"] = [

@@ -28,7 +28,7 @@ Parameters marked dynamic can change while the ROS node runs."""
 def as_yaml() -> str:
     """The defaults as a commented YAML file: the text of `config/perception.yaml`."""
     blocks = []
-    for group, specs in groupby(parameter_specs(), key=lambda spec: spec.group):
+    for group, specs in groupby(parameter_specs().values(), key=lambda spec: spec.group):
         block = f"    # {default_groups()[group].__doc__}\n    {group}:"
         for spec in specs:
             block += (
@@ -41,7 +41,7 @@ def as_yaml() -> str:
 def as_markdown() -> str:
     """The parameters as a Markdown page with a section for each group: the text of `docs/parameters.md`."""
     page = MARKDOWN_HEAD
-    for group, specs in groupby(parameter_specs(), key=lambda spec: spec.group):
+    for group, specs in groupby(parameter_specs().values(), key=lambda spec: spec.group):
         page += f"\n\n## {group}\n\n{default_groups()[group].__doc__}\n\n"
         page += "| Parameter | Default | Allowed | Dynamic | Description |\n|---|---|---|---|---|"
         for spec in specs:

@@ -41,8 +41,8 @@ class Settings:
     dialects: tuple[Dialect, ...] = ()
 
     def __post_init__(self) -> None:
-        for spec in parameter_specs():
-            spec.check(getattr(getattr(self, spec.group), spec.key))
+        for name, value in self.values().items():
+            parameter_specs()[name].check(value)
         validation.check(self)
 
     @classmethod
@@ -71,7 +71,14 @@ class Settings:
         for key, entry in mapping.items():
             if key == "dialects":
                 continue
-            group = _group_entries(key, entry) if key in default_groups() else {key: entry}
+            group = {key: entry}
+            if key in default_groups():
+                if entry is not None and not isinstance(entry, Mapping):
+                    raise PerceptionError(
+                        f"{key} must be a group of parameters ({key}.… : value), got {shown(entry)}"
+                    )
+                # None: every line of the group is commented out
+                group = {f"{key}.{name}": value for name, value in (entry or {}).items()}
             for name in group.keys() & values.keys():
                 raise PerceptionError(f"parameter {name} is given twice")
             values.update(group)
@@ -83,7 +90,9 @@ class Settings:
 
     def values(self) -> dict[str, Value]:
         """Every parameter by its dotted name, in the order of `parameter_specs()`."""
-        return {spec.name: getattr(getattr(self, spec.group), spec.key) for spec in parameter_specs()}
+        return {
+            name: getattr(getattr(self, spec.group), spec.key) for name, spec in parameter_specs().items()
+        }
 
     @property
     def dialect(self) -> Dialect:
@@ -103,17 +112,17 @@ def default_groups() -> dict[str, Any]:
 
 
 @cache
-def parameter_specs() -> tuple[ParameterSpec, ...]:
-    """The specifications of all parameters, in the order of the documentation."""
+def parameter_specs() -> Mapping[str, ParameterSpec]:
+    """The specifications of all parameters by their dotted names, in the order of the documentation."""
     specs = [spec for group in default_groups().items() for spec in specs_of(*group).values()]
-    return tuple(
-        replace(spec, read_only=schema.LOADED) if spec.group in schema.LOADED_GROUPS else spec
+    return {
+        spec.name: replace(spec, read_only=schema.LOADED) if spec.group in schema.LOADED_GROUPS else spec
         for spec in specs
-    )
+    }
 
 
 def _built(base: Settings, values: Mapping[str, object], dialects: tuple[Dialect, ...]) -> Settings:
-    specs = {spec.name: spec for spec in parameter_specs()}
+    specs = parameter_specs()
     changes: dict[str, dict[str, Value]] = {}
     for name, value in values.items():
         if name not in specs:
@@ -122,13 +131,3 @@ def _built(base: Settings, values: Mapping[str, object], dialects: tuple[Dialect
         changes.setdefault(spec.group, {})[spec.key] = spec.check(value)
     groups = {group: replace(getattr(base, group), **entries) for group, entries in changes.items()}
     return replace(base, **groups, dialects=dialects)
-
-
-def _group_entries(group: str, entries: object) -> dict[str, object]:
-    if entries is None:  # every line of the group commented out
-        return {}
-    if not isinstance(entries, Mapping):
-        raise PerceptionError(
-            f"{group} must be a group of parameters ({group}.… : value), got {shown(entries)}"
-        )
-    return {f"{group}.{key}": value for key, value in entries.items()}

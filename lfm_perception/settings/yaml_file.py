@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,13 +44,20 @@ def read(path: Path) -> Mapping[str, object]:
         PerceptionError: for a file that cannot be read or holds neither.
     """
     try:
-        groups = _without_node(parse(path.read_text(encoding="utf-8")))
+        groups = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PerceptionError(
             f"cannot read the settings: {(error.strerror or str(error)).lower()}"
         ) from error
     except UnicodeDecodeError as error:
         raise PerceptionError("not a text file in UTF-8") from error
+    if isinstance(groups, Mapping):
+        nodes = [node for node in groups.values() if isinstance(node, Mapping) and ROS_PARAMETERS in node]
+        if nodes and len(groups) > 1:
+            raise PerceptionError(f"expected the parameters of one node, got {shown(list(groups))}")
+        if nodes and len(nodes[0]) > 1:
+            raise PerceptionError(f"{ROS_PARAMETERS} must stand alone under a node, got {shown(nodes[0])}")
+        groups = nodes[0][ROS_PARAMETERS] if nodes else groups
     if groups is None:
         return {}
     if not isinstance(groups, Mapping) or not all(isinstance(key, str) for key in groups):
@@ -59,16 +65,3 @@ def read(path: Path) -> Mapping[str, object]:
             f"settings are groups of names and values (image: {{max_tokens: 64}}), got {shown(groups)}"
         )
     return groups
-
-
-def _without_node(content: object) -> object:
-    if not isinstance(content, Mapping):
-        return content
-    nodes = [node for node in content.values() if isinstance(node, Mapping) and ROS_PARAMETERS in node]
-    if not nodes:
-        return content
-    if len(content) > 1:
-        raise PerceptionError(f"expected the parameters of one node, got {reprlib.repr(list(content))}")
-    if len(nodes[0]) > 1:
-        raise PerceptionError(f"{ROS_PARAMETERS} must stand alone under a node, got {shown(nodes[0])}")
-    return nodes[0][ROS_PARAMETERS]

@@ -432,7 +432,7 @@ def test_two_robots_share_a_network_in_their_namespaces() -> None:
 
 def test_every_setting_is_a_parameter_with_words_and_range(running: Robot) -> None:
     specs = parameter_specs()
-    for spec, described in zip(specs, running.described([spec.name for spec in specs]), strict=True):
+    for spec, described in zip(specs.values(), running.described([*specs]), strict=True):
         assert described.description == spec.description
         assert described.additional_constraints.startswith(spec.allowed)
         for limits in (*described.integer_range, *described.floating_point_range):
