@@ -36,9 +36,10 @@ format: environment ## put the code into the common format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: environment ## write the files that are made from the parameters
+docs: environment ## write the files that are made from the parameters and topics
 	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
 	$(BIN)/python -m lfm_perception.settings markdown > docs/parameters.md
+	$(BIN)/python -m lfm_perception.ros.topics docs/topics.md
 
 site: environment ## build the site of docs/ in build/site, readable without a network; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

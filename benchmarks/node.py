@@ -43,8 +43,9 @@ from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.recorded import recording
+from lfm_perception.cdr import header_stamp_ns
 from lfm_perception.demo.world import World
-from lfm_perception.media.bags import header_stamp_ns, typestore
+from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.perception import Perception
 from lfm_perception.ros import messages, transport
@@ -264,10 +265,10 @@ def camera(options: argparse.Namespace) -> Section:
     answers = [heard for heard in listener.detections if begun_ns <= heard.arrived_ns < ended_ns]
     ages_ms = [(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in tracks]
     stamps = [heard.stamp_ns for heard in listener.detections]
-    waiting = max(int(each["images waiting"]) for each in told)
-    counted = ("images looked at", "images dropped for newer ones", "images gated", "images waiting",
-               "images refused", "frames failed")  # fmt: skip
-    elsewhere = int(last["images received"]) - sum(int(last[name]) for name in counted)
+    waiting = max(int(each["frames waiting"]) for each in told)
+    counted = ("frames inferred", "frames dropped", "frames skipped", "frames waiting",
+               "frames rejected", "frames failed")  # fmt: skip
+    elsewhere = int(last["frames received"]) - sum(int(last[name]) for name in counted)
     strangers = len(set(stamps) - set(sent))
     disorder = sum(later <= earlier for earlier, later in pairwise(stamps))
     figures = {
@@ -331,7 +332,7 @@ def losses(options: argparse.Namespace) -> Section:
         memory |= node_process.shared_memory()
         ended_ns = time.time_ns()
         time.sleep(2.0)
-        restarts = int(listener.diagnostics[-1]["process restarts"])
+        restarts = int(listener.diagnostics[-1]["worker restarts"])
         film.stop()
         perception.check()
     tracks_ns = [heard.arrived_ns for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
@@ -468,7 +469,7 @@ def recorded(options: argparse.Namespace) -> Section:
         for _ in range(options.starts):
             began = time.monotonic()
             with NodeProcess(PERCEPTION_MODULE, log, parameters) as process:
-                wait_for(lambda: "looking at" in log.read_text(), PATIENCE_S, "the node", [process])
+                wait_for(lambda: "subscribed to" in log.read_text(), PATIENCE_S, "the node", [process])
                 seconds.append(time.monotonic() - began)
                 memory.append(Process(process.pid).resident_mib())
     return Section(

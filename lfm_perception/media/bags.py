@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lfm_perception.cdr import header_stamp_ns
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.images import reason
 
@@ -135,14 +135,3 @@ def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -
             raise PerceptionError(f"{topic} is damaged at frame {images}: {reason(error)}") from error
         images += stamp_ns is not None
         yield BagMessage(connection.topic, logged_ns, stamp_ns, bytes(raw))
-
-
-def header_stamp_ns(raw: bytes | memoryview) -> int:
-    """The stamp of a serialized message that begins with a `std_msgs/Header`.
-
-    Raises PerceptionError when it is cut off.
-    """
-    if len(raw) < 12:
-        raise PerceptionError(f"a message of {len(raw)} bytes is too short to hold a header")
-    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] else ">iI", raw, 4)
-    return int(seconds) * 10**9 + int(nanoseconds)

@@ -34,10 +34,10 @@ LARGEST_SIDE = 16_384
 JPEG_QUALITY = 85
 
 
-def encode(image: Image, suffix: str) -> bytes:
+def encode(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> bytes:
     """The image (RGB) as the content of a file of this kind, `.png` or `.jpg` for example."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(suffix, bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
+    return cv2.imencode(suffix, bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes()
 
 
 def from_message(message: Any, name: str, width: int | None = None) -> Image:

@@ -1,8 +1,8 @@
-"""How well images come through DDS on this computer: sent by another process, or on any topic.
+"""Rate and latency of images over DDS on this computer, from a process of its own or on any topic.
 
     python -m lfm_perception.ros.dds_check TOPIC
 
-sends 1280 x 720 bgr8 images at 30 Hz on that topic, best effort, until it is ended.
+publishes 1280 x 720 bgr8 images at 30 Hz on that topic, best effort, until it is terminated.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
-from lfm_perception.ros import transport
+from lfm_perception.ros import messages, transport
 from lfm_perception.ros.executor import spinning_node
+from lfm_perception.stamps import to_seconds
 
 WIDTH, HEIGHT, RATE_HZ = 1280, 720, 30.0
 DISCOVERY_S = 5.0
 START_S = 30.0
-"""How long the first image of a camera, or of a process that has to start, is waited for."""
+"""Timeouts for the first image: on a topic that exists, and of a process that has to start."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicStatistics:
-    """What came on a topic. `rate_hz` in images per second; `latency_s` is the median age on arrival by their
-    stamps; both 0 when nothing came.
+    """Messages received, their rate in Hz, and their median age on arrival by their stamps in seconds.
+
+    Rate and latency are 0 if fewer than two messages arrived.
     """
 
     count: int
@@ -42,11 +44,11 @@ class TopicStatistics:
 
 
 def measure_dds(seconds: float) -> TopicStatistics:
-    """Send images from one process to another for so long."""
+    """Measure images from another process for so many seconds."""
     topic = f"/lfm_perception_doctor_{uuid.uuid4().hex[:12]}"
     transport.use_shared_memory()
     command = [sys.executable, "-m", "lfm_perception.ros.dds_check", topic]
-    sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it is ended in the middle
+    sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it is terminated while publishing
     try:
         return measure_topic(topic, seconds, timeout_s=START_S)
     finally:
@@ -55,42 +57,42 @@ def measure_dds(seconds: float) -> TopicStatistics:
 
 
 def measure_topic(topic: str, seconds: float, *, timeout_s: float = DISCOVERY_S) -> TopicStatistics:
-    """Count the images on a topic, for so long from the first on, which is waited for with patience."""
+    """Measure a topic for so many seconds after its first image, for which `timeout_s` is allowed."""
     transport.use_shared_memory()
     times: list[float] = []
-    delays: list[float] = []
+    latencies: list[float] = []
     first = threading.Event()
 
-    def arrived(image: Image) -> None:
+    def on_image(image: Image) -> None:
         times.append(time.monotonic())
-        stamp_ns = image.header.stamp.sec * 10**9 + image.header.stamp.nanosec
-        delays.append((time.time_ns() - stamp_ns) / 1e9)
+        latencies.append(to_seconds(time.time_ns() - messages.stamp_ns(image.header.stamp)))
         first.set()
 
     with spinning_node("doctor") as node:
-        node.create_subscription(Image, topic, arrived, qos_profile_sensor_data)
+        node.create_subscription(Image, topic, on_image, qos_profile_sensor_data)
         if first.wait(timeout_s):
             time.sleep(seconds)
-    if len(times) < 2:
-        return TopicStatistics(len(times), 0.0, 0.0)
-    return TopicStatistics(len(times), (len(times) - 1) / (times[-1] - times[0]), statistics.median(delays))
+    count = len(times)
+    if count < 2:
+        return TopicStatistics(count, 0.0, 0.0)
+    return TopicStatistics(count, (count - 1) / (times[-1] - times[0]), statistics.median(latencies))
 
 
-def _send(topic: str) -> None:
+def _publish(topic: str) -> None:
     transport.use_shared_memory()
     rclpy.init()
-    node = Node("doctor_sender")
+    node = Node("dds_check")
     publisher = node.create_publisher(Image, topic, qos_profile_sensor_data)
     image = Image(height=HEIGHT, width=WIDTH, encoding="bgr8", step=3 * WIDTH)
     image.data = array.array("B", bytes(3 * WIDTH * HEIGHT))
 
-    def send() -> None:
+    def publish() -> None:
         image.header.stamp = node.get_clock().now().to_msg()
         publisher.publish(image)
 
-    node.create_timer(1.0 / RATE_HZ, send)
+    node.create_timer(1.0 / RATE_HZ, publish)
     rclpy.spin(node)
 
 
 if __name__ == "__main__":
-    _send(sys.argv[1])
+    _publish(sys.argv[1])

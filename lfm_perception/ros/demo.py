@@ -1,9 +1,9 @@
-"""`lfm-perception demo`: the real graph for a short while, and what it saw against the truth.
+"""`lfm-perception demo`: the ROS graph on the demo world, compared with the ground truth.
 
     demo camera (process) ──image_raw, 30 Hz──► perception node (process, and its worker)
               └──ground_truth──► recorder (here) ◄──detections, tracks, scene, caption──┘
 
-Afterwards the bag is judged, drawn over the pictures it holds, and summed up on one page.
+Afterwards the recording is evaluated, drawn as a video, and summarized on one page.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from sensor_msgs.msg import CompressedImage
-from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.backends import model_name
 from lfm_perception.demo.world import World
@@ -44,20 +41,22 @@ from lfm_perception.ros.processes import (
     wait_for,
 )
 from lfm_perception.ros.recorder import Recorder
-from lfm_perception.ros.replay import NODE_LOG, OUTPUTS, PERCEPTION_NODE
+from lfm_perception.ros.replay import NODE_LOG, PERCEPTION_NODE
+from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION
 from lfm_perception.scene import ZERO_VELOCITY, Frame, Image, Track, Velocity
+from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import to_seconds
 
 WIDTH, HEIGHT, RATE = 640, 480, 30.0
 CAMERA_LOG = "camera.log"
-PICTURES = "image_raw/compressed"
-TRUTH = "ground_truth"
+IMAGE_TOPIC = "/image_raw/compressed"
 PAGE = "index.html"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What is shown: seconds of the film `seed`, counted from the first answer of the model."""
+    """Duration in seconds, from the first inference on, and seed of the demo world."""
 
     seconds: float = 20.0
     seed: int = 0
@@ -71,19 +70,26 @@ def run_demo(
     about: Mapping[str, Any],
     on_progress: Callable[[str, float], bool] = lambda step, share: True,
 ) -> tuple[LiveReport, dict[str, Any]]:
-    """Run the graph, judge it, and leave pictures, bag and page in the folder `out`.
+    """Run the graph, evaluate it, and write video, bag, page and summary to the folder `out`.
 
-    `about` (model, versions) goes into the summary, which is returned too. `on_progress` is told the step and
-    the share of it that is done; the film ends early when it returns False. Raises PerceptionError when a
-    process ends, or something cannot be written.
+    Args:
+        about: provenance (model, versions), added to the summary.
+        on_progress: called with the current step and its completed share, 0 to 1; the recording ends early
+            when it returns False.
+
+    Returns:
+        The report and the summary.
+
+    Raises:
+        PerceptionError: a process ended, or a result cannot be written.
     """
     transport.use_localhost()
     with staged(out) as staging:
-        epoch_ns = _film(demo, settings, staging, on_progress)
+        epoch_ns = _record(demo, settings, staging, on_progress)
         world = World(demo.seed, WIDTH, HEIGHT, RATE)
 
         def velocities(stamp_ns: int) -> dict[str, Velocity]:
-            index = round((stamp_ns - epoch_ns) * RATE / 1e9)
+            index = round(to_seconds(stamp_ns - epoch_ns) * RATE)
             return {str(body): velocity for body, velocity in enumerate(world.velocities(index))}
 
         run = read_run(staging.path / BAG, WIDTH, HEIGHT)
@@ -91,73 +97,72 @@ def run_demo(
         summary = {"seed": demo.seed, **_figures(report), **about}
         with writing(out):
             still = _draw(run, staging, model_name(settings), on_progress)
-            _write_scenes(run, staging.path / SCENES)
+            lines = [json.dumps(scene_to_json(heard.scene), ensure_ascii=False) for heard in run.scenes]
+            (staging.path / SCENES).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             write_json(staging.path / SUMMARY, summary)
             write_live_page(staging.path / PAGE, run, report, still, about)
             staging.publish()
     return report, summary
 
 
-def _film(
+def _record(
     demo: DemoOptions, settings: Settings, staging: Staging, on_progress: Callable[[str, float], bool]
 ) -> int:
-    """Run the graph and record it; returns when the film began, ns."""
-    topics: dict[str, type] = {**OUTPUTS, PICTURES: CompressedImage, TRUTH: Detection2DArray}
+    """Run the graph and record it; returns the stamp of the camera's first frame, ns."""
+    topics = [*PERCEPTION.recorded(), *(t for t in DEMO_CAMERA.publishers if t.name != "image_raw")]
     with ExitStack() as running:
         perception = running.enter_context(
             NodeProcess(PERCEPTION_MODULE, staging.path / NODE_LOG, ros_parameters(settings))
         )
         node = running.enter_context(spinning_node("demo"))
         on_progress("loading the model", 0.0)
-        bring_up(node, f"/{PERCEPTION_NODE}", [perception])
-        recorder = running.enter_context(
-            Recorder(node, topics, staging.path / BAG, log_ns=time.time_ns, best_effort=(PICTURES,))
-        )
+        bring_up(node, PERCEPTION_NODE, [perception])
+        recorder = running.enter_context(Recorder(node, topics, staging.path / BAG, log_ns=time.time_ns))
         epoch_ns = time.time_ns()
         parameters = {
             "seed": demo.seed, "width": WIDTH, "height": HEIGHT, "rate": RATE, "epoch": epoch_ns,
         }  # fmt: skip
         camera = running.enter_context(NodeProcess(DEMO_CAMERA_MODULE, staging.path / CAMERA_LOG, parameters))
         both = [perception, camera]
-        wait_for(lambda: recorder.counts["scene"], START_TIMEOUT_S, "the first answer of the model", both)
+        wait_for(lambda: recorder.counts["scene"], START_TIMEOUT_S, "the first inference", both)
         began_s = time.monotonic()
         while (passed_s := time.monotonic() - began_s) < demo.seconds:
             for process in both:
                 process.check()
-            if not on_progress("watching the demo world", passed_s / demo.seconds):
+            if not on_progress("recording the demo world", passed_s / demo.seconds):
                 break
             time.sleep(0.1)
     return epoch_ns
 
 
 def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str, float], bool]) -> Image:
-    """Draw what was known when each picture arrived over it, as a video; returns the fullest picture."""
+    """Draw each image with the tracks published for it, as a video; returns the image with most tracks."""
     overlay = Overlay(WIDTH, HEIGHT, badge)
     video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
     tracks = {boxes.stamp_ns: boxes for boxes in run.tracks}
     scenes_ns = [heard.arrived_ns for heard in run.scenes]
     still, most = None, -1
     try:
-        with open_source(str(staging.path / BAG), topic=f"/{PICTURES}") as source:
+        with open_source(str(staging.path / BAG), topic=IMAGE_TOPIC) as source:
             first_ns = run.truth[0].stamp_ns
             for index, frame in enumerate(source.frames):
                 view = _view(run, frame, first_ns, tracks.get(frame.stamp_ns), scenes_ns)
-                picture = overlay.draw(view)
-                video.write(picture)
+                image = overlay.draw(view)
+                video.write(image)
                 if len(view.tracks) > most:
-                    still, most = picture, len(view.tracks)
+                    still, most = image, len(view.tracks)
                 on_progress("drawing", (index + 1) / (source.count or 1))
         video.finish()
     finally:
         video.close()
-    assert still is not None  # a run without pictures was refused by `judge`
+    assert still is not None  # `judge` raises for a recording without images
     (staging.path / STILL).write_bytes(images.encode(still, ".png"))
     return still
 
 
 def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scenes_ns: list[int]) -> View:
-    """The tracks published for this very frame, and the latest answer that had arrived with them."""
-    seconds = (frame.stamp_ns - first_ns) / 1e9
+    """The tracks published for this frame, and the latest scene that had arrived before them."""
+    seconds = to_seconds(frame.stamp_ns - first_ns)
     if tracks is None:
         return View(frame, seconds, (), None, 0.0)
     arrived = bisect_right(scenes_ns, tracks.arrived_ns)
@@ -170,19 +175,11 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
         shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
     if heard is None:
         return View(frame, seconds, shown, None, 0.0)
-    return View(frame, seconds, shown, heard.scene, (heard.arrived_ns - heard.scene.stamp_ns) / 1e9)
-
-
-def _write_scenes(run: LiveRun, path: Path) -> None:
-    from lfm_perception.scene_json import scene_to_json
-
-    with path.open("w", encoding="utf-8") as file:
-        for heard in run.scenes:
-            file.write(json.dumps(scene_to_json(heard.scene), ensure_ascii=False) + "\n")
+    return View(frame, seconds, shown, heard.scene, to_seconds(heard.arrived_ns - heard.scene.stamp_ns))
 
 
 def _figures(report: LiveReport) -> dict[str, Any]:
-    """The report for `summary.json`, with the ratios that its tallies stand for."""
+    """The report for `summary.json`, with precision, recall and F1 of its tallies."""
     figures = dataclasses.asdict(report)
     for name, tally in (("detections", report.detections), ("tracks", report.tracks)):
         figures[name] |= {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}

@@ -1,6 +1,6 @@
-"""What the node tells of itself on /diagnostics. Pure: from counts and states to messages.
+"""The node's status on /diagnostics. Pure: from statistics to messages.
 
-Every status says what is the matter now, not what once was: a level returns to OK when its cause is gone.
+Each status describes the present: its level returns to OK when the cause is gone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The node at one moment. `active` as a lifecycle node; `topic` and `tracks` are those of the camera."""
+class NodeStatus:
+    """The node at one moment.
+
+    `active` is the lifecycle state; `topic` the camera's, `tracks` the number in the last message.
+    """
 
     active: bool
     topic: str
@@ -33,150 +36,147 @@ class Snapshot:
     board: BoardState
 
 
-def report(
-    now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, name: str, header: Header
+def diagnostic_array(
+    now: NodeStatus, before: NodeStatus | None, thresholds: NodeSettings, name: str, header: Header
 ) -> DiagnosticArray:
-    """The statuses of the node `name`; counts that grew since `before` make a level worse."""
+    """The statuses `camera`, `model` and `platform` of the node `name`.
+
+    Args:
+        before: the status of the previous message; counts that grew since then raise the level.
+    """
+    live = before.live if before else None
+    camera_level, camera_message = _camera_level(now, live, thresholds)
+    model_level, model_message = _model_level(now, live, thresholds)
+    platform_level, platform_message = _platform_level(now)
+    parts = (
+        ("camera", camera_level, camera_message, _camera_values(now)),
+        ("model", model_level, model_message, _model_values(now)),
+        ("platform", platform_level, platform_message, _platform_values(now)),
+    )
     return DiagnosticArray(
         header=header,
         status=[
-            _camera(now, before, thresholds, name),
-            _model(now, before, thresholds, name),
-            _platform(now, name),
+            DiagnosticStatus(
+                name=f"{name}: {part}",
+                level=level,
+                message=message,
+                hardware_id=now.topic,
+                values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+            )
+            for part, level, message, values in parts
         ],
     )
 
 
-def _camera(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, name: str) -> DiagnosticStatus:
+def _camera_level(
+    now: NodeStatus, before: LiveStatistics | None, thresholds: NodeSettings
+) -> tuple[bytes, str]:
     live = now.live
-    refused = _grown(live.frames_rejected, before.live.frames_rejected if before else {})
-    level, message = OK, f"{live.input_hz:.1f} Hz"
+    rejected = _increase(live.frames_rejected, before.frames_rejected if before else {})
     if not now.active:
-        message = "not active"
-    elif live.time_since_frame_s > thresholds.camera_timeout:
-        level = ERROR
-        message = (
-            f"no usable image on {now.topic} for {live.time_since_frame_s:.1f} s: is the camera running?"
-        )
-    elif refused:
-        level, message = WARN, f"images on {now.topic} are refused: {_listed(refused)}"
-    elif live.input_hz < thresholds.input_hz_warn:
-        level = WARN
-        message = (
-            f"{live.input_hz:.1f} Hz on {now.topic}, below node.input_hz_warn {thresholds.input_hz_warn:g}"
-        )
-    return _status(
-        f"{name}: camera", level, message, now,
-        {
-            "topic": now.topic,
-            "input rate (Hz)": f"{live.input_hz:.2f}",
-            "since last image (s)": f"{live.time_since_frame_s:.3f}",
-            "images received": live.frames_received,
-            "images looked at": live.frames_inferred,
-            "images dropped for newer ones": live.frames_dropped,
-            "images gated": live.frames_skipped,
-            "images waiting": live.frames_waiting,
-            **_by_reason("images refused", live.frames_rejected),
-            "new beginnings": live.tracker_resets,
-            "tracks": now.tracks,
-        },
-    )  # fmt: skip
+        return OK, "not active"
+    if live.time_since_frame_s > thresholds.camera_timeout:
+        silence = f"{live.time_since_frame_s:.1f} s"
+        return ERROR, f"no usable image on {now.topic} for {silence}: is the camera running?"
+    if rejected:
+        return WARN, f"images on {now.topic} are rejected: {_listed(rejected)}"
+    if live.input_hz < thresholds.input_hz_warn:
+        limit = f"{thresholds.input_hz_warn:g}"
+        return WARN, f"{live.input_hz:.1f} Hz on {now.topic}, below node.input_hz_warn {limit}"
+    return OK, f"{live.input_hz:.1f} Hz"
 
 
-def _model(now: Snapshot, before: Snapshot | None, thresholds: NodeSettings, name: str) -> DiagnosticStatus:
+def _camera_values(now: NodeStatus) -> dict[str, object]:
+    live = now.live
+    return {
+        "topic": now.topic,
+        "input rate (Hz)": f"{live.input_hz:.2f}",
+        "time since last frame (s)": f"{live.time_since_frame_s:.3f}",
+        "frames received": live.frames_received,
+        "frames inferred": live.frames_inferred,
+        "frames dropped": live.frames_dropped,
+        "frames skipped": live.frames_skipped,
+        "frames waiting": live.frames_waiting,
+        **_by_reason("frames rejected", live.frames_rejected),
+        "tracker resets": live.tracker_resets,
+        "tracks": now.tracks,
+    }
+
+
+def _model_level(
+    now: NodeStatus, before: LiveStatistics | None, thresholds: NodeSettings
+) -> tuple[bytes, str]:
     live, health = now.live, now.health
-    failed = _grown(live.frames_failed, before.live.frames_failed if before else {})
-    truncated = live.answers_truncated - (before.live.answers_truncated if before else 0)
-    over_latency_budget = live.over_latency_budget - (before.live.over_latency_budget if before else 0)
+    failed = _increase(live.frames_failed, before.frames_failed if before else {})
+    truncated = live.answers_truncated - (before.answers_truncated if before else 0)
+    over_budget = live.over_latency_budget - (before.over_latency_budget if before else 0)
     camera_runs = live.time_since_frame_s <= thresholds.camera_timeout
-    level, message = OK, f"answers in {live.latency_p50_s * 1000:.0f} ms (median)"
     if not health.ready:
-        level, message = ERROR, health.problem or "the model is not loaded"
-    elif not now.active:
-        message = "loaded, not active"
-    elif not live.enabled:
-        message = "switched off"
-    elif live.degradation_level is DegradationLevel.PAUSED:
-        level, message = WARN, "paused: the board is too hot"
-    elif failed:
-        level, message = WARN, f"frames without an answer: {_listed(failed)}; last: {live.last_error}"
-    elif camera_runs and live.inference_age_s > thresholds.inference_age_warn:
-        level = WARN
-        message = (
-            f"no answer for {live.inference_age_s:.1f} s, longer than node.inference_age_warn "
-            f"{thresholds.inference_age_warn:g}"
-        )
-    elif over_latency_budget > 0:
-        level = WARN
-        message = (
-            f"{over_latency_budget} frames could not be answered within budget.latency in any size: raise it"
-        )
-    elif truncated > 0:
-        level, message = WARN, f"{truncated} answers reached their limit of tokens or time"
-    return _status(
-        f"{name}: model", level, message, now,
-        {
-            "model": now.model,
-            "latency p50 (s)": f"{live.latency_p50_s:.3f}",
-            "latency p95 (s)": f"{live.latency_p95_s:.3f}",
-            "since last answer (s)": f"{live.inference_age_s:.3f}",
-            "tokens used": live.tokens,
-            "answers truncated": live.answers_truncated,
-            "answers too slow": live.over_latency_budget,
-            **_by_reason("objects rejected", live.objects_rejected),
-            **_by_reason("frames failed", live.frames_failed),
-            "process": "none of its own" if health.pid is None else health.pid,
-            "process restarts": health.restarts,
-            "last problem": live.last_error,
+        return ERROR, health.problem or "the model is not loaded"
+    if not now.active:
+        return OK, "loaded, not active"
+    if not live.enabled:
+        return OK, "inference is disabled"
+    if live.degradation_level is DegradationLevel.PAUSED:
+        return WARN, "paused: the board is too hot"
+    if failed:
+        return WARN, f"inference failed for frames: {_listed(failed)}; last error: {live.last_error}"
+    if camera_runs and live.inference_age_s > thresholds.inference_age_warn:
+        limit = f"node.inference_age_warn {thresholds.inference_age_warn:g}"
+        return WARN, f"no inference for {live.inference_age_s:.1f} s, longer than {limit}"
+    if over_budget > 0:
+        return WARN, f"{over_budget} frames exceed budget.latency at every image size: raise it"
+    if truncated > 0:
+        return WARN, f"{truncated} answers were truncated at their limit of tokens or time"
+    return OK, f"inference latency {live.latency_p50_s * 1000:.0f} ms (median)"
+
+
+def _model_values(now: NodeStatus) -> dict[str, object]:
+    live, health = now.live, now.health
+    return {
+        "model": now.model,
+        "inference latency p50 (s)": f"{live.latency_p50_s:.3f}",
+        "inference latency p95 (s)": f"{live.latency_p95_s:.3f}",
+        "inference age (s)": f"{live.inference_age_s:.3f}",
+        "tokens": live.tokens,
+        "answers truncated": live.answers_truncated,
+        "answers over latency budget": live.over_latency_budget,
+        **_by_reason("objects rejected", live.objects_rejected),
+        **_by_reason("frames failed", live.frames_failed),
+        "worker PID": "none" if health.pid is None else health.pid,
+        "worker restarts": health.restarts,
+        "last error": live.last_error,
+    }
+
+
+def _platform_level(now: NodeStatus) -> tuple[bytes, str]:
+    level, message = now.live.degradation_level, thermal_summary(now.board)
+    if level is DegradationLevel.NONE:
+        return OK, message
+    return ERROR if level is DegradationLevel.PAUSED else WARN, f"{level.description}: {message}"
+
+
+def _platform_values(now: NodeStatus) -> dict[str, object]:
+    board = now.board
+    return {
+        "degradation level": now.live.degradation_level.description,
+        **{f"{sensor} temperature (°C)": f"{value:.1f}" for sensor, value in board.temperatures_c.items()},
+        **{
+            f"{processor} clock (MHz)": f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f}"
+            for processor, clock in board.clocks.items()
         },
-    )  # fmt: skip
-
-
-def _platform(now: Snapshot, name: str) -> DiagnosticStatus:
-    board, step = now.board, now.live.degradation_level
-    level, message = OK, thermal_summary(board)
-    if step is not DegradationLevel.NONE:
-        level, message = (
-            (ERROR if step is DegradationLevel.PAUSED else WARN),
-            f"{step.description}: {message}",
-        )
-    return _status(
-        f"{name}: platform", level, message, now,
-        {
-            "step": step.description,
-            **{
-                f"temperature of {sensor} (°C)": f"{celsius:.1f}"
-                for sensor, celsius in board.temperatures_c.items()
-            },
-            **{
-                f"clock of {processor} (MHz)": f"{clock.current_hz / 1e6:.0f} of {clock.max_hz / 1e6:.0f}"
-                for processor, clock in board.clocks.items()
-            },
-            "power (W)": "unknown" if board.total_w is None else f"{board.total_w:.2f}",
-            **{f"power of {rail} (W)": f"{watts:.2f}" for rail, watts in board.power_w.items()},
-            "clocks held back by": ", ".join(board.throttled_by) or "nothing",
-            "read from": board.source,
-        },
-    )  # fmt: skip
-
-
-def _status(
-    name: str, level: bytes, message: str, now: Snapshot, values: Mapping[str, object]
-) -> DiagnosticStatus:
-    return DiagnosticStatus(
-        name=name,
-        level=level,
-        message=message,
-        hardware_id=now.topic,
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-    )
+        "power (W)": "unknown" if board.total_w is None else f"{board.total_w:.2f}",
+        **{f"{rail} power (W)": f"{watts:.2f}" for rail, watts in board.power_w.items()},
+        "throttled by": ", ".join(board.throttled_by) or "nothing",
+        "source": board.source,
+    }
 
 
 def _by_reason(name: str, counts: Mapping[str, int]) -> dict[str, int]:
     return {name: sum(counts.values()), **{f"{name}: {reason}": count for reason, count in counts.items()}}
 
 
-def _grown(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+def _increase(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
     return {reason: n - before.get(reason, 0) for reason, n in counts.items() if n > before.get(reason, 0)}
 
 

@@ -1,4 +1,4 @@
-"""The executor of the perception node: one thread for what is quick, others for what may take long."""
+"""Executors: of the perception node, and of a helper node that spins in a thread."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Task
 
-BEGIN_S = 0.001
-"""Time between looks at whether a thread has begun."""
+START_POLL_S = 0.001
+"""Polling period while a transition's thread starts."""
 
 
 class CameraExecutor(SingleThreadedExecutor):
-    """Runs callbacks on the thread that spins, those of the group `apart` each on a thread of its own.
+    """Runs callbacks on the spinning thread; those of `slow_group` run on a thread of their own each.
 
-    rclpy's MultiThreadedExecutor hands a callback out again and again until some thread begins with it, and
-    by that keeps all threads from beginning (https://github.com/ros2/rclpy/issues/1452): images came up to
-    half a second late, or not at all.
+    rclpy's MultiThreadedExecutor yields a callback again until a thread starts it, which keeps all threads
+    from starting (https://github.com/ros2/rclpy/issues/1452): images arrived up to 0.5 s late, or not at all.
     """
 
-    def __init__(self, apart: CallbackGroup, *, context: Context | None = None) -> None:
+    def __init__(self, slow_group: CallbackGroup, *, context: Context | None = None) -> None:
         super().__init__(context=context)
-        self._apart = apart
+        self._slow_group = slow_group
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
-        """The next callback for the thread that spins; starts those that come before it and run apart."""
+        """The next callback for the spinning thread; starts the slow ones that are ready before it."""
         while True:
             task, entity, node = super().wait_for_ready_callbacks(*args, **kwargs)
-            if entity is None or entity.callback_group is not self._apart:
+            if entity is None or entity.callback_group is not self._slow_group:
                 return task, entity, node
             self._start(task)
 
     def _start(self, task: Task[None]) -> None:
-        """Run a task on a thread of its own. Until that is under way the task would be offered again."""
+        """Start a task on a thread of its own. It would be yielded again until that thread executes it."""
         threading.Thread(target=task, name="transition", daemon=True).start()
         while not (task.executing() or task.done()):
-            time.sleep(BEGIN_S)
+            time.sleep(START_POLL_S)
 
 
 @contextmanager
 def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
-    """A node in a context of its own, its callbacks served by a thread until the end."""
+    """A node in a context of its own, whose callbacks run in a thread until the block ends."""
     context = Context()
     rclpy.init(args=[], context=context)
     try:

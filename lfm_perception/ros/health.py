@@ -1,8 +1,8 @@
-"""Whether a perception node is well, for whoever watches over it, docker for example.
+"""Health check of a perception node, for docker or another supervisor.
 
     python -m lfm_perception.ros.health [/cam1/perception]
 
-exits 0 when the node's diagnostics come and none is an error; otherwise 1, with the reason.
+exits 0 if the node publishes diagnostics and none is an error; otherwise 1, with the reason.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lfm_perception.ros import transport
 from lfm_perception.ros.executor import spinning_node
 
-PATIENCE_S = 10.0
-"""How long the first diagnostics are waited for; a longer node.diagnostics_period needs more."""
+TIMEOUT_S = 10.0
+"""Timeout for the first diagnostics; a longer node.diagnostics_period needs more."""
 
 
-def problems(name: str, patience_s: float = PATIENCE_S) -> list[str]:
-    """What is wrong with the node of this full name; nothing: it is well."""
+def problems(name: str, timeout_s: float = TIMEOUT_S) -> list[str]:
+    """The errors of the node with this full name; empty for a healthy node."""
     name = name.lstrip("/")
     transport.use_shared_memory()
-    heard: list[DiagnosticStatus] = []
-    came = threading.Event()
+    statuses: list[DiagnosticStatus] = []
+    received = threading.Event()
 
-    def arrived(diagnostics: DiagnosticArray) -> None:
-        heard.extend(status for status in diagnostics.status if status.name.startswith(f"{name}: "))
-        if heard:
-            came.set()
+    def on_diagnostics(diagnostics: DiagnosticArray) -> None:
+        statuses.extend(status for status in diagnostics.status if status.name.startswith(f"{name}: "))
+        if statuses:
+            received.set()
 
     with spinning_node("perception_health") as listener:
-        listener.create_subscription(DiagnosticArray, "/diagnostics", arrived, 10)
-        came.wait(patience_s)
-    if not heard:
-        return [f"no diagnostics of {name} came within {patience_s:.0f} s"]
-    return [f"{each.name}: {each.message}" for each in heard if each.level >= DiagnosticStatus.ERROR]
+        listener.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+        received.wait(timeout_s)
+    if not statuses:
+        return [f"no diagnostics of {name} came within {timeout_s:.0f} s"]
+    return [f"{each.name}: {each.message}" for each in statuses if each.level >= DiagnosticStatus.ERROR]
 
 
 if __name__ == "__main__":

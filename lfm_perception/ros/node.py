@@ -1,10 +1,10 @@
-"""The perception node: a camera in; detections, tracks, captions and scenes out.
+"""The perception node: camera images in; detections, tracks, captions and scenes out.
 
     ros2 run lfm_perception perception_node --ros-args --params-file config/perception.yaml
 
 A lifecycle node. Its parameters are the settings of `lfm_perception.settings` by their dotted names;
-configure checks them and loads the model, activate subscribes, deactivate drops what is under way, cleanup
-frees the model. What a configured node has is a `Session`.
+configure validates them and loads the model, activate subscribes, deactivate cancels the inference under way,
+cleanup frees the model. A configured node owns a `Session`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from lfm_perception.ros import transport
 from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
+from lfm_perception.ros.topics import PERCEPTION
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import association
 from lfm_perception.vlm import Vlm
@@ -41,52 +42,56 @@ Response = TypeVar("Response", SetBool.Response, Trigger.Response)
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
-REPEAT_S = 5.0
-"""A complaint of one kind is logged once in so many seconds; diagnostics count all."""
+WARNING_PERIOD_S = 5.0
+"""Minimum time between two log lines of one kind; diagnostics count every event."""
 
 M_ARENA_MAX, ARENAS = -8, 2
-"""glibc would keep up to eight areas of memory a core for the threads that come and go with every session,
-and the holes that these leave add up."""
+"""Option of glibc's mallopt and its value. By default glibc keeps up to eight arenas per core for the threads
+that come and go with every session, and their fragmentation adds up to a growing RSS."""
 
-PATIENCE_S = 5.0
-"""Time between words on a model that is still being loaded."""
+LOADING_PERIOD_S = 5.0
+"""Time between log lines about a model that is still loading."""
 
 
 class PerceptionNode(LifecycleNodeMixin, Node):
-    """See the module. A `LifecycleNode`, but for the group of its services."""
+    """A `LifecycleNode` whose lifecycle services have a callback group of their own."""
 
     def __init__(self, name: str = "perception", **options: Any) -> None:
         Node.__init__(self, name, **options)
-        # Reentrant: whoever asks for the state while a model is being loaded gets an answer.
-        self.transitions = ReentrantCallbackGroup()
-        LifecycleNodeMixin.__init__(self, callback_group=self.transitions)
+        # Reentrant: requests for the state are answered while a model is loading.
+        self.transition_group = ReentrantCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=self.transition_group)
         self._session: Session | None = None
-        self._complained: dict[str, float] = {}
+        self._warned_s: dict[str, float] = {}
         self._declared = Parameters(self)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self.create_service(SetBool, "~/enable", self._on_enable)
-        self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_service(Trigger, "~/caption_now", self._on_caption_now)
+        callbacks = {
+            "~/enable": self._on_enable,
+            "~/reset": self._on_reset,
+            "~/caption_now": self._on_caption_now,
+        }
+        for service in PERCEPTION.services:
+            self.create_service(service.service_class(), service.name, callbacks[service.name])
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Check all parameters and load the model. A failure is logged and changes nothing."""
+        """Validate all parameters and load the model. A failure is logged and changes nothing."""
         try:
             settings = self._declared.settings()
-            self._session = Session(self, settings, self._load(settings), self._complain)
+            self._session = Session(self, settings, self._load(settings), self._warn)
         except PerceptionError as error:
             self.get_logger().error(f"cannot be configured: {error}")
             return FAILURE
         return SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to look."""
+        """Start inference and subscribe."""
         assert self._session is not None
         self._session.start()
-        self.get_logger().info(f"looking at {self._session.topic}")
+        self.get_logger().info(f"subscribed to {self._session.topic}")
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop looking, and drop what is being looked at."""
+        """Unsubscribe, and cancel the inference under way."""
         assert self._session is not None
         self._session.stop()
         return SUCCESS
@@ -97,52 +102,53 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop looking and free the model, whatever the state was."""
+        """Stop and free the model, from any state."""
         self.release()
         return SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Something unexpected failed: leave nothing behind, and be ready to be configured again."""
+        """Release everything after an unexpected error, so that the node can be configured again."""
         self.release()
         return SUCCESS
 
     def bring_up(self) -> None:
-        """Configure and activate, if `node.autostart` says so.
+        """Configure and activate, if `node.autostart` is set.
 
-        Who does that from outside may still talk to the process before, for some seconds after it crashed.
+        Done from inside: for some seconds after a crash, a client of the lifecycle services may still be
+        connected to the crashed process.
         """
         if self.get_parameter("node.autostart").value and self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
     def release(self) -> None:
-        """Free everything that configure made. May be called in any state."""
+        """Close the session. May be called in any state."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
 
     def _load(self, settings: Settings) -> Vlm:
-        """Load the model, with a word now and then when that takes long."""
+        """Load the model, logging progress every `LOADING_PERIOD_S`."""
         name = model_name(settings)
         self.get_logger().info(f"loading {name}")
         began_s, loaded = time.monotonic(), threading.Event()
 
-        def say_so() -> None:
-            while not loaded.wait(PATIENCE_S):
+        def log_progress() -> None:
+            while not loaded.wait(LOADING_PERIOD_S):
                 self.get_logger().info(f"still loading {name}: {time.monotonic() - began_s:.0f} s")
 
-        threading.Thread(target=say_so, name="patience", daemon=True).start()
+        threading.Thread(target=log_progress, name="loading", daemon=True).start()
         try:
-            vlm = open_vlm(settings, lambda sentence: self._complain("model", sentence))
+            vlm = open_vlm(settings, lambda sentence: self._warn("model", sentence))
         finally:
             loaded.set()
         self.get_logger().info(f"{name} is loaded after {time.monotonic() - began_s:.1f} s")
         return vlm
 
-    def _complain(self, kind: str, sentence: str) -> None:
-        """Log a sentence, unless one of its kind was logged just now. From any thread."""
+    def _warn(self, kind: str, sentence: str) -> None:
+        """Log a sentence, at most one of each `kind` per `WARNING_PERIOD_S`. Thread-safe."""
         now = time.monotonic()
-        if now - self._complained.get(kind, -REPEAT_S) >= REPEAT_S:
-            self._complained[kind] = now
+        if now - self._warned_s.get(kind, -WARNING_PERIOD_S) >= WARNING_PERIOD_S:
+            self._warned_s[kind] = now
             self.get_logger().warning(sentence)
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
@@ -156,28 +162,30 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return SetParametersResult(successful=True)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        words = "looking" if request.data else "not looking: tracks fade, questions wait"
-        return self._done(response, lambda live: live.enable(request.data), words)
+        text = "inference is on" if request.data else "inference is off: tracks expire, questions are queued"
+        return self._respond(response, lambda live: live.enable(request.data), text)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._done(response, lambda live: live.reset(), "tracks and caption are forgotten")
+        return self._respond(response, lambda live: live.reset(), "tracks and caption are removed")
 
     def _on_caption_now(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        words = "the next frame is described, on the topic caption"
-        return self._done(response, lambda live: live.request_caption(), words)
+        text = "the next inferred frame is captioned, on the topic caption"
+        return self._respond(response, lambda live: live.request_caption(), text)
 
-    def _done(self, response: Response, act: Callable[[LivePerception[bytes]], None], words: str) -> Response:
+    def _respond(
+        self, response: Response, act: Callable[[LivePerception[bytes]], None], text: str
+    ) -> Response:
         session = self._session
         if session is None:
             response.success, response.message = False, "the node is not configured"
         else:
             act(session.live)
-            response.success, response.message = True, words
+            response.success, response.message = True, text
         return response
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until Ctrl-C, SIGTERM or the end of the context."""
+    """Run until SIGINT, SIGTERM or the shutdown of the context."""
     transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
@@ -185,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
     rclpy.init(args=None if arguments is None else list(arguments))
     node = PerceptionNode()
-    executor = CameraExecutor(node.transitions)
+    executor = CameraExecutor(node.transition_group)
     executor.add_node(node)
     threading.Thread(target=node.bring_up, name="transition", daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""ROS nodes as child processes: started, watched and ended. Replaces `ros2 launch` in demo and replay."""
+"""ROS nodes as child processes of demo and replay, which run without `ros2 launch`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ LOG_LINES = 12
 
 
 class NodeProcess:
-    """`python -m module` as a ROS node, its output in a file. Ends with the `with` block.
+    """A ROS node as the process `python -m module`, with its output in the file `log`.
 
-    `parameters` and `remaps` are given as ROS arguments. A process that ended by itself surfaces as a
-    PerceptionError with its last lines, from `check` and everything that waits for it.
+    `parameters` are passed in a parameter file. The process is stopped at the end of the `with` block. If it
+    ended before, `check` and `wait_for` raise a PerceptionError with the last lines of its output.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class NodeProcess:
         module: str,
         log: Path,
         parameters: Mapping[str, object] | None = None,
-        remaps: Mapping[str, str] | None = None,
     ) -> None:
         self.module = module
         self._log = log
@@ -53,15 +52,13 @@ class NodeProcess:
             file = Path(folder, "parameters.yaml")
             file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters or {})}}))
             arguments = ["--ros-args", *(["--params-file", str(file)] if parameters else [])]
-            for name, target in (remaps or {}).items():
-                arguments += ["--remap", f"{name}:={target}"]
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", module, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches this program only, which ends the others
+                    start_new_session=True,  # Ctrl-C signals this process only, which stops the others
                 )
             self._cleaning = cleaning.pop_all()
 
@@ -76,12 +73,12 @@ class NodeProcess:
             raise PerceptionError(f"{self.module} ended with code {code}{self.last_output()}")
 
     def last_output(self) -> str:
-        """What the process said last, to end a message with."""
+        """The last lines of the process's output, as the end of an error message."""
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join([f"; {self.module} said last:", *lines]) if lines else ""
+        return "\n".join([f"; last output of {self.module}:", *lines]) if lines else ""
 
     def stop(self) -> None:
-        """End the process: asked by SIGINT, then SIGTERM, at last killed."""
+        """End the process by SIGINT, then SIGTERM, then SIGKILL."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 self._process.send_signal(number)
@@ -99,20 +96,22 @@ class NodeProcess:
 
 
 def wait_for(
-    condition: Callable[[], T | None], timeout_s: float, what: str, watch: Sequence[NodeProcess] = ()
+    condition: Callable[[], T | None], timeout_s: float, what: str, processes: Sequence[NodeProcess] = ()
 ) -> T:
-    """What `condition` returns, as soon as that is true.
+    """Poll `condition` until its result is true, and return that.
 
-    Raises PerceptionError, saying `what` was waited for, after `timeout_s` or when a watched process ends.
+    Raises:
+        PerceptionError: it did not become true within `timeout_s`, or one of `processes` ended; the message
+            names `what` was waited for.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
         if value:
             return value
-        for process in watch:
+        for process in processes:
             process.check()
         if time.monotonic() > deadline:
-            words = "".join(process.last_output() for process in watch)
-            raise PerceptionError(f"gave up waiting for {what} after {timeout_s:g} s{words}")
+            output = "".join(process.last_output() for process in processes)
+            raise PerceptionError(f"gave up waiting for {what} after {timeout_s:g} s{output}")
         time.sleep(0.01)

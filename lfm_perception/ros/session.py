@@ -1,104 +1,100 @@
-"""What a configured node has: the model, what is known, and the topics. Made by configure, ended by cleanup.
+"""What a configured node has: the model, the perception thread and the topics, from configure to cleanup.
 
-A callback only translates and hands on. What arrives at camera rate stays serialized, of which only the
-head is read. Pixels are touched on other threads: those of `live`, and `overlay` while somebody watches.
+Callbacks only translate and hand on. Camera images stay serialized here, and only their header is read:
+pixels are decoded on the threads of `live`, and on `overlay` while it has subscribers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
-from vision_msgs.msg import Detection2DArray
-from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.backends import model_name
 from lfm_perception.board import BoardMonitor
+from lfm_perception.cdr import image_header
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import STAMP_RESET_S, LatestWorker, LivePerception
-from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.live import LivePerception
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.questions import Prompt
 from lfm_perception.ros import messages
-from lfm_perception.ros.diagnostics import Snapshot, report
+from lfm_perception.ros.diagnostics import NodeStatus, diagnostic_array
+from lfm_perception.ros.endpoints import Publishers, subscribe
+from lfm_perception.ros.overlay import OverlayInput, OverlayThread
+from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import STAMP_RESET_S, from_seconds, to_seconds
 from lfm_perception.vlm import Vlm
-
-RESULTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-KEPT = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
-"""Who subscribes later gets the last message at once."""
 
 
 class Session:
-    """Subscribes between `start` and `stop`; `close` leaves nothing behind. A `live.LiveCallbacks`.
+    """Subscribes between `start` and `stop`; `close` releases everything. Implements `live.LiveCallbacks`.
 
-    `vlm` is closed with the session. `complain(kind, sentence)` hears of everything that goes wrong; nothing
-    that comes over a topic ends the session.
+    Args:
+        vlm: the inference backend, closed with the session.
+        warn: called as `warn(kind, sentence)` for everything that goes wrong; no input ends the session.
     """
 
-    def __init__(
-        self, node: Node, settings: Settings, vlm: Vlm, complain: Callable[[str, str], None]
-    ) -> None:
-        self._node, self._settings, self._vlm, self._complain = node, settings, vlm, complain
-        compressed = settings.node.image_transport == "compressed"
-        self._image_type = CompressedImage if compressed else Image
-        self._topic = node.resolve_topic_name("image_raw/compressed" if compressed else "image_raw")
+    def __init__(self, node: Node, settings: Settings, vlm: Vlm, warn: Callable[[str, str], None]) -> None:
+        self._node, self._settings, self._vlm, self._warn = node, settings, vlm, warn
+        self._compressed = settings.node.image_transport == "compressed"
+        self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
-        self._live = LivePerception(settings, vlm, self._decode, self)
-        self._board = BoardMonitor(settings.thermal, self._on_level)
         self._size = (0, 0)
-        self._tracks_shown = 0
-        self._before: Snapshot | None = None
-        self._inputs: list[Subscription] = []
-        # A group remembers all that ever was in it: this one goes with the session.
+        self._track_count = 0
+        self._last_status: NodeStatus | None = None
+        self._subscriptions: list[Subscription] = []
+        # A callback group refers to all entities it ever had: this one ends with the session.
         self._group = MutuallyExclusiveCallbackGroup()
-        self._detections = self._publisher(Detection2DArray, "detections", RESULTS)
-        self._tracks = self._publisher(Detection2DArray, "tracks", RESULTS)
-        self._scenes = self._publisher(String, "scene", RESULTS)
-        self._raw_answers = self._publisher(String, "raw_answer", RESULTS)
-        self._captions = self._publisher(String, "caption", KEPT)
-        self._answers = self._publisher(String, "answer", RESULTS)
-        self._markers = self._publisher(MarkerArray, "markers", LATEST)
-        self._image_markers = self._publisher(ImageMarker, "image_markers", LATEST)
-        self._pictures = self._publisher(Image, "dbg_image", LATEST)
-        self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics", RESULTS)
-        painter = _Painter(self._model, self._decode)
-        self._overlay = LatestWorker[_Drawing](
-            "overlay",
-            lambda drawing: self._pictures.publish(painter.paint(drawing)),
-            lambda error: complain("overlay", f"overlay: a frame failed unexpectedly: {error!r}"),
-        )
-        # Not the node's clock: diagnostics come also while simulated time stands still.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(
-            settings.node.diagnostics_period, self._diagnose, callback_group=self._group, clock=steady
-        )
-        # The clock was set back: a bag that starts over, a simulation that was reset.
+        with ExitStack() as resources:
+            resources.callback(vlm.close)
+            self._publishers = Publishers(node, PERCEPTION.publishers, self._group)
+            resources.callback(self._publishers.close)
+            self._live = LivePerception(settings, vlm, self._decode, self)
+            self._overlay = OverlayThread(
+                self._model,
+                self._decode,
+                lambda image: self._publishers.publish("dbg_image", lambda: image),
+                lambda error: warn("overlay", f"overlay: a frame failed unexpectedly: {error!r}"),
+            )
+            resources.callback(self._overlay.close)
+            self._board = BoardMonitor(settings.thermal, self._on_level)
+            resources.callback(self._board.close)
+            self._create_timers(resources)
+            self._resources = resources.pop_all()
+
+    def _create_timers(self, resources: ExitStack) -> None:
+        callbacks = {"diagnostics": self._publish_diagnostics}
+        # Steady clock: diagnostics are published also while simulated time stands still.
+        clocks = {"steady": Clock(clock_type=ClockType.STEADY_TIME), "ros": self._node.get_clock()}
+        self._timers = {
+            timer.parameter: self._node.create_timer(
+                _period_s(self._settings, timer.parameter),
+                callbacks[timer.name],
+                callback_group=self._group,
+                clock=clocks[timer.clock],
+            )
+            for timer in PERCEPTION.timers
+        }
+        for timer in self._timers.values():
+            resources.callback(self._node.destroy_timer, timer)
+        # ROS time jumps back when a bag starts over or a simulation is reset.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-STAMP_RESET_S))
-        self._jumps = node.get_clock().create_jump_callback(
-            threshold, post_callback=lambda _: self._live.reset()
-        )
+        jumps = clocks["ros"].create_jump_callback(threshold, post_callback=lambda _: self._live.reset())
+        resources.callback(jumps.unregister)
 
     @property
     def topic(self) -> str:
-        """Where the images come from, in full."""
+        """The resolved name of the camera topic."""
         return self._topic
 
     @property
@@ -110,186 +106,145 @@ class Session:
         return self._live
 
     def reconfigure(self, settings: Settings) -> None:
-        """Go on with other settings; those marked fixed must be the same."""
+        """Apply other settings; those that are fixed while configured must be unchanged."""
         self._live.reconfigure(settings)
         self._board.reconfigure(settings.thermal)
-        if settings.node.diagnostics_period != self._settings.node.diagnostics_period:
-            self._timer.timer_period_ns = round(settings.node.diagnostics_period * 1e9)
+        for parameter, timer in self._timers.items():
+            period_s = _period_s(settings, parameter)
+            if period_s != _period_s(self._settings, parameter):
+                timer.timer_period_ns = from_seconds(period_s)
         self._settings = settings
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start inference and subscribe."""
         self._live.start()
-        reliability = {"best_effort": ReliabilityPolicy.BEST_EFFORT, "reliable": ReliabilityPolicy.RELIABLE}
-        quality = QoSProfile(depth=1, reliability=reliability[self._settings.node.image_reliability])
-        camera = self._node.create_subscription(
-            self._image_type,
-            self._topic,
-            self._on_image,
-            quality,
-            callback_group=self._group,
-            raw=True,
-        )
-        questions = self._node.create_subscription(
-            String, "input_query", self._on_question, RESULTS, callback_group=self._group
-        )
-        self._inputs = [camera, questions]
+        callbacks = {
+            "image_raw": self._on_image,
+            "image_raw/compressed": self._on_image,
+            "input_query": self._on_query,
+        }
+        node = self._settings.node
+        self._subscriptions = [
+            subscribe(self._node, topic, callbacks[topic.name], self._group)
+            for topic in perception_subscriptions(node.image_transport, node.image_reliability)
+        ]
 
     def stop(self) -> None:
-        """Stop looking, and drop what is being looked at. What is known stays."""
-        inputs, self._inputs = self._inputs, []
-        for subscription in inputs:
+        """Unsubscribe, and cancel the inference under way. Tracks and caption are kept."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
         self._live.stop()
 
     def close(self) -> None:
-        """Stop, free the model, and leave the graph."""
+        """Stop, free the model, and remove publishers and timers."""
         self.stop()
-        self._vlm.close()
-        self._overlay.close()
-        self._board.close()
-        self._jumps.unregister()
-        self._node.destroy_timer(self._timer)
-        for publisher in (
-            *(self._detections, self._tracks, self._scenes, self._raw_answers, self._captions),
-            *(self._answers, self._markers, self._image_markers, self._pictures, self._diagnostics),
-        ):
-            self._node.destroy_publisher(publisher)
+        self._resources.close()
 
-    def _publisher(self, kind: type, topic: str, quality: QoSProfile) -> Publisher[Any]:
-        return self._node.create_publisher(kind, topic, quality, callback_group=self._group)
-
-    # --- in ------------------------------------------------------------------------------------------
+    # --- subscriptions -------------------------------------------------------------------------------
 
     def _on_image(self, raw: bytes) -> None:
-        """Publish where things are at the stamp of a frame, and hand the frame on."""
-        if not self._inputs:
-            return  # one that was under way when the session was stopped
+        """Publish the tracks predicted to the stamp of a frame, and queue the frame for inference."""
+        if not self._subscriptions:
+            return  # the callback was scheduled before the session was stopped
         try:
-            head = messages.image_head(raw, self._topic, compressed=self._image_type is CompressedImage)
+            image = image_header(raw, self.topic, compressed=self._compressed)
         except PerceptionError as error:
             self._live.reject("unreadable", str(error))
             return
-        if problem := self._clock_problem(head.stamp_ns):
+        if problem := self._stamp_problem(image.stamp_ns):
             self._live.reject(*problem)
             return
-        known = self._live.submit(raw, head.stamp_ns)
-        if known is None:
+        tracks = self._live.submit(raw, image.stamp_ns)
+        if tracks is None:
             return
-        if head.width and head.height:
-            self._size = head.width, head.height
-        self._publish_tracks(known, messages.header(head.stamp_ns, head.frame_id))
-        if self._pictures.get_subscription_count():
-            self._overlay.submit(_Drawing(raw, known, self._live.scene, self._live.latency_s))
+        if image.width and image.height:
+            self._size = image.width, image.height
+        self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id))
+        if self._publishers.wanted("dbg_image"):
+            self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s))
 
-    def _clock_problem(self, stamp_ns: int) -> tuple[str, str] | None:
-        """Why a stamp cannot be right, in a word and in a sentence."""
+    def _stamp_problem(self, stamp_ns: int) -> tuple[str, str] | None:
+        """The reason for which a stamp is rejected, in short and as a sentence; None for a valid stamp."""
         if stamp_ns <= 0:
             return (
                 "no stamp",
-                "a frame is stamped 0 and is refused: the camera's driver must stamp its images",
+                "a frame is stamped 0 and is rejected: the camera's driver must stamp its images",
             )
         now_ns = self._node.get_clock().now().nanoseconds
-        ahead_s, most_s = (stamp_ns - now_ns) / 1e9, self._settings.node.future_tolerance
-        if now_ns and ahead_s > most_s:  # simulated time is 0 until it comes
+        ahead_s, tolerance_s = to_seconds(stamp_ns - now_ns), self._settings.node.future_tolerance
+        if now_ns and ahead_s > tolerance_s:  # simulated time is 0 before the first /clock message
             return "from the future", (
-                f"a frame is stamped {ahead_s:.3f} s in the future, over node.future_tolerance {most_s:g}, "
-                "and is refused: compare the clocks of camera and node"
+                f"a frame is stamped {ahead_s:.3f} s in the future, over node.future_tolerance "
+                f"{tolerance_s:g}, and is rejected: compare the clocks of camera and node"
             )
         return None
 
-    def _publish_tracks(self, known: Sequence[Track], header: Header) -> None:
+    def _publish_tracks(self, tracks: Sequence[Track], header: Header) -> None:
         width, height = self._size
-        self._tracks_shown = len(known)
-        self._tracks.publish(messages.tracks(known, header, width, height))
-        if self._markers.get_subscription_count():
-            self._markers.publish(messages.markers(known, header, height / max(width, 1)))
-        if self._image_markers.get_subscription_count():
-            self._image_markers.publish(messages.outlines(known, header, width, height))
+        self._track_count = len(tracks)
+        publish = self._publishers.publish
+        publish("tracks", lambda: messages.tracks(tracks, header, width, height))
+        publish("markers", lambda: messages.markers(tracks, header, height / max(width, 1)))
+        publish("image_markers", lambda: messages.image_markers(tracks, header, width, height))
 
     def _decode(self, raw: bytes, width: int | None) -> Frame:
-        """The frame in a serialized image, small where a `width` is given.
+        """Decode a serialized image, reduced to about `width` pixels if given. Raises PerceptionError."""
+        return messages.frame(raw, self.topic, compressed=self._compressed, width=width)
 
-        Raises PerceptionError for what is no image.
-        """
-        compressed = self._image_type is CompressedImage
-        return messages.frame(raw, self._topic, compressed=compressed, width=width)
-
-    def _on_question(self, message: String) -> None:
+    def _on_query(self, message: String) -> None:
         try:
             if not message.data.strip():
                 raise PerceptionError("an empty question is not asked")
-            Prompt(message.data)  # refuses special tokens
+            Prompt(message.data)  # rejects special tokens
         except PerceptionError as error:
-            self._complain("question", f"input_query: {error}")
+            self._warn("question", f"input_query: {error}")
         else:
             self._live.ask(message.data)
 
-    # --- out -----------------------------------------------------------------------------------------
+    # --- results, on the threads of `live` and the board monitor -------------------------------------
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
-        """Publish what the model saw."""
+        """Publish the result of an inference."""
         self._size = frame.width, frame.height
-        self._detections.publish(messages.detections(scene))
-        self._scenes.publish(String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
-        self._raw_answers.publish(String(data=scene.text))
+        publish = self._publishers.publish
+        publish("detections", lambda: messages.detections(scene))
+        publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
+        publish("raw_answer", lambda: String(data=scene.text))
         if scene.caption_usage is not None:
-            self._captions.publish(String(data=scene.caption or ""))
+            publish("caption", lambda: String(data=scene.caption or ""))
 
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         """Publish the answer to a question."""
-        self._answers.publish(String(data=text))
+        self._publishers.publish("answer", lambda: String(data=text))
 
     def on_error(self, kind: str, problem: str) -> None:
-        """Pass on what went wrong with a frame or a question."""
-        self._complain(kind, f"{self._topic}: {problem}")
+        """Log a failed frame or question."""
+        self._warn(kind, f"{self.topic}: {problem}")
 
     def _on_level(self, level: DegradationLevel, sentence: str) -> None:
-        """Do less, or more again, because of the board's heat."""
+        """Apply the degradation level that the board's temperature asks for."""
         self._live.set_degradation(level)
-        self._complain(level.name, sentence)
+        self._warn(level.name, sentence)
 
-    def _diagnose(self) -> None:
-        now = Snapshot(
-            active=bool(self._inputs),
-            topic=self._topic,
+    def _publish_diagnostics(self) -> None:
+        status = NodeStatus(
+            active=bool(self._subscriptions),
+            topic=self.topic,
             model=self._model,
-            tracks=self._tracks_shown,
+            tracks=self._track_count,
             live=self._live.statistics(),
             health=self._vlm.health(),
             board=self._board.state,
         )
         name = self._node.get_fully_qualified_name().lstrip("/")
         header = messages.header(self._node.get_clock().now().nanoseconds, "")
-        self._diagnostics.publish(report(now, self._before, self._settings.node, name, header))
-        self._before = now
+        before, self._last_status = self._last_status, status
+        array = diagnostic_array(status, before, self._settings.node, name, header)
+        self._publishers.publish("/diagnostics", lambda: array)
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawing:
-    """A serialized image, the tracks at its stamp, the latest scene, and how long that took."""
-
-    raw: bytes
-    tracks: Sequence[Track]
-    scene: Scene | None
-    look_s: float
-
-
-class _Painter:
-    """Draws what is known over a picture."""
-
-    def __init__(self, badge: str, decode: Callable[[bytes, None], Frame]) -> None:
-        self._badge, self._decode = badge, decode
-        self._overlay: Overlay | None = None
-        self._size = (0, 0)
-        self._began_ns: int | None = None
-
-    def paint(self, drawing: _Drawing) -> Image:
-        frame = self._decode(drawing.raw, None)
-        if self._overlay is None or self._size != (frame.width, frame.height):
-            self._overlay = Overlay(frame.width, frame.height, self._badge)
-            self._size = frame.width, frame.height
-        self._began_ns = self._began_ns or frame.stamp_ns
-        seconds = (frame.stamp_ns - self._began_ns) / 1e9
-        picture = self._overlay.draw(View(frame, seconds, drawing.tracks, drawing.scene, drawing.look_s))
-        return messages.image(picture, messages.header(frame.stamp_ns, frame.frame_id))
+def _period_s(settings: Settings, parameter: str) -> float:
+    period_s = settings.values()[parameter]
+    assert isinstance(period_s, float)
+    return period_s

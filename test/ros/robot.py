@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from lfm_perception.ros import messages, transport
 from lfm_perception.ros.executor import CameraExecutor, spinning_node
 from lfm_perception.ros.lifecycle import bring_up
 from lfm_perception.ros.node import PerceptionNode
+from lfm_perception.ros.topics import PERCEPTION
 from lfm_perception.scene import Frame
 
 T = TypeVar("T")
@@ -51,15 +51,7 @@ QUICK: Mapping[str, object] = {
 }
 """Parameters for quick answers and for images of which none is lost."""
 
-TOPICS: Mapping[str, type] = {
-    "detections": Detection2DArray,
-    "tracks": Detection2DArray,
-    "scene": String,
-    "raw_answer": String,
-    "caption": String,
-    "answer": String,
-    "/diagnostics": DiagnosticArray,
-}
+TOPICS = PERCEPTION.recorded()
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -75,8 +67,8 @@ class Robot:
         self.heard: defaultdict[str, list[Any]] = defaultdict(list)
         self._changed = threading.Condition()
         self._clients: dict[str, Any] = {}
-        for topic, kind in TOPICS.items():
-            self.listen(topic, kind)
+        for topic in TOPICS:
+            self.listen(topic.name, topic.message_class())
         self._raw = user.create_publisher(Image, "image_raw", RELIABLE)
         self._compressed = user.create_publisher(CompressedImage, "image_raw/compressed", RELIABLE)
         self._questions = user.create_publisher(String, "input_query", RELIABLE)
@@ -210,7 +202,7 @@ def robot(parameters: Mapping[str, object] | None = None) -> Iterator[Robot]:
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     node = PerceptionNode(context=context, namespace=namespace, parameter_overrides=overrides)
-    executor = CameraExecutor(node.transitions, context=context)
+    executor = CameraExecutor(node.transition_group, context=context)
     executor.add_node(node)
 
     def spin() -> None:

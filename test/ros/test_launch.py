@@ -161,7 +161,7 @@ def test_a_node_that_is_killed_comes_back_active(tmp_path: Path, user: Node, qui
         becomes_active(user, "/killed/perception")
         os.kill(processes(running, "perception_node")[-1], signal.SIGKILL)
         wait_for(
-            lambda: running.said.count("looking at /killed/image_raw") == 2,
+            lambda: running.said.count("subscribed to /killed/image_raw") == 2,
             PATIENCE_S,
             "the node to come back",
         )

@@ -229,7 +229,7 @@ def test_markers_replace_those_of_before_and_lie_before_the_camera() -> None:
 
 
 def test_outlines_have_a_colour_for_each_line() -> None:
-    lines = messages.outlines([TRACK], HEADER, 640, 480)
+    lines = messages.image_markers([TRACK], HEADER, 640, 480)
     assert len(lines.points) == 2 * len(lines.outline_colors) == 8
     assert (lines.points[0].x, lines.points[0].y) == (160.0, 240.0)
 

@@ -227,13 +227,15 @@ def test_compressed_images_keep_their_header_too(compressed: Robot) -> None:
 
 def test_a_budget_of_time_that_cannot_be_kept_is_told(running: Robot) -> None:
     film = Film()
-    before = running.counted("model", "answers too slow")
+    before = running.counted("model", "answers over latency budget")
     try:
         assert running.set(budget__latency=0.001).successful
         frame = film.next()
         running.show(frame)
         assert running.scene(frame.stamp_ns)["over_latency_budget"]
-        running.wait(lambda: running.counted("model", "answers too slow") == before + 1, "the count")
+        running.wait(
+            lambda: running.counted("model", "answers over latency budget") == before + 1, "the count"
+        )
         status = running.diagnosis("model")
         assert (status.level, "budget.latency" in status.message) == (DiagnosticStatus.WARN, True)
     finally:
@@ -296,11 +298,11 @@ def test_wrong_stamps_are_refused_by_reason_and_the_tracks_stay(running: Robot) 
         "jumped back": first.stamp_ns - 1000 * SECOND_NS,
     }
     for reason, stamp_ns in wrong.items():
-        before = running.counted("camera", f"images refused: {reason}")
+        before = running.counted("camera", f"frames rejected: {reason}")
         running.send(messages.image(image, messages.header(stamp_ns, "front")))
         running.wait(
             lambda reason=reason, before=before: (  # type: ignore[misc]
-                running.counted("camera", f"images refused: {reason}") > before
+                running.counted("camera", f"frames rejected: {reason}") > before
             ),
             reason,
         )
@@ -350,7 +352,7 @@ def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
         for _ in range(2):
             assert started.change(Transition.TRANSITION_CONFIGURE)
             assert started.user.count_subscribers("image_raw") == 0
-            worker = started.wait(lambda: started.counted("model", "process"))
+            worker = started.wait(lambda: started.counted("model", "worker PID"))
             assert Path(f"/proc/{worker}").exists()
             assert started.change(Transition.TRANSITION_ACTIVATE)
             assert started.show(Film().next()).detections
@@ -475,10 +477,10 @@ def test_switched_off_it_counts_frames_and_goes_on_when_switched_on(running: Rob
     film = Film()
     running.show(film.next())
     assert running.call(SetBool, "perception/enable", SetBool.Request(data=False)).success
-    gated = running.counted("camera", "images gated")
+    gated = running.counted("camera", "frames skipped")
     frame = film.next()
     running.send(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
-    running.wait(lambda: running.counted("camera", "images gated") > gated, "the gate")
+    running.wait(lambda: running.counted("camera", "frames skipped") > gated, "the gate")
     assert running.newest("detections", frame.stamp_ns) is None
     assert running.call(SetBool, "perception/enable", SetBool.Request(data=True)).success
     assert running.show(film.next()).detections
@@ -524,17 +526,17 @@ def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
         again = at(50, images[2])
         assert again
         assert not set(second) & set(again)
-        assert started.wait(lambda: started.counted("camera", "new beginnings")) == 1
+        assert started.wait(lambda: started.counted("camera", "tracker resets")) == 1
 
 
 def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
     film = Film()
     first = film.next()
     running.show(first)
-    worker = running.wait(lambda: running.counted("model", "process"))
+    worker = running.wait(lambda: running.counted("model", "worker PID"))
     os.kill(worker, signal.SIGKILL)
     running.wait(lambda: running.diagnosis("model").level == DiagnosticStatus.ERROR or int(
-        running.counted("model", "process restarts") or 0) > 0, "the loss in the diagnostics")  # fmt: skip
+        running.counted("model", "worker restarts") or 0) > 0, "the loss in the diagnostics")  # fmt: skip
     during = film.next()
     running.send(messages.image(during.image, messages.header(during.stamp_ns, "front")))
     assert running.wait(lambda: running.newest("tracks", during.stamp_ns)).detections
@@ -542,4 +544,4 @@ def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
     after = film.next()
     running.show(after)
     assert set(track_ids(running, first)) & set(track_ids(running, after))
-    assert running.counted("model", "process") != worker
+    assert running.counted("model", "worker PID") != worker

@@ -103,7 +103,7 @@ def test_tracks_go_on_while_the_model_is_lost_again_and_again() -> None:
                 shown = [lost_ns < stamp_ns <= back_ns for stamp_ns in sent]
                 tracked = [lost_ns < stamp_ns <= back_ns for stamp_ns in stamps("tracks")]
                 assert sum(tracked) > 0.5 * sum(shown)
-            started.wait(lambda: started.counted("model", "process restarts") == len(LOSSES), "the count")
+            started.wait(lambda: started.counted("model", "worker restarts") == len(LOSSES), "the count")
         finally:
             over.set()
             camera.join()

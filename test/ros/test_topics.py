@@ -23,7 +23,7 @@ OF_EVERY_NODE = ("lifecycle_msgs", "rcl_interfaces", "type_description_interface
 Row = tuple[str, ...]
 
 
-def told(heading: str, columns: int) -> set[Row]:
+def documented(heading: str, columns: int) -> set[Row]:
     """The first columns of the table under a heading of the page."""
     section = re.split(rf"^## {heading}$", PAGE.read_text(encoding="utf-8"), flags=re.M)[1].split("\n## ")[0]
     rows = [
@@ -82,7 +82,7 @@ def published(started: Robot) -> set[Row]:
 
 def test_the_page_names_all_that_is_subscribed(tmp_path: Path) -> None:
     with running(tmp_path, "raw") as raw, running(tmp_path, "compressed") as compressed:
-        assert subscribed(raw) | subscribed(compressed) == told("Subscribed", 5)
+        assert subscribed(raw) | subscribed(compressed) == documented("Subscriptions", 5)
         assert len(subscribed(raw)) == len(subscribed(compressed)) == 2
 
 
@@ -94,7 +94,7 @@ def test_an_image_subscription_is_reliable_where_the_setting_says_so(tmp_path: P
 
 def test_the_page_names_all_that_is_published(tmp_path: Path) -> None:
     with running(tmp_path, "raw") as started:
-        assert published(started) == told("Published", 5)
+        assert published(started) == documented("Publishers", 5)
 
 
 def test_the_page_names_all_services(tmp_path: Path) -> None:
@@ -102,4 +102,4 @@ def test_the_page_names_all_services(tmp_path: Path) -> None:
         own: list[Any] = list(started.node.services)
         services = {(short(started, each.srv_name), kind(each.srv_type)) for each in own}
         own_services = {each for each in services if not each[1].startswith(OF_EVERY_NODE)}
-        assert own_services == told("Services", 2)
+        assert own_services == documented("Services", 2)

@@ -1,0 +1,52 @@
+"""The overlay that the node publishes: drawn on a thread of its own, always for the newest camera frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sensor_msgs.msg import Image
+
+from lfm_perception.live import LatestWorker
+from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.ros import messages
+from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.stamps import to_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayInput:
+    """A serialized image, the tracks at its stamp, the latest scene and the latency of its inference."""
+
+    raw: bytes
+    tracks: Sequence[Track]
+    scene: Scene | None
+    latency_s: float
+
+
+class OverlayThread:
+    """Draws the newest input and passes the image to `publish`; `on_error` receives unexpected exceptions."""
+
+    def __init__(
+        self,
+        badge: str,
+        decode: Callable[[bytes, int | None], Frame],
+        publish: Callable[[Image], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._badge, self._decode = badge, decode
+        self._overlay: Overlay | None = None
+        self._size = (0, 0)
+        self._first_stamp_ns: int | None = None
+        worker = LatestWorker[OverlayInput]("overlay", lambda item: publish(self._draw(item)), on_error)
+        self.submit, self.close = worker.submit, worker.close
+
+    def _draw(self, item: OverlayInput) -> Image:
+        frame = self._decode(item.raw, None)
+        if self._overlay is None or self._size != (frame.width, frame.height):
+            self._overlay = Overlay(frame.width, frame.height, self._badge)
+            self._size = frame.width, frame.height
+        self._first_stamp_ns = self._first_stamp_ns or frame.stamp_ns
+        seconds = to_seconds(frame.stamp_ns - self._first_stamp_ns)
+        rgb = self._overlay.draw(View(frame, seconds, item.tracks, item.scene, item.latency_s))
+        return messages.image(rgb, messages.header(frame.stamp_ns, frame.frame_id))
