@@ -12,6 +12,11 @@ class PerceptionError(Exception):
     """
 
 
+def os_reason(error: OSError) -> str:
+    """The operating system's reason for an error in lower case: `no such file or directory`."""
+    return (error.strerror or str(error)).lower()
+
+
 def shown(value: object) -> str:
     """A value as the user wrote it, on one line and short."""
     if value is None:

@@ -16,7 +16,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -46,31 +45,22 @@ class Job:
     def __init__(self, progress: Progress) -> None:
         self.signal = 0
         """Number of the first Ctrl-C or SIGTERM, after which the job ends with the current frame; 0: none."""
-        self._progress = progress
-        self._task: TaskID | None = None
+        self._progress, self._task = progress, progress.add_task("", total=None)
         self._error: PerceptionError | None = None
 
-    def begin(self, description: str, total: float | None = None) -> None:
-        """Start a stage with the bar at zero; without `total` that of the stage before holds."""
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task(description, total=total)
-        else:
-            self._progress.reset(self._task, description=description, total=total)
+    def begin(self, stage: str, total: float | None = None) -> None:
+        """Start a stage with the bar at zero; without `total`, that of the previous stage holds."""
+        self._progress.start()
+        self._progress.reset(self._task, description=stage, total=total)
 
     def advance(self) -> bool:
         """Count a frame. Returns False when the job is to end."""
-        return self._update(advance=1.0)
+        self._progress.advance(self._task)
+        return not self.signal
 
-    def show(self, share: float, description: str | None = None) -> bool:
+    def show(self, share: float, stage: str | None = None) -> bool:
         """Show the completed share of the stage, 0 to 1. Returns False when the job is to end."""
-        return self._update(completed=share, description=description)
-
-    def _update(
-        self, *, advance: float | None = None, completed: float | None = None, description: str | None = None
-    ) -> bool:
-        assert self._task is not None, "begin comes first"
-        self._progress.update(self._task, advance=advance, completed=completed, description=description)
+        self._progress.update(self._task, completed=share, description=stage)
         return not self.signal
 
     @contextmanager
@@ -82,7 +72,7 @@ class Job:
             self._error = error
 
     def require(self, results: int, otherwise: str) -> None:
-        """End the command, with the sentence `otherwise`, when it ended before the first result."""
+        """End the command when there are no results: by the signal, by the error, or with this sentence."""
         if not results:
             self._exit_if_stopped()
             raise self._error or PerceptionError(otherwise)
@@ -112,8 +102,7 @@ class Job:
 def running(progress: Progress | None = None) -> Iterator[Job]:
     """A job that the first Ctrl-C or SIGTERM ends after the current frame, and a second one at once.
 
-    Args:
-        progress: How progress is shown; by default it counts frames.
+    `progress` counts frames by default.
     """
     progress = progress or frame_progress()
     job = Job(progress)

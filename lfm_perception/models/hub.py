@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from lfm_perception.engine import gguf
@@ -30,17 +29,6 @@ Progress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes received so far, and its size in bytes."""
 
 _PARTIAL_CONTENT = 206
-
-
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """A file on the hub at a commit; `size` in bytes."""
-
-    file: str
-    url: str
-    revision: str
-    size: int
-    sha256: str
 
 
 def pull(
@@ -70,16 +58,16 @@ def pull(
         stored = []
         for remote in remotes:
             notify(f"{remote.file} of {model.repo} at {remote.revision}, SHA-256 {remote.sha256}")
-            stored.append(_fetch(folder, remote, on_progress))
-        paths = [folder / file.path for file in stored]
+            stored.append(_fetch(folder, model.repo, remote, on_progress))
+        source = f"{model.repo}@{remotes[0].revision}"
+        pulled = StoredModel(model.name, folder, stored[0], stored[1], source, model.settings)
         try:
-            gguf.check_pair(*paths)
+            gguf.check_pair(*pulled.files)
         except PerceptionError:
-            for path in paths:  # the hub's own files are unusable
+            for path in pulled.files:  # the hub's own files are unusable
                 path.unlink()
             raise
-        source = f"{model.repo}@{remotes[0].revision}"
-        return store.finish(model.name, folder, stored[0], stored[1], source, model.settings)
+        return store.finish(pulled)
 
 
 def _chosen(model: Model, file: HubFile, revision: str | None) -> HubFile:
@@ -93,8 +81,8 @@ def _chosen(model: Model, file: HubFile, revision: str | None) -> HubFile:
     return file
 
 
-def _look_up(model: Model, file: HubFile) -> _Remote:
-    """Request the file's metadata. Raises PerceptionError when it differs from the pinned file."""
+def _look_up(model: Model, file: HubFile) -> HubFile:
+    """The file on the hub, with its commit. Raises PerceptionError when it differs from the pinned file."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(model.repo, file.file, revision=file.revision)
@@ -113,10 +101,10 @@ def _look_up(model: Model, file: HubFile) -> _Remote:
             f"the hub states no SHA-256 of {file.file}, so a pull cannot be verified: "
             "download it yourself and use lfm-perception models add"
         )
-    return _Remote(file.file, hf_hub_url(model.repo, file.file, revision=commit), commit, size, sha256)
+    return HubFile(file.file, commit, size, sha256)
 
 
-def _check_room(folder: Path, remotes: list[_Remote]) -> None:
+def _check_room(folder: Path, remotes: list[HubFile]) -> None:
     needed = sum(remote.size for remote in remotes) + SPARE_BYTES
     needed -= sum(path.stat().st_size for path in folder.iterdir())
     free = free_bytes(folder)
@@ -127,13 +115,13 @@ def _check_room(folder: Path, remotes: list[_Remote]) -> None:
         )
 
 
-def _fetch(folder: Path, remote: _Remote, on_progress: Progress) -> StoredFile:
+def _fetch(folder: Path, repo: str, remote: HubFile, on_progress: Progress) -> StoredFile:
     """Download the file into the folder, unless it is there, and verify it."""
     name = Path(remote.file).name
     complete = folder / name
     if not complete.is_file() or measure(complete)[1] != remote.sha256:
         part = folder / f"{remote.sha256}.part"
-        _load(remote, part, on_progress)
+        _load(repo, remote, part, on_progress)
         _, sha256 = measure(part)
         if sha256 != remote.sha256:
             part.unlink()
@@ -145,7 +133,7 @@ def _fetch(folder: Path, remote: _Remote, on_progress: Progress) -> StoredFile:
     return StoredFile(name, remote.size, remote.sha256)
 
 
-def _load(remote: _Remote, part: Path, on_progress: Progress) -> None:
+def _load(repo: str, remote: HubFile, part: Path, on_progress: Progress) -> None:
     """Complete the partial file, with a new request after each interruption as long as bytes arrive."""
     from httpx2 import TransportError
 
@@ -153,7 +141,7 @@ def _load(remote: _Remote, part: Path, on_progress: Progress) -> None:
     tries = TRIES
     while (size := part.stat().st_size) != remote.size:
         try:
-            _append(remote, part, size, on_progress)
+            _append(repo, remote, part, size, on_progress)
         except TransportError:  # noqa: PERF203, the loop repeats failed requests
             tries = TRIES if part.stat().st_size > size else tries - 1
             if not tries:
@@ -161,18 +149,19 @@ def _load(remote: _Remote, part: Path, on_progress: Progress) -> None:
             time.sleep(PAUSE_S)
 
 
-def _append(remote: _Remote, part: Path, size: int, on_progress: Progress) -> None:
+def _append(repo: str, remote: HubFile, part: Path, size: int, on_progress: Progress) -> None:
     """Request the bytes from `size` on, or all of them when the partial file is too long."""
-    from huggingface_hub import get_session
+    from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
+    url = hf_hub_url(repo, remote.file, revision=remote.revision)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if size < remote.size:
         headers["Range"] = f"bytes={size}-"
     with (
         part.open("ab") as file,
-        get_session().stream("GET", remote.url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response,
+        get_session().stream("GET", url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response,
     ):
         hf_raise_for_status(response)
         if response.status_code != _PARTIAL_CONTENT:

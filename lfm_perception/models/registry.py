@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.settings import Settings
 
 SHIPPED = Path(__file__).with_name("registry.json")
@@ -218,8 +218,7 @@ def _read(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PerceptionError(f"cannot read the registry: {reason}") from error
+        raise PerceptionError(f"cannot read the registry: {os_reason(error)}") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise PerceptionError(f"not valid JSON, {place}: {error.msg.lower()}") from error

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.models.registry import SHA256, License
 from lfm_perception.provenance import sha256
 from lfm_perception.settings import Settings
@@ -108,7 +108,7 @@ class Store:
         _checked(settings)
         with self.preparing(name) as folder:
             files = [StoredFile(str(path.resolve()), *measure(path)) for path in (model, mmproj)]
-            return self.finish(name, folder, files[0], files[1], source, settings)
+            return self.finish(StoredModel(name, folder, files[0], files[1], source, settings))
 
     def check_name(self, name: str) -> None:
         """Raise PerceptionError when a name is invalid or taken."""
@@ -145,29 +145,24 @@ class Store:
                     with suppress(OSError):  # it has its final name, or is not empty and a later try resumes
                         folder.rmdir()
 
-    def finish(
-        self,
-        name: str,
-        folder: Path,
-        model: StoredFile,
-        mmproj: StoredFile,
-        source: str,
-        settings: Mapping[str, object],
-    ) -> StoredModel:
-        """Write the record into a prepared folder and give it its final name; other files are deleted."""
-        files = {"model": asdict(model), "mmproj": asdict(mmproj)}
-        record = {**files, "source": source, "settings": dict(settings)}
-        kept = {RECORD, model.path, mmproj.path}
-        for path in folder.iterdir():
-            if path.name not in kept:
+    def finish(self, model: StoredModel) -> StoredModel:
+        """Write the record into a prepared folder, delete other files, and give it its final name."""
+        record = {
+            "model": asdict(model.model),
+            "mmproj": asdict(model.mmproj),
+            "source": model.source,
+            "settings": dict(model.settings),
+        }
+        for path in model.folder.iterdir():
+            if path not in model.files:
                 path.unlink()
-        with (folder / RECORD).open("w", encoding="utf-8") as file:
+        with (model.folder / RECORD).open("w", encoding="utf-8") as file:
             file.write(json.dumps(record, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.check_name(name)
-        folder.rename(self.root / name)
-        return self.find(name)
+        self.check_name(model.name)
+        model.folder.rename(self.root / model.name)
+        return self.find(model.name)
 
     def accepted(self, terms: License) -> bool:
         """Whether this license was accepted on this computer."""
@@ -187,7 +182,7 @@ class Store:
             yield
         except OSError as error:
             raise PerceptionError(
-                f"cannot write to {self.root}: {(error.strerror or str(error)).lower()}: "
+                f"cannot write to {self.root}: {os_reason(error)}: "
                 "free space there or check the permissions, or set HF_HOME to another folder"
             ) from error
 
@@ -204,7 +199,7 @@ def measure(path: Path) -> tuple[int, str]:
     try:
         return path.stat().st_size, sha256(path)
     except OSError as error:
-        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise PerceptionError(f"cannot read {path}: {os_reason(error)}") from error
 
 
 def free_bytes(path: Path) -> int:
@@ -226,7 +221,7 @@ def _read_record(path: Path) -> StoredModel:
             _checked(content["settings"]),
         )
     except OSError as error:
-        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise PerceptionError(f"cannot read {path}: {os_reason(error)}") from error
     except (ValueError, TypeError, KeyError, AttributeError, PerceptionError) as error:
         remedy = f"delete {path.parent} and pull or add the model again"
         raise PerceptionError(f"{path} is damaged ({error!r}): {remedy}") from error
