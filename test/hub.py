@@ -1,4 +1,4 @@
-"""A model hub on this computer: answers as the real one does, and misbehaves on request."""
+"""A model hub on this computer that answers like the real one, and injects faults on request."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Fault:
-    """What goes wrong with the body of one file.
+    """Faults in the transfer of one file.
 
-    `cuts`: after how many bytes each next answer ends; `flip`: the position of a byte that comes changed;
-    `pause_s`: rest between blocks of 64 kB; `held`: no body is sent as long as it is; `stalls`: how many next
-    answers never begin; `ranges`: whether a part can be asked for.
+    `cuts`: numbers of bytes after which the next responses end; `flip`: position of a changed byte;
+    `pause_s`: pause between blocks of 64 kB; `held`: no body is sent while it is set; `stalls`: number of
+    next responses that never begin; `ranges`: whether range requests are supported.
     """
 
     cuts: list[int] = field(default_factory=list)
@@ -31,9 +31,9 @@ class Fault:
 
 
 class Hub:
-    """Serves files of one repository at one commit, as HF_ENDPOINT.
+    """Serves the files of one repository at one commit, as HF_ENDPOINT.
 
-    `asked` remembers where each request for a body began; `etags` are what it says of the files' SHA-256.
+    `asked` holds file and first byte of each request for a body; `etags` are the SHA-256 that it states.
     """
 
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:

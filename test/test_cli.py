@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it leaves behind, what it says, how it exits."""
+"""The command line as a user sees it: its results, its messages and its exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
 
 class Command:
-    """`lfm-perception` with these words, in this process."""
+    """Runs `lfm-perception` with arguments, in this process."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self._capfd = capfd
@@ -58,7 +58,7 @@ class Command:
         return Outcome(code or 0, out, err)
 
     def refuses(self, out: Path, *words: str | Path) -> str:
-        """The one sentence with which `run` refuses, having left nothing behind."""
+        """The sentence with which `run` fails, without results."""
         outcome = self("run", *words, "--out", out)
         assert outcome.code == 1
         assert not out.exists()
@@ -80,10 +80,10 @@ def write_demo_video(path: Path, frames: int = 12) -> Path:
     return path
 
 
-# --- what it does ----------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------
 
 
-def test_a_demo_run_leaves_scenes_overlay_and_summary(command: Command, tmp_path: Path) -> None:
+def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path: Path) -> None:
     outcome = command("run", "demo", "--out", tmp_path / "out", "--frames", "13", "--bag")
     assert outcome.code == 0, outcome.err
     out = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_a_demo_run_leaves_scenes_overlay_and_summary(command: Command, tmp_path
     assert str(out) in outcome.out.replace("\n", "")
 
 
-def test_a_video_and_a_folder_of_images_are_looked_at(command: Command, tmp_path: Path) -> None:
+def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path: Path) -> None:
     film = write_demo_video(tmp_path / "film.avi")
     assert command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK).code == 0
     assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
@@ -150,7 +150,7 @@ def test_settings_come_from_a_file_and_options_change_them(command: Command, tmp
     assert scene["usage"]["detect"]["image_tokens"] <= 64
 
 
-def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path) -> None:
+def test_a_bench_writes_a_page_and_its_figures(command: Command, tmp_path: Path) -> None:
     out, board = tmp_path / "bench", FakeBoard(tmp_path / "board")
     board.heat(71.5)
     board.throttle(True)
@@ -186,7 +186,7 @@ def test_a_bench_leaves_a_page_and_its_figures(command: Command, tmp_path: Path)
     assert "looks_per_s" in (tmp_path / "compared" / "compare.html").read_text()
 
 
-def test_a_bench_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+def test_a_bench_that_cannot_be_written_fails_before_the_model_is_loaded(
     command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -195,7 +195,7 @@ def test_a_bench_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     assert "cannot write to" in result.err
 
 
-def test_help_and_version_are_there(command: Command) -> None:
+def test_help_and_version_are_printed(command: Command) -> None:
     helped = command("run", "--help")
     assert helped.code == 0
     for option in ("--settings", "--set", "--labels", "--frames", "--seconds", "--every", "--topic", "--bag"):
@@ -203,7 +203,7 @@ def test_help_and_version_are_there(command: Command) -> None:
     assert command("--version").out == f"lfm-perception {lfm_perception.__version__}\n"
 
 
-# --- what it refuses -------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------
 
 
 def test_wrong_usage_exits_with_2(command: Command, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_wrong_usage_exits_with_2(command: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
+def test_an_unusable_input_is_one_sentence_and_leaves_no_results(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     wide = tmp_path / "wide.png"
@@ -246,7 +246,7 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Pa
     assert f"cannot write to {tmp_path}/file/out: not a directory" in outcome.err
 
 
-def test_the_demo_is_no_folder_that_results_could_mix_with(
+def test_the_source_demo_is_not_mistaken_for_a_folder_of_that_name(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -265,10 +265,10 @@ def test_results_never_replace_the_source(command: Command, tmp_path: Path) -> N
     assert names(tmp_path) == ["overlay.mp4"]
 
 
-# --- what it keeps ---------------------------------------------------------------------------------
+# --- interruptions ---------------------------------------------------------------------------------
 
 
-def test_a_source_that_breaks_off_keeps_what_was_done_and_names_the_frame(
+def test_a_source_that_breaks_off_keeps_the_results_and_names_the_frame(
     command: Command, tmp_path: Path
 ) -> None:
     film = write_demo_video(tmp_path / "film.avi", 20)
@@ -286,7 +286,7 @@ def test_a_source_that_breaks_off_keeps_what_was_done_and_names_the_frame(
 
 
 def start(*words: str | Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    """`lfm-perception` with these words, in a process of its own; `before` runs there first."""
+    """Start `lfm-perception` in another process; `before` runs there first."""
     program = [sys.executable, "-c", "from lfm_perception.cli import main; main()", *map(str, words)]
     return subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
@@ -301,7 +301,7 @@ def wait_for(found: Path, pattern: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_ends_with_whole_files_of_what_was_done(
+def test_ctrl_c_ends_with_complete_files_of_the_results(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
@@ -317,7 +317,7 @@ def test_ctrl_c_ends_with_whole_files_of_what_was_done(
     assert str(tmp_path) in out
 
 
-def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_before_the_first_frame_leaves_no_results(tmp_path: Path) -> None:
     process = start("run", "demo", "--out", tmp_path / "out", "--seconds", "3600", *QUICK)
     wait_for(tmp_path, "out/.unfinished-*")
     process.send_signal(signal.SIGINT)
@@ -326,7 +326,7 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == RESULTS  # the first frame may win
 
 
-def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 

@@ -1,4 +1,4 @@
-"""The images as far as they can be judged without building them: linted, and all they name is there."""
+"""The images as far as they can be checked without building them: linted, and every name in them exists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NODES = {name: service for name, service in SERVICES.items() if name != "models"
 
 @dataclass(frozen=True)
 class Stage:
-    """One FROM and what follows: instructions as (name, text)."""
+    """One FROM and its instructions as (name, text)."""
 
     name: str
     base: str
@@ -44,7 +44,7 @@ class Dockerfile:
     stages: tuple[Stage, ...]
 
     def runs(self) -> list[list[str]]:
-        """Every command of every RUN, in words."""
+        """Every command of every RUN, split into words."""
         lines = [text for stage in self.stages for text in stage.all("RUN")]
         return [shlex.split(command) for line in lines for command in re.split(r"&&|\|\||;", line)]
 
@@ -80,7 +80,7 @@ def apt_packages(dockerfile: Dockerfile) -> list[str]:
     return [word for run in installs for word in run[2:] if not word.startswith("-")]
 
 
-def test_hadolint_has_nothing_to_say(dockerfile: Dockerfile) -> None:
+def test_hadolint_reports_nothing(dockerfile: Dockerfile) -> None:
     hadolint = shutil.which("hadolint") or shutil.which("hadolint", path=sysconfig.get_path("scripts"))
     if hadolint is None:
         pytest.skip("hadolint is not installed: run make environment")
@@ -161,7 +161,7 @@ def test_extras_and_pins_exist(dockerfile: Dockerfile) -> None:
 
 
 def known_program(words: list[str]) -> None:
-    """The program exists, and so does what its first words name."""
+    """Assert that the program and its parameters exist."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     scripts = re.findall(r"^([\w-]+) =", setup["options.entry_points"]["console_scripts"], re.M)
@@ -183,7 +183,7 @@ def test_every_program_that_an_image_starts_exists(dockerfile: Dockerfile) -> No
 
 
 @pytest.mark.parametrize("service", [*SERVICES.values()], ids=list(SERVICES))
-def test_every_service_builds_what_there_is(service: dict[str, object]) -> None:
+def test_every_service_builds_an_existing_image(service: dict[str, object]) -> None:
     build = service["build"]
     assert isinstance(build, dict)
     built = read(ROOT / build["dockerfile"])
@@ -194,7 +194,7 @@ def test_every_service_builds_what_there_is(service: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("service", [*NODES.values()], ids=list(NODES))
-def test_a_node_is_confined_watched_and_started_again(service: dict[str, object]) -> None:
+def test_a_node_is_confined_monitored_and_restarted(service: dict[str, object]) -> None:
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
@@ -215,7 +215,7 @@ def test_a_node_is_confined_watched_and_started_again(service: dict[str, object]
     known_program([*service.get("entrypoint", []), *service["command"]])  # type: ignore[misc]
 
 
-def test_what_is_left_out_of_an_image_is_not_needed_there() -> None:
+def test_files_left_out_of_an_image_are_not_needed_there() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", ".venv"} <= set(ignored)
     assert not {"lfm_perception", "interfaces", "tools", "constraints.txt", "setup.cfg"} & set(ignored)

@@ -1,4 +1,4 @@
-"""The doctor: every problem that can be made here is found, and named with what to do about it."""
+"""The doctor reports every problem that can be caused here, with a remedy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def doctor(*words: str, environment: dict[str, str] | None = None) -> subprocess
     return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_this_computer_has_what_it_takes() -> None:
+def test_this_computer_has_no_problems() -> None:
     findings = [check_python(), *check_packages(), *check_engine(Settings())]
     assert [finding for finding in findings if finding.is_problem] == []
     about = {finding.about: finding.found for finding in findings}
@@ -77,7 +77,7 @@ def test_a_changed_model_is_named(demo_model: tuple[Path, Path], tmp_path: Path)
     assert "swap model.path and mmproj.path" in the_problem([check_model(swapped)]).found
 
 
-def test_a_model_that_is_not_there_or_no_model_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_model_is_named(tmp_path: Path) -> None:
     settings = Settings().with_values({"model.path": str(tmp_path / "m.gguf"), "mmproj.path": "v.gguf"})
     assert "m.gguf" in the_problem(check_engine(settings)).found
     (tmp_path / "m.gguf").write_bytes(b"GGUF but not really")
@@ -98,7 +98,7 @@ def test_a_stored_model_that_changed_is_named(demo_model: tuple[Path, Path], tmp
     assert found.remedy == "lfm-perception models verify mine"
 
 
-def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
+def test_a_requested_gpu_that_is_not_used_is_named() -> None:
     found = list(check_engine(Settings().with_values({"engine.n_gpu_layers": -1})))
     about = {finding.about: finding for finding in found}
     if "for the CPU" in about["llama.cpp"].found:
@@ -117,13 +117,13 @@ def test_a_gpu_that_is_asked_for_and_not_used_is_named() -> None:
 def test_a_gpu_that_cannot_be_used_is_named(
     monkeypatch: pytest.MonkeyPatch, found: Probe, sentence: str
 ) -> None:
-    """What llama.cpp would say is made up: the test machine has no GPU that could fail."""
+    """llama.cpp's report is simulated: the test machine has no GPU that could fail."""
     monkeypatch.setattr("lfm_perception.doctor.probe", lambda model, wanted: found)
     assert the_problem(check_engine(Settings().with_values({"engine.n_gpu_layers": -1}))).found == sentence
 
 
 def test_another_python_and_another_processor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both made up: the tests themselves need a Python and a processor that do."""
+    """Both are simulated: the tests themselves need a supported Python and processor."""
     with monkeypatch.context() as patch:
         patch.setattr("lfm_perception.doctor.OLDEST", (3, 99))
         assert the_problem([check_python()]).remedy == "use Python 3.10 to 3.13"
@@ -131,13 +131,13 @@ def test_another_python_and_another_processor_are_named(monkeypatch: pytest.Monk
     assert the_problem([check_python()]).found.endswith("on armv7l")
 
 
-def test_what_runs_without_being_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under another name, because here it is installed."""
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another name, because the package is installed here."""
     monkeypatch.setattr("lfm_perception.doctor.PACKAGE", "lfm_perception_elsewhere")
     assert "without being installed" in the_problem(check_packages()).found
 
 
-def test_a_back_end_that_cannot_answer_is_named() -> None:
+def test_a_backend_that_cannot_answer_is_named() -> None:
     nowhere = {"engine.backend": "recorded", "recorded.path": "/nowhere/answers.jsonl"}
     found = the_problem([check_inference(Settings().with_values(nowhere))])
     assert "/nowhere/answers.jsonl" in found.found
@@ -145,7 +145,7 @@ def test_a_back_end_that_cannot_answer_is_named() -> None:
 
 
 def without_a_library(folder: Path) -> Path:
-    """A copy of llama_cpp that lacks a library it needs, as one for CUDA does where CUDA is not."""
+    """A copy of llama_cpp without a required library, like a CUDA build on a machine without CUDA."""
     spec = find_spec("llama_cpp")
     assert spec is not None
     assert spec.origin is not None
@@ -193,8 +193,8 @@ def test_images_come_through_dds() -> None:
 
 
 @NEEDS_ROS
-def test_slow_dds_is_named_with_what_may_slow_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much arrived is made up: what slows DDS down on one machine does not on another."""
+def test_slow_dds_is_named_with_possible_causes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement is simulated: causes of slow DDS differ between machines."""
     from lfm_perception.ros.dds_check import TopicStatistics
 
     for name in [name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_"))]:

@@ -1,4 +1,4 @@
-"""Models by name: a checked registry, pulls that end with the right file or none, checksums that hold."""
+"""Models by name: a validated registry, pulls that end with the right file or none, verified checksums."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def sentence(self) -> str:
-        """The one sentence of a refusal, whole however wide the terminal is."""
+        """The sentence of an error, on one line at any terminal width."""
         assert self.code == 1, self.out + self.err
         assert "Traceback" not in self.err
         (line,) = [line for line in self.err.splitlines() if line.startswith("lfm-perception: ")]
@@ -103,7 +103,7 @@ class Computer:
         return self.models("pull", "demo", "--accept-license", *words, before=before)
 
     def final_names(self) -> list[str]:
-        """What can be seen in the store by a name that somebody would use."""
+        """Model files under their final names in the store."""
         return sorted(path.name for path in self.store.root.glob("[!.]*/*.gguf"))
 
 
@@ -227,7 +227,7 @@ def test_a_pull_cut_five_times_ends_with_the_right_file(computer: Computer, file
     assert begins == [cut * count for count in range(6)]
 
 
-def test_a_pull_killed_five_times_goes_on_where_it_was(computer: Computer, files: dict[str, bytes]) -> None:
+def test_a_pull_killed_five_times_resumes(computer: Computer, files: dict[str, bytes]) -> None:
     computer.hub.faults[MMPROJ].pause_s = 0.02
     part = computer.store.root / f".{NAME}.unfinished" / f"{hashlib.sha256(files[MMPROJ]).hexdigest()}.part"
     for round_ in range(1, 6):
@@ -247,7 +247,7 @@ def test_a_pull_killed_five_times_goes_on_where_it_was(computer: Computer, files
     assert begins[-1] > 0
 
 
-def test_nothing_is_ever_half_under_its_final_name(computer: Computer, files: dict[str, bytes]) -> None:
+def test_incomplete_files_never_have_their_final_name(computer: Computer, files: dict[str, bytes]) -> None:
     for name in files:
         computer.hub.faults[name].pause_s = 0.01
     process = computer.start("pull", "demo", "--accept-license")
@@ -272,13 +272,15 @@ def test_a_hub_without_ranges_is_loaded_from_the_start_again(
     assert computer.store.find(NAME).files[0].read_bytes() == files[MODEL]
 
 
-def test_a_hub_that_hangs_is_asked_again(computer: Computer, files: dict[str, bytes]) -> None:
+def test_a_request_to_a_hub_that_hangs_is_repeated(computer: Computer, files: dict[str, bytes]) -> None:
     computer.hub.faults[MODEL].stalls = 1
     assert computer.pull().code == 0
     assert computer.store.find(NAME).files[0].read_bytes() == files[MODEL]
 
 
-def test_damage_on_the_way_is_found_and_leaves_nothing(computer: Computer, files: dict[str, bytes]) -> None:
+def test_a_damaged_transfer_is_detected_and_leaves_no_model(
+    computer: Computer, files: dict[str, bytes]
+) -> None:
     computer.hub.faults[MODEL].flip = len(files[MODEL]) // 3
     said = computer.pull().sentence
     assert said.startswith(f"{MODEL} arrived with SHA-256 ")
@@ -297,7 +299,7 @@ def test_a_hub_that_has_another_file_than_is_pinned_is_refused(
     assert computer.final_names() == []
 
 
-def test_what_is_not_pinned_is_pulled_only_at_a_named_revision(
+def test_an_unpinned_file_is_pulled_only_at_a_given_revision(
     computer: Computer, files: dict[str, bytes]
 ) -> None:
     computer.describe(registry_text(files, pinned=False))
@@ -314,7 +316,9 @@ def test_a_file_without_a_checksum_is_not_pulled(computer: Computer, files: dict
     assert "the hub states no SHA-256 of demo.gguf" in computer.pull("--revision", "main").sentence
 
 
-def test_what_the_hub_lacks_is_named(computer: Computer, files: dict[str, bytes]) -> None:
+def test_missing_access_repository_revision_and_file_are_named(
+    computer: Computer, files: dict[str, bytes]
+) -> None:
     text = registry_text(files)
     computer.hub.gated = True
     assert f"the hub restricts access to {REPO}" in computer.pull().sentence
@@ -327,7 +331,7 @@ def test_what_the_hub_lacks_is_named(computer: Computer, files: dict[str, bytes]
     assert computer.final_names() == []
 
 
-def test_no_hub_and_no_network_are_named(computer: Computer) -> None:
+def test_an_unreachable_hub_and_offline_mode_are_named(computer: Computer) -> None:
     computer.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     assert "the hub cannot be reached or broke off" in computer.pull().sentence
     computer.environment["HF_HUB_OFFLINE"] = "1"
@@ -349,7 +353,9 @@ def test_a_file_of_another_family_is_refused(tmp_path: Path, files: dict[str, by
         assert computer.final_names() == []
 
 
-def test_a_full_disk_is_reported_and_what_came_is_kept(computer: Computer, files: dict[str, bytes]) -> None:
+def test_a_full_disk_is_reported_and_received_bytes_are_kept(
+    computer: Computer, files: dict[str, bytes]
+) -> None:
     size = len(files[MODEL]) // 2
 
     def limit_file_size() -> None:
@@ -377,7 +383,7 @@ class _Huge(bytes):
         return 1 << 60
 
 
-def test_a_store_that_cannot_be_made_is_named(computer: Computer, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_created_is_named(computer: Computer, tmp_path: Path) -> None:
     computer.environment["HF_HOME"] = str(tmp_path / "file" / "hf")
     (tmp_path / "file").write_text("in the way")
     assert "there is no model 'demo'" in computer.pull().sentence
@@ -415,7 +421,7 @@ def test_two_pulls_of_a_model_do_not_mix(computer: Computer, files: dict[str, by
     computer.store.find(NAME).check()
 
 
-# --- what is here ----------------------------------------------------------------------------------
+# --- the store -------------------------------------------------------------------------------------
 
 
 def test_verify_finds_one_flipped_byte(computer: Computer) -> None:
@@ -434,7 +440,7 @@ def test_verify_finds_one_flipped_byte(computer: Computer) -> None:
     assert f"cannot read {vision}: no such file" in computer.models("verify").out
 
 
-def test_a_model_of_ones_own_gets_a_name_and_stays_where_it_is(
+def test_a_model_of_ones_own_gets_a_name_and_stays_in_place(
     computer: Computer, demo_model: tuple[Path, Path]
 ) -> None:
     outcome = computer.models("add", "mine", *demo_model, "--like", "LFM2.5-VL-3B")
@@ -459,7 +465,7 @@ def test_files_that_are_no_model_are_not_added(
     assert computer.store.names() == []
 
 
-def test_a_model_that_is_not_here_says_how_it_comes(computer: Computer) -> None:
+def test_a_model_that_is_not_stored_has_a_remedy(computer: Computer) -> None:
     assert computer.models("path", "demo-Q4_0").sentence == (
         "the model 'demo-Q4_0' is not on this computer (available: none): "
         "lfm-perception models pull demo-Q4_0, or models add"

@@ -1,4 +1,4 @@
-"""The package as handed out: metadata that agrees, a complete wheel, pins for all, a set-up that helps."""
+"""The package as distributed: consistent metadata, a complete wheel, pinned dependencies, helpful set-up."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def test_the_wheel_holds_the_package_its_data_and_the_demo_model(wheel: zipfile.
     }
 
 
-def test_the_wheel_brings_the_command(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     info = f"lfm_perception-{lfm_perception.__version__}.dist-info"
     assert "lfm-perception = lfm_perception.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
 
 
-def test_the_command_is_there() -> None:
+def test_the_command_prints_its_help() -> None:
     process = subprocess.run(
         [sys.executable, "-c", "from lfm_perception.cli import main; main()", "--help"],
         capture_output=True,
@@ -146,7 +146,7 @@ def test_make_help_names_the_few_commands() -> None:
     assert {"demo", "test", "lint", "clean"} <= set(re.findall(r"^  make (\w+) ", shown.stdout, re.MULTILINE))
 
 
-def test_set_up_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
+def test_set_up_without_a_compiler_names_the_package_to_install(tmp_path: Path) -> None:
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=NOT_SOURCE)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "CXX": "no-such-compiler"}
     process = subprocess.run(
@@ -160,7 +160,7 @@ def test_set_up_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
     assert not (source / ".venv").exists()
 
 
-def test_set_up_with_an_old_python_says_so() -> None:
+def test_set_up_with_an_old_python_is_refused() -> None:
     process = subprocess.run(
         ["make", "environment", "PYTHON=false"], cwd=ROOT, capture_output=True, text=True
     )
