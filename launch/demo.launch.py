@@ -14,27 +14,22 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from lfm_perception.ros.launch_arguments import DEMO_ARGUMENTS
+
 PACKAGE = "lfm_perception"
 PERCEPTION = get_package_share_path(PACKAGE) / "launch" / "perception.launch.py"
 
-CAMERA = [
-    DeclareLaunchArgument("seed", default_value="0", description="which film of the demo world"),
-    DeclareLaunchArgument("width", default_value="640", description="of the images, pixels"),
-    DeclareLaunchArgument("height", default_value="480", description="of the images, pixels"),
-    DeclareLaunchArgument("rate", default_value="30", description="images per second"),
-    DeclareLaunchArgument(
-        "bodies", default_value="7", description="people, forklifts, boxes, cones, pallets"
-    ),
-]
-"""The camera's parameters."""
-
 
 def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(each.name, default_value=each.default, description=each.description)
+        for each in DEMO_ARGUMENTS
+    ]
     parameters = {
-        argument.name: ParameterValue(
-            LaunchConfiguration(argument.name), value_type=float if argument.name == "rate" else int
+        each.name: ParameterValue(
+            LaunchConfiguration(each.name), value_type=float if each.name == "rate" else int
         )
-        for argument in CAMERA
+        for each in DEMO_ARGUMENTS
     }
     perception = IncludeLaunchDescription(
         str(PERCEPTION), launch_arguments={"input_image_topic": "image_raw"}.items()
@@ -46,4 +41,4 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[parameters],
         output="screen",
     )
-    return LaunchDescription([*CAMERA, perception, camera])
+    return LaunchDescription([*declared, perception, camera])

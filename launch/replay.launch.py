@@ -1,6 +1,6 @@
 """A bag through the perception node: `ros2 launch lfm_perception replay.launch.py bag:=FOLDER out:=RESULTS`.
 
-Takes the arguments of perception.launch.py too, but for those that the bag decides.
+Takes the arguments of perception.launch.py too, except those that the bag determines.
 """
 
 from __future__ import annotations
@@ -21,57 +21,42 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import ExecutableInPackage
 
 from lfm_perception.media.bags import image_topic, open_bag
+from lfm_perception.ros.launch_arguments import REPLAY_ARGUMENTS, replay_command
 
 PACKAGE = "lfm_perception"
 PERCEPTION = get_package_share_path(PACKAGE) / "launch" / "perception.launch.py"
-WRITING_S = "15"
+SIGTERM_TIMEOUT_S = "15"
 """Time to finish the results after Ctrl-C."""
-
-ARGUMENTS = [
-    DeclareLaunchArgument("bag", description="rosbag2 with images: folder, .mcap or .db3"),
-    DeclareLaunchArgument("out", default_value="out/replay", description="folder for the results"),
-    DeclareLaunchArgument("topic", default_value="", description="image topic, if the bag has several"),
-    DeclareLaunchArgument(
-        "pace",
-        default_value="1.0",
-        description="1: as recorded, 2: twice as fast, 0: each image waits for the answer to the one before",
-    ),
-    DeclareLaunchArgument("loops", default_value="1", description="how often the bag is played"),
-    DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
-]
 
 
 def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(each.name, default_value=each.default, description=each.description)
+        for each in REPLAY_ARGUMENTS
+    ]
     perception = IncludeLaunchDescription(
         str(PERCEPTION),
         launch_arguments={
             "use_sim_time": "true",
-            "autostart": "false",  # the player does it, once there is a clock
+            "autostart": "false",  # the player activates the node, once it publishes /clock
             "image_reliability": "reliable",
             "input_image_topic": "image_raw",
             "remap_preset": "none",
         }.items(),
     )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=play), perception])
+    return LaunchDescription([*declared, OpaqueFunction(function=play), perception])
 
 
 def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The player, and how images come from it. Raises PerceptionError for a bag that cannot be played."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    """The player, and the bag's image transport. Raises PerceptionError for a bag that cannot be played."""
+    given = {each.name: LaunchConfiguration(each.name).perform(context) for each in REPLAY_ARGUMENTS}
     bag = Path(given["bag"])
     with open_bag(bag) as reader:
         compressed = image_topic(reader, bag, given["topic"] or None).compressed
-    namespace = given["namespace"].strip("/")
     player = ExecuteProcess(
-        cmd=[
-            ExecutableInPackage("lfm-perception", PACKAGE),
-            *("replay", str(bag), "--out", given["out"]),
-            *("--node", f"/{namespace}/perception" if namespace else "/perception"),
-            *("--pace", given["pace"], "--loops", given["loops"]),
-            *(["--topic", given["topic"]] if given["topic"] else []),
-        ],
+        cmd=[ExecutableInPackage("lfm-perception", PACKAGE), *replay_command(given)],
         output="screen",
-        sigterm_timeout=WRITING_S,
+        sigterm_timeout=SIGTERM_TIMEOUT_S,
         on_exit=[Shutdown(reason="the bag has been played")],
     )
     return [SetLaunchConfiguration("image_transport", "compressed" if compressed else "raw"), player]

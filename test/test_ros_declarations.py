@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from lfm_perception.ros.launch_arguments import (
+    DEMO_ARGUMENTS,
+    REPLAY_ARGUMENTS,
+    parameter_file,
+    parameter_overrides,
+    perception_arguments,
+    remappings,
+    replay_command,
+)
 from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions, with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -28,3 +39,60 @@ def test_a_recording_holds_all_topics_that_are_always_published() -> None:
     assert [topic.name for topic in PERCEPTION.recorded()] == [
         *("detections", "tracks", "scene", "raw_answer", "caption", "answer", "/diagnostics")
     ]
+
+
+# --- launch arguments ---------------------------------------------------------------------------------
+
+CONFIG = ROOT / "config"
+EMPTY = dict.fromkeys(("model", "mmproj", "image_transport", "image_reliability"), "")
+
+
+def test_the_launch_page_names_every_argument() -> None:
+    page = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
+    for argument in (*perception_arguments(CONFIG), *DEMO_ARGUMENTS, *REPLAY_ARGUMENTS):
+        assert f"`{argument.name}`" in page, argument.name
+
+
+def test_a_parameter_file_is_a_path_or_the_name_of_an_installed_one(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.touch()
+    assert parameter_file(str(own), CONFIG) == own
+    assert parameter_file("cpu", CONFIG) == CONFIG / "cpu.yaml"
+    with pytest.raises(RuntimeError, match="params_file orin_nano is no file and none of agx_orin, cpu, or"):
+        parameter_file("orin_nano", CONFIG)
+
+
+def test_empty_arguments_set_no_parameter() -> None:
+    assert parameter_overrides(EMPTY) == {}
+    assert parameter_overrides({**EMPTY, "image_transport": "compressed"}) == {
+        "node.image_transport": "compressed"
+    }
+
+
+def test_a_model_is_used_with_the_only_vision_tower_beside_it(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    with pytest.raises(RuntimeError, match=r"model .*model\.gguf is no file"):
+        parameter_overrides({**EMPTY, "model": str(model)})
+    model.touch()
+    with pytest.raises(RuntimeError, match=r"holds 0 files mmproj\*\.gguf: name one with mmproj:="):
+        parameter_overrides({**EMPTY, "model": str(model)})
+    mmproj = tmp_path / "mmproj-F16.gguf"
+    mmproj.touch()
+    expected = {"model.path": str(model), "mmproj.path": str(mmproj)}
+    assert parameter_overrides({**EMPTY, "model": str(model)}) == expected
+    with pytest.raises(RuntimeError, match=r"mmproj /a\.gguf was given without model"):
+        parameter_overrides({**EMPTY, "mmproj": "/a.gguf"})
+
+
+def test_the_camera_topic_is_remapped_with_its_compressed_topic() -> None:
+    expected = [("image_raw", "/front/image"), ("image_raw/compressed", "/front/image/compressed")]
+    assert remappings("none", "/front/image") == remappings("none", "/front/image/compressed") == expected
+    assert remappings("none", "") == []
+    assert dict(remappings("nanoowl", ""))["image_raw/compressed"] == "input_image/compressed"
+
+
+def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
+    given = {"bag": "b", "out": "o", "namespace": "/cam1/", "pace": "0", "loops": "1", "topic": ""}
+    assert replay_command(given)[:6] == ["replay", "b", "--out", "o", "--node", "/cam1/perception"]
+    assert "--topic" not in replay_command(given)
+    assert "/perception" in replay_command({**given, "namespace": ""})

@@ -1,0 +1,136 @@
+"""The arguments of the launch files, and the parameters, remappings and files that follow from them.
+
+Imports neither `launch` nor rclpy, so that it can be tested without ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
+    "none": {},
+    "nanoowl": {"image_raw": "input_image", "detections": "output_detections", "dbg_image": "output_image"},
+}
+"""Remappings to the topic names of other nodes; NanoOWL's `input_query` is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A launch argument; without a default it is required."""
+
+    name: str
+    default: str | None
+    description: str
+    choices: tuple[str, ...] | None = None
+
+
+NAMESPACE = Argument("namespace", "", "namespace of the node and its topics")
+
+
+def perception_arguments(config: Path) -> tuple[Argument, ...]:
+    """The arguments of perception.launch.py; `config` is the folder of the installed parameter files."""
+    return (
+        NAMESPACE,
+        Argument(
+            "params_file",
+            "perception",
+            f"path of a parameter file, or name of an installed one: {_names(config)}",
+        ),
+        Argument("model", "", "GGUF file of the language model (parameter model.path)"),
+        Argument("mmproj", "", "GGUF file of the vision tower (parameter mmproj.path); "
+                 "empty: the only file mmproj*.gguf beside model"),
+        Argument("input_image_topic", "", "camera topic; empty: image_raw"),
+        Argument("image_transport", "", "compressed: subscribe to input_image_topic/compressed "
+                 "(parameter node.image_transport)", ("", "raw", "compressed")),
+        Argument("image_reliability", "", "reliability of the image subscription "
+                 "(parameter node.image_reliability)", ("", "best_effort", "reliable")),
+        Argument("remap_preset", "none", "topic names of another node", tuple(REMAP_PRESETS)),
+        Argument("use_sim_time", "false", "use the time of /clock"),
+        Argument("autostart", "true", "configure and activate the node"),
+        Argument("use_respawn", "false", "restart the node when it dies"),
+        Argument("log_level", "info", "debug, info, warn, error or fatal"),
+        Argument("use_rviz", "false", "start rviz"),
+        Argument("rviz_config", str(config / "perception.rviz"), "configuration file of rviz"),
+        Argument("rviz_fixed_frame", "demo_camera", "fixed frame of rviz: frame_id of the images"),
+    )  # fmt: skip
+
+
+DEMO_ARGUMENTS = (
+    Argument("seed", "0", "random seed of the demo world"),
+    Argument("width", "640", "width of the images, pixels"),
+    Argument("height", "480", "height of the images, pixels"),
+    Argument("rate", "30", "frame rate, Hz"),
+    Argument("bodies", "7", "number of people, forklifts, boxes, cones and pallets"),
+)
+"""The arguments of demo.launch.py: parameters of the demo camera."""
+
+REPLAY_ARGUMENTS = (
+    Argument("bag", None, "rosbag2 with images: folder, .mcap or .db3"),
+    Argument("out", "out/replay", "folder for the results"),
+    Argument("topic", "", "image topic, for a bag that has several"),
+    Argument("pace", "1.0", "playback speed; 0: each image waits for the inference of the previous one"),
+    Argument("loops", "1", "number of times the bag is played"),
+    NAMESPACE,
+)
+"""The arguments of replay.launch.py."""
+
+
+def parameter_file(given: str, config: Path) -> Path:
+    """The file at this path, or the installed one of this name. Raises RuntimeError if there is neither."""
+    for path in (Path(given).expanduser(), config / f"{given}.yaml"):
+        if path.is_file():
+            return path
+    raise RuntimeError(f"params_file {given} is no file and none of {_names(config)}")
+
+
+def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that the arguments set; empty arguments set none.
+
+    Raises:
+        RuntimeError: a model file is missing or cannot be chosen.
+    """
+    overrides = {
+        f"node.{name}": given[name] for name in ("image_transport", "image_reliability") if given[name]
+    }
+    if given["model"]:
+        model = Path(given["model"]).expanduser().absolute()
+        if not model.is_file():
+            raise RuntimeError(f"model {model} is no file")
+        overrides |= {"model.path": str(model), "mmproj.path": given["mmproj"] or str(_mmproj_beside(model))}
+    elif given["mmproj"]:
+        raise RuntimeError(f"mmproj {given['mmproj']} was given without model")
+    return overrides
+
+
+def remappings(preset: str, image_topic: str) -> list[tuple[str, str]]:
+    """The topic remappings of a preset, with the camera topic in place of image_raw if one is given."""
+    names = dict(REMAP_PRESETS[preset])
+    if image_topic:
+        names["image_raw"] = image_topic.removesuffix("/compressed")
+    if "image_raw" in names:
+        names["image_raw/compressed"] = f"{names['image_raw']}/compressed"
+    return list(names.items())
+
+
+def replay_command(given: Mapping[str, str]) -> list[str]:
+    """The arguments of `lfm-perception` that play the bag to the launched node."""
+    namespace = given["namespace"].strip("/")
+    return [
+        *("replay", given["bag"], "--out", given["out"]),
+        *("--node", f"/{namespace}/perception" if namespace else "/perception"),
+        *("--pace", given["pace"], "--loops", given["loops"]),
+        *(["--topic", given["topic"]] if given["topic"] else []),
+    ]
+
+
+def _mmproj_beside(model: Path) -> Path:
+    found = sorted(model.parent.glob("mmproj*.gguf"))
+    if len(found) != 1:
+        raise RuntimeError(f"{model.parent} holds {len(found)} files mmproj*.gguf: name one with mmproj:=")
+    return found[0]
+
+
+def _names(config: Path) -> str:
+    return ", ".join(sorted(path.stem for path in config.glob("*.yaml")))
