@@ -114,3 +114,11 @@ def test_llama_cpp_is_compiled_as_in_the_last_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=off")
     environment.restore_build_options()
     assert os.environ["CMAKE_ARGS"] == "-DGGML_CUDA=off"
+
+
+def test_a_python_without_venv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: Debian and Ubuntu leave ensurepip out of python3."""
+    monkeypatch.setattr(environment, "cached_wheel", lambda: Path("llama.whl"))
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    with pytest.raises(environment.SetupError, match="sudo apt install python3-venv"):
+        environment.check_tools()

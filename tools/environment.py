@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -27,6 +26,7 @@ import subprocess
 import sys
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -152,7 +152,7 @@ def check_tools() -> None:
             f"llama.cpp needs a C++ compiler and there is no {compiler}: "
             "install one (Debian, Ubuntu: sudo apt install g++) and run make again"
         )
-    if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu leave it out of python3
+    if find_spec("ensurepip") is None:  # Debian and Ubuntu leave it out of python3
         raise SetupError(
             "this Python cannot create virtual environments: install venv "
             "(Debian, Ubuntu: sudo apt install python3-venv) and run make again"

@@ -16,7 +16,6 @@ from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import SHIPPED, License, Registry
 from lfm_perception.models.store import Store
-from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -141,6 +140,8 @@ def settings(name: Name) -> None:
 
     In a file they serve the ROS node (params_file:=FILE) and the command line (--settings FILE).
     """
+    from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
+
     stored = Store().find(name)
     model, mmproj = stored.files
     groups: dict[str, dict[str, object]] = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.settings import Settings
-from lfm_perception.settings.yaml_file import parse
+
+if TYPE_CHECKING:
+    from lfm_perception.settings import Settings
 
 DEMO_SECONDS = 10.0
 """Default duration of a run on the demo world, which has no end of its own; seconds."""
@@ -70,6 +71,9 @@ def load_settings(
     Raises:
         PerceptionError: The file or a setting is invalid.
     """
+    from lfm_perception.settings import Settings
+    from lfm_perception.settings.yaml_file import parse
+
     values: dict[str, object] = {"sampling.seed": seed} if seed else {}
     for change in changes or []:
         key, equals, text = change.partition("=")

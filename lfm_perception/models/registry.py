@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.settings import Settings
 
 SHIPPED = Path(__file__).with_name("registry.json")
 
@@ -126,6 +125,8 @@ class Registry:
 
 
 def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iterator[Model]:
+    from lfm_perception.settings import Settings  # here, for a fast `--help`
+
     entry.only("repo", "license", "settings", "files", "mmproj")
     repo = entry.text("repo", _REPO, "ORGANIZATION/NAME")
     key = entry.text("license") if entry.has("license") else ""

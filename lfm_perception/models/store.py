@@ -19,7 +19,6 @@ from pathlib import Path
 from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.models.registry import SHA256, License
 from lfm_perception.provenance import sha256
-from lfm_perception.settings import Settings
 
 RECORD = "model.json"
 _NAME = re.compile(r"\w[\w.-]*")
@@ -229,6 +228,8 @@ def _read_record(path: Path) -> StoredModel:
 
 def _checked(settings: Mapping[str, object]) -> Mapping[str, object]:
     """The settings, unchanged. Raises PerceptionError when they are invalid."""
+    from lfm_perception.settings import Settings  # here, for a fast `--help`
+
     Settings().with_values(settings)
     return settings
 
