@@ -153,31 +153,22 @@ def check_inference(settings: Settings) -> Finding:
             inferred = time.perf_counter()
     except PerceptionError as error:
         return Finding("inference", str(error), chosen_backend(settings).remedy)
-    return Finding(
-        "inference", f"ready after {opened - started:.1f} s, one frame in {inferred - opened:.2f} s"
-    )
+    start_s, frame_s = opened - started, inferred - opened
+    return Finding("inference", f"ready after {start_s:.1f} s, one frame in {frame_s:.2f} s")
 
 
 def check_store(store: Store) -> Iterator[Finding]:
     """Check the files of all models that were pulled or added."""
     for name in store.names():
-        yield _check_stored(store, name)
-
-
-def _check_stored(store: Store, name: str) -> Finding:
-    try:
-        store.find(name).check()
-    except PerceptionError as error:
-        return Finding("models", str(error), f"lfm-perception models verify {name}")
-    return Finding("models", f"{name} is unchanged")
+        problem = store.problem(name)
+        remedy = f"lfm-perception models verify {name}" if problem else ""
+        yield Finding("models", problem or f"{name} is unchanged", remedy)
 
 
 def check_dds() -> Iterator[Finding]:
     """Check that images arrive through DDS from another process."""
     if find_spec("rclpy") is None:
-        yield Finding(
-            "DDS", "ROS 2 is not installed; the node needs it, the command line does not", skipped=True
-        )
+        yield Finding("DDS", "ROS 2, which only the node needs, is not installed", skipped=True)
         return
     if find_spec("vision_msgs") is None:
         yield Finding("ROS 2", "vision_msgs is missing", "sudo apt install ros-$ROS_DISTRO-vision-msgs")

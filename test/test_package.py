@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lfm_perception
+from lfm_perception.ros.launch_arguments import DEMO_ARGUMENTS, REPLAY_ARGUMENTS, perception_arguments
 
 ROOT = Path(__file__).parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".*", "out", "build", "*.egg-info", "__pycache__")
@@ -168,13 +169,12 @@ def test_set_up_with_an_old_python_is_refused() -> None:
     assert "Python 3.10 or newer is needed (false)" in process.stderr
 
 
-def test_the_pages_tell_of_every_launch_argument_and_profile() -> None:
+def test_the_page_of_the_launch_files_names_every_argument_and_profile() -> None:
     text = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
-    told = {
-        name for row in re.findall(r"^\| (`\w+`.*?) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)
-    }
-    launch = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.launch.py"))
-    declared = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launch))
+    rows = re.findall(r"^\| (`\w+`.*?) \|", text, re.M)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    arguments = (*perception_arguments(ROOT / "config"), *DEMO_ARGUMENTS, *REPLAY_ARGUMENTS)
+    declared = {argument.name for argument in arguments}
     profiles = {path.stem for path in (ROOT / "config").glob("*.yaml")} - {"perception"}
     assert len(declared) > 20
-    assert declared | profiles <= told
+    assert declared | profiles <= documented

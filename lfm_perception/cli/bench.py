@@ -13,9 +13,7 @@ from lfm_perception.cli.job import progress_bar, running
 
 def bench(
     out: options.Out,
-    seconds: Annotated[
-        float, typer.Option(min=1.0, max=86400.0, help="Duration of the measurement, in seconds.")
-    ] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=86400.0, help="Duration in seconds.")] = 60.0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Camera resolution, in pixels.")] = "640x480",
     settings: options.SettingsFile = None,
     set_: options.Changes = None,

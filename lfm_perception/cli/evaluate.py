@@ -79,12 +79,8 @@ def tracking(
         list[str] | None, typer.Option(help="Only this protocol, for example `sparse-late`. Repeatable.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions with other noise.")] = 5,
-    seconds: Annotated[
-        float, typer.Option(min=2.0, max=600.0, help="Duration of each demo world sequence, in seconds.")
-    ] = 10.0,
-    pan: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="Pan of the demo world's camera, in image widths.")
-    ] = 0.12,
+    seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="Duration in the demo world.")] = 10.0,
+    pan: Annotated[float, typer.Option(min=0.0, max=2.0, help="Camera pan, in image widths.")] = 0.12,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     out: OptionalOut = None,

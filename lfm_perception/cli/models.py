@@ -59,15 +59,11 @@ def list_models() -> None:
 @app.command()
 def pull(
     name: Name,
-    mmproj: Annotated[
-        str | None, typer.Option(help="Quantization of the vision file, for example `F16`.")
-    ] = None,
+    mmproj: Annotated[str | None, typer.Option(help="Quantization of the vision file: `F16`.")] = None,
     revision: Annotated[
         str | None, typer.Option(help="Commit or branch of the hub's repository instead of the pinned one.")
     ] = None,
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the model's license without being asked.")
-    ] = False,
+    accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the license.")] = False,
 ) -> None:
     """Download a model and verify every byte.
 
@@ -111,20 +107,11 @@ def _agree(name: str, terms: License, accepted: bool) -> None:
 def verify(names: Annotated[list[str] | None, typer.Argument(help="Only these models.")] = None) -> None:
     """Compare every byte of the models on this computer with the files that were pulled or added."""
     store = Store()
-    problems = {name: _problem(store, name) for name in names or store.names()}
+    problems = {name: store.problem(name) for name in names or store.names()}
     for name, problem in problems.items():
         print(f"{name}: {problem or 'unchanged'}")
     if changed := [name for name, problem in problems.items() if problem]:
         raise PerceptionError(f"changed and unusable: {', '.join(changed)}")
-
-
-def _problem(store: Store, name: str) -> str:
-    """The problem of a model's files; empty when they are unchanged."""
-    try:
-        store.find(name).check()
-    except PerceptionError as error:
-        return str(error)
-    return ""
 
 
 @app.command()
@@ -160,9 +147,7 @@ def add(
     name: Annotated[str, typer.Argument(help="The new name; letters, digits, '.', '_' and '-'.")],
     model: Annotated[Path, typer.Argument(help="GGUF file of the language model.")],
     mmproj: Annotated[Path, typer.Argument(help="GGUF file of the vision tower and projector.")],
-    like: Annotated[
-        str | None, typer.Option(help="Model of the registry whose recommended settings apply.")
-    ] = None,
+    like: Annotated[str | None, typer.Option(help="Registry model whose settings apply.")] = None,
 ) -> None:
     """Give a name to a model of your own. Its files stay in place."""
     store = Store()

@@ -13,6 +13,7 @@ from rich.console import Console
 from lfm_perception.errors import PerceptionError
 
 if TYPE_CHECKING:
+    from lfm_perception.media.run import Limits
     from lfm_perception.settings import Settings
 
 DEMO_SECONDS = 10.0
@@ -88,6 +89,15 @@ def load_settings(
     if labels is not None:
         values["detect.labels"] = split(labels)
     return (Settings.load(file) if file else Settings()).with_values(values)
+
+
+def limits(source: str, frames: int | None, seconds: float | None) -> Limits:
+    """The limits of a run; without any, the demo world runs for `DEMO_SECONDS`."""
+    from lfm_perception.media.run import Limits
+    from lfm_perception.media.sources.demo import DEMO
+
+    endless = source == DEMO and frames is None and seconds is None
+    return Limits(frames, DEMO_SECONDS if endless else seconds)
 
 
 def split(text: str) -> list[str]:

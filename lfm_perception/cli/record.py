@@ -38,9 +38,8 @@ def record(
     from lfm_perception.backends import open_vlm
     from lfm_perception.backends.recorded import recording
     from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.media.run import Limits, limited
+    from lfm_perception.media.run import limited
     from lfm_perception.media.sources import open_source
-    from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import Perception
     from lfm_perception.tracking import open_tracker
 
@@ -50,9 +49,7 @@ def record(
     )
     if Path(source).resolve() == out.resolve():
         raise PerceptionError(f"{out} is the source: choose another file for the answers")
-    if source == DEMO and frames is None and seconds is None:
-        seconds = options.DEMO_SECONDS
-    limits = Limits(frames, seconds)
+    limits = options.limits(source, frames, seconds)
     with (
         running() as job,
         open_source(source, topic=topic, rate=rate, seed=seed) as opened,

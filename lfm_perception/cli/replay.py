@@ -28,10 +28,7 @@ def replay(
     frames: Annotated[int | None, typer.Option(min=1, help="Maximum number of images per loop.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    node: Annotated[
-        str | None,
-        typer.Option(help="Play to this running node, `/cam1/perception`, instead of starting one."),
-    ] = None,
+    node: Annotated[str | None, typer.Option(help="Play to this running node: `/cam1/perception`.")] = None,
 ) -> None:
     """Play a bag through the ROS node, with /clock, and record the node's outputs.
 

@@ -16,17 +16,13 @@ def run(
     out: options.Out,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Labels to detect, separated by commas: `person,red box`.")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
     frames: options.Frames = None,
     seconds: options.Seconds = None,
     every: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Inference on every n-th frame; tracks are predicted in between. By default about 5 times "
-            "per second of a video, and on every image of a folder.",
+            min=1, help="Infer every n-th frame; by default about 5 Hz in a video, every image of a folder."
         ),
     ] = None,
     topic: options.Topic = None,
@@ -44,7 +40,7 @@ def run(
     from lfm_perception.backends import model_name
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.report import Report, table
-    from lfm_perception.media.run import Limits, record
+    from lfm_perception.media.run import record
     from lfm_perception.media.sinks import open_recording
     from lfm_perception.media.sinks.bag import BAG
     from lfm_perception.media.sources import open_source
@@ -54,9 +50,7 @@ def run(
     chosen = options.load_settings(settings, set_, labels=labels, seed=seed)
     if source != DEMO:
         options.check_apart(source, out)
-    elif frames is None and seconds is None:
-        seconds = options.DEMO_SECONDS
-    limits = Limits(frames, seconds)
+    limits = options.limits(source, frames, seconds)
     with (
         running() as job,
         open_source(source, topic=topic, rate=rate, seed=seed) as opened,

@@ -92,6 +92,14 @@ class Store:
             )
         return _read_record(path)
 
+    def problem(self, name: str) -> str:
+        """The problem of a stored model's files; empty when they are unchanged."""
+        try:
+            self.find(name).check()
+        except PerceptionError as error:
+            return str(error)
+        return ""
+
     def add(
         self, name: str, model: Path, mmproj: Path, source: str, settings: Mapping[str, object]
     ) -> StoredModel:
