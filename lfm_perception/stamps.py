@@ -45,12 +45,13 @@ class StampFilter:
         newest_ns, suspect_ns = self._newest_ns, self._suspect_ns
         behind_s = 0.0 if newest_ns is None else to_seconds(newest_ns - stamp_ns)
         if stamp_ns == newest_ns:
-            return Rejection("repeated", "a frame has the stamp of the one before it and is refused"), False
-        older = f"a frame is {behind_s:.3f} s older than the one before"
+            return Rejection("repeated", "a frame has the stamp of the one before it and is rejected"), False
         if 0.0 < behind_s <= STAMP_RESET_S:
-            return Rejection("out of order", f"{older} and is refused"), False
+            message = f"a frame is {behind_s:.3f} s older than the one before and is rejected"
+            return Rejection("out of order", message), False
         if behind_s > STAMP_RESET_S and (suspect_ns is None or stamp_ns <= suspect_ns):
             self._suspect_ns = stamp_ns
-            return Rejection("jumped back", f"{older}: refused unless more follow"), False
+            message = f"a frame is {behind_s:.3f} s older than the one before: rejected unless more follow"
+            return Rejection("jumped back", message), False
         self._newest_ns, self._suspect_ns = stamp_ns, None
         return None, behind_s > STAMP_RESET_S

@@ -25,6 +25,7 @@ from lfm_perception.cli import app
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.wordings import languages
 from lfm_perception.questions import BBOX
+from lfm_perception.ros import launch_arguments
 from lfm_perception.settings import RENAMED, Settings, parameter_specs
 
 ROOT = Path(__file__).parent.parent
@@ -180,9 +181,13 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_launch_file_and_argument_exists() -> None:
-    declared: dict[str, set[str]] = {}
-    for path in (ROOT / "launch").glob("*.launch.py"):
-        declared[path.name] = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', text(path)))
+    arguments_of = {
+        "perception.launch.py": launch_arguments.perception_arguments(ROOT / "config"),
+        "demo.launch.py": launch_arguments.DEMO_ARGUMENTS,
+        "replay.launch.py": launch_arguments.REPLAY_ARGUMENTS,
+    }
+    assert arguments_of.keys() == {path.name for path in (ROOT / "launch").glob("*.launch.py")}
+    declared = {file: {argument.name for argument in each} for file, each in arguments_of.items()}
     launches = [words[3:] for _, words in named("ros2") if words[1:3] == ["launch", "lfm_perception"]]
     assert len(launches) > 3
     for file, *arguments in launches:
@@ -255,9 +260,7 @@ def test_every_topic_and_service_that_is_named_exists() -> None:
         for page, words in named("ros2")
         if words[1] in ("topic", "service") and len(words) > 3
     }
-    launch = text(ROOT / "launch" / "perception.launch.py")
-    remapped = launch.partition("REMAP_PRESETS = {")[2].partition("\n}")[0]
-    found |= {("perception.launch.py", name) for name in re.findall(r'"(\w+)": "', remapped)}
+    found |= {(preset, name) for preset, names in launch_arguments.REMAP_PRESETS.items() for name in names}
     shown = re.findall(r"^ +Value: ([a-z_/]+)$", text(ROOT / "config" / "perception.rviz"), re.M)
     found |= {("perception.rviz", name) for name in shown if name not in ("true", "false")}
     folders = {each for each in found if Path(each[1]).is_dir()}

@@ -76,13 +76,13 @@ def _camera_level(
     if not now.active:
         return OK, "not active"
     if live.time_since_frame_s > thresholds.camera_timeout:
-        silence = f"{live.time_since_frame_s:.1f} s"
-        return ERROR, f"no usable image on {now.topic} for {silence}: is the camera running?"
+        silence_s = round(live.time_since_frame_s, 1)
+        return ERROR, f"no usable image on {now.topic} for {silence_s} s: is the camera running?"
     if rejected:
         return WARN, f"images on {now.topic} are rejected: {_listed(rejected)}"
     if live.input_hz < thresholds.input_hz_warn:
-        limit = f"{thresholds.input_hz_warn:g}"
-        return WARN, f"{live.input_hz:.1f} Hz on {now.topic}, below node.input_hz_warn {limit}"
+        limit_hz = thresholds.input_hz_warn
+        return WARN, f"{live.input_hz:.1f} Hz on {now.topic}, below node.input_hz_warn {limit_hz:g}"
     return OK, f"{live.input_hz:.1f} Hz"
 
 
@@ -122,8 +122,8 @@ def _model_level(
     if failed:
         return WARN, f"inference failed for frames: {_listed(failed)}; last error: {live.last_error}"
     if camera_runs and live.inference_age_s > thresholds.inference_age_warn:
-        limit = f"node.inference_age_warn {thresholds.inference_age_warn:g}"
-        return WARN, f"no inference for {live.inference_age_s:.1f} s, longer than {limit}"
+        age_s, limit_s = live.inference_age_s, thresholds.inference_age_warn
+        return WARN, f"no inference for {age_s:.1f} s, longer than node.inference_age_warn {limit_s:g}"
     if over_budget > 0:
         return WARN, f"{over_budget} frames exceed budget.latency at every image size: raise it"
     if truncated > 0:
