@@ -38,10 +38,17 @@ from rich.table import Table
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.engine import native
-from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, START, TURN_END, TURN_START, converse
-from lfm_perception.engine.decoding import Logits, Sampler, write_boxes, write_words
+from lfm_perception.engine.chat_template import (
+    BOS,
+    IMAGE_END,
+    IMAGE_START,
+    TURN_END,
+    TURN_START,
+    apply_chat_template,
+)
+from lfm_perception.engine.decoding import Sampler, decode_boxes, decode_text
 from lfm_perception.engine.grammar import Grammar
-from lfm_perception.engine.kv_cache import KvCache, Part, Stop
+from lfm_perception.engine.kv_cache import KvCache, Logits, PromptPart, StopRequest
 from lfm_perception.engine.speculative import Speculator, TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
@@ -56,43 +63,43 @@ SETTLE = 4
 """Rounds before the measured ones, in which the engine learns how good its guesses are."""
 
 
-class Dictation(Sampler):
-    """Samples as always, then takes what is dictated."""
+class DictatedSampler(Sampler):
+    """Samples as always, then takes the dictated token."""
 
     def __init__(self, settings: SamplingSettings, tokens: Sequence[int]) -> None:
         super().__init__(settings)
         self._tokens = iter(tokens)
 
-    def draw(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> tuple[int, float]:
-        super().draw(logits, allowed)
+    def sample(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> tuple[int, float]:
+        super().sample(logits, allowed)
         token = next(self._tokens)
         return token, float(logits[token])
 
 
 @dataclass
-class Inside:
+class NativeCalls:
     """Seconds spent inside llama.cpp, and calls of llama_decode."""
 
     seconds: float = 0.0
-    calls: int = 0
+    decode_calls: int = 0
 
     def watch(self, module: Any, name: str) -> None:
         function = getattr(module, name)
 
         def watched(*arguments: Any) -> Any:
-            began = time.perf_counter()
+            began_s = time.perf_counter()
             try:
                 return function(*arguments)
             finally:
-                self.seconds += time.perf_counter() - began
-                self.calls += name == "llama_decode"
+                self.seconds += time.perf_counter() - began_s
+                self.decode_calls += name == "llama_decode"
 
         setattr(module, name, watched)
 
 
 @dataclass
-class Measured:
-    """One row: seconds of each round, the share of it outside llama.cpp, and what was computed."""
+class Row:
+    """One variant: seconds of each round, the share outside llama.cpp, calls and tokens."""
 
     seconds: list[float] = field(default_factory=list)
     python: list[float] = field(default_factory=list)
@@ -100,130 +107,124 @@ class Measured:
     answer_tokens: int = 0
 
 
-class Bench:
-    """The engine taken apart, on its own thread."""
+Prompted = tuple[list[PromptPart], list[int]]
+"""The arguments of `KvCache.prefill`."""
 
-    def __init__(self, vlm: LlamaVlm, inside: Inside) -> None:
+
+class Bench:
+    """The engine's parts put together in variants, on the engine's own thread."""
+
+    def __init__(self, vlm: LlamaVlm, native_calls: NativeCalls) -> None:
         self.engine = vlm._engine
-        self.context: KvCache = self.engine.context
+        self.cache: KvCache = self.engine.kv_cache
         self.vocabulary = self.engine.vocabulary
         self.grammar = Grammar(self.vocabulary, BBOX, LABELS)
-        self.inside = inside
+        self.native_calls = native_calls
         self.sampling = SamplingSettings()
-        self.learnt = {name: Speculator(self.grammar, self.engine.pace.cost) for name in DRAFTED}
-        self.recall = {name: TextSpeculator(self.engine.pace.cost) for name in ("new", "as last")}
-        self.blind = Speculator(self.grammar, float)  # where all tokens cost alike, no guess pays
+        batch_cost = self.engine.latency.batch_cost
+        self.speculators = {name: Speculator(self.grammar, batch_cost) for name in DRAFTS}
+        self.text_speculators = {name: TextSpeculator(batch_cost) for name in ("new", "as last")}
+        self.no_drafts = Speculator(self.grammar, float)  # where all tokens cost alike, no draft pays
 
-    def prompt(
-        self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False
-    ) -> tuple[list[Part], list[int]]:
-        """What `KvCache.prompt` reads."""
-        self.engine._stop = stop = Stop()
-        self.context.begin(stop)
+    def prompt(self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False) -> Prompted:
+        self.engine.begin(StopRequest())
         encode = self.vocabulary.encode
         if text_first:
-            before = encode((START, TURN_START, "user\n", prompt.user, IMAGE_START))
+            before = encode((BOS, TURN_START, "user\n", prompt.user, IMAGE_START))
             after = encode((IMAGE_END, TURN_END, "\n", TURN_START, "assistant\n"))
         else:
-            talk = converse(prompt)
-            before, after = encode((*talk.before, IMAGE_START)), encode((IMAGE_END, *talk.after))
-        seen = self.engine._see(frame, image)
-        assert seen is not None
-        return [tuple(before), seen[0]], after
+            chat = apply_chat_template(prompt)
+            before, after = encode(chat.before), encode(chat.after)
+        embeddings = self.engine.encode(frame, image)
+        assert embeddings is not None
+        return [tuple(before), embeddings[0]], after
 
-    def naive(self, parts: list[Part], end: Sequence[int], said: Draft) -> int:
-        self.context.forget()
-        return self.token_by_token([*parts, end], said)
+    def naive(self, parts: list[PromptPart], end: Sequence[int], answer: Draft) -> int:
+        self.cache.clear()
+        return self.token_by_token([*parts, end], answer)
 
-    def kept(self, parts: list[Part], end: Sequence[int], said: Draft) -> int:
-        unread = self.context.prompt(parts, end)
-        return self.token_by_token([end[-unread:]], said)
+    def prefix_cached(self, parts: list[PromptPart], end: Sequence[int], answer: Draft) -> int:
+        left = self.cache.prefill(parts, end)
+        return self.token_by_token([end[-left:]], answer)
 
-    def token_by_token(self, parts: Sequence[Part | Sequence[int]], said: Draft) -> int:
-        """The parts in one call each, then the answer as llama.cpp without this engine writes it."""
+    def token_by_token(self, parts: Sequence[PromptPart | Sequence[int]], answer: Draft) -> int:
+        """The parts in one call each, then the answer as llama.cpp decodes it without this engine."""
         sampler = Sampler(self.sampling)
-        tokens = [token for _, token in self.grammar.walk(said)]
+        tokens = [token for _, token in self.grammar.path(answer)]
         for part in parts:
-            self.context._read(part, self.context._largest, (len(part) - 1,) if part is parts[-1] else ())
+            self.cache._decode(part, self.cache._n_batch, (len(part) - 1,) if part is parts[-1] else ())
         for token in tokens:
-            sampler.draw(self.context._row(0))
-            self.context._read((token,), 1, (0,))
+            sampler.sample(self.cache._logits(0))
+            self.cache._decode((token,), 1, (0,))
         return len(tokens)
 
-    def boxes(
-        self, parts: list[Part], end: Sequence[int], said: Draft, speculator: Speculator, draft: Draft | None
-    ) -> int:
-        decided = [token for place, token in self.grammar.walk(said) if place.allowed.size > 1]
-        sampler = Dictation(self.sampling, decided)
-        unread = self.context.prompt(parts, end)
-        return write_boxes(speculator, unread, self.context.answer, sampler, 1000, draft).decoded
+    def boxes(self, prompt: Prompted, answer: Draft, speculator: Speculator, draft: Draft | None) -> int:
+        decisions = [token for state, token in self.grammar.path(answer) if state.allowed_tokens.size > 1]
+        sampler = DictatedSampler(self.sampling, decisions)
+        left = self.cache.prefill(*prompt)
+        return decode_boxes(speculator, left, self.cache.decode, sampler, 1000, draft).token_count
 
-    def words(
-        self, parts: list[Part], end: Sequence[int], said: Sequence[int], recall: TextSpeculator
-    ) -> int:
-        unread, sampler = self.context.prompt(parts, end), Dictation(self.sampling, said)
-        return write_words(
-            self.vocabulary, unread, self.context.answer, sampler, CAPTION_TOKENS, recall
-        ).decoded
+    def text(self, prompt: Prompted, answer: Sequence[int], speculator: TextSpeculator) -> int:
+        sampler = DictatedSampler(self.sampling, answer)
+        left, limit = self.cache.prefill(*prompt), CAPTION_TOKENS
+        return decode_text(self.vocabulary, left, self.cache.decode, sampler, limit, speculator).token_count
 
-    def timed(self, row: Measured, run: Callable[[], int]) -> None:
-        inside, calls, began = self.inside.seconds, self.inside.calls, time.perf_counter()
+    def time(self, row: Row, run: Callable[[], int]) -> None:
+        native_s, calls = self.native_calls.seconds, self.native_calls.decode_calls
+        began_s = time.perf_counter()
         row.answer_tokens = run()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began_s
         row.seconds.append(seconds)
-        row.python.append(1.0 - (self.inside.seconds - inside) / seconds)
-        row.calls.append(self.inside.calls - calls)
+        row.python.append(1.0 - (self.native_calls.seconds - native_s) / seconds)
+        row.calls.append(self.native_calls.decode_calls - calls)
 
-    def round(self, rows: dict[str, Measured], size: tuple[int, int], count: int, number: int) -> None:
+    def round(self, rows: dict[str, Row], size: tuple[int, int], count: int, number: int) -> None:
+        """Time every row once, each on a frame of its own where its name does not say otherwise."""
         image = ImagePlan(*size)
         question = BBOX.prompt(LABELS)
         rng = np.random.default_rng([number, count])
-        said, other = _objects(rng, count, 0), _objects(rng, count, 1)
+        answer, other = _objects(rng, count, 0), _objects(rng, count, 1)
+        caption, before = _caption(self.vocabulary, number), _caption(self.vocabulary, number - 1)
         frames = (_frame(size, 100 * number + index) for index in range(len(rows)))
 
         def boxes(
             name: str, speculator: Speculator, draft: Draft | None, *, text_first: bool = False
-        ) -> None:
+        ) -> Frame:
             frame = next(frames)
-            self.timed(
-                rows[name],
-                lambda: self.boxes(
-                    *self.prompt(frame, image, question, text_first=text_first), said, speculator, draft
-                ),
-            )
+
+            def run() -> int:
+                prompt = self.prompt(frame, image, question, text_first=text_first)
+                return self.boxes(prompt, answer, speculator, draft)
+
+            self.time(rows[name], run)
+            return frame
+
+        def text(name: str, frame: Frame, speculator: TextSpeculator) -> None:
+            self.time(rows[name], lambda: self.text(self.prompt(frame, image, CAPTION), caption, speculator))
 
         frame = next(frames)
-        self.timed(rows["naive"], lambda: self.naive(*self.prompt(frame, image, question), said))
+        self.time(rows["naive"], lambda: self.naive(*self.prompt(frame, image, question), answer))
         frame = next(frames)
-        self.timed(
-            rows["prefix kept"],
-            lambda: self.kept(*self.prompt(frame, image, question), said),
+        self.time(
+            rows["prefix cached"], lambda: self.prefix_cached(*self.prompt(frame, image, question), answer)
         )
-        boxes("forced runs", self.blind, None)
-        boxes("all, no draft", self.learnt["no draft"], None)
-        caption, before = _words(self.vocabulary, number), _words(self.vocabulary, number - 1)
-
-        def describe(name: str, frame: Frame, recall: TextSpeculator) -> None:
-            self.timed(rows[name], lambda: self.words(*self.prompt(frame, image, CAPTION), caption, recall))
-
-        describe("caption alone", next(frames), TextSpeculator(self.engine.pace.cost))
-        boxes("all, half right draft", self.learnt["half right"], _half(said))
-        boxes("all, wrong draft", self.learnt["wrong"], other)
-        assert self.engine._seen
-        frame = self.engine._seen[0]
-        self.recall["new"].remember(before)
-        describe("caption, same frame", frame, self.recall["new"])
-        self.recall["as last"].remember(caption)
-        boxes("all, right draft", self.learnt["right"], said)
-        frame = self.engine._seen[0]
-        describe("caption, same frame, as the last", frame, self.recall["as last"])
-        boxes("text first, no draft", self.learnt["no draft"], None, text_first=True)
-        boxes("text first, right draft", self.learnt["right"], said, text_first=True)
+        boxes("forced tokens", self.no_drafts, None)
+        boxes("all, no draft", self.speculators["no draft"], None)
+        text("caption alone", next(frames), TextSpeculator(self.engine.latency.batch_cost))
+        boxes("all, half right draft", self.speculators["half right"], _half(answer))
+        frame = boxes("all, wrong draft", self.speculators["wrong"], other)
+        self.text_speculators["new"].remember(before)
+        text("caption, same frame", frame, self.text_speculators["new"])
+        self.text_speculators["as last"].remember(caption)
+        frame = boxes("all, right draft", self.speculators["right"], answer)
+        text("caption, same frame, as the last", frame, self.text_speculators["as last"])
+        boxes("text first, no draft", self.speculators["no draft"], None, text_first=True)
+        boxes("text first, right draft", self.speculators["right"], answer, text_first=True)
 
 
-DRAFTED = ("no draft", "right", "half right", "wrong")
+DRAFTS = ("no draft", "right", "half right", "wrong")
 ROWS = (
-    "naive", "prefix kept", "forced runs", "all, no draft",
+    "naive", "prefix cached", "forced tokens", "all, no draft",
     "all, right draft", "all, half right draft", "all, wrong draft", "text first, no draft",
     "text first, right draft", "caption alone", "caption, same frame", "caption, same frame, as the last",
 )  # fmt: skip
@@ -244,15 +245,15 @@ def _objects(rng: np.random.Generator, count: int, turn: int) -> Draft:
     )
 
 
-def _half(said: Draft) -> Draft:
+def _half(objects: Draft) -> Draft:
     """The same objects, the numbers of their left and upper sides a bit off."""
     return tuple(
         (label, Box(max(0.0, box.x1 - 0.002), max(0.0, box.y1 - 0.002), box.x2, box.y2))
-        for label, box in said
+        for label, box in objects
     )
 
 
-def _words(vocabulary: Vocabulary, number: int) -> list[int]:
+def _caption(vocabulary: Vocabulary, number: int) -> list[int]:
     """A caption of its own for every number, as tokens."""
     tokens = [token for token, piece in enumerate(vocabulary.pieces) if piece]
     return np.random.default_rng(number + 1).choice(tokens, CAPTION_TOKENS).tolist()
@@ -273,9 +274,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, mmproj = true_shape.files()
     sizes = [tuple(map(int, size.split("x"))) for size in arguments.sizes]
-    inside = Inside()
-    inside.watch(native.llama_cpp, "llama_decode")
-    inside.watch(native.mtmd_cpp, "mtmd_encode_chunk")
+    native_calls = NativeCalls()
+    native_calls.watch(native.llama_cpp, "llama_decode")
+    native_calls.watch(native.mtmd_cpp, "mtmd_encode_chunk")
     results = []
     cases = [(t, s, c) for t in arguments.threads for s in sizes for c in arguments.objects]
     with Progress(console=Console(stderr=True)) as progress:
@@ -287,11 +288,11 @@ def main() -> None:
             }  # fmt: skip
             with LlamaVlm(Settings().with_values(values)) as vlm:
                 for _, size, count in [case for case in cases if case[0] == threads]:
-                    bench = Bench(vlm, inside)
-                    rows = {name: Measured() for name in ROWS}
+                    bench = Bench(vlm, native_calls)
+                    rows = {name: Row() for name in ROWS}
                     for number in range(SETTLE + arguments.rounds):
                         if number == SETTLE:
-                            rows = {name: Measured() for name in ROWS}
+                            rows = {name: Row() for name in ROWS}
                         vlm._thread.submit(bench.round, rows, size, count, number).result()
                         progress.advance(task)
                     results.append(_result(rows, size, count, threads))
@@ -315,7 +316,7 @@ def main() -> None:
     print(f"memory at most {report['memory_mb']} MB; written to {arguments.out}/engine.json and engine.svg")
 
 
-def _result(rows: dict[str, Measured], size: Sequence[int], count: int, threads: int) -> dict[str, Any]:
+def _result(rows: dict[str, Row], size: Sequence[int], count: int, threads: int) -> dict[str, Any]:
     naive = statistics.median(rows["naive"].seconds)
     return {
         "size": f"{size[0]}x{size[1]}",

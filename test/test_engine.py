@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
-from lfm_perception.engine.chat_template import IMAGE_END, IMAGE_START, converse
-from lfm_perception.engine.gguf import check_pair, read
-from lfm_perception.engine.kv_cache import Stop
-from lfm_perception.engine.speculative import LONGEST_RUN
+from lfm_perception.engine.chat_template import apply_chat_template
+from lfm_perception.engine.gguf import read_header
+from lfm_perception.engine.gguf_checks import check_pair
+from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, StopRequest
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, stack
@@ -141,58 +141,59 @@ def test_whatever_is_drafted_the_answer_is_the_same(
             assert found.score == pytest.approx(expected.score, abs=1e-5)
 
 
-def test_runs_give_the_numbers_of_one_token_after_the_other(vlm: LlamaVlm) -> None:
-    """With one thread, that is: with more, a single token is computed another way beyond 256."""
+def test_batches_give_the_logits_of_token_by_token_decoding(vlm: LlamaVlm) -> None:
+    """On one thread: with more, llama.cpp computes a single token another way beyond 256 cached ones."""
     engine = vlm._engine
-    context = engine.context
+    cache = engine.kv_cache
 
     def check() -> None:
         rng = np.random.default_rng(0)
 
-        def words(count: int) -> list[int]:
+        def random_tokens(count: int) -> list[int]:
             return [int(token) for token in rng.integers(500, len(engine.vocabulary.pieces), count)]
 
-        context.begin(Stop())
+        cache.abort_on(StopRequest())
         for length in (100, 190, 300, 600):
-            beginning, end, tokens = tuple(words(length)), words(13), words(64)
-            context.use_threads(1)
-            context.forget()
-            context.prompt([beginning], end)
+            prefix, end, tokens = tuple(random_tokens(length)), random_tokens(13), random_tokens(64)
+            cache.set_threads(1)
+            cache.clear()
+            cache.prefill([prefix], end)
             single = []
             for token in end + tokens:
-                assert context._read((token,), 1, (0,))
-                single.append(context._row(0).copy())
+                assert cache._decode((token,), 1, (0,))
+                single.append(cache._logits(0).copy())
             del single[: len(end) - 1]  # the first is that after the prompt
             for threads in (1, 2):
-                context.use_threads(threads)
-                assert context.prompt([beginning], end) == len(end)
+                cache.set_threads(threads)
+                assert cache.prefill([prefix], end) == len(end)
                 start = 0
                 while start < len(tokens):
-                    right = tokens[start : start + int(rng.integers(1, LONGEST_RUN - len(end)))]
+                    accepted = tokens[start : start + int(rng.integers(1, MAX_BATCH_TOKENS - len(end)))]
                     if not start:
-                        assert context.answer(0, words(int(rng.integers(1, 40))), [-1])
-                        rows = context.answer(0, right, [-1, len(right) - 1])
+                        assert cache.decode(0, random_tokens(int(rng.integers(1, 40))), [-1])
+                        rows = cache.decode(0, accepted, [-1, len(accepted) - 1])
                         assert rows is not None
                         assert np.array_equal(rows[0], single[0])
-                    wrong = words(int(rng.integers(1, 40)))
-                    assert context.answer(start, [right[0], *wrong], [0])
-                    places = sorted({0, len(right) // 2, len(right) - 1})
-                    rows = context.answer(start, right, places)
+                    rejected = random_tokens(int(rng.integers(1, 40)))
+                    assert cache.decode(start, [accepted[0], *rejected], [0])
+                    outputs = sorted({0, len(accepted) // 2, len(accepted) - 1})
+                    rows = cache.decode(start, accepted, outputs)
                     assert rows is not None
-                    for place, row in zip(places, rows, strict=True):
-                        assert np.array_equal(row, single[start + place + 1])
-                    start += len(right)
+                    for index, row in zip(outputs, rows, strict=True):
+                        assert np.array_equal(row, single[start + index + 1])
+                    start += len(accepted)
 
     vlm._thread.submit(check).result()
-    vlm._thread.submit(engine.context.use_threads, engine.pace.threads).result()
+    vlm._thread.submit(engine.kv_cache.set_threads, engine.threads.threads).result()
 
 
-def test_an_empty_answer_costs_next_to_nothing_after_the_question(vlm: LlamaVlm) -> None:
-    """What reads the end of the question is no cost of the answer's tokens."""
+def test_an_empty_answer_needs_one_call_after_the_prompt(vlm: LlamaVlm) -> None:
+    """The only batch of the answer completes the prompt too, so that its time counts as prefill."""
     blank = Frame(np.full((256, 256, 3), 90, np.uint8), 0)
     answer = vlm.describe(blank, FIND, SMALL)
     assert answer.text == "[]"
-    assert answer.usage.decode_s < 0.3 * answer.usage.prefill_s
+    assert answer.usage.answer_tokens == len(vlm._engine.vocabulary.tokenize("[]"))
+    assert answer.usage.decode_calls == 1
 
 
 def test_a_right_draft_needs_fewer_calls(vlm: LlamaVlm) -> None:
@@ -263,8 +264,8 @@ def test_an_image_that_is_not_rgb_is_refused(vlm: LlamaVlm) -> None:
 def test_the_prompt_is_the_models_chat_template_with_one_start_token(
     vocabulary: Vocabulary, prompt: Prompt
 ) -> None:
-    talk = converse(prompt)
-    tokens = vocabulary.encode((*talk.before, IMAGE_START, IMAGE_END, *talk.after))
+    chat = apply_chat_template(prompt)
+    tokens = vocabulary.encode((*chat.before, *chat.after))
     system = "<|im_start|>system\nBe brief.<|im_end|>\n" if prompt.system else ""
     template = (
         f"<|startoftext|>{system}<|im_start|>user\n<|image_start|><|image_end|>Where?<|im_end|>\n"
@@ -296,9 +297,9 @@ def test_labels_that_no_answer_could_hold_are_refused(label: str) -> None:
 
 @pytest.mark.parametrize("markup", MARKUP)
 def test_text_is_never_cut_into_special_tokens(vocabulary: Vocabulary, markup: str) -> None:
-    tokens = vocabulary.plain(f"a {markup} b")
+    tokens = vocabulary.tokenize(f"a {markup} b")
     assert b"".join(vocabulary.pieces[token] for token in tokens).decode() == f"a {markup} b"
-    assert not vocabulary.ends.intersection(tokens)
+    assert not vocabulary.end_tokens.intersection(tokens)
 
 
 def test_any_script_and_any_noise_can_be_asked(vlm: LlamaVlm) -> None:
@@ -324,7 +325,7 @@ def test_a_deadline_reaches_into_a_step_of_the_model(vlm: LlamaVlm) -> None:
     frame = noise(2048, 1024)
     whole = vlm.describe(frame, FIND, LARGE)
     # still encoded: what is stopped now is the prefill of two thousand tokens
-    vlm._thread.submit(vlm._engine.context.forget).result()
+    vlm._thread.submit(vlm._engine.kv_cache.clear).result()
     answer = vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, whole.usage.prefill_s / 10))
     assert answer.truncated
     assert answer.usage.prefill_s < whole.usage.prefill_s
@@ -373,11 +374,11 @@ def test_when_runs_take_longer_fewer_threads_are_tried_and_kept_if_they_are_fast
 ) -> None:
     """How long runs take is told: no test can have other programs take the cores to order."""
     with LlamaVlm(Settings().with_values({"engine.n_threads": 2})) as vlm:
-        pace, context = vlm._engine.pace, vlm._engine.context
+        latency, cache = vlm._engine.latency, vlm._engine.kv_cache
 
         def threads_after_a_run(slower: float) -> int:
-            context.on_run(8, slower * pace.cost(8))
-            return int(llama_cpp.llama_n_threads(context._context))
+            cache.on_batch(8, slower * latency.batch_cost(8))
+            return int(llama_cpp.llama_n_threads(cache._context))
 
         assert {threads_after_a_run(1.0) for _ in range(20)} == {2}
         assert 1 in (threads_after_a_run(3.0) for _ in range(12))
@@ -595,7 +596,7 @@ def test_a_count_of_layers_that_are_not_there_is_refused(
 
 
 def test_values_of_another_type_are_refused(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
-    for key, kind in read(demo_model[1]).kinds.items():
+    for key, kind in read_header(demo_model[1]).types.items():
         if key.startswith("clip.") and kind == 4:
             data = bytearray(demo_model[1].read_bytes())
             begin = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
@@ -663,7 +664,7 @@ def test_weights_that_are_not_numbers_are_reported(
 
 
 def fill_with_nan(path: Path, tensor: str) -> None:
-    found = read(path).tensors[tensor]
+    found = read_header(path).tensors[tensor]
     with path.open("r+b") as file:
-        file.seek(found.begin)
+        file.seek(found.offset)
         file.write(struct.pack("<f", float("nan")) * (found.size // 4))

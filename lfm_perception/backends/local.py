@@ -45,15 +45,15 @@ def _check(settings: Settings) -> str:
 
     Raises PerceptionError when the files are not those of one LFM2-VL model.
     """
-    from lfm_perception.engine import gguf
+    from lfm_perception.engine import gguf_checks
 
     files = model_files(settings)
-    gguf.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
+    gguf_checks.check_pair(*files, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
     if not settings.model.path:
         _check_demo(files)
     if settings.lora.path:
         adapter = Path(settings.lora.path).expanduser()
-        gguf.check_adapter(adapter, files[0], sha256=settings.lora.sha256)
+        gguf_checks.check_adapter(adapter, files[0], sha256=settings.lora.sha256)
     known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
     checked = "checksums right" if known else "no checksums in the settings, so not compared"
     return f"{files[0].name} and {files[1].name}, {checked}"

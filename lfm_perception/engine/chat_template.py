@@ -4,41 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.questions import Prompt
 
 
-class Special(str):
-    """The text of a special token, found in the vocabulary as a whole and never cut into pieces."""
+class SpecialToken(str):
+    """The text of a special token: looked up in the vocabulary as a whole, never tokenized as text."""
 
 
-START = Special("<|startoftext|>")
-TURN_START = Special("<|im_start|>")
-TURN_END = Special("<|im_end|>")
-IMAGE_START = Special("<|image_start|>")
-IMAGE_END = Special("<|image_end|>")
-THUMBNAIL = Special("<|img_thumbnail|>")
-
-
-def tile(row: int, column: int) -> Special:
-    """The special token before the tile in this row and column, counted from 1."""
-    return Special(f"<|img_row_{row}_col_{column}|>")
+BOS = SpecialToken("<|startoftext|>")
+TURN_START = SpecialToken("<|im_start|>")
+TURN_END = SpecialToken("<|im_end|>")
+IMAGE_START = SpecialToken("<|image_start|>")
+IMAGE_END = SpecialToken("<|image_end|>")
+THUMBNAIL = SpecialToken("<|img_thumbnail|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """A request in the family's chat template: what stands before the image, and what after it.
-
-    `Special` parts are special tokens; the others are plain text.
-    """
+class ChatPrompt:
+    """A prompt in the chat template, as parts before and after the image: special tokens and plain text."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
 
 
-def converse(prompt: Prompt) -> Conversation:
-    """The chat template of LFM2-VL: ChatML with the image first in the user's turn."""
+def apply_chat_template(prompt: Prompt) -> ChatPrompt:
+    """The prompt in ChatML up to the beginning of the assistant turn."""
     system = (TURN_START, f"system\n{prompt.system}", TURN_END, "\n") if prompt.system else ()
-    return Conversation(
-        before=(START, *system, TURN_START, "user\n"),
-        after=(prompt.user, TURN_END, "\n", TURN_START, "assistant\n"),
+    return ChatPrompt(
+        before=(BOS, *system, TURN_START, "user\n", IMAGE_START),
+        after=(IMAGE_END, prompt.user, TURN_END, "\n", TURN_START, "assistant\n"),
     )
+
+
+def tile_markers(plan: ImagePlan) -> list[tuple[SpecialToken, ...]]:
+    """The special tokens before each tile of the plan and before its thumbnail; none for a single tile."""
+    if not plan.tiled:
+        return [()]
+    rows, columns = range(1, plan.rows + 1), range(1, plan.columns + 1)
+    tiles = [(SpecialToken(f"<|img_row_{row}_col_{column}|>"),) for row in rows for column in columns]
+    return [*tiles, (THUMBNAIL,)] if plan.thumbnail_width else [*tiles]

@@ -1,4 +1,4 @@
-"""How many threads to compute with: the physical cores that this process may use and others leave free."""
+"""CPU cores for inference: physical cores that this process may use and other processes leave free."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from pathlib import Path
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-class CoreWatch:
-    """Watches the processor from its creation on.
+class CoreMonitor:
+    """Measures the CPU load of other processes from its creation on.
 
-    Threads that compete for a core wait for each other at every step of the network, which costs far
-    more than the core is worth, so cores that other processes keep busy do not count.
+    Threads that share a core with another program make all threads wait at every graph operation, which
+    costs more than the core contributes, so cores that other processes keep busy do not count as free.
     """
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
+        self._since_s = time.monotonic()
         self._busy_s = _busy_s()
         self._own_s = time.process_time()
 
-    def free(self) -> int:
+    def free_cores(self) -> int:
         """Free cores on average since the creation, at least 1."""
-        elapsed = time.monotonic() - self._since
+        elapsed_s = time.monotonic() - self._since_s
         others_s = (_busy_s() - self._busy_s) - (time.process_time() - self._own_s)
-        taken = round(others_s / elapsed) if elapsed > 0.0 else 0
+        taken = round(others_s / elapsed_s) if elapsed_s > 0.0 else 0
         return max(1, usable_cores() - max(0, taken))
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may run on, within the limit of its container."""
-    threads = os.sched_getaffinity(0)
-    cores = len({_siblings(thread) for thread in threads})
-    return max(1, min(cores, _quota(cores)))
+    """Physical cores in the affinity mask of this process, within the CPU quota of its container."""
+    cores = len({_siblings(thread) for thread in os.sched_getaffinity(0)})
+    return max(1, min(cores, _cpu_quota(cores)))
 
 
 def _siblings(thread: int) -> str:
@@ -45,17 +44,17 @@ def _siblings(thread: int) -> str:
         return str(thread)
 
 
-def _quota(cores: int) -> int:
-    """How many of the cores the control group grants."""
+def _cpu_quota(cores: int) -> int:
+    """CPU quota of the control group in whole cores; `cores` without a quota."""
     try:
-        granted, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if granted == "max" else math.ceil(int(granted) / int(period))
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else math.ceil(int(quota) / int(period))
     except (OSError, ValueError):
         return cores
 
 
 def _busy_s() -> float:
-    """Processor seconds of all processes since the start of the machine; those of niced ones give way."""
+    """CPU seconds of all processes since boot, without those of niced ones, which yield."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:

@@ -1,12 +1,12 @@
-"""The answers of a dialect as an automaton over tokens.
+"""Grammar-constrained decoding: the answers of a dialect as a finite-state automaton over tokens.
 
-A dialect's answers form a regular language. `Grammar` turns it into a small automaton: in each state the
-tokens that may come next are a precomputed set. Its paths are cut out of whole rendered answers, tokenized
-by the model's own vocabulary, so that syntax, numbers and labels are written in the tokens in which the
-model would write them. A state with one token left is forced.
+The answers of a dialect form a regular language. In each state of the automaton the allowed tokens are a
+precomputed set. Its transitions are cut out of whole rendered answers that the model's own vocabulary has
+tokenized, so that syntax, numbers and labels use the tokens that the model would use. A state with one
+allowed token is forced.
 
-What is decided: whether there is a (further) object, its label, and each coordinate. A label is one of
-the allowed ones (closed vocabulary), or any name (open vocabulary).
+Decisions are: whether there is a (further) object, its label, and each coordinate. A label is one of the
+given labels (closed vocabulary), or any name (open vocabulary).
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.questions import Dialect, in_json
 
-LONGEST_LABEL = 16
-"""Tokens in the longest label of an open vocabulary, not counting those that finish a character."""
+MAX_LABEL_TOKENS = 16
+"""Tokens in the longest label of an open vocabulary, without those that complete a character."""
 
 
 class State:
-    """A place in the automaton: which tokens may come next, and where they lead.
+    """A state of the automaton.
 
-    `to_end` is the least number of tokens from here to the end of the answer. `sides` are the
-    coordinates, normalized, that are complete with one of the tokens that may come next.
+    `transitions` lead from each allowed token to the next state. `coordinates` are the normalized coordinates
+    that an allowed token completes. `tokens_to_end` is the least number of tokens to the end of the answer.
     """
 
     def __init__(self) -> None:
-        self.edges: dict[int, State] = {}
-        self.sides: dict[int, float] = {}
-        self.to_end = 0
+        self.transitions: dict[int, State] = {}
+        self.coordinates: dict[int, float] = {}
+        self.tokens_to_end = 0
 
     @cached_property
-    def allowed(self) -> NDArray[np.intp]:
-        """The tokens that may come next; none at the end of the answer."""
-        return np.fromiter(self.edges, dtype=np.intp)
+    def allowed_tokens(self) -> NDArray[np.intp]:
+        """The allowed tokens; none in the final state."""
+        return np.fromiter(self.transitions, dtype=np.intp)
 
     @cached_property
-    def allowed_sides(self) -> NDArray[np.float64]:
+    def allowed_coordinates(self) -> NDArray[np.float64]:
         """The coordinate that each of the allowed tokens completes; NaN: none."""
-        return np.array([self.sides.get(int(token), math.nan) for token in self.allowed])
+        return np.array([self.coordinates.get(int(token), math.nan) for token in self.allowed_tokens])
 
-    def after(self, token: int) -> State:
-        """Where one of the allowed tokens leads."""
-        return self.edges[token]
+    def next_state(self, token: int) -> State:
+        """The state after one of the allowed tokens."""
+        return self.transitions[token]
 
-    def following(self) -> Iterable[State]:
-        """The places one token from here."""
-        return self.edges.values()
+    def successors(self) -> Iterable[State]:
+        """The states that one token leads to."""
+        return self.transitions.values()
 
 
 class Grammar:
-    """The answers of a dialect, over a vocabulary. With `labels`, no other name may stand in them.
+    """The automaton of a dialect's answers over a vocabulary. With `labels`, the vocabulary is closed.
 
     Raises PerceptionError when the vocabulary joins a number or a label with the syntax around it in one
     token; those of the LFM2 family do not.
@@ -71,65 +71,64 @@ class Grammar:
         self.vocabulary = vocabulary
         self.dialect = dialect
         self.labels = labels
-        opening, separator, _, _, closing = dialect.spell([_ONE]).split(_NUMBER)
-        reopening = dialect.spell([_ONE, _ONE]).split(_NUMBER)[4]
+        opening, separator, _, _, closing = dialect.spell([_OBJECT]).split(_NUMBER)
+        reopening = dialect.spell([_OBJECT, _OBJECT]).split(_NUMBER)[4]
         number = dialect.number(0.5)
-        first = opening.replace(_LABEL, _NAME)
+        first = opening.replace(_LABEL, _ANY_NAME)
         box = first + number + 3 * (separator + number)
 
         end, x1 = State(), State()
-        after_box = self._either(_Way(box, closing, "", end), _Way(box, reopening, number, x1))
-        self.start = self._either(_Way("", dialect.spell([]), "", end), _Way("", opening, number, x1))
+        after_box = self._branch(_Segment(box, closing, "", end), _Segment(box, reopening, number, x1))
+        self.start = self._branch(_Segment("", dialect.spell([]), "", end), _Segment("", opening, number, x1))
 
-        comma = self._cut(box, separator, number)
-        numbers = [(self._cut(first, text, separator), float(text)) for text in dialect.numbers()]
+        comma = self._tokenize(box, separator, number)
+        numbers = [(self._tokenize(first, text, separator), float(text)) for text in dialect.numbers()]
 
-        def number_then(place: State) -> State:
-            start = _trie((path, place) for path, _ in numbers)
+        def number_then(target: State) -> State:
+            state = _trie((path, target) for path, _ in numbers)
             for path, value in numbers:
-                _walk(start, path[:-1]).sides[path[-1]] = value / dialect.coordinate_range
-            return start
+                _follow(state, path[:-1]).coordinates[path[-1]] = value / dialect.coordinate_range
+            return state
 
-        place = number_then(after_box)
+        state = number_then(after_box)
         for _ in range(3):
-            place = number_then(_trie([(comma, place)]))
-        x1.edges, x1.sides = place.edges, place.sides
-        _measure(self.start, end)
+            state = number_then(_trie([(comma, state)]))
+        x1.transitions, x1.coordinates = state.transitions, state.coordinates
+        _set_tokens_to_end(self.start, end)
 
-    def walk(self, objects: Sequence[tuple[str, Box]]) -> Iterator[tuple[State, int]]:
-        """The way through the answer that holds these objects: each place, and the token chosen there.
+    def path(self, objects: Sequence[tuple[str, Box]]) -> Iterator[tuple[State, int]]:
+        """The states and tokens of the answer that holds these objects.
 
-        It ends early where the automaton does not go on, such as at a label that is not allowed.
+        Ends early where a token is not allowed, such as at a label outside of a closed vocabulary.
         """
         state = self.start
-        for token in self.vocabulary.plain(self.dialect.answer(objects)):
-            if token not in state.allowed:
+        for token in self.vocabulary.tokenize(self.dialect.answer(objects)):
+            if token not in state.allowed_tokens:
                 return
             yield state, token
-            state = state.after(token)
+            state = state.next_state(token)
 
-    def _either(self, *ways: _Way) -> State:
-        """The place from which one takes one of the ways."""
+    def _branch(self, *segments: _Segment) -> State:
+        """The state from which each of the segments can be written."""
         paths: list[tuple[Sequence[int], State]] = []
-        exits: dict[str, list[_Way]] = {}
-        for way in ways:
-            if _LABEL not in way.text:
-                paths.append((self._cut(way.before, way.text, way.after), way.target))
-            elif self.labels is None:
-                head, tail = way.text.split(_LABEL)
-                exits.setdefault(head, []).append(replace(way, before=way.before + head + _NAME, text=tail))
-            else:
-                for name in self.labels:
-                    text = way.text.replace(_LABEL, in_json(name))
-                    paths.append((self._cut(way.before, text, way.after), way.target))
-        for head, tails in exits.items():
-            label = _open_label(self.vocabulary.names, self._either(*tails))
-            paths.append((self._cut(ways[0].before, head, _NAME), label))
+        after_label: dict[str, list[_Segment]] = {}
+        for segment in segments:
+            if _LABEL in segment.text and self.labels is None:
+                head, tail = segment.text.split(_LABEL)
+                rest = replace(segment, before=segment.before + head + _ANY_NAME, text=tail)
+                after_label.setdefault(head, []).append(rest)
+                continue
+            for name in (self.labels or ()) if _LABEL in segment.text else ("",):
+                text = segment.text.replace(_LABEL, in_json(name))
+                paths.append((self._tokenize(segment.before, text, segment.after), segment.target))
+        for head, rests in after_label.items():
+            label = _open_label(self.vocabulary.name_tokens, self._branch(*rests))
+            paths.append((self._tokenize(segments[0].before, head, _ANY_NAME), label))
         return _trie(paths)
 
-    def _cut(self, before: str, text: str, after: str) -> list[int]:
+    def _tokenize(self, before: str, text: str, after: str) -> list[int]:
         """The tokens of `text` where it stands between `before` and `after`."""
-        tokens = self.vocabulary.plain(before + text + after)
+        tokens = self.vocabulary.tokenize(before + text + after)
         edges = [0, *accumulate(len(self.vocabulary.pieces[token]) for token in tokens)]
         start, stop = len(before.encode()), len((before + text).encode())
         if start not in edges or stop not in edges:
@@ -141,16 +140,16 @@ class Grammar:
 
 
 _LABEL, _NUMBER = "\ue000", "\ue001"
-_ONE = (_LABEL, (_NUMBER, _NUMBER, _NUMBER, _NUMBER))
-"""An object with stand-ins where something is to be decided."""
+_OBJECT = (_LABEL, (_NUMBER, _NUMBER, _NUMBER, _NUMBER))
+"""An object with placeholders for label and numbers."""
 
-_NAME = "object"
-"""A label as good as any other, where tokens are cut around an open one."""
+_ANY_NAME = "object"
+"""An example of a label, for the tokenization of the text around an open label."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """A text to write, the text around it, and where it leads."""
+class _Segment:
+    """A text between two decisions, the text around it, and the state after it."""
 
     before: str
     text: str
@@ -159,97 +158,97 @@ class _Way:
 
 
 def _trie(paths: Iterable[tuple[Sequence[int], State]]) -> State:
-    """The place from which each path of tokens leads to its state."""
+    """The state from which each path of tokens leads to its target."""
     state = State()
     longer: dict[int, list[tuple[Sequence[int], State]]] = {}
     for path, target in paths:
         if len(path) == 1:
-            state.edges[path[0]] = target
+            state.transitions[path[0]] = target
         else:
             longer.setdefault(path[0], []).append((path[1:], target))
     for token, rests in longer.items():
         onward = _trie(rests)
-        if token in state.edges:  # one path is the beginning of another: 100 and 1000
-            onward.edges.update(state.edges[token].edges)
-        state.edges[token] = onward
+        if token in state.transitions:  # one path is the beginning of another: 100 and 1000
+            onward.transitions.update(state.transitions[token].transitions)
+        state.transitions[token] = onward
     return state
 
 
-def _walk(state: State, path: Iterable[int]) -> State:
-    """The place to which a path of tokens leads."""
+def _follow(state: State, path: Iterable[int]) -> State:
+    """The state after a path of tokens."""
     for token in path:
-        state = state.after(token)
+        state = state.next_state(token)
     return state
 
 
-def _measure(start: State, end: State) -> None:
-    """Set `to_end` of every state on a way from start to end, walking backwards."""
-    sources: dict[State, list[State]] = {start: []}
+def _set_tokens_to_end(start: State, end: State) -> None:
+    """Set `tokens_to_end` of all states between start and end, by a breadth-first search backwards."""
+    predecessors: dict[State, list[State]] = {start: []}
     waiting = [start]
     while waiting:
         state = waiting.pop()
-        for place in state.following():
-            if place not in sources:
-                sources[place] = []
-                waiting.append(place)
-            sources[place].append(state)
-    ring, measured, distance = {end}, {end}, 0
-    while ring:
-        for state in ring:
-            state.to_end = distance
-        ring = {source for state in ring for source in sources[state]} - measured
-        measured |= ring
+        for successor in state.successors():
+            if successor not in predecessors:
+                predecessors[successor] = []
+                waiting.append(successor)
+            predecessors[successor].append(state)
+    frontier, visited, distance = {end}, {end}, 0
+    while frontier:
+        for state in frontier:
+            state.tokens_to_end = distance
+        frontier = {source for state in frontier for source in predecessors[state]} - visited
+        visited |= frontier
         distance += 1
 
 
 def _open_label(names: NameTokens, exits: State) -> State:
-    """The place before a label of any text, after which come the exits."""
-    place = exits
-    for _ in range(LONGEST_LABEL - 1):
-        place = _Label(names, names.inner, exits.edges, place)
-    return _Label(names, names.first, {}, place)
+    """The state before a label of any text, which ends with a transition of `exits`."""
+    state = exits
+    for _ in range(MAX_LABEL_TOKENS - 1):
+        state = _LabelState(names, names.inner, exits.transitions, state)
+    return _LabelState(names, names.first, {}, state)
 
 
-class _Label(State):
-    """Between two characters of a label: one of the exits, or some token of text and then `further`."""
+class _LabelState(State):
+    """Between two characters of an open label: `exits` end it, tokens of text lead to `onward`."""
 
     def __init__(
-        self, names: NameTokens, inside: NDArray[np.intp], exits: dict[int, State], further: State
+        self, names: NameTokens, text_tokens: NDArray[np.intp], exits: dict[int, State], onward: State
     ) -> None:
         super().__init__()
-        self.edges = exits
+        self.transitions = exits
         self._names = names
-        self._inside = inside
-        self._further = further
+        self._text_tokens = text_tokens
+        self._onward = onward
 
     @cached_property
-    def allowed(self) -> NDArray[np.intp]:
-        return np.concatenate((super().allowed, self._inside))
+    def allowed_tokens(self) -> NDArray[np.intp]:
+        return np.concatenate((super().allowed_tokens, self._text_tokens))
 
-    def after(self, token: int) -> State:
-        if token in self.edges:
-            return self.edges[token]
-        begun = self._names.begun.get(token)
-        return _Character(self._names, begun, self._further) if begun else self._further
+    def next_state(self, token: int) -> State:
+        if token in self.transitions:
+            return self.transitions[token]
+        partial = self._names.partial.get(token)
+        return _PartialCharacter(self._names, partial, self._onward) if partial else self._onward
 
-    def following(self) -> Iterable[State]:
-        return (*self.edges.values(), self._further)
+    def successors(self) -> Iterable[State]:
+        return (*self.transitions.values(), self._onward)
 
 
-class _Character(State):
-    """Inside a character of a label, of which the first bytes are written; then comes `further`."""
+class _PartialCharacter(State):
+    """Inside a character of an open label, after its first bytes; the whole character leads to `onward`."""
 
-    def __init__(self, names: NameTokens, begun: bytes, further: State) -> None:
+    def __init__(self, names: NameTokens, partial: bytes, onward: State) -> None:
         super().__init__()
         self._names = names
-        self._further = further
-        self._begun = names.continuing(begun)
-        self.to_end = 1 + further.to_end
+        self._onward = onward
+        self._partial = names.continuations(partial)
+        self.tokens_to_end = 1 + onward.tokens_to_end
 
     @cached_property
-    def allowed(self) -> NDArray[np.intp]:
-        return np.fromiter(self._begun, dtype=np.intp)
+    def allowed_tokens(self) -> NDArray[np.intp]:
+        return np.fromiter(self._partial, dtype=np.intp)
 
-    def after(self, token: int) -> State:
-        begun = self._begun[token]
-        return _Character(self._names, begun, self._further) if begun else self._further
+    def next_state(self, token: int) -> State:
+        partial = self._partial[token]
+        return _PartialCharacter(self._names, partial, self._onward) if partial else self._onward

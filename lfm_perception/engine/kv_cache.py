@@ -1,16 +1,16 @@
-"""llama.cpp's context: what the language model has read, and the ways back.
+"""llama.cpp's memory of one sequence: KV cache of the attention, recurrent state of the convolutions.
 
-The model's memory is half attention, which can be cut at any token, and half short convolutions, which
-cannot: they hold only their latest state. A `_Mark` is a copy of that state (82 kB for the 450M model, 15
-microseconds on a CPU); with it the memory goes back to where the mark was made, exactly.
+The KV cache can be truncated at any token. The recurrent state of the short convolutions cannot: it holds
+the latest state only. A `Checkpoint` is a copy of it (82 kB for the 450M model, 15 microseconds on a CPU);
+restoring it brings the memory back exactly.
 
-So a prompt is read in parts, each followed by a mark. The next prompt is read from the first part in which
-it differs: its fixed beginning is read once, a picture once however many questions are asked about it. Its
-last few tokens are left for the first run of the answer, which costs less than reading them alone.
+`prefill` decodes a prompt in parts and saves a checkpoint after each. The next prompt is decoded from the
+first part that differs (prefix cache): the fixed prefix once, an image once for any number of questions. The
+last few tokens of the prompt are left for the first batch of the answer: cheaper than a batch of their own.
 
-An answer is read in runs. A run may hold tokens that are only guessed. When one of them was wrong, the memory
-takes back up to `WAY_BACK` tokens; where that is not enough it goes back to before the run, and what was
-right of it is read again together with what comes next.
+`decode` continues with the answer. A batch may hold draft tokens. Rejected ones are rolled back: llama.cpp
+keeps the recurrent state for the last `MAX_ROLLBACK` tokens; beyond these the checkpoint from before the
+batch is restored, and the accepted tokens of the batch are decoded again together with the next ones.
 """
 
 from __future__ import annotations
@@ -24,197 +24,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.engine.decoding import Logits
-from lfm_perception.engine.native import failure, llama_cpp
-from lfm_perception.engine.speculative import BLOCK, LONGEST_RUN, MOST_ROWS, WAY_BACK
+from lfm_perception.engine.native import llama_cpp, llama_error
 from lfm_perception.settings import EngineSettings
 
+Logits = NDArray[np.float32]
+"""Logits of one position, shape (vocabulary size,)."""
+
 Embeddings = NDArray[np.float32]
-"""What the language model sees of a picture: shape (image tokens, width)."""
+"""Image embeddings as the language model reads them, shape (image tokens, hidden size)."""
 
-Part = tuple[int, ...] | Embeddings
-"""A stretch of a prompt. Tokens are the same when they are equal, embeddings when they are one array."""
+PromptPart = tuple[int, ...] | Embeddings
+"""A stretch of a prompt. Tokens match a cached part by value, embeddings by identity of the array."""
+
+BLOCK_TOKENS = 16
+"""Tokens that llama.cpp's matrix product computes together; a remainder costs more per token."""
+
+MAX_BATCH_TOKENS, MAX_EXACT_OUTPUTS = 63, 7
+"""Tokens of a batch, and positions with logits, up to which llama.cpp's logits are the same bit for bit for
+any split into batches and any number of threads. Attention over 64 tokens is computed in tiles instead."""
+
+MAX_OUTPUTS = 32
+"""Positions with logits in one batch. From 8 on, llama.cpp computes the last matrix, and only that, another
+way: the logits then differ by rounding, and `decoding` computes near ties again."""
+
+MAX_ROLLBACK = 10
+"""Tokens that llama.cpp can roll back without a checkpoint. Each costs three more graph operations in every
+convolution layer; above 10, a model with many such layers exceeds the limit at which llama.cpp aborts."""
+
+_MAX_EXACT_SINGLE = 256
+"""Cached tokens up to which a batch of one token gives the same logits, bit for bit, as in a larger batch.
+Beyond, its attention is divided among the threads."""
+
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+
+_ABORTED = 2  # return code of llama_decode after the abort callback
+_RECURRENT_STATE = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
-class KvCache:
-    """The memory of a loaded model, of which a token's logits are `words` numbers. For one thread.
+class StopRequest:
+    """A request to stop, which llama.cpp checks before every graph operation.
 
-    An answer is None when `stop` was requested meanwhile; what was read is then forgotten.
-
-    Raises PerceptionError when llama.cpp cannot make the context or cannot compute.
+    The abort callback is C's `strlen` on `flag`: 0 for an empty text, 1 for one letter. A callback in Python
+    would wait for the interpreter's lock hundreds of times per batch.
     """
 
-    def __init__(self, model: Any, words: int, settings: EngineSettings, threads: int) -> None:
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = settings.n_ctx
-        params.n_batch = params.n_ubatch = max(settings.n_batch, LONGEST_RUN)
-        params.n_outputs_max = MOST_ROWS  # llama.cpp would reserve for a whole batch
-        params.n_rs_seq = WAY_BACK
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
-        self._context = llama_cpp.llama_init_from_model(model, params)
-        if not self._context:
-            raise failure(f"llama.cpp cannot make a context of {settings.n_ctx} tokens")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._words = words
-        self._largest = settings.n_batch
-        self._stop = Stop()
-        self._length = 0
-        self._marks: list[tuple[Part, _Mark]] = []
-        self._end: tuple[int, ...] = ()
-        self._run = _Run(0, (), None)
-        self.room: int = llama_cpp.llama_n_ctx(self._context)
-        """Tokens that the memory holds."""
-        self.reads = 0
-        """Calls of llama_decode so far."""
-        self.prompt_read_s = 0.0
-        """When the last prompt had been read to its end, in seconds of `time.perf_counter`."""
-        self.on_run: Callable[[int, float], None] = lambda tokens, seconds: None
-        """Told of every run of an answer: its tokens and its seconds."""
-
-    def begin(self, stop: Stop) -> None:
-        """Let `stop` end what is read from now on."""
-        self._stop = stop
-        llama_cpp.llama_set_abort_callback(self._context, stop.check, stop.flag)
-
-    def adapt(self, adapter: Any, scale: float) -> None:
-        """Apply a LoRA adapter that belongs to the model. Before anything is read."""
-        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-        if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)):
-            raise failure("llama.cpp cannot apply a LoRA adapter")
-
-    def use_threads(self, count: int) -> None:
-        llama_cpp.llama_set_n_threads(self._context, count, count)
-
-    def prompt(self, parts: Sequence[Part], end: Sequence[int]) -> int:
-        """Read a prompt: `parts` and a last stretch of tokens.
-
-        Gives how many tokens of it are left for the first run of the answer.
-        """
-        cut = (len(end) - 1) // BLOCK * BLOCK
-        self._end = tuple(end[cut:])
-        parts = [*parts, tuple(end[:cut])] if cut else parts
-        same = 0
-        while same < min(len(self._marks), len(parts)) and _equal(self._marks[same][0], parts[same]):
-            same += 1
-        if same:
-            self._return(self._marks[same - 1][1])
-        else:
-            self.forget()
-        del self._marks[same:]
-        self._run = _Run(-len(self._end), (), None)
-        for part in parts[same:]:
-            if not self._read(part, self._largest, ()):
-                break
-            self._marks.append((part, self._mark()))
-        return len(self._end)
-
-    def answer(self, start: int, tokens: Sequence[int], places: Sequence[int]) -> list[Logits] | None:
-        """Go on with the answer to the prompt. See `decoding.Model`."""
-        if self._stop.requested:
-            self.forget()
-            return None
-        begins = places[0] < 0 or start > self._run.start + len(self._run.tokens)
-        if begins:  # the end of the prompt is not read yet, or is to be read again
-            start, tokens = start - len(self._end), [*self._end, *tokens]
-            places = [len(self._end) + place for place in places]
-        run = self._run
-        behind = run.start + len(run.tokens) - start
-        if 0 < behind <= WAY_BACK and start > run.start:
-            self._cut(self._length - behind)
-        elif behind > 0:
-            assert run.before, "only guesses are taken back"
-            self._return(run.before)
-            right = run.tokens[: start - run.start]
-            start = run.start
-            tokens, places = [*right, *tokens], [len(right) + place for place in places]
-        if len(tokens) > LONGEST_RUN:  # no logits are wanted before the first place
-            first = tokens[: places[0]]
-            alone = len(first) % LONGEST_RUN == 1
-            if not self._read([*first, first[-1]] if alone else first, LONGEST_RUN, ()):
-                return None
-            if alone:
-                self._cut(self._length - 1)
-            start, tokens, places = start + places[0], tokens[places[0] :], [p - places[0] for p in places]
-        if len(tokens) == 1 and self._length >= EXACT_STEPS:
-            tokens = [*tokens, tokens[0]]  # a guess like any other
-        run = _Run(start, tuple(tokens), self._mark() if places[0] < len(tokens) - 1 else None)
-        began = time.perf_counter()
-        if not self._read(tokens, LONGEST_RUN, places):
-            return None
-        rows = [self._row(number) for number in range(len(places))]
-        ended = time.perf_counter()
-        self.on_run(len(run.tokens), ended - began)
-        if begins:
-            self.prompt_read_s = ended
-        self._run = run
-        return rows
-
-    def forget(self, *, numbers: bool = False) -> None:
-        """Empty the memory; with its numbers when they may be NaN, which would spread from there."""
-        llama_cpp.llama_memory_clear(self._memory, numbers)
-        self._length = 0
-        self._marks.clear()
-        self._run = _Run(0, (), None)
-
-    def free(self) -> None:
-        """Give the memory back. Nothing may be read afterwards."""
-        llama_cpp.llama_free(self._context)
-
-    def _read(self, part: Sequence[int] | Embeddings, largest: int, wanted: Sequence[int]) -> bool:
-        """Have llama.cpp compute the part in batches, with logits at the `wanted` places."""
-        for begin in range(0, len(part), largest):
-            piece = part[begin : begin + largest]
-            batch = llama_cpp.llama_batch(n_tokens=len(piece))
-            if isinstance(piece, np.ndarray):
-                batch.embd = piece.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # type: ignore[assignment]
-            else:
-                batch.token = (llama_cpp.llama_token * len(piece))(*piece)
-            logits = (ctypes.c_int8 * len(piece))()
-            for place in wanted:
-                if begin <= place < begin + len(piece):
-                    logits[place - begin] = 1
-            batch.logits = logits
-            code = _ABORTED if self._stop.requested else llama_cpp.llama_decode(self._context, batch)
-            self.reads += 1
-            if code == _ABORTED:
-                self.forget()
-                return False
-            if code:
-                raise failure(f"llama.cpp could not compute a batch (code {code})")
-            self._length += len(piece)
-        return True
-
-    def _row(self, number: int) -> Logits:
-        first = llama_cpp.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(first, shape=((number + 1) * self._words,))[number * self._words :]
-
-    def _mark(self) -> _Mark:
-        size = llama_cpp.llama_state_seq_get_size_ext(self._context, 0, _CONVOLUTIONS)
-        state = (ctypes.c_uint8 * size)()
-        llama_cpp.llama_state_seq_get_data_ext(self._context, state, size, 0, _CONVOLUTIONS)
-        return _Mark(self._length, state)
-
-    def _return(self, mark: _Mark) -> None:
-        state, size = mark.state, len(mark.state)
-        if llama_cpp.llama_state_seq_set_data_ext(self._context, state, size, 0, _CONVOLUTIONS) != size:
-            raise failure(f"llama.cpp could not go back to token {mark.length}")
-        self._cut(mark.length)
-
-    def _cut(self, length: int) -> None:
-        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1):
-            raise failure(f"llama.cpp could not go back to token {length}")
-        self._length = length
-
-
-class Stop:
-    """A request to stop, which llama.cpp looks at before every operation.
-
-    It calls C's `strlen` on the flag, which is 0 for an empty text and 1 for one letter: a callback in
-    Python would wait for the interpreter's lock hundreds of times in every step.
-    """
-
-    check = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+    callback = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
 
     def __init__(self) -> None:
         self.flag = ctypes.create_string_buffer(2)
@@ -229,36 +83,241 @@ class Stop:
         return bool(self.flag.value)
 
 
-EXACT_STEPS = 256
-"""Tokens in the memory up to which a single token gives the same numbers, bit for bit, as it does in a
-run. Beyond, the threads divide its attention."""
-
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-
-_ABORTED = 2
-"""llama_decode: the abort callback said so."""
-
-_CONVOLUTIONS = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-
-
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A way back to the first `length` tokens: the state of the short convolutions after them."""
+class Checkpoint:
+    """The recurrent state after the first `length` tokens."""
 
     length: int
     state: ctypes.Array[ctypes.c_uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """The last run of the answer, from its token number `start` on, and the way back to before it."""
+class _Batch:
+    """Tokens number `start` and following of the answer, with logits after those at `outputs`.
+
+    The end of the prompt has negative token numbers.
+    """
 
     start: int
     tokens: tuple[int, ...]
-    before: _Mark | None
+    outputs: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    def after(self, prefix: Sequence[int]) -> _Batch:
+        """The same batch with the tokens before it."""
+        count = len(prefix)
+        outputs = tuple(count + index for index in self.outputs)
+        return _Batch(self.start - count, (*prefix, *self.tokens), outputs)
+
+    def split(self) -> tuple[tuple[int, ...], _Batch]:
+        """The tokens before the first output, and the batch from there on."""
+        first = self.outputs[0]
+        outputs = tuple(index - first for index in self.outputs)
+        return self.tokens[:first], _Batch(self.start + first, self.tokens[first:], outputs)
 
 
-def _equal(first: Part, second: Part) -> bool:
+class KvCache:
+    """The memory of a loaded model. For one thread.
+
+    Args:
+        model: handle of the loaded model.
+        vocabulary_size: number of logits per position.
+        settings: context size, batch size and flash attention.
+        threads: CPU threads for all batches until `set_threads`.
+
+    Raises:
+        PerceptionError: llama.cpp cannot make the context; also from `prefill` and `decode`, when it cannot
+            compute a batch.
+    """
+
+    def __init__(self, model: Any, vocabulary_size: int, settings: EngineSettings, threads: int) -> None:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = settings.n_ctx
+        params.n_batch = params.n_ubatch = max(settings.n_batch, MAX_BATCH_TOKENS)
+        params.n_outputs_max = MAX_OUTPUTS  # llama.cpp would reserve memory for a whole batch
+        params.n_rs_seq = MAX_ROLLBACK
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
+        self._context = llama_cpp.llama_init_from_model(model, params)
+        if not self._context:
+            raise llama_error(f"llama.cpp cannot make a context of {settings.n_ctx} tokens")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._vocabulary_size = vocabulary_size
+        self._n_batch = settings.n_batch
+        self._stop = StopRequest()
+        self._length = 0
+        self._prefix: list[tuple[PromptPart, Checkpoint]] = []
+        self._prompt_end: tuple[int, ...] = ()
+        self._last = _Batch(0, ())
+        self._before_last: Checkpoint | None = None
+        self.capacity: int = llama_cpp.llama_n_ctx(self._context)
+        """Tokens that fit: image, prompt and answer together."""
+        self.decode_calls = 0
+        """Calls of llama_decode so far."""
+        self.prefill_end_s = 0.0
+        """`time.perf_counter` at the end of the batch that completed the last prompt."""
+        self.on_batch: Callable[[int, float], None] = lambda tokens, seconds: None
+        """Called after every batch of an answer with its tokens and seconds."""
+
+    def abort_on(self, stop: StopRequest) -> None:
+        """Abort all batches from now on when `stop` is requested."""
+        self._stop = stop
+        llama_cpp.llama_set_abort_callback(self._context, stop.callback, stop.flag)
+
+    def apply_lora(self, adapter: Any, scale: float) -> None:
+        """Apply a LoRA adapter of the same model. To be called before the first prefill."""
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)):
+            raise llama_error("llama.cpp cannot apply a LoRA adapter")
+
+    def set_threads(self, count: int) -> None:
+        llama_cpp.llama_set_n_threads(self._context, count, count)
+
+    def prefill(self, parts: Sequence[PromptPart], end: Sequence[int]) -> int:
+        """Decode the prompt `parts` and `end`, from the first part that is not cached.
+
+        Returns: how many tokens at the end of the prompt are left for the first batch of the answer.
+        """
+        cut = (len(end) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        self._prompt_end = tuple(end[cut:])
+        parts = [*parts, tuple(end[:cut])] if cut else parts
+        cached = 0
+        while cached < min(len(self._prefix), len(parts)) and _same(self._prefix[cached][0], parts[cached]):
+            cached += 1
+        if cached:
+            self.restore(self._prefix[cached - 1][1])
+        else:
+            self.clear()
+        del self._prefix[cached:]
+        self._last, self._before_last = _Batch(-len(self._prompt_end), ()), None
+        for part in parts[cached:]:
+            if not self._decode(part, self._n_batch):
+                break
+            self._prefix.append((part, self.save()))
+        return len(self._prompt_end)
+
+    def decode(self, start: int, tokens: Sequence[int], outputs: Sequence[int]) -> list[Logits] | None:
+        """Decode tokens of the answer to the prompt, see `decoding.DecodeFunction`.
+
+        Returns: the logits, or None when a stop was requested; the memory is then empty.
+        """
+        if self._stop.requested:
+            self.clear()
+            return None
+        batch = _Batch(start, tuple(tokens), tuple(outputs))
+        completes_prompt = outputs[0] < 0 or start > self._last.end
+        if completes_prompt:
+            batch = batch.after(self._prompt_end)
+        batch = self._rollback(batch)
+        if len(batch.tokens) > MAX_BATCH_TOKENS:
+            head, batch = batch.split()
+            if not self._decode_head(head):
+                return None
+        if len(batch.tokens) == 1 and self._length >= _MAX_EXACT_SINGLE:
+            batch = _Batch(batch.start, batch.tokens * 2, batch.outputs)  # the copy is as good as a draft
+        checkpoint = self.save() if batch.outputs[0] < len(batch.tokens) - 1 else None
+        began_s = time.perf_counter()
+        if not self._decode(batch.tokens, MAX_BATCH_TOKENS, batch.outputs):
+            return None
+        logits = [self._logits(index) for index in range(len(batch.outputs))]
+        ended_s = time.perf_counter()
+        self.on_batch(len(batch.tokens), ended_s - began_s)
+        if completes_prompt:
+            self.prefill_end_s = ended_s
+        self._last, self._before_last = batch, checkpoint
+        return logits
+
+    def clear(self, *, data: bool = False) -> None:
+        """Empty the memory. `data` overwrites it too, for the case that it holds NaN, which would spread."""
+        llama_cpp.llama_memory_clear(self._memory, data)
+        self._length = 0
+        self._prefix.clear()
+        self._last, self._before_last = _Batch(0, ()), None
+
+    def save(self) -> Checkpoint:
+        """A checkpoint of the recurrent state as it is now."""
+        size = llama_cpp.llama_state_seq_get_size_ext(self._context, 0, _RECURRENT_STATE)
+        state = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data_ext(self._context, state, size, 0, _RECURRENT_STATE)
+        return Checkpoint(self._length, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restore recurrent state and length of a checkpoint; its first tokens must still be cached."""
+        state, size = checkpoint.state, len(checkpoint.state)
+        if llama_cpp.llama_state_seq_set_data_ext(self._context, state, size, 0, _RECURRENT_STATE) != size:
+            raise llama_error(f"llama.cpp could not restore the checkpoint at token {checkpoint.length}")
+        self._truncate(checkpoint.length)
+
+    def free(self) -> None:
+        """Free the memory. No other method may be called afterwards."""
+        llama_cpp.llama_free(self._context)
+
+    def _rollback(self, batch: _Batch) -> _Batch:
+        """Roll back the tokens from the batch's start on.
+
+        Returns: the batch to decode now: with the accepted tokens of the last batch before it, where a
+        checkpoint had to be restored.
+        """
+        last = self._last
+        rejected = last.end - batch.start
+        if rejected <= 0:
+            return batch
+        if rejected <= MAX_ROLLBACK and batch.start > last.start:
+            self._truncate(self._length - rejected)
+            return batch
+        assert self._before_last, "only draft tokens are rolled back"
+        self.restore(self._before_last)
+        return batch.after(last.tokens[: batch.start - last.start])
+
+    def _decode_head(self, tokens: Sequence[int]) -> bool:
+        """Decode tokens without logits, never one alone (see `_MAX_EXACT_SINGLE`)."""
+        alone = len(tokens) % MAX_BATCH_TOKENS == 1
+        if not self._decode([*tokens, tokens[-1]] if alone else tokens, MAX_BATCH_TOKENS):
+            return False
+        if alone:
+            self._truncate(self._length - 1)
+        return True
+
+    def _decode(self, part: PromptPart | Sequence[int], n_batch: int, outputs: Sequence[int] = ()) -> bool:
+        """Call llama_decode in batches of at most `n_batch`. Returns: False when it was aborted."""
+        for begin in range(0, len(part), n_batch):
+            piece = part[begin : begin + n_batch]
+            batch = llama_cpp.llama_batch(n_tokens=len(piece))
+            if isinstance(piece, np.ndarray):
+                batch.embd = piece.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # type: ignore[assignment]
+            else:
+                batch.token = (llama_cpp.llama_token * len(piece))(*piece)
+            logits = (ctypes.c_int8 * len(piece))()
+            for index in outputs:
+                if begin <= index < begin + len(piece):
+                    logits[index - begin] = 1
+            batch.logits = logits
+            code = _ABORTED if self._stop.requested else llama_cpp.llama_decode(self._context, batch)
+            self.decode_calls += 1
+            if code == _ABORTED:
+                self.clear()
+                return False
+            if code:
+                raise llama_error(f"llama.cpp could not compute a batch (code {code})")
+            self._length += len(piece)
+        return True
+
+    def _logits(self, index: int) -> Logits:
+        """Logits of the last batch's output number `index`, valid until the next batch."""
+        size = self._vocabulary_size
+        first = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(first, shape=((index + 1) * size,))[index * size :]
+
+    def _truncate(self, length: int) -> None:
+        if not llama_cpp.llama_memory_seq_rm(self._memory, 0, length, -1):
+            raise llama_error(f"llama.cpp could not roll back to token {length}")
+        self._length = length
+
+
+def _same(first: PromptPart, second: PromptPart) -> bool:
     if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
         return first is second
     return first == second

@@ -1,96 +1,113 @@
-"""How long a run of tokens takes on this machine, and with how many threads.
+"""The cost of a batch on this machine, and the number of threads that keeps it low.
 
-Measured once when the model is loaded, and followed from then on: when other programs take the cores, a
-run with fewer threads is faster than one whose threads wait for each other.
+`LatencyModel` is measured once, when the model is loaded. `ThreadTuner` follows every batch: while other
+programs occupy cores, fewer threads are faster than threads that wait for each other.
 """
 
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import numpy as np
 
-from lfm_perception.engine.cores import CoreWatch
-from lfm_perception.engine.kv_cache import KvCache
-from lfm_perception.engine.speculative import BLOCK
+from lfm_perception.engine.cores import CoreMonitor
+from lfm_perception.engine.kv_cache import BLOCK_TOKENS, KvCache
 
-_SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
-"""Runs that are measured at first."""
+_MEASURED_SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
+"""Batch sizes, in tokens, that are measured for the fit."""
 
-_SETTLED = 6
-"""Runs after a change before it is judged."""
+_SETTLING_BATCHES = 6
+"""Batches after a change of threads before their speed is judged."""
 
-_DEGRADED = 1.7
-"""Times the usual duration of a run from which on fewer threads are tried."""
+_SLOWDOWN = 1.7
+"""Slowdown against the baseline from which fewer threads are tried."""
 
-_PATIENCE_S = (2.0, 64.0)
-"""Time before more threads are tried again: at first, and at most, as it doubles with every failure."""
+_BACKOFF_S = (2.0, 64.0)
+"""Seconds before more threads are tried again: initial and maximum; every failed attempt doubles them."""
 
 
 class LatencyModel:
-    """The cost of a run, and the threads that keep it low. `threads` is where it starts and the most."""
+    """Batch cost, linear in the blocks of tokens that llama.cpp computes, fitted by least squares."""
 
-    def __init__(self, context: KvCache, threads: int) -> None:
-        self._context = context
-        self._most = self.threads = threads
-        seconds = np.array([self._measured(size) for size in _SIZES])
-        terms = np.array([_terms(size) for size in _SIZES])
-        prices = np.linalg.lstsq(terms / seconds[:, None], np.ones(len(_SIZES)))[0]
-        self._prices: list[float] = np.maximum(prices, 0.0).tolist()
-        context.forget()
-        context.on_run = self._observe
-        self._usual: dict[int, float] = {}
-        self._now: dict[int, float] = {}
-        self._before: int | None = None
-        self._runs = 0
-        self._patience_s = _PATIENCE_S[0]
-        self._watch, self._changed_s = CoreWatch(), time.monotonic()
+    def __init__(self, kv_cache: KvCache) -> None:
+        seconds = np.array([_measure(kv_cache, size) for size in _MEASURED_SIZES])
+        features = np.array([_features(size) for size in _MEASURED_SIZES])
+        weights = np.linalg.lstsq(features / seconds[:, None], np.ones(len(_MEASURED_SIZES)))[0]
+        self._weights: list[float] = np.maximum(weights, 0.0).tolist()
+        self.batch_cost = cache(self._batch_cost)
+        """Seconds of a batch of so many tokens on an idle machine."""
 
-    def cost(self, tokens: int) -> float:
-        """Seconds of a run of so many tokens on a quiet machine."""
-        return sum(price * count for price, count in zip(self._prices, _terms(tokens), strict=True))
+    def _batch_cost(self, tokens: int) -> float:
+        return sum(weight * count for weight, count in zip(self._weights, _features(tokens), strict=True))
 
-    def _measured(self, size: int) -> float:
-        times = []
-        for _ in range(3):
-            self._context.forget()
-            began = time.perf_counter()
-            self._context.answer(0, range(size), [size - 1])
-            times.append(time.perf_counter() - began)
-        return min(times)
+
+def _features(tokens: int) -> tuple[int, int, int, int]:
+    """One batch, its blocks of 16, of 4 and its single tokens: how llama.cpp divides a batch."""
+    blocks, rest = divmod(tokens, BLOCK_TOKENS)
+    return 1, blocks, *divmod(rest, 4)
+
+
+def _measure(kv_cache: KvCache, size: int) -> float:
+    """Seconds of the fastest of three batches of so many tokens. Leaves the memory empty."""
+    times = []
+    for _ in range(3):
+        began_s = time.perf_counter()
+        kv_cache.decode(0, range(size), [size - 1])
+        times.append(time.perf_counter() - began_s)
+        kv_cache.clear()
+    return min(times)
+
+
+class ThreadTuner:
+    """Lowers and raises the number of threads by the measured slowdown of batches.
+
+    Args:
+        kv_cache: its batches are observed, its threads are set.
+        latency: expected cost of each batch.
+        threads: initial and maximum number of threads.
+    """
+
+    def __init__(self, kv_cache: KvCache, latency: LatencyModel, threads: int) -> None:
+        self._kv_cache, self._latency = kv_cache, latency
+        self._max_threads = self.threads = threads
+        self._baseline: dict[int, float] = {}  # lowest slowdown by number of threads
+        self._slowdown: dict[int, float] = {}  # moving average by number of threads
+        self._previous: int | None = None  # threads before a change that is not judged yet
+        self._batches = 0
+        self._backoff_s = _BACKOFF_S[0]
+        self._monitor, self._changed_s = CoreMonitor(), time.monotonic()
+        kv_cache.on_batch = self._observe
 
     def _observe(self, tokens: int, seconds: float) -> None:
-        slow = seconds / self.cost(tokens)
-        now = self._now.get(self.threads, slow)
-        now = self._now[self.threads] = now + (slow - now) / _SETTLED
-        self._runs += 1
-        if self._runs < _SETTLED:
+        slowdown = seconds / self._latency.batch_cost(tokens)
+        average = self._slowdown.get(self.threads, slowdown)
+        average = self._slowdown[self.threads] = average + (slowdown - average) / _SETTLING_BATCHES
+        self._batches += 1
+        if self._batches < _SETTLING_BATCHES:
             return
-        before, self._before = self._before, None
-        usual = self._usual[self.threads] = min(now, 1.001 * self._usual.get(self.threads, now))
-        if before is not None and now > self._now[before]:
-            if before < self.threads:
-                self._patience_s = min(2.0 * self._patience_s, _PATIENCE_S[1])
-            self._use(before)
-        elif now > _DEGRADED * usual and self.threads > 1:
-            self._before = self.threads
-            self._use(max(1, min(self.threads - 1, self._watch.free())))
-        elif self.threads < self._most and time.monotonic() - self._changed_s > self._patience_s:
-            if self._watch.free() > self.threads:
-                self._before = self.threads
-                self._use(self.threads + 1)
+        previous, self._previous = self._previous, None
+        baseline = min(average, 1.001 * self._baseline.get(self.threads, average))
+        self._baseline[self.threads] = baseline
+        if previous is not None and average > self._slowdown[previous]:
+            if previous < self.threads:
+                self._backoff_s = min(2.0 * self._backoff_s, _BACKOFF_S[1])
+            self._set(previous)
+        elif average > _SLOWDOWN * baseline and self.threads > 1:
+            self._try(max(1, min(self.threads - 1, self._monitor.free_cores())))
+        elif self.threads < self._max_threads and time.monotonic() - self._changed_s > self._backoff_s:
+            if self._monitor.free_cores() > self.threads:
+                self._try(self.threads + 1)
             else:
-                self._watch, self._changed_s = CoreWatch(), time.monotonic()
+                self._monitor, self._changed_s = CoreMonitor(), time.monotonic()
 
-    def _use(self, threads: int) -> None:
+    def _try(self, threads: int) -> None:
+        self._previous = self.threads
+        self._set(threads)
+
+    def _set(self, threads: int) -> None:
         self.threads = threads
-        self._now.pop(threads, None)
-        self._runs = 0
-        self._context.use_threads(threads)
-        self._watch, self._changed_s = CoreWatch(), time.monotonic()
-
-
-def _terms(tokens: int) -> tuple[int, int, int, int]:
-    """Of what the cost of a run is made: llama.cpp computes tokens in blocks, fours and singly."""
-    blocks, rest = divmod(tokens, BLOCK)
-    return 1, blocks, *divmod(rest, 4)
+        self._slowdown.pop(threads, None)
+        self._batches = 0
+        self._kv_cache.set_threads(threads)
+        self._monitor, self._changed_s = CoreMonitor(), time.monotonic()

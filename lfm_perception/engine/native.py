@@ -1,6 +1,6 @@
-"""llama.cpp's libraries: loaded with what they read from the environment set, and their log kept.
+"""llama.cpp's libraries, loaded after the environment variables that they read are set, and their log.
 
-Import `llama_cpp` and `mtmd_cpp` from here, so that this comes first.
+`llama_cpp` and `mtmd_cpp` are imported from here only, so that this order holds.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ except (ImportError, OSError, RuntimeError) as error:
         "CUDA's libraries of that version; otherwise install it again on this machine"
     ) from error
 
-__all__ = ["failure", "keep_quiet", "libggml", "llama_cpp", "mtmd_cpp"]
+__all__ = ["capture_log", "libggml", "llama_cpp", "llama_error", "mtmd_cpp"]
 
 _ERROR_LEVEL = 4
-_log: deque[str] = deque(maxlen=3)
+_errors: deque[str] = deque(maxlen=3)
 
 
-def keep_quiet() -> None:
-    """Keep llama.cpp off the terminal, in the whole process, and remember its last errors."""
-    _log.clear()
-    llama_cpp.llama_log_set(_listen, ctypes.c_void_p(None))
-    mtmd_cpp.mtmd_helper_log_set(_listen, ctypes.c_void_p(None))
+def capture_log() -> None:
+    """Keep llama.cpp's log off the terminal, in the whole process, and keep its last errors."""
+    _errors.clear()
+    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(None))
+    mtmd_cpp.mtmd_helper_log_set(_on_log, ctypes.c_void_p(None))
 
 
-def failure(what: str) -> PerceptionError:
-    """What failed, with what llama.cpp last said of it."""
-    return PerceptionError(f"{what}: {'; '.join(_log) or 'it does not say why'}")
+def llama_error(failure: str) -> PerceptionError:
+    """An error that states the failure and llama.cpp's last log messages about it."""
+    return PerceptionError(f"{failure}: {'; '.join(_errors) or 'it does not say why'}")
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _listen(level: int, text: bytes, _data: object) -> None:
+def _on_log(level: int, text: bytes, _data: object) -> None:
     if level == _ERROR_LEVEL:
-        _log.append(" ".join(text.decode(errors="replace").split()))
+        _errors.append(" ".join(text.decode(errors="replace").split()))

@@ -1,4 +1,4 @@
-"""What llama.cpp can do on this machine, found out in a process of its own, which it may end.
+"""What llama.cpp can use on this machine, tested in a separate process, which it may abort.
 
     python -m lfm_perception.engine.probe MODEL N_GPU_LAYERS
 
@@ -19,15 +19,13 @@ from pathlib import Path
 
 from lfm_perception.errors import PerceptionError
 
-TIME_LIMIT_S = 120.0
-_GPU_KINDS = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
+TIMEOUT_S = 120.0
+_GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`gpu_build`: llama.cpp was compiled for a GPU; `gpus`: those it found; `offloaded` of `layers`: what
-    the model has on them when it is loaded with the layers that were asked for.
-    """
+    """Whether llama.cpp was compiled for a GPU, the GPUs it found, and the model's layers on them."""
 
     gpu_build: bool
     gpus: tuple[str, ...]
@@ -36,16 +34,16 @@ class Probe:
 
 
 def probe(model: Path, n_gpu_layers: int) -> Probe:
-    """Load the model in another process and see where its layers went.
+    """Load the model in another process and report where its layers are.
 
-    Raises PerceptionError when llama.cpp cannot be loaded, ends the process, or does not take the model.
+    Raises PerceptionError when llama.cpp cannot be loaded, aborts, or refuses the model.
     """
     command = [sys.executable, "-m", "lfm_perception.engine.probe", str(model), str(n_gpu_layers)]
     try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise PerceptionError(
-            f"llama.cpp did not load {model.name} within {TIME_LIMIT_S:.0f} s: is the disk or the GPU busy?"
+            f"llama.cpp did not load {model.name} within {TIMEOUT_S:.0f} s: is the disk or the GPU busy?"
         ) from error
     if process.returncode == -signal.SIGILL:
         raise PerceptionError(
@@ -60,24 +58,23 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
 
 
 def _main(model: str, n_gpu_layers: int) -> Probe:
-    # Here, because this can end the process or fail in ways that only the other process must survive.
+    # imported here: only the separate process may abort or fail on it
     from lfm_perception.engine.native import libggml, llama_cpp
 
-    said: list[str] = []
+    messages: list[str] = []
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-    def listen(_level: int, text: bytes, _data: object) -> None:
-        said.append(text.decode(errors="replace"))
+    def on_log(_level: int, text: bytes, _data: object) -> None:
+        messages.append(text.decode(errors="replace"))
 
-    llama_cpp.llama_log_set(listen, ctypes.c_void_p(None))
+    llama_cpp.llama_log_set(on_log, ctypes.c_void_p(None))
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
     loaded = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
     if not loaded:
-        raise PerceptionError(f"llama.cpp does not take {model}: {' '.join(said[-1:]).strip()}")
-    log = "".join(said)
-    offload = re.search(r"offloaded (\d+)/(\d+) layers to GPU", log)
+        raise PerceptionError(f"llama.cpp does not take {model}: {' '.join(messages[-1:]).strip()}")
+    offload = re.search(r"offloaded (\d+)/(\d+) layers to GPU", "".join(messages))
     layers = llama_cpp.llama_model_n_layer(loaded)
     llama_cpp.llama_model_free(loaded)
     return Probe(
@@ -90,17 +87,17 @@ def _main(model: str, n_gpu_layers: int) -> Probe:
 
 def _gpus(libggml: ctypes.CDLL) -> list[str]:
     """The descriptions of all GPUs that ggml found."""
-    get, kind, description = (
+    get, device_type, description = (
         libggml.ggml_backend_dev_get,
         libggml.ggml_backend_dev_type,
         libggml.ggml_backend_dev_description,
     )
     get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
-    kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
+    device_type.argtypes, device_type.restype = [ctypes.c_void_p], ctypes.c_int
     description.argtypes, description.restype = [ctypes.c_void_p], ctypes.c_char_p
     libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     devices = [get(index) for index in range(libggml.ggml_backend_dev_count())]
-    return [description(device).decode() for device in devices if kind(device) in _GPU_KINDS]
+    return [description(device).decode() for device in devices if device_type(device) in _GPU_TYPES]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Reading ahead: which tokens are worth feeding to the model before they are decided.
+"""Speculative decoding: draft tokens for the next batch, and how many of them pay.
 
-A run of tokens costs the model little more than one token. So where a decision can be guessed, the guess
-and what follows it go into the same run as what is known, and the run's logits decide. A wrong guess
-costs some time; it never changes the answer, for every token is drawn from the logits after the true
-tokens before it.
+A batch of tokens costs little more than one token. So draft tokens are decoded in the same batch as the known
+ones, and verified against the logits of that batch. A rejected draft costs some time; it never changes the
+answer, for every token is sampled from the logits after the true tokens before it.
 
-Guesses come from a draft (the objects that are expected, with their boxes) and from the form of the
-answer itself: most often there is a further object, and a coordinate begins with 0. Of free words it is
-guessed that they go on as they did when the same was asked last.
+Draft tokens of a box answer come from a draft (the objects that the tracker predicts, with their boxes) and
+from the form of the answer: most often there is a further object, and a coordinate begins with 0. Draft
+tokens of free text are looked up in the previous answer to the same question (prompt-lookup decoding).
 
-Three things decide how far to go: how often a guess has been right at each place of the automaton, which is
-remembered also where nothing was fed ahead; the measured cost of a run; and what a guess that is left out
-would cost later, which is next to nothing where long runs are the rule, and a run of its own where none are.
+The length of a proposal follows from the acceptance rate at each state of the automaton, which is also
+learned where nothing was proposed, from the measured batch cost, and from the cost of a token that is left
+out: next to nothing where a long batch will decode it, a batch of its own otherwise.
 """
 
 from __future__ import annotations
@@ -20,274 +19,324 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lfm_perception.engine.grammar import Grammar, State
+from lfm_perception.engine.kv_cache import BLOCK_TOKENS, MAX_BATCH_TOKENS, MAX_OUTPUTS, MAX_ROLLBACK
 from lfm_perception.geometry import Box
 from lfm_perception.questions import Draft
 
-BLOCK = 16
-"""Tokens that llama.cpp's matrix product takes together; a rest of them costs more each."""
+_INITIAL_ACCEPTANCE_RATE = 0.75
+"""Acceptance rate of a state where no draft token has been verified yet."""
 
-LONGEST_RUN, EXACT_ROWS = 63, 7
-"""Tokens of a run, and places of it with logits, up to which llama.cpp gives the same numbers bit for bit,
-however the tokens are divided into runs and whatever the number of threads. 64 tokens are computed another
-way (attention in tiles); `context` sees to single ones."""
+_SMOOTHING = 1 / 12
+"""Weight of the latest observation in every moving average: a few frames."""
 
-MOST_ROWS = 32
-"""Places of one run at which logits are had. From 8 on the last matrix, and only that, is computed another
-way: the logits then differ by rounding, and `decoding` looks again where that could matter."""
+_MIN_PATH_PROBABILITY = 0.02
+"""Probability of all draft tokens together below which a proposal is not extended."""
 
-WAY_BACK = 10
-"""Tokens that can be taken back at no cost. For each, llama.cpp computes three operations more in every layer
-with a convolution; above 10 a model of many such layers exceeds the limit at which it ends the process."""
+Proposal = tuple[list[int], list[int]]
+"""Draft tokens for the next batch, and the indices of those after which a decision follows."""
 
-_TRUST = 0.75
-"""How often a guess is right at a place where none has been compared yet."""
+TokenPath = Mapping[State, int]
+"""The tokens in which an object is written, by the states in which they are chosen."""
 
-_MEMORY = 1 / 12
-"""Weight of the latest guess in the average at its place: a few frames."""
-
-_HOPELESS = 0.02
-"""Where the guesses are right together with a lower probability, there is no need to look further."""
+_Place = tuple[State, bool]
+"""A state of the automaton, and whether there was no draft."""
 
 
 class Speculator:
-    """Guesses for the answers of one grammar, and what was learnt about them.
+    """Proposes draft tokens for the answers of one grammar and learns their acceptance rates.
 
-    `cost(n)` are the seconds of a run of n tokens.
+    Args:
+        grammar: the automaton of the answers.
+        batch_cost: seconds of a batch of so many tokens.
     """
 
-    def __init__(self, grammar: Grammar, cost: Callable[[int], float]) -> None:
+    def __init__(self, grammar: Grammar, batch_cost: Callable[[int], float]) -> None:
         self.grammar = grammar
-        self._cost = cost
-        self._further_token = (cost(2 * BLOCK) - cost(BLOCK)) / BLOCK
-        self._trust: dict[_Place, float] = {}
-        self._alone: dict[_Place, float] = {}
-        self._decided: list[tuple[_Place, int]] = []  # since the last run was planned, with their tokens
-        self._rate = 0.0  # seconds per token of that run
+        self.acceptance_rate = _INITIAL_ACCEPTANCE_RATE
+        """Moving average over all decisions with a draft token, proposed or not."""
+        self._batch_cost = batch_cost
+        self._marginal_cost = (batch_cost(2 * BLOCK_TOKENS) - batch_cost(BLOCK_TOKENS)) / BLOCK_TOKENS
+        self._acceptance_rates: dict[_Place, float] = {}
+        self._solo_shares: dict[_Place, float] = {}
+        self._verified: list[tuple[_Place, int]] = []  # since the last proposal, with the tokens of each
+        self._cost_per_token = 0.0  # expected seconds in the last proposed batch
         names = grammar.labels or ("object", "area")
         one, other = (names[0], Box(0.1, 0.2, 0.3, 0.4)), (names[-1], Box(0.5, 0.6, 0.7, 0.8))
-        course, second = self._course(one), self._course(other)
-        self._form = {place: token for place, token in course.items() if second.get(place) == token}
-        """What is guessed without a draft: the tokens on which all objects agree."""
-        self._first, self._none = _fork(grammar, [one], [])
-        self._further, self._end = _fork(grammar, [one, one], [one])
+        path, second = self._path(one), self._path(other)
+        self._common_path = {state: token for state, token in path.items() if second.get(state) == token}
+        """Draft tokens without a draft: those in which all objects agree."""
+        self._first_object, self._empty = _fork(grammar, [one], [])
+        self._next_object, self._close = _fork(grammar, [one, one], [one])
 
-    def expect(self, draft: Draft | None) -> Expectation:
-        """What is expected at the beginning of an answer. Objects the grammar cannot write end early."""
-        self._decided.clear()
-        courses = None if draft is None else tuple(self._course(found) for found in draft)
-        return Expectation(courses, (0.0,) * len(draft or ()))
+    def start(self, draft: Draft | None) -> DraftState:
+        """The state of a draft at the beginning of an answer; None: no draft.
 
-    def guess(self, place: State, expected: Expectation) -> int | None:
-        """The token expected at a place."""
-        if expected.courses is None:
-            return self._form.get(place)
-        if place is self._first and not expected.courses:
-            return self._none
-        if place is self._further and len(expected.courses) < 2:
-            return self._end
-        return (expected.nearest or self._form).get(place)
-
-    def after(self, place: State, token: int, expected: Expectation) -> Expectation:
-        """What is expected once a token is chosen at a place."""
-        if not expected.courses:
-            return expected
-        return expected.without_nearest() if place is self._further else expected.seen(place, token)
-
-    def note(self, place: State, token: int, expected: Expectation) -> None:
-        """Learn from a decision how good the guess was."""
-        where = place, expected.courses is None
-        guess = self.guess(place, expected)
-        if guess is not None:
-            trust = self._trust.get(where, _TRUST)
-            self._trust[where] = trust + _MEMORY * ((guess == token) - trust)
-        self._decided.append((where, len(_forced(place, token)[0])))
-
-    def ahead(
-        self, place: State, expected: Expectation, known: int, room: int
-    ) -> tuple[list[int], list[int]]:
-        """Tokens to feed after `known` ones, at most `room`, and the numbers of those with a decision after.
-
-        The tokens lead from `place` on and are those for which the time saved, on average, is greatest.
+        Objects that the grammar does not allow are followed as far as it does.
         """
-        decided, self._decided = self._decided, []
-        for where, count in decided[:-1]:  # their tokens were in the last run, which had guessed them
-            self._learn_price(where, count)
-        tokens: list[int] = []
-        decisions: list[int] = []
-        best, best_gain, best_right = (0, 0), 0.0, 0.0
-        saved, chance, right = 0.0, 1.0, 0.0
-        doubts: list[tuple[int, float]] = []  # guesses: where, and what it costs if wrong and out of reach
-        lost, passed = 0.0, 0
-        while len(decisions) < MOST_ROWS - 1 and chance > _HOPELESS:
-            token = self.guess(place, expected)
+        self._verified.clear()
+        paths = None if draft is None else tuple(self._path(found) for found in draft)
+        return DraftState(paths, (0.0,) * len(draft or ()))
+
+    def draft(self, state: State, draft: DraftState) -> int | None:
+        """The draft token in a state, None where there is none."""
+        if draft.paths is None:
+            return self._common_path.get(state)
+        if state is self._first_object and not draft.paths:
+            return self._empty
+        if state is self._next_object and len(draft.paths) < 2:
+            return self._close
+        return (draft.current or self._common_path).get(state)
+
+    def advance(self, state: State, token: int, draft: DraftState) -> DraftState:
+        """The state of the draft after a token."""
+        if not draft.paths:
+            return draft
+        return draft.without_current() if state is self._next_object else draft.after(state, token)
+
+    def verify(self, state: State, token: int, draft: DraftState) -> None:
+        """Learn from a decision whether the draft token is accepted."""
+        place = state, draft.paths is None
+        draft_token = self.draft(state, draft)
+        if draft_token is not None:
+            accepted = draft_token == token
+            _observe(self._acceptance_rates, place, accepted, _INITIAL_ACCEPTANCE_RATE)
+            self.acceptance_rate += _SMOOTHING * (accepted - self.acceptance_rate)
+        self._verified.append((place, len(_forced(state, token)[0])))
+
+    def propose(self, state: State, draft: DraftState, known: int, room: int) -> Proposal:
+        """The draft tokens that save most time on average.
+
+        Args:
+            state: where the draft tokens begin.
+            draft: state of the draft there.
+            known: tokens that are decoded in the batch in any case, before the draft tokens.
+            room: most draft tokens.
+        """
+        verified, self._verified = self._verified, []
+        for place, count in verified[:-1]:  # their tokens were in the last batch, as accepted drafts
+            self._learn_deferred_cost(place, count)
+        search = _ProposalSearch(self._batch_cost, known, room)
+        while len(search.decisions) < MAX_OUTPUTS - 1 and search.probability > _MIN_PATH_PROBABILITY:
+            token = self.draft(state, draft)
             if token is None:
                 break
-            where = place, expected.courses is None
-            trust, alone = self._trust.get(where, _TRUST), self._alone.get(where, 1.0)
-            expected = self.after(place, token, expected)
-            run, place = _forced(place, token)
-            if not place.allowed.size:
+            place = state, draft.paths is None
+            rate = self._acceptance_rates.get(place, _INITIAL_ACCEPTANCE_RATE)
+            solo_share = self._solo_shares.get(place, 1.0)
+            draft = self.advance(state, token, draft)
+            run, state = _forced(state, token)
+            deferred = [self._deferred_cost(count, solo_share) for count in range(len(run) + 1)]
+            if not state.allowed_tokens.size or not search.extend(run, rate, deferred):
                 break
-            before, begin = len(tokens), known + len(tokens)
-            again = self._cost(begin + len(run)) - self._cost(len(run))
-            doubts.append((begin, chance * (1.0 - trust) * again))
-            chance *= trust
-            tokens += run
-            whole = self._price(len(run), alone)
-            most = min(len(run), room - before, LONGEST_RUN - begin)
-            for part in range(1, most + 1):
-                while passed < len(doubts) and begin + part - doubts[passed][0] > WAY_BACK:
-                    lost += doubts[passed][1]
-                    passed += 1
-                value = saved + chance * (whole - self._price(len(run) - part, alone))
-                gain = value - lost - (self._cost(begin + part) - self._cost(known))
-                if gain > best_gain:
-                    best = before + part, len(decisions) + (part == len(run))
-                    best_gain, best_right = gain, right + chance * part
-            if most < len(run):
-                break
-            saved += chance * whole
-            right += chance * len(run)
-            decisions.append(len(tokens) - 1)
-        self._rate = self._cost(known + best[0]) / max(1.0, known + best_right)
-        for where, count in decided[-1:]:
-            self._learn_price(where, count)
-        return tokens[: best[0]], decisions[: best[1]]
+        self._cost_per_token = search.cost_per_token
+        for place, count in verified[-1:]:
+            self._learn_deferred_cost(place, count)
+        return search.best
 
-    def _price(self, tokens: int, alone: float) -> float:
-        """Seconds of so many tokens: `alone` is 1 for those of a run of their own, 0 in a longer run."""
+    def _deferred_cost(self, tokens: int, solo_share: float) -> float:
+        """Seconds of tokens that are decoded later: in a batch of their own or in a longer one."""
         if not tokens:
             return 0.0
-        return alone * self._cost(tokens) + (1.0 - alone) * self._further_token * tokens
+        return solo_share * self._batch_cost(tokens) + (1.0 - solo_share) * self._marginal_cost * tokens
 
-    def _learn_price(self, where: _Place, tokens: int) -> None:
-        """That the tokens after a decision cost their share of the last run."""
-        least, most = self._price(tokens, 0.0), self._price(tokens, 1.0)
-        if least < most and where in self._trust:  # a place where something is guessed
-            share = min(max((self._rate * tokens - least) / (most - least), 0.0), 1.0)
-            alone = self._alone.get(where, 1.0)
-            self._alone[where] = alone + _MEMORY * (share - alone)
+    def _learn_deferred_cost(self, place: _Place, tokens: int) -> None:
+        """Learn from the last batch which share of a batch of their own the tokens after a decision cost."""
+        least, most = self._deferred_cost(tokens, 0.0), self._deferred_cost(tokens, 1.0)
+        if least < most and place in self._acceptance_rates:
+            share = min(max((self._cost_per_token * tokens - least) / (most - least), 0.0), 1.0)
+            _observe(self._solo_shares, place, share, 1.0)
 
-    def _course(self, found: tuple[str, Box]) -> Course:
-        course: dict[State, int] = {}
-        for place, token in self.grammar.walk([found, found]):  # as the first object, and as a further one
-            course.setdefault(place, token)
-        return course
+    def _path(self, found: tuple[str, Box]) -> TokenPath:
+        path: dict[State, int] = {}
+        for state, token in self.grammar.path([found, found]):  # as the first object, and as a further one
+            path.setdefault(state, token)
+        return path
+
+
+class _ProposalSearch:
+    """Extends a proposal from decision to decision and keeps the length of the greatest expected gain."""
+
+    def __init__(self, batch_cost: Callable[[int], float], known: int, room: int) -> None:
+        self.decisions: list[int] = []
+        self.probability = 1.0
+        """That all draft tokens so far are accepted."""
+        self._batch_cost, self._known, self._room = batch_cost, known, room
+        self._known_cost = batch_cost(known)
+        self._tokens: list[int] = []
+        self._saved = 0.0  # expected seconds
+        self._accepted = 0.0  # expected tokens
+        self._rejections: list[tuple[int, float]] = []  # index in the batch, expected seconds to decode again
+        self._rollback_cost = 0.0  # of the rejections that are too far back to be truncated
+        self._beyond_rollback = 0
+        self._best_gain, self._best_accepted, self._best_lengths = 0.0, 0.0, (0, 0)
+
+    def extend(self, run: Sequence[int], acceptance_rate: float, deferred: Sequence[float]) -> bool:
+        """Add a draft token and the forced tokens after it.
+
+        Args:
+            run: these tokens.
+            acceptance_rate: of the draft token.
+            deferred: seconds that the last 0, 1, .. of these tokens cost when they are left out.
+
+        Returns: False when they do not fit.
+        """
+        before, begin = len(self._tokens), self._known + len(self._tokens)
+        again = self._batch_cost(begin + len(run)) - self._batch_cost(len(run))
+        self._rejections.append((begin, self.probability * (1.0 - acceptance_rate) * again))
+        self.probability *= acceptance_rate
+        self._tokens += run
+        most = min(len(run), self._room - before, MAX_BATCH_TOKENS - begin)
+        for count in range(1, most + 1):
+            self._add_rollbacks(begin + count)
+            value = self._saved + self.probability * (deferred[-1] - deferred[len(run) - count])
+            gain = value - self._rollback_cost - (self._batch_cost(begin + count) - self._known_cost)
+            if gain > self._best_gain:
+                self._best_gain, self._best_accepted = gain, self._accepted + self.probability * count
+                self._best_lengths = before + count, len(self.decisions) + (count == len(run))
+        if most < len(run):
+            return False
+        self._saved += self.probability * deferred[-1]
+        self._accepted += self.probability * len(run)
+        self.decisions.append(len(self._tokens) - 1)
+        return True
+
+    @property
+    def best(self) -> Proposal:
+        tokens, decisions = self._best_lengths
+        return self._tokens[:tokens], self.decisions[:decisions]
+
+    @property
+    def cost_per_token(self) -> float:
+        """Expected seconds per known or accepted token of the batch."""
+        cost = self._batch_cost(self._known + self._best_lengths[0])
+        return cost / max(1.0, self._known + self._best_accepted)
+
+    def _add_rollbacks(self, size: int) -> None:
+        """Count the rejections that a batch of this size needs a checkpoint for."""
+        while self._beyond_rollback < len(self._rejections):
+            begin, cost = self._rejections[self._beyond_rollback]
+            if size - begin <= MAX_ROLLBACK:
+                break
+            self._rollback_cost += cost
+            self._beyond_rollback += 1
 
 
 class TextSpeculator:
-    """Guesses for free words: those that were said last to the same question, from where they agree.
+    """Proposes draft tokens of free text from the previous answer to the same question.
 
-    `cost(n)` are the seconds of a run of n tokens.
+    Args:
+        batch_cost: seconds of a batch of so many tokens.
     """
 
-    def __init__(self, cost: Callable[[int], float]) -> None:
-        self._cost = cost
-        self._last: tuple[int, ...] = ()
-        self._trust = _TRUST
+    def __init__(self, batch_cost: Callable[[int], float]) -> None:
+        self.acceptance_rate = _INITIAL_ACCEPTANCE_RATE
+        self._batch_cost = batch_cost
+        self._previous: tuple[int, ...] = ()
 
-    def remember(self, words: Sequence[int]) -> None:
-        """Take in an answer."""
-        self._last = tuple(words)
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Keep an answer for the drafts of the next one."""
+        self._previous = tuple(tokens)
 
-    def guess(self, words: Sequence[int]) -> int | None:
-        """The token expected after these."""
-        return next(iter(self._last[self._place(words) :]), None)
+    def draft(self, tokens: Sequence[int]) -> int | None:
+        """The draft token after these tokens of the answer, None where there is none."""
+        return next(iter(self._previous[self._match(tokens) :]), None)
 
-    def note(self, guess: int | None, token: int) -> None:
-        """Learn from a token how good the guess was."""
-        if guess is not None:
-            self._trust += _MEMORY * ((guess == token) - self._trust)
+    def verify(self, tokens: Sequence[int], token: int) -> None:
+        """Learn from the token after these whether the draft token is accepted."""
+        draft_token = self.draft(tokens)
+        if draft_token is not None:
+            self.acceptance_rate += _SMOOTHING * ((draft_token == token) - self.acceptance_rate)
 
-    def ahead(self, words: Sequence[int], known: int, room: int) -> tuple[list[int], list[int]]:
-        """As `Speculator.ahead`; every token is a decision, and all can be taken back."""
-        begin = self._place(words)
-        most = min(room, WAY_BACK, LONGEST_RUN - known, len(self._last) - begin)
-        alone, alike = self._cost(1), self._cost(known)
+    def propose(self, tokens: Sequence[int], known: int, room: int) -> Proposal:
+        """See `Speculator.propose`. Every token is a decision; all can be rolled back."""
+        begin = self._match(tokens)
+        most = min(room, MAX_ROLLBACK, MAX_BATCH_TOKENS - known, len(self._previous) - begin)
         best, best_gain, saved = 0, 0.0, 0.0
         for count in range(1, most + 1):
-            saved += self._trust**count * alone
-            gain = saved - (self._cost(known + count) - alike)
+            saved += self.acceptance_rate**count * self._batch_cost(1)
+            gain = saved - (self._batch_cost(known + count) - self._batch_cost(known))
             if gain > best_gain:
                 best, best_gain = count, gain
-        return list(self._last[begin : begin + best]), list(range(best))
+        return list(self._previous[begin : begin + best]), list(range(best))
 
-    def _place(self, words: Sequence[int]) -> int:
-        """How far the last answer had come when it ended as these words do: in most of them, if several."""
-        if not words:
+    def _match(self, tokens: Sequence[int]) -> int:
+        """Index in the previous answer after the longest match of the last tokens, nearest to their count."""
+        if not tokens:
             return 0
-        ends = [place + 1 for place, token in enumerate(self._last) if token == words[-1]]
+        ends = [index + 1 for index, token in enumerate(self._previous) if token == tokens[-1]]
         return max(
-            ends, key=lambda end: (self._alike(words, end), -abs(end - len(words))), default=len(self._last)
+            ends,
+            key=lambda end: (self._match_length(tokens, end), -abs(end - len(tokens))),
+            default=len(self._previous),
         )
 
-    def _alike(self, words: Sequence[int], end: int) -> int:
-        """How many tokens before that place are those before the end of the words."""
-        pairs = zip(reversed(words), reversed(self._last[:end]), strict=False)
-        return next((count for count, (word, token) in enumerate(pairs) if word != token), end)
-
-
-_Place = tuple[State, bool]
-"""A place of the automaton, and whether there was no draft."""
-
-Course = Mapping[State, int]
-"""The tokens in which an object is written, by the places at which they are chosen."""
+    def _match_length(self, tokens: Sequence[int], end: int) -> int:
+        pairs = zip(reversed(tokens), reversed(self._previous[:end]), strict=False)
+        return next((count for count, (token, previous) in enumerate(pairs) if token != previous), end)
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
-    """The objects of a draft that are not written yet; `courses` is None without a draft.
+class DraftState:
+    """The objects of a draft that are not written yet; `paths` is None without a draft.
 
-    `apart` says how far each is from what is already written of the object in progress.
+    `distances` from the tokens written of the current object to each path.
     """
 
-    courses: tuple[Course, ...] | None
-    apart: tuple[float, ...]
+    paths: tuple[TokenPath, ...] | None
+    distances: tuple[float, ...]
 
     @property
-    def nearest(self) -> Course | None:
-        """The object that is probably in progress."""
-        return self.courses[self._nearest] if self.courses else None
+    def current(self) -> TokenPath | None:
+        """The path nearest to the current object."""
+        return self.paths[self._nearest] if self.paths else None
 
-    def seen(self, place: State, token: int) -> Expectation:
-        """After a token of the object in progress was chosen."""
-        pairs = zip(self.courses or (), self.apart, strict=True)
-        return replace(self, apart=tuple(far + _apart(place, token, each) for each, far in pairs))
+    def after(self, state: State, token: int) -> DraftState:
+        """After a token of the current object."""
+        pairs = zip(self.paths or (), self.distances, strict=True)
+        return replace(
+            self, distances=tuple(distance + _distance(state, token, path) for path, distance in pairs)
+        )
 
-    def without_nearest(self) -> Expectation:
-        """After the object in progress was finished."""
+    def without_current(self) -> DraftState:
+        """After the end of the current object."""
         done = self._nearest
-        left = tuple(course for number, course in enumerate(self.courses or ()) if number != done)
-        return Expectation(left, (0.0,) * len(left))
+        left = tuple(path for index, path in enumerate(self.paths or ()) if index != done)
+        return DraftState(left, (0.0,) * len(left))
 
     @property
     def _nearest(self) -> int:
-        return self.apart.index(min(self.apart))
+        return self.distances.index(min(self.distances))
 
 
-def _apart(place: State, token: int, course: Course) -> float:
-    """0 where the object would be written alike, else the distance of the coordinates, or 1."""
-    expected = course.get(place, token)
+def _distance(state: State, token: int, path: TokenPath) -> float:
+    """0 for the path's own token, else the distance of the coordinates, or 1."""
+    expected = path.get(state, token)
     if expected == token:
         return 0.0
-    if token in place.sides and expected in place.sides:
-        return abs(place.sides[token] - place.sides[expected])
+    if token in state.coordinates and expected in state.coordinates:
+        return abs(state.coordinates[token] - state.coordinates[expected])
     return 1.0
 
 
-def _forced(place: State, token: int) -> tuple[list[int], State]:
-    """The token and those that must follow it, and the next place with a decision, or the end."""
+def _observe(averages: dict[_Place, float], place: _Place, value: float, initial: float) -> None:
+    """Update the moving average of a place."""
+    average = averages.get(place, initial)
+    averages[place] = average + _SMOOTHING * (value - average)
+
+
+def _forced(state: State, token: int) -> tuple[list[int], State]:
+    """The token with the forced ones after it, and the next state with a decision, or the final state."""
     run = [token]
-    place = place.after(token)
-    while place.allowed.size == 1:
-        run.append(int(place.allowed[0]))
-        place = place.after(run[-1])
-    return run, place
+    state = state.next_state(token)
+    while state.allowed_tokens.size == 1:
+        run.append(int(state.allowed_tokens[0]))
+        state = state.next_state(run[-1])
+    return run, state
 
 
 def _fork(
     grammar: Grammar, longer: Sequence[tuple[str, Box]], shorter: Sequence[tuple[str, Box]]
 ) -> tuple[State, int]:
-    """The place where two answers part, and the token that the shorter one takes there."""
-    pairs = zip(grammar.walk(longer), grammar.walk(shorter), strict=False)
-    return next((place, token) for (_, other), (place, token) in pairs if token != other)
+    """The state in which two answers diverge, and the token of the shorter one there."""
+    pairs = zip(grammar.path(longer), grammar.path(shorter), strict=False)
+    return next((state, token) for (_, other), (state, token) in pairs if token != other)

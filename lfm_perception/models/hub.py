@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lfm_perception.engine import gguf
+from lfm_perception.engine import gguf_checks
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import COMMIT, SHA256, HubFile, Model
 from lfm_perception.models.store import Store, StoredFile, StoredModel, free_bytes, measure
@@ -62,7 +62,7 @@ def pull(
         source = f"{model.repo}@{remotes[0].revision}"
         pulled = StoredModel(model.name, folder, stored[0], stored[1], source, model.settings)
         try:
-            gguf.check_pair(*pulled.files)
+            gguf_checks.check_pair(*pulled.files)
         except PerceptionError:
             for path in pulled.files:  # the hub's own files are unusable
                 path.unlink()

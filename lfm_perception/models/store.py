@@ -108,10 +108,10 @@ class Store:
         Raises:
             PerceptionError: The name is invalid or taken, or the files are not those of one LFM2-VL model.
         """
-        from lfm_perception.engine import gguf
+        from lfm_perception.engine import gguf_checks
 
         self.check_name(name)
-        gguf.check_pair(model, mmproj)
+        gguf_checks.check_pair(model, mmproj)
         _checked(settings)
         with self.preparing(name) as folder:
             files = [StoredFile(str(path.resolve()), *measure(path)) for path in (model, mmproj)]
