@@ -23,9 +23,9 @@ def model_files(settings: Settings) -> tuple[Path, Path]:
 
 def _open(settings: Settings, notify: Notify) -> Vlm:
     if settings.engine.isolation == "process":
-        from lfm_perception.backends.worker import WorkerVlm
+        from lfm_perception.backends.supervisor import SupervisedVlm
 
-        return WorkerVlm(settings, notify)
+        return SupervisedVlm(settings, notify)
     from lfm_perception.backends.llama import LlamaVlm
 
     return LlamaVlm(settings)

@@ -70,7 +70,7 @@ class ConstraintError(ServerError):
     """The server does not know this way of holding it to JSON."""
 
 
-class RemoteVlm:
+class OpenaiVlm:
     """A `Vlm` on a server. Safe to use from several threads; questions are answered one by one.
 
     Where no model is named, the server is asked for one at the start; `tell` hears when it is out of reach
@@ -572,7 +572,7 @@ def _check(settings: Settings) -> str:
 register(
     Backend(
         name="openai",
-        open=RemoteVlm,
+        open=OpenaiVlm,
         display_name=_display_name,
         provenance=lambda settings: {"server": settings.openai.url, "name": settings.openai.model},
         check=_check,

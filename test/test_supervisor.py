@@ -1,4 +1,4 @@
-"""The model in a process of its own: the same answers, and what becomes of them when the process is lost."""
+"""The supervised worker process: same answers as the model in this process, and recovery from losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.backends.worker import SILENCE_S, WorkerError, WorkerVlm
+from lfm_perception.backends.supervisor import HEARTBEAT_TIMEOUT_S, SupervisedVlm, WorkerError
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
@@ -70,7 +70,7 @@ def runs(pid: int) -> bool:
 
 
 @contextmanager
-def under_way(vlm: WorkerVlm) -> Iterator[Future[Answer]]:
+def in_flight(vlm: SupervisedVlm) -> Iterator[Future[Answer]]:
     """A question that takes seconds, being answered."""
     frame = noise()
     with ThreadPoolExecutor(1) as thread:
@@ -81,8 +81,8 @@ def under_way(vlm: WorkerVlm) -> Iterator[Future[Answer]]:
 
 
 @contextmanager
-def opened(settings: Settings = SETTINGS, tell: Callable[[str], None] = print) -> Iterator[WorkerVlm]:
-    vlm = WorkerVlm(settings, tell)
+def opened(settings: Settings = SETTINGS, notify: Callable[[str], None] = print) -> Iterator[SupervisedVlm]:
+    vlm = SupervisedVlm(settings, notify)
     try:
         yield vlm
     finally:
@@ -97,7 +97,7 @@ def here() -> Iterator[LlamaVlm]:
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[WorkerVlm]:
+def there() -> Iterator[SupervisedVlm]:
     """One worker for all tests that leave it able to answer."""
     with opened() as vlm:
         yield vlm
@@ -106,7 +106,7 @@ def there() -> Iterator[WorkerVlm]:
 # --- answers ------------------------------------------------------------------------------------------
 
 
-def test_a_model_has_a_process_of_its_own_unless_a_thread_is_chosen(there: WorkerVlm) -> None:
+def test_a_model_runs_in_a_worker_process_unless_a_thread_is_chosen(there: SupervisedVlm) -> None:
     assert there.health().ready
     assert there.health().pid not in (None, os.getpid())
     in_thread = open_vlm(SETTINGS.with_values({"engine.isolation": "thread"}))
@@ -114,7 +114,7 @@ def test_a_model_has_a_process_of_its_own_unless_a_thread_is_chosen(there: Worke
     in_thread.close()
 
 
-def test_answers_are_those_of_the_model_in_this_process(here: LlamaVlm, there: WorkerVlm) -> None:
+def test_answers_equal_those_of_the_model_in_this_process(here: LlamaVlm, there: SupervisedVlm) -> None:
     closed = detect(BBOX, ("person", "cone"), closed=True)
     for frame, question in ((film(0), FIND), (film(9), ask(CAPTION)), (film(9), FIND), (film(20), closed)):
         answer = there.describe(frame, question, SMALL)
@@ -122,19 +122,19 @@ def test_answers_are_those_of_the_model_in_this_process(here: LlamaVlm, there: W
         assert said(answer) == said(here.describe(frame, question, SMALL))
 
 
-def test_frames_may_change_their_size_at_any_time(here: LlamaVlm, there: WorkerVlm) -> None:
+def test_frames_may_change_their_size_at_any_time(here: LlamaVlm, there: SupervisedVlm) -> None:
     for width, height in ((160, 120), (1920, 1080), (33, 700), (2560, 1440)):
         frame = film(0, width, height)
         plan = FramePlan(plan_image(width, height, ImageLimits(32, 64)), 60)
         assert said(there.describe(frame, FIND, plan)) == said(here.describe(frame, FIND, plan))
 
 
-def test_a_picture_that_is_not_contiguous_is_seen_right(here: LlamaVlm, there: WorkerVlm) -> None:
+def test_an_image_that_is_not_contiguous_is_copied_right(here: LlamaVlm, there: SupervisedVlm) -> None:
     mirrored = replace(film(0), image=film(0).image[:, ::-1])
     assert said(there.describe(mirrored, FIND, SMALL)) == said(here.describe(mirrored, FIND, SMALL))
 
 
-def test_a_second_question_about_a_frame_encodes_nothing_again(there: WorkerVlm) -> None:
+def test_a_second_question_about_a_frame_encodes_nothing_again(there: SupervisedVlm) -> None:
     frame = film(5)
     first = there.describe(frame, FIND, SMALL)
     second = there.describe(frame, ask(CAPTION), SMALL)
@@ -142,9 +142,7 @@ def test_a_second_question_about_a_frame_encodes_nothing_again(there: WorkerVlm)
     assert there.describe(film(5), FIND, SMALL).usage.encode_s > first.usage.encode_s / 10
 
 
-def test_what_cannot_be_asked_is_said_as_the_model_in_this_process_says_it(
-    here: LlamaVlm, there: WorkerVlm
-) -> None:
+def test_refusals_equal_those_of_the_model_in_this_process(here: LlamaVlm, there: SupervisedVlm) -> None:
     for tokens in (0, 9000):
         plan = FramePlan(SMALL.image, tokens)
         with pytest.raises(PerceptionError) as expected:
@@ -155,21 +153,21 @@ def test_what_cannot_be_asked_is_said_as_the_model_in_this_process_says_it(
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 256, 4), (0, 256, 3)], ids=str)
-def test_an_image_that_is_not_rgb_is_refused(there: WorkerVlm, shape: tuple[int, ...]) -> None:
+def test_an_image_that_is_not_rgb_is_refused(there: SupervisedVlm, shape: tuple[int, ...]) -> None:
     with pytest.raises(PerceptionError, match="must be a uint8 RGB image"):
         there.describe(Frame(np.zeros(shape, np.uint8), 0), FIND, SMALL)
 
 
-def test_questions_of_several_threads_are_answered_one_by_one(here: LlamaVlm, there: WorkerVlm) -> None:
+def test_questions_of_several_threads_are_answered_one_by_one(here: LlamaVlm, there: SupervisedVlm) -> None:
     frames = [film(index) for index in range(4)]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda frame: there.describe(frame, FIND, SMALL), frames))
     assert list(map(said, together)) == [said(here.describe(frame, FIND, SMALL)) for frame in frames]
 
 
-def test_a_question_can_be_cancelled_from_another_thread(there: WorkerVlm) -> None:
+def test_a_question_can_be_cancelled_from_another_thread(there: SupervisedVlm) -> None:
     before = there.describe(film(0), FIND, SMALL)
-    with under_way(there) as question:
+    with in_flight(there) as question:
         cancelled = time.monotonic()
         there.cancel()
         with pytest.raises(CancelledError, match="the question was cancelled"):
@@ -179,7 +177,7 @@ def test_a_question_can_be_cancelled_from_another_thread(there: WorkerVlm) -> No
     assert said(there.describe(film(0), FIND, SMALL)) == said(before)
 
 
-def test_cancelling_takes_back_no_question_that_comes_after_it() -> None:
+def test_cancelling_affects_no_later_question() -> None:
     """At any moment: a question is answered or cancelled, and none is forgotten."""
     frames = [film(index) for index in range(3)]
     over = threading.Event()
@@ -212,20 +210,20 @@ def test_cancelling_takes_back_no_question_that_comes_after_it() -> None:
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (signal.SIGKILL, r"was ended by SIGKILL \(out of memory, or killed by hand\); it is started again"),
-        (signal.SIGABRT, r"was ended by SIGABRT \(llama\.cpp or CUDA gave up.*\); it is started again"),
-        (signal.SIGRTMIN, r"was ended by SIGRTMIN; it is started again"),
-        (signal.SIGSTOP, r"hangs: no sign of life for \d\.\d s; it is started again"),
+        (signal.SIGKILL, r"was killed by SIGKILL \(out of memory, or killed by hand\); restarting now"),
+        (signal.SIGABRT, r"was killed by SIGABRT \(llama\.cpp or CUDA aborted.*\); restarting now"),
+        (signal.SIGRTMIN, r"was killed by SIGRTMIN; restarting now"),
+        (signal.SIGSTOP, r"hangs: no heartbeat for \d\.\d s; restarting now"),
     ],
     ids=["killed", "aborted", "of an unusual signal", "stopped"],
 )
-def test_a_lost_process_costs_one_answer(there: WorkerVlm, number: signal.Signals, sentence: str) -> None:
+def test_a_lost_process_costs_one_answer(there: SupervisedVlm, number: signal.Signals, sentence: str) -> None:
     before, lost = there.describe(film(0), FIND, SMALL), there.health()
     assert lost.pid
-    with under_way(there) as question:
+    with in_flight(there) as question:
         os.kill(lost.pid, number)
         with pytest.raises(WorkerError, match=sentence) as raised:
-            question.result(SILENCE_S + 5.0)
+            question.result(HEARTBEAT_TIMEOUT_S + 5.0)
     assert not runs(lost.pid)
     wait_for(lambda: there.health().ready, "the recovery")
     assert there.health().restarts == lost.restarts + 1
@@ -234,27 +232,27 @@ def test_a_lost_process_costs_one_answer(there: WorkerVlm, number: signal.Signal
     assert said(there.describe(film(0), FIND, SMALL)) == said(before)
 
 
-def test_while_it_is_lost_health_says_why_and_both_ways_are_told() -> None:
+def test_health_states_the_loss_and_loss_and_recovery_are_notified() -> None:
     told: list[tuple[str, str]] = []
-    with opened(tell=lambda sentence: told.append((sentence, vlm.health().problem))) as vlm:
+    with opened(notify=lambda sentence: told.append((sentence, vlm.health().problem))) as vlm:
         pid = vlm.health().pid
         assert pid
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: len(told) == 2, "two sentences")
         (loss, problem), (back, nothing) = told
         assert loss == problem
-        assert "was ended by SIGKILL" in loss
-        assert back.startswith("the model's process is back after")
+        assert "was killed by SIGKILL" in loss
+        assert back.startswith("the worker process is ready again after")
         assert nothing == ""
 
 
-def test_a_question_that_comes_while_it_is_lost_is_given_up_when_it_is_back(there: WorkerVlm) -> None:
+def test_a_question_during_a_restart_fails_when_the_worker_is_ready(there: SupervisedVlm) -> None:
     there.describe(film(0), FIND, SMALL)
     pid = there.health().pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not there.health().ready, "the loss")
-    with pytest.raises(WorkerError, match="was being started again when this frame came"):
+    with pytest.raises(WorkerError, match="was restarting when this frame came"):
         there.describe(film(0), FIND, SMALL)
     assert there.describe(film(0), FIND, SMALL).text
 
@@ -268,9 +266,7 @@ def test_an_answer_that_takes_too_long_ends_the_process() -> None:
         wait_for(lambda: vlm.health().ready, "the recovery")
 
 
-def test_restarts_that_are_of_no_use_come_at_growing_distances(
-    demo_model: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_restarts_without_an_answer_back_off(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
     model, mmproj = (Path(copy(file, tmp_path)) for file in demo_model)
     told: list[str] = []
     files = {"model.path": str(model), "mmproj.path": str(mmproj)}
@@ -281,9 +277,9 @@ def test_restarts_that_are_of_no_use_come_at_growing_distances(
         model.rename(tmp_path / "moved")
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: len(told) == 3, "three losses")
-        assert told[0].endswith("it is started again")
-        assert told[1].endswith("it is started again in 0.5 s")
-        assert told[2].endswith("it is started again in 1 s")
+        assert told[0].endswith("restarting now")
+        assert told[1].endswith("restarting in 0.5 s")
+        assert told[2].endswith("restarting in 1 s")
         assert all(str(model) in sentence for sentence in told[1:])
         assert vlm.health().restarts == 3
         assert vlm.health().problem == told[2]
@@ -301,9 +297,7 @@ def test_restarts_that_are_of_no_use_come_at_growing_distances(
 # --- beginning and end --------------------------------------------------------------------------------
 
 
-def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(
-    demo_model: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_be_loaded_is_one_error(demo_model: tuple[Path, Path], tmp_path: Path) -> None:
     model, mmproj = map(str, demo_model)
     before = belongings()
     for files in (
@@ -315,7 +309,7 @@ def test_a_model_that_cannot_be_loaded_is_said_in_one_sentence(
         with pytest.raises(PerceptionError) as expected:
             LlamaVlm(settings)
         with pytest.raises(PerceptionError) as got:
-            WorkerVlm(settings)
+            SupervisedVlm(settings)
         assert str(got.value) == str(expected.value)
     assert belongings() == before
 
@@ -335,7 +329,7 @@ def belongings() -> tuple[int, set[str], set[str], set[str]]:
     return files, children, threads, memory
 
 
-def test_closing_leaves_nothing_behind(there: WorkerVlm) -> None:
+def test_closing_leaves_nothing_behind(there: SupervisedVlm) -> None:
     there.describe(film(0), FIND, SMALL)
     before = belongings()
     with opened() as vlm:
@@ -352,8 +346,8 @@ def test_closing_leaves_nothing_behind(there: WorkerVlm) -> None:
             vlm.describe(film(0), FIND, SMALL)
 
 
-def test_closing_ends_what_is_asked() -> None:
-    with opened() as vlm, under_way(vlm) as question:
+def test_closing_ends_the_request_in_flight() -> None:
+    with opened() as vlm, in_flight(vlm) as question:
         began = time.monotonic()
         vlm.close()
         with pytest.raises(CancelledError):
@@ -383,14 +377,14 @@ def test_closing_does_not_wait_for_a_restart() -> None:
 PARENT = """
 import time
 from lfm_perception.settings import Settings
-from lfm_perception.backends.worker import WorkerVlm
-print(WorkerVlm(Settings()).health().pid, flush=True)
+from lfm_perception.backends.supervisor import SupervisedVlm
+print(SupervisedVlm(Settings()).health().pid, flush=True)
 time.sleep(600)
 """
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["working", "stopped"])
-def test_the_process_ends_with_the_one_that_started_it(stopped: bool) -> None:
+def test_the_worker_ends_with_the_process_that_started_it(stopped: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())

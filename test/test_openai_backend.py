@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.backends.openai import LARGEST_ANSWER, RemoteVlm, ServerError
+from lfm_perception.backends.openai import LARGEST_ANSWER, OpenaiVlm, ServerError
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
@@ -72,8 +72,8 @@ def chosen(url: str, **values: object) -> Settings:
     )
 
 
-def client(url: str, **values: object) -> closing[RemoteVlm]:
-    return closing(RemoteVlm(chosen(url, **values)))
+def client(url: str, **values: object) -> closing[OpenaiVlm]:
+    return closing(OpenaiVlm(chosen(url, **values)))
 
 
 # --- a real server -----------------------------------------------------------------------------------
@@ -311,12 +311,12 @@ def test_a_server_that_is_down_is_told_at_the_start_and_used_once_it_is_there(fr
     with serving(GOOD) as server:
         url = server.url
     told: list[str] = []
-    with closing(RemoteVlm(chosen(url, openai__model=""), told.append)) as vlm:
+    with closing(OpenaiVlm(chosen(url, openai__model=""), told.append)) as vlm:
         assert "cannot be reached" in told[0]
         assert not vlm.health().ready
         with pytest.raises(ServerError, match=r"cannot be reached \(connection refused\): is the server"):
             vlm.describe(frame, FIND, PLAN)
-    with closing(RemoteVlm(chosen("http://no-such-host.invalid/v1"), told.append)) as vlm:
+    with closing(OpenaiVlm(chosen("http://no-such-host.invalid/v1"), told.append)) as vlm:
         started = time.monotonic()
         with pytest.raises(ServerError, match=r"no-such-host\.invalid"):
             vlm.describe(frame, FIND, PLAN)
@@ -368,7 +368,7 @@ def test_a_question_is_taken_back_while_the_server_thinks(frame: Frame) -> None:
 
 def test_after_closing_it_cannot_be_asked(frame: Frame) -> None:
     with serving(GOOD) as server:
-        vlm = RemoteVlm(chosen(server.url))
+        vlm = OpenaiVlm(chosen(server.url))
         vlm.close()
         vlm.close()
         with pytest.raises(PerceptionError, match="closed"):
@@ -480,10 +480,10 @@ def test_the_key_comes_from_the_environment(frame: Frame, monkeypatch: pytest.Mo
 def test_a_key_is_never_sent_in_the_clear_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEET_KEY", "s3cret")
     with pytest.raises(PerceptionError, match="FLEET_KEY in the clear: use https"):
-        RemoteVlm(chosen("http://fleet.example/v1", openai__key_variable="FLEET_KEY"))
+        OpenaiVlm(chosen("http://fleet.example/v1", openai__key_variable="FLEET_KEY"))
     monkeypatch.delenv("FLEET_KEY")
     with pytest.raises(PerceptionError, match="no such variable in the environment"):
-        RemoteVlm(chosen("https://fleet.example/v1", openai__key_variable="FLEET_KEY"))
+        OpenaiVlm(chosen("https://fleet.example/v1", openai__key_variable="FLEET_KEY"))
 
 
 def test_a_redirect_is_not_followed(frame: Frame) -> None:
@@ -507,7 +507,7 @@ def test_a_redirect_is_not_followed(frame: Frame) -> None:
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(PerceptionError, match=r"openai\.url"):
-        RemoteVlm(chosen(url))
+        OpenaiVlm(chosen(url))
 
 
 @pytest.fixture(scope="module")
@@ -552,7 +552,7 @@ def test_a_server_must_prove_who_it_is(certificate: Path, frame: Frame, tmp_path
         with proven_for_another as vlm, pytest.raises(ServerError, match=no_proof):
             vlm.describe(frame, FIND, PLAN)
     with pytest.raises(PerceptionError, match=r"openai\.ca_file .* holds no certificates"):
-        RemoteVlm(chosen("https://fleet/v1", openai__ca_file=str(tmp_path / "none.pem")))
+        OpenaiVlm(chosen("https://fleet/v1", openai__ca_file=str(tmp_path / "none.pem")))
 
 
 # --- what comes back ---------------------------------------------------------------------------------
@@ -697,7 +697,7 @@ def test_beside_a_camera_failures_are_counted_and_looking_goes_on() -> None:
     notes = Notes()
     with serving(say(500, b"out of memory")) as server:
         values = chosen(server.url, budget__latency=BUDGET_S, caption__enabled=False)
-        with closing(RemoteVlm(values)) as vlm:
+        with closing(OpenaiVlm(values)) as vlm:
             live = LivePerception[Frame](values, vlm, lambda frame, width: frame, notes)
             live.start()
             try:

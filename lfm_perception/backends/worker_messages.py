@@ -1,0 +1,94 @@
+"""Messages between supervisor and worker process, and the shared memory for the image they refer to."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.questions import FramePlan, Question
+from lfm_perception.scene import Answer
+
+HEARTBEAT_S = 0.25
+"""Period of the worker's heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFrame:
+    """Size and header of the frame in shared memory."""
+
+    height: int
+    width: int
+    stamp_ns: int
+    frame_id: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return self.height * self.width * 3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question about a frame; `frame` is None for the frame of the previous request."""
+
+    number: int
+    frame: SharedFrame | None
+    question: Question
+    plan: FramePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Cancels all requests sent so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Sent by the worker every `HEARTBEAT_S`, also while it computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The worker has loaded the model, or could not because of `error`."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The result of a request."""
+
+    number: int
+    result: Answer | PerceptionError
+
+
+class SharedMemory:
+    """Memory for one image: an anonymous file that supervisor and worker map."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._map: mmap.mmap | None = None
+
+    def grow(self, size: int) -> None:
+        """Enlarge the file to at least `size` bytes."""
+        if os.fstat(self.file).st_size < size:
+            os.ftruncate(self.file, size)
+
+    def image(self, frame: SharedFrame) -> Any:
+        """A view of the frame's pixels in shared memory, uint8, shape (height, width, 3)."""
+        if self._map is None or len(self._map) < frame.size:
+            self._map = mmap.mmap(self.file, os.fstat(self.file).st_size)
+        shape = (frame.height, frame.width, 3)
+        return np.frombuffer(self._map, np.uint8, frame.size).reshape(shape)
+
+    def close(self) -> None:
+        """Free the memory. May be called twice."""
+        self._map = None
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
