@@ -1,12 +1,12 @@
-"""What a frame costs while other programs take the cores.
+"""Latency of inference while other processes compete for the cores.
 
     python benchmarks/contention.py [--frames 12] [--burners N] [--size 256x256] [--isolation process]
                                     [--out FILE]
 
-The true-shape model (`true_shape.py`) answers frames one after the other, up to 87 tokens each: on a quiet
-machine, then with a busy process on every core (`--burners`: so many), then quiet again. Medians, and the
-ratio of the disturbed to the quiet ones, from the first disturbed frame on: the engine has not adapted yet in
-some. Exits 1 when the ratio is over 3.
+The true-shape model (`true_shape.py`) infers frames one after the other, up to 87 tokens each: on an idle
+machine, then with a busy process on every core (or `--burners` of them), then idle again. Prints medians,
+and the ratio of the busy to the idle median; the busy frames include those before the engine has adapted its
+threads. Exits 1 when the ratio exceeds 3.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 
 ANSWER_TOKENS = 87
-ALLOWED = 3.0
+MAX_RATIO = 3.0
 
 
 def burn() -> None:
@@ -67,33 +67,32 @@ def main() -> int:
             return times
 
         seconds(3)
-        quiet = seconds(options.frames)
+        idle = seconds(options.frames)
         burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(options.burners)]
         for burner in burners:
             burner.start()
-        disturbed = seconds(options.frames)
+        busy = seconds(options.frames)
         for burner in burners:
             burner.kill()
             burner.join()
         after = seconds(options.frames)
-    parts = {"quiet": quiet, "disturbed": disturbed, "quiet again": after}
-    ratio = float(np.median(disturbed) / np.median(quiet))
+    parts = {"idle": idle, "busy": busy, "idle again": after}
+    ratio = float(np.median(busy) / np.median(idle))
     for name, times in parts.items():
         print(f"{name:12}{1e3 * np.median(times):8.0f} ms median, {1e3 * max(times):.0f} ms at most")
-    print(
-        f"{options.burners} busy processes on {len(os.sched_getaffinity(0))} cores: {ratio:.2f} times as long"
-    )
+    cores = len(os.sched_getaffinity(0))
+    print(f"{options.burners} busy processes on {cores} cores: {ratio:.2f} times the latency")
     if options.out:
         record = {
             "size": options.size,
             "isolation": options.isolation,
             "burners": options.burners,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores,
             "ratio": round(ratio, 3),
             "ms": {name: [round(1e3 * each, 1) for each in times] for name, times in parts.items()},
         }
         options.out.write_text(json.dumps(record, indent=2) + "\n")
-    return int(ratio > ALLOWED)
+    return int(ratio > MAX_RATIO)
 
 
 if __name__ == "__main__":

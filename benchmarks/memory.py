@@ -1,12 +1,12 @@
-"""Does it keep its promises for long? Looks at many frames of the demo world, as the node would.
+"""Memory growth and budget violations over many frames of the demo world, inferred as in the node.
 
     python benchmarks/memory.py [--frames 2000] [--json FILE]
 
-Every 5 frames the settings change: budget of tokens, picture size, labels, dialect, open or closed. Of every
-frame it is checked that image and answers together kept to `budget.tokens`, that the answer is valid JSON
-with whole objects, and that llama.cpp made as many image tokens as were planned. Prints the resident set
-every tenth of the way and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 when a
-promise was broken or the resident set grew by 2% or more.
+Every 5 frames the settings change: token budget, image size, labels, dialect, open or closed vocabulary.
+Every frame is checked: image and answer tokens within `budget.tokens`, a valid JSON answer with complete
+objects, and as many image tokens as planned. Prints the resident set size (RSS) after every tenth of the run
+and its growth after the first 500 frames (a tenth of a shorter run). Exits 1 after a violation, or when the
+RSS grew by 2% or more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     settled = min(500, arguments.frames // 10)
-    resident, broken, seen = list[int](), Counter[str](), Counter[str]()
+    resident, violations, totals = list[int](), Counter[str](), Counter[str]()
     rng = random.Random(0)
     settings = _settings(rng)
     started = time.perf_counter()
@@ -51,16 +51,16 @@ def main() -> int:
                 perception.reconfigure(settings)
             perception.update_ego_motion(snapshot.frame)
             scene = perception.infer(snapshot.frame)
-            broken.update(_broken(scene, settings, perception))
-            seen.update(frames=1, objects=len(scene.detections), captions=scene.caption_usage is not None)
-            seen.update(truncated=scene.truncated)
+            violations.update(_violations(scene, settings, perception))
+            totals.update(frames=1, objects=len(scene.detections), captions=scene.caption_usage is not None)
+            totals.update(truncated=scene.truncated)
             resident.append(_resident_bytes())
             if (index + 1) % max(1, arguments.frames // 10) == 0:
                 print(f"{index + 1:>6} frames  {resident[-1] / 2**20:8.1f} MiB", flush=True)
     growth = resident[-1] / resident[settled] - 1.0
     report = {
-        **seen,
-        "broken": dict(broken),
+        **totals,
+        "violations": dict(violations),
         "settled_after": settled,
         "settled_mib": resident[settled] / 2**20,
         "last_mib": resident[-1] / 2**20,
@@ -69,10 +69,10 @@ def main() -> int:
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(", ".join(f"{count} {name}" for name, count in seen.items()))
-    print(f"promises broken: {dict(broken) or 'none'}")
+    print(", ".join(f"{count} {name}" for name, count in totals.items()))
+    print(f"violations: {dict(violations) or 'none'}")
     print(f"growth after the first {settled} frames: {100 * growth:+.2f}%")
-    return int(bool(broken) or growth >= ALLOWED_GROWTH)
+    return int(bool(violations) or growth >= ALLOWED_GROWTH)
 
 
 def _settings(rng: random.Random) -> Settings:
@@ -89,21 +89,21 @@ def _settings(rng: random.Random) -> Settings:
     )
 
 
-def _broken(scene: Scene, settings: Settings, perception: Perception) -> list[str]:
-    """The promises that were not kept, in words."""
+def _violations(scene: Scene, settings: Settings, perception: Perception) -> list[str]:
+    """The violations in one scene, as text."""
     caption_tokens = scene.caption_usage.answer_tokens if scene.caption_usage else 0
     spent = scene.usage.image_tokens + scene.usage.answer_tokens + caption_tokens
     plan = perception.plan
-    broken = []
+    violations = []
     if spent > settings.budget.tokens:
-        broken.append("budget of tokens")
+        violations.append("token budget")
     if plan is None or scene.usage.image_tokens != plan.image.tokens:
-        broken.append("planned image tokens")
+        violations.append("planned image tokens")
     try:
-        whole = all({"label"} < set(entry) for entry in json.loads(scene.text))
+        complete = all({"label"} < set(entry) for entry in json.loads(scene.text))
     except (ValueError, TypeError):
-        whole = False
-    return broken if whole else [*broken, "valid JSON of whole objects"]
+        complete = False
+    return violations if complete else [*violations, "valid JSON of complete objects"]
 
 
 def _resident_bytes() -> int:

@@ -1,13 +1,14 @@
-"""What the gate saves while nothing moves, and whether it misses what does: films that stand, then live on.
+"""Savings and misses of the motion gate, on sequences that are static first and move afterwards.
 
-    python benchmarks/motion_gate.py [--films 2] [--difference 0.05 0.1] [--longest 1.0] [--out FILE]
+    python benchmarks/motion_gate.py [--sequences 2] [--motion-threshold 0.05 0.1] [--max-interval 1.0]
+                                     [--out FILE]
 
-For 10 s a camera shows one picture of the demo world, under light that swings by 12% and with the noise of a
-sensor; then the bodies in it walk for 10 s. Of 10 frames a second the demo model looks at those that
-`inference.motion_threshold` lets pass, at all of them where it is 0. `looks`: share of the frames inferred.
-`compute`: seconds of the model and the gate in the standing part, of those without a gate. `found`: share of
-the bodies in motion (faster than 0.03 image sides per second) that a track lies on, over all frames, those
-that were not looked at included.
+For 10 s a camera shows one image of the demo world, with a light that varies by 12% and sensor noise; then
+the objects in it move for 10 s. Of 10 frames per second the demo model infers those that
+`inference.motion_threshold` lets pass, and all of them where it is 0. `inferred`: share of the frames.
+`compute`: seconds of the model and the gate in the static part, relative to no gate. `tracked`: share of the
+moving objects (faster than 0.03 image sides per second) that a track matches, over all frames, inferred or
+not.
 """
 
 from __future__ import annotations
@@ -29,80 +30,82 @@ from lfm_perception.evaluation.detection import match
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import from_seconds
 from lfm_perception.tracking import open_tracker
 from lfm_perception.vlm import Vlm
 
-STANDS_S = WALKS_S = 10.0
+STATIC_S = MOVING_S = 10.0
 EVERY = 3
-"""Film frames, at 30 Hz, from one camera frame to the next."""
+"""Rendered frames, at 30 Hz, per camera frame."""
 
 FPS = 30.0
-LIGHT, GRAIN = 0.12, 4.0
-"""Swing of the light, and standard deviation of the noise in grey levels of 255."""
+LIGHT_AMPLITUDE, NOISE_STD = 0.12, 4.0
+"""Relative amplitude of the light, and standard deviation of the sensor noise in gray levels of 255."""
 
 FIRST_SEED = 300
-MOVES = 0.03
+MIN_SPEED = 0.03
+"""Image sides per second from which on an object counts as moving."""
 
 
-def standing(still: Snapshot, index: int, seed: int) -> Frame:
-    """One picture again, as a sensor sees it under a light that swings."""
+def static_frame(still: Snapshot, index: int, seed: int) -> Frame:
+    """The same image again, with varying light and sensor noise."""
     seconds = index / FPS
-    light = 1.0 + LIGHT * math.sin(0.7 * seconds)
-    grain = np.random.default_rng([seed, index]).normal(0.0, GRAIN, still.frame.image.shape)
-    image = (still.frame.image * light + grain).clip(0, 255).astype(np.uint8)
-    return Frame(image, round(seconds * 1e9))
+    light = 1.0 + LIGHT_AMPLITUDE * math.sin(0.7 * seconds)
+    noise = np.random.default_rng([seed, index]).normal(0.0, NOISE_STD, still.frame.image.shape)
+    image = (still.frame.image * light + noise).clip(0, 255).astype(np.uint8)
+    return Frame(image, from_seconds(seconds))
 
 
 @dataclass(slots=True)
 class Part:
-    """Frames, those looked at, seconds spent, bodies in motion and those found."""
+    """Frames, inferred frames, compute in seconds, moving objects, and those that were tracked."""
 
     frames: int = 0
-    looks: int = 0
+    inferred: int = 0
     seconds: float = 0.0
     moving: int = 0
-    found: int = 0
+    tracked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All films under one setting."""
+    """All sequences with one threshold."""
 
-    difference: float
-    standing: Part
-    walking: Part
+    motion_threshold: float
+    static: Part
+    moving: Part
 
 
-def watch(vlm: Vlm, difference: float, longest: float, films: int) -> Row:
+def run(vlm: Vlm, motion_threshold: float, max_interval: float, sequences: int) -> Row:
     settings = Settings().with_values(
         {
-            "inference.motion_threshold": difference,
-            "inference.max_interval": longest,
+            "inference.motion_threshold": motion_threshold,
+            "inference.max_interval": max_interval,
             "caption.enabled": False,
         }
     )
-    row = Row(difference, Part(), Part())
-    for seed in range(FIRST_SEED, FIRST_SEED + films):
+    row = Row(motion_threshold, Part(), Part())
+    for seed in range(FIRST_SEED, FIRST_SEED + sequences):
         world = World(seed, 640, 480, pan=0.0)
-        begins = round(STANDS_S * FPS)
+        static_frames = round(STATIC_S * FPS)
         still = world.snapshot(0)
         perception = Perception(settings, vlm, open_tracker(settings.tracker))
-        for index in range(0, begins + round(WALKS_S * FPS), EVERY):
-            stands = index < begins
-            part = row.standing if stands else row.walking
-            snapshot = still if stands else world.snapshot(index - begins)
-            stamp_ns = round(index / FPS * 1e9)
-            frame = standing(still, index, seed) if stands else Frame(snapshot.frame.image, stamp_ns)
+        for index in range(0, static_frames + round(MOVING_S * FPS), EVERY):
+            static = index < static_frames
+            part = row.static if static else row.moving
+            snapshot = still if static else world.snapshot(index - static_frames)
+            stamp_ns = from_seconds(index / FPS)
+            frame = static_frame(still, index, seed) if static else Frame(snapshot.frame.image, stamp_ns)
             began = time.perf_counter()
-            looks = perception.should_infer(frame)
-            if looks:
+            passed = perception.should_infer(frame)
+            if passed:
                 perception.infer(frame)
             part.seconds += time.perf_counter() - began
-            part.frames, part.looks = part.frames + 1, part.looks + looks
-            velocities = world.velocities(max(index - begins, 0))
-            moving = [o for o in snapshot.objects if np.hypot(*velocities[o.object_id]) > MOVES]
+            part.frames, part.inferred = part.frames + 1, part.inferred + passed
+            velocities = world.velocities(max(index - static_frames, 0))
+            moving = [o for o in snapshot.objects if np.hypot(*velocities[o.object_id]) > MIN_SPEED]
             part.moving += len(moving)
-            part.found += len(match(perception.tracks(frame.stamp_ns), moving))
+            part.tracked += len(match(perception.tracks(frame.stamp_ns), moving))
     return row
 
 
@@ -110,40 +113,40 @@ def table(rows: list[Row]) -> Table:
     shown = Table(box=None, pad_edge=False)
     for head in (
         "inference.motion_threshold",
-        "looks standing",
-        "compute standing",
-        "looks walking",
-        "found",
+        "inferred, static",
+        "compute, static",
+        "inferred, moving",
+        "tracked",
     ):
         shown.add_column(head, justify="right")
     for row in rows:
         shown.add_row(
-            f"{row.difference:g}",
-            f"{row.standing.looks / row.standing.frames:.1%}",
-            f"{row.standing.seconds / rows[0].standing.seconds:.1%}",
-            f"{row.walking.looks / row.walking.frames:.1%}",
-            f"{row.walking.found / row.walking.moving:.1%}",
+            f"{row.motion_threshold:g}",
+            f"{row.static.inferred / row.static.frames:.1%}",
+            f"{row.static.seconds / rows[0].static.seconds:.1%}",
+            f"{row.moving.inferred / row.moving.frames:.1%}",
+            f"{row.moving.tracked / row.moving.moving:.1%}",
         )
     return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--films", type=int, default=2)
-    parser.add_argument("--difference", type=float, nargs="+", default=[0.05, 0.1])
-    parser.add_argument("--longest", type=float, default=1.0, help="inference.max_interval, seconds")
+    parser.add_argument("--sequences", type=int, default=2)
+    parser.add_argument("--motion-threshold", type=float, nargs="+", default=[0.05, 0.1])
+    parser.add_argument("--max-interval", type=float, default=1.0, help="inference.max_interval, seconds")
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
     options = parser.parse_args()
     with LlamaVlm(Settings()) as vlm:
         rows = [
-            watch(vlm, difference, options.longest, options.films)
-            for difference in [0.0, *options.difference]
+            run(vlm, threshold, options.max_interval, options.sequences)
+            for threshold in [0.0, *options.motion_threshold]
         ]
     Console().print(table(rows))
     if options.out:
         record = {
-            "films": options.films,
-            "inference.max_interval": options.longest,
+            "sequences": options.sequences,
+            "inference.max_interval": options.max_interval,
             "rows": [asdict(row) for row in rows],
         }
         options.out.write_text(json.dumps(record, indent=2) + "\n")

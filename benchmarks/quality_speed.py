@@ -1,12 +1,12 @@
-"""What a picture's size buys and costs: the demo model's quality and time for each limit on image tokens.
+"""Quality against latency of the demo model, for each limit on image tokens.
 
     python benchmarks/quality_speed.py [--tokens 32 48 64 96 128 192 256] [--camera 640x480] [--scenes 200]
                                        [--seed 0] [--out benchmarks/results]
 
-Every limit (`image.max_tokens`) sees the same fresh hard scenes of the demo world, as a camera of that size
-shows them, and the picture is planned from them as the node plans it. Each scene is asked about at every
-limit before the next one comes, so that a machine that slows down slows all points alike. A time is that of
-one answer with all boxes, without captions and drafts.
+Every limit (`image.max_tokens`) gets the same new hard scenes of the demo world, rendered at the size of
+that camera, with image plans as in the node. Each scene is inferred at every limit before the next one, so
+that a machine that slows down affects all limits alike. The latency is that of one detection answer, without
+captions and drafts.
 
 Writes quality_speed.json and quality_speed.svg.
 """
@@ -42,27 +42,27 @@ from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.scene import Answer
 from lfm_perception.settings import Settings
 
-CURVES = {"f1": "#3b6ea5", "mean_iou": "#4c8c4a", "f1_at_75": "#c0651d"}
-WORDS = {"f1": "F1 at IoU 0.5", "mean_iou": "mean IoU", "f1_at_75": "F1 at IoU 0.75"}
+COLOURS = {"f1": "#3b6ea5", "mean_iou": "#4c8c4a", "f1_at_75": "#c0651d"}
+LEGEND = {"f1": "F1 at IoU 0.5", "mean_iou": "mean IoU", "f1_at_75": "F1 at IoU 0.75"}
 
 
 @dataclass
 class Point:
-    """One limit, and what came of it. `seconds`: of each answer."""
+    """One limit on image tokens, and its answers, with the latency of each in `seconds`."""
 
     max_tokens: int
     plan: ImagePlan
-    asked: list[tuple[Snapshot, Answer]] = field(default_factory=list)
+    answers: list[tuple[Snapshot, Answer]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def measures(self) -> dict[str, Any]:
-        report = evaluate([(answer.detections, snapshot.objects) for snapshot, answer in self.asked])
-        usages = [answer.usage for _, answer in self.asked]
+        report = evaluate([(answer.detections, snapshot.objects) for snapshot, answer in self.answers])
+        usages = [answer.usage for _, answer in self.answers]
         stages = ("encode_s", "prefill_s", "decode_s")
         medians = {stage: statistics.median(getattr(usage, stage) for usage in usages) for stage in stages}
         return {
             "max_tokens": self.max_tokens,
-            "picture": f"{self.plan.width}x{self.plan.height}",
+            "image": f"{self.plan.width}x{self.plan.height}",
             "image_tokens": self.plan.tokens,
             "precision": round(report.at_50.precision, 4),
             "recall": round(report.at_50.recall, 4),
@@ -90,14 +90,14 @@ def main() -> None:
     settings = Settings()
     question, limit = detect(BBOX, LABELS), settings.detect.max_tokens
     with LlamaVlm(settings) as vlm:
-        for index in track(range(arguments.scenes), "looking", console=Console(stderr=True)):
+        for index in track(range(arguments.scenes), "inferring", console=Console(stderr=True)):
             rng = random.Random(f"quality and speed {arguments.seed} {index}")
             snapshot = still(rng, width, height, HARD)
             for point in points:
                 began = time.perf_counter()
                 answer = vlm.describe(snapshot.frame, question, FramePlan(point.plan, limit))
                 point.seconds.append(time.perf_counter() - began)
-                point.asked.append((snapshot, answer))
+                point.answers.append((snapshot, answer))
     measured = [point.measures() for point in points]
     report = {
         "machine": {"cores": f"{os.cpu_count()} x {_processor()}", "system": platform.platform()},
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def plot(points: Sequence[dict[str, Any]], title: str) -> str:
-    """Quality over the time of a frame, as SVG. The number above a time is the limit on image tokens."""
+    """Quality over latency, as SVG. The number above each latency is the limit on image tokens."""
     wide, high, left, right, top, bottom = 720, 400, 50, 20, 70, 50
     longest = max(point["frame_ms"] for point in points)
     step = next(s for s in (5, 10, 20, 25, 50, 100, 200, 250, 500, 10_000) if longest / s <= 8)
@@ -129,29 +129,29 @@ def plot(points: Sequence[dict[str, Any]], title: str) -> str:
     def y(share: float) -> float:
         return round(high - bottom - (high - top - bottom) * share, 1)
 
-    def text(at: tuple[float, float], words: str, more: str = 'text-anchor="middle"') -> str:
-        return f'<text x="{at[0]}" y="{at[1]}" {more}>{words}</text>'
+    def text(at: tuple[float, float], content: str, more: str = 'text-anchor="middle"') -> str:
+        return f'<text x="{at[0]}" y="{at[1]}" {more}>{content}</text>'
 
     lines = [text((left, 20), title, 'font-weight="bold"')]
     for tenth in range(0, 11, 2):
         lines.append(f'<path d="M{left} {y(tenth / 10)}H{wide - right}" stroke="#ddd"/>')
         lines.append(text((left - 8, y(tenth / 10) + 4), f"{tenth / 10:g}", 'text-anchor="end"'))
     lines += [text((x(ms), high - bottom + 18), f"{ms}") for ms in range(0, int(most) + 1, step)]
-    lines.append(text((wide / 2, high - 10), "median time of one answer, ms; above: image.max_tokens"))
+    lines.append(text((wide / 2, high - 10), "median latency of one answer, ms; above: image.max_tokens"))
     last = -math.inf
     for point in points:
         lines.append(f'<path d="M{x(point["frame_ms"])} {top - 6}V{high - bottom}" stroke="#eee"/>')
         near = x(point["frame_ms"]) - last < 24  # its number would lie on the one before
         lines.append(text((x(point["frame_ms"]), top + 6 if near else top - 10), str(point["max_tokens"])))
         last = -math.inf if near else x(point["frame_ms"])
-    for index, (name, colour) in enumerate(CURVES.items()):
+    for index, (name, colour) in enumerate(COLOURS.items()):
         places = [(x(point["frame_ms"]), y(point[name])) for point in points]
         way = "L".join(f"{at[0]} {at[1]}" for at in places)
         lines.append(f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines += [f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>' for at in places]
         legend = left + 140 * index
         lines.append(f'<circle cx="{legend + 5}" cy="36" r="4" fill="{colour}"/>')
-        lines.append(text((legend + 14, 40), WORDS[name], ""))
+        lines.append(text((legend + 14, 40), LEGEND[name], ""))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" '
         f'font-size="12"><rect width="{wide}" height="{high}" fill="white"/>{"".join(lines)}</svg>\n'
@@ -160,7 +160,7 @@ def plot(points: Sequence[dict[str, Any]], title: str) -> str:
 
 def _show(points: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    names = ("max_tokens", "picture", "f1", "f1_at_75", "mean_iou", "frame_ms", "encode_ms", "decode_ms")
+    names = ("max_tokens", "image", "f1", "f1_at_75", "mean_iou", "frame_ms", "encode_ms", "decode_ms")
     for name in names:
         table.add_column(name, justify="right")
     for point in points:
