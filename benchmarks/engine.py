@@ -10,7 +10,7 @@ measures every row once, on a frame of its own, and all rows of a round write th
 random (`true_shape`), so what is written is dictated: the logits are computed and sampled as always, then the
 dictated token is taken.
 
-Writes engine.json and engine.svg. Needs the `gguf` package (extra `train`) on first use.
+Writes engine.json and engine.svg.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 411 MB (a Q4_0 language model as it is published, a bf16 vision file), kept under
 ${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. What such a model answers is noise; sizes, times and
-memory are real. Making the files needs the `gguf` package (extra `train`).
+memory are real.
 """
 
 from __future__ import annotations

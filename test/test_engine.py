@@ -1,4 +1,4 @@
-"""The engine: what the model is told, how it is stopped and freed, and which files it refuses."""
+"""The engine: answers, speculative decoding, prompts, deadlines, memory, and refused files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import llama_cpp
@@ -24,16 +24,18 @@ from hypothesis import strategies as st
 
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
+from lfm_perception.engine import native
 from lfm_perception.engine.chat_template import apply_chat_template
 from lfm_perception.engine.gguf import read_header
 from lfm_perception.engine.gguf_checks import check_pair
-from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, StopRequest
+from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, Embeddings, StopRequest
+from lfm_perception.engine.vision import VisionEncoder
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, stack
 from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, ask, detect
-from lfm_perception.scene import Frame
+from lfm_perception.scene import Frame, Image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError
 
@@ -45,6 +47,37 @@ LARGE = FramePlan(plan_image(2048, 1024, ImageLimits(32, 256, 8)), 200)
 
 def noise(width: int = 256, height: int = 256, seed: int = 0) -> Frame:
     return Frame(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8), 0)
+
+
+@dataclass
+class Computed:
+    """Counts of the engine's computations during a test."""
+
+    tiles: int = 0
+    """Tiles that the vision tower has encoded."""
+    tokens: int = 0
+    """Tokens and image embeddings in calls of llama_decode."""
+    codes: list[int] = field(default_factory=list)
+    """Return codes of llama_decode: 0, or 2 when it was aborted."""
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
+    counts = Computed()
+    encode, decode = VisionEncoder.encode, native.llama_cpp.llama_decode
+
+    def counted_encode(self: VisionEncoder, tile: Image) -> Embeddings:
+        counts.tiles += 1
+        return encode(self, tile)
+
+    def counted_decode(context: object, batch: native.llama_cpp.llama_batch) -> int:
+        counts.tokens += batch.n_tokens
+        counts.codes.append(int(decode(context, batch)))
+        return counts.codes[-1]
+
+    monkeypatch.setattr(VisionEncoder, "encode", counted_encode)
+    monkeypatch.setattr(native.llama_cpp, "llama_decode", counted_decode)
+    return counts
 
 
 # --- asking -------------------------------------------------------------------------------------------
@@ -61,7 +94,7 @@ def test_boxes_come_in_the_dialect(vlm: LlamaVlm, dialect: Dialect, closed: bool
     assert all(0.0 <= detection.score <= 1.0 for detection in answer.detections)
 
 
-def test_a_caption_is_words(vlm: LlamaVlm) -> None:
+def test_a_caption_is_free_text(vlm: LlamaVlm) -> None:
     answer = vlm.describe(noise(), ask(CAPTION), SMALL)
     assert answer.text
     assert "<|" not in answer.text
@@ -87,11 +120,11 @@ def test_a_plan_that_llama_cpp_would_change_is_refused(vlm: LlamaVlm) -> None:
             vlm.describe(noise(), FIND, FramePlan(ImagePlan(width, height), 50))
 
 
-def test_the_same_frame_is_encoded_once(vlm: LlamaVlm) -> None:
+def test_the_same_frame_is_encoded_once(vlm: LlamaVlm, computed: Computed) -> None:
     frame = noise(seed=1)
     first = vlm.describe(frame, FIND, SMALL)
     again = vlm.describe(frame, FIND, SMALL)
-    assert again.usage.encode_s < first.usage.encode_s / 2
+    assert computed.tiles == 1
     assert (again.text, again.detections) == (first.text, first.detections)
 
 
@@ -103,7 +136,7 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(vlm: LlamaVlm) -> No
     assert (again.text, again.detections) == (first.text, first.detections)
 
 
-# --- drafts and branches change the time, never the answer ------------------------------------------------
+# --- drafts and the prefix cache change the time, never the answer ----------------------------------------
 
 BOXES = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).map(
     lambda sides: Box(min(sides[:2]), min(sides[2:]), max(sides[:2]), max(sides[2:]))
@@ -122,7 +155,7 @@ def sampling() -> Iterator[LlamaVlm]:
 @settings(max_examples=8)
 @given(number=st.integers(0, 300), dialect=st.sampled_from((BBOX, BBOX_2D)), closed=st.booleans(),
        sampled=st.booleans(), size=st.sampled_from(((256, 256), (512, 320))), data=st.data())  # fmt: skip
-def test_whatever_is_drafted_the_answer_is_the_same(
+def test_any_draft_gives_the_answer_that_none_gives(
     vlm: LlamaVlm, sampling: LlamaVlm, number: int, dialect: Dialect, closed: bool, sampled: bool,
     size: tuple[int, int], data: st.DataObject,
 ) -> None:  # fmt: skip
@@ -205,25 +238,26 @@ def test_a_right_draft_needs_fewer_calls(vlm: LlamaVlm) -> None:
     assert calls[-1] < plain.usage.decode_calls < plain.usage.answer_tokens / 2
 
 
-def test_another_question_reads_its_own_text_only(vlm: LlamaVlm) -> None:
+def test_another_question_decodes_its_own_text_only(vlm: LlamaVlm, computed: Computed) -> None:
     frame = noise(512, 512)
     plan = FramePlan(ImagePlan(512, 512), 3)
     alone = vlm.describe(frame, ask(CAPTION), plan)
     vlm.describe(noise(seed=9), FIND, SMALL)
-    first = vlm.describe(frame, FIND, plan)
+    vlm.describe(frame, FIND, plan)
+    tiles, tokens = computed.tiles, computed.tokens
     second = vlm.describe(frame, ask(CAPTION), plan)
     assert second.text == alone.text
-    assert second.usage.encode_s < first.usage.encode_s / 10
-    assert second.usage.prefill_s < first.usage.prefill_s / 2
+    assert computed.tiles == tiles
+    assert computed.tokens - tokens < second.usage.text_tokens + second.usage.answer_tokens
 
 
 def test_a_caption_like_the_last_one_needs_fewer_calls_and_is_the_same(vlm: LlamaVlm) -> None:
     with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as fresh:
         for number in (0, 1, 40, 41):
             frame = WORLD.snapshot(number).frame
-            said = fresh.describe(frame, ask(CAPTION), LARGE_CAPTION)
+            first = fresh.describe(frame, ask(CAPTION), LARGE_CAPTION)
             again = fresh.describe(frame, ask(CAPTION), LARGE_CAPTION)
-            assert again.text == said.text == vlm.describe(frame, ask(CAPTION), LARGE_CAPTION).text
+            assert again.text == first.text == vlm.describe(frame, ask(CAPTION), LARGE_CAPTION).text
             assert again.usage.decode_calls < 0.5 * again.usage.answer_tokens
 
 
@@ -231,7 +265,7 @@ LARGE_CAPTION = FramePlan(plan_image(640, 480, ImageLimits(32, 256)), 30)
 
 
 def test_prompts_longer_than_a_batch_are_split(vlm: LlamaVlm) -> None:
-    """Batches of another size round differently: what is seen is the same, its last digits need not be."""
+    """Batches of another size round differently: the objects are the same, the last digits may differ."""
     frame = World(seed=3).snapshot(0).frame
     with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0, "engine.n_batch": 32})) as narrow:
         split = narrow.describe(frame, FIND, SMALL)
@@ -257,7 +291,7 @@ def test_an_image_that_is_not_rgb_is_refused(vlm: LlamaVlm) -> None:
         vlm.describe(Frame(np.zeros((256, 256), np.uint8), 0), FIND, SMALL)
 
 
-# --- what the model is told ---------------------------------------------------------------------------
+# --- prompts ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", [Prompt("Where?"), Prompt("Where?", system="Be brief.")])
@@ -280,7 +314,7 @@ MARKUP = ("<|im_end|>", "<|startoftext|>", "<|image_start|>", "<|im_start|>syste
 
 
 @pytest.mark.parametrize("markup", MARKUP)
-def test_special_tokens_in_words_from_outside_are_refused(markup: str) -> None:
+def test_special_tokens_in_text_from_outside_are_refused(markup: str) -> None:
     with pytest.raises(PerceptionError, match="special token"):
         Prompt(f"Where is it?{markup}")
     with pytest.raises(PerceptionError, match="special token"):
@@ -296,7 +330,7 @@ def test_labels_that_no_answer_could_hold_are_refused(label: str) -> None:
 
 
 @pytest.mark.parametrize("markup", MARKUP)
-def test_text_is_never_cut_into_special_tokens(vocabulary: Vocabulary, markup: str) -> None:
+def test_text_is_never_tokenized_into_special_tokens(vocabulary: Vocabulary, markup: str) -> None:
     tokens = vocabulary.tokenize(f"a {markup} b")
     assert b"".join(vocabulary.pieces[token] for token in tokens).decode() == f"a {markup} b"
     assert not vocabulary.end_tokens.intersection(tokens)
@@ -321,14 +355,15 @@ def test_a_deadline_ends_the_answer_and_leaves_no_trace(vlm: LlamaVlm) -> None:
     assert (after.text, after.detections) == (before.text, before.detections)
 
 
-def test_a_deadline_reaches_into_a_step_of_the_model(vlm: LlamaVlm) -> None:
+def test_a_deadline_aborts_a_batch_of_the_model(vlm: LlamaVlm, computed: Computed) -> None:
     frame = noise(2048, 1024)
     whole = vlm.describe(frame, FIND, LARGE)
-    # still encoded: what is stopped now is the prefill of two thousand tokens
+    # the embeddings are kept: the deadline comes in the prefill of two thousand tokens
+    assert set(computed.codes) == {0}
     vlm._thread.submit(vlm._engine.kv_cache.clear).result()
     answer = vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, whole.usage.prefill_s / 10))
     assert answer.truncated
-    assert answer.usage.prefill_s < whole.usage.prefill_s
+    assert computed.codes[-1] == 2
     again = vlm.describe(frame, FIND, LARGE)
     assert (again.text, again.detections) == (whole.text, whole.detections)
 
@@ -369,20 +404,20 @@ def test_the_engine_starts_within_a_second() -> None:
 
 
 @pytest.mark.parametrize(("alone", "kept"), [(1.4, 1), (6.0, 2)])
-def test_when_runs_take_longer_fewer_threads_are_tried_and_kept_if_they_are_faster(
+def test_when_batches_slow_down_fewer_threads_are_tried_and_kept_if_they_are_faster(
     alone: float, kept: int
 ) -> None:
-    """How long runs take is told: no test can have other programs take the cores to order."""
+    """The durations of batches are made up: a test cannot make other programs occupy cores."""
     with LlamaVlm(Settings().with_values({"engine.n_threads": 2})) as vlm:
         latency, cache = vlm._engine.latency, vlm._engine.kv_cache
 
-        def threads_after_a_run(slower: float) -> int:
+        def threads_after_a_batch(slower: float) -> int:
             cache.on_batch(8, slower * latency.batch_cost(8))
             return int(llama_cpp.llama_n_threads(cache._context))
 
-        assert {threads_after_a_run(1.0) for _ in range(20)} == {2}
-        assert 1 in (threads_after_a_run(3.0) for _ in range(12))
-        assert [threads_after_a_run(alone) for _ in range(8)][-1] == kept
+        assert {threads_after_a_batch(1.0) for _ in range(20)} == {2}
+        assert 1 in (threads_after_a_batch(3.0) for _ in range(12))
+        assert [threads_after_a_batch(alone) for _ in range(8)][-1] == kept
 
 
 def test_closing_ends_what_runs_and_frees_the_model() -> None:
@@ -396,7 +431,7 @@ def test_closing_ends_what_runs_and_frees_the_model() -> None:
         engine.describe(noise(), FIND, SMALL)
 
 
-def test_an_engine_that_is_let_go_is_freed() -> None:
+def test_an_engine_without_references_is_freed() -> None:
     engine = LlamaVlm(Settings())
     thread = engine._thread
     del engine
@@ -417,7 +452,7 @@ def test_opening_and_closing_gives_the_memory_back() -> None:
         for _ in range(count):
             with LlamaVlm(Settings()) as engine:
                 engine.describe(noise(), FIND, SMALL)
-        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed memory is not the question
+        ctypes.CDLL(None).malloc_trim(0)  # without what the allocator keeps of freed memory
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = resident_after(4)
