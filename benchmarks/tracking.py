@@ -60,7 +60,7 @@ from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import open_tracker
-from lfm_perception.tracking.kalman import Motion
+from lfm_perception.tracking.kalman import ConstantVelocityFilter
 
 Boxes = NDArray[np.float64]
 REMEMBERED_S = 1.2
@@ -346,7 +346,7 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
     """Median microseconds for the filters of so many tracks: ours as arrays, filterpy's one by one."""
     rng = np.random.default_rng(1)
     measured, noise = rng.uniform(0.0, 1.0, (tracks, 4)), np.full((tracks, 4), 1e-3)
-    motion = Motion.starting(measured, noise, np.ones(4))
+    motion = ConstantVelocityFilter.from_measurements(measured, noise, np.ones(4))
     rows, process_noise = np.arange(tracks), np.full(4, 0.1)
     single = [KalmanFilter(dim_x=8, dim_z=4) for _ in range(tracks)]
     for kalman in single:
@@ -362,8 +362,8 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
         return 1e6 * statistics.median(taken)
 
     return {
-        "arrays_predict_us": median_us(lambda: motion.after(0.03, process_noise)),
-        "arrays_fuse_us": median_us(lambda: motion.fused(rows, measured, noise)),
+        "arrays_predict_us": median_us(lambda: motion.predict(0.03, process_noise)),
+        "arrays_fuse_us": median_us(lambda: motion.update(rows, measured, noise)),
         "filterpy_predict_us": median_us(lambda: [k.predict(F=transition, Q=drift) for k in single]),
         "filterpy_fuse_us": median_us(
             lambda: [k.update(z, R=spread) for k, z in zip(single, measured, strict=True)]

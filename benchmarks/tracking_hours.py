@@ -24,7 +24,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import open_tracker
-from lfm_perception.tracking.ego_motion import Affine, still
+from lfm_perception.tracking.ego_motion_history import Affine, identity_affine
 
 ALLOWED_GROWTH = 0.01
 FPS = 30.0
@@ -68,7 +68,7 @@ def answer(seconds: float, rng: random.Random) -> list[Detection]:
 
 def step(before_s: float, now_s: float) -> Affine:
     """What the camera does to the image between two moments."""
-    view = still()
+    view = identity_affine()
     view[0, 2] = pan(before_s) - pan(now_s)
     return view
 

@@ -20,17 +20,26 @@ from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import CoordinateStd, Detection, Track
 from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import Tracker, open_tracker
-from lfm_perception.tracking.ego_motion import EgoMotionEstimator, EgoMotionHistory, still
-from lfm_perception.tracking.kalman import CALM, STEADY_S, Array, ImmFilter, Motion
+from lfm_perception.tracking.ego_motion import EgoMotionEstimator
+from lfm_perception.tracking.ego_motion_history import EgoMotionHistory, identity_affine
+from lfm_perception.tracking.kalman import (
+    LOW_NOISE_SCALE,
+    MODE_TIME_CONSTANT_S,
+    Array,
+    ConstantVelocityFilter,
+    ImmFilter,
+)
 from lfm_perception.tracking.kalman_tracker import (
-    BAD_STAMP,
     CLOCK_JUMP,
-    MOST_DETECTIONS,
+    DUPLICATE_STAMP,
+    INVALID_STAMP,
+    STAMP_OUT_OF_ORDER,
+)
+from lfm_perception.tracking.measurements import (
+    INVALID_BOX,
+    MAX_DETECTIONS,
     NO_LABEL,
-    NOT_A_BOX,
-    OLD_STAMP,
-    SAME_STAMP,
-    TOO_MANY,
+    TOO_MANY_DETECTIONS,
 )
 
 STEP_S = 0.2
@@ -315,7 +324,7 @@ class AnyBox:
 def test_what_is_no_box_is_refused_and_counted(sides: tuple[float, float, float, float]) -> None:
     tracker = following(min_hits=1)
     bad = Detection("box", cast(Box, AnyBox(*sides)), 0.9)
-    assert tracker.update([bad, seen(0.5)], 0.0) == {NOT_A_BOX: 1}
+    assert tracker.update([bad, seen(0.5)], 0.0) == {INVALID_BOX: 1}
     assert len(tracker.predict(0.0)) == 1
 
 
@@ -379,17 +388,17 @@ def test_of_thousands_of_objects_the_surest_are_followed() -> None:
     tracker = following()
     for i in range(3):
         refused = tracker.update([*many, seen(0.5, 0.5, 0.3, label="forklift")], i * STEP_S)
-        assert refused == {TOO_MANY: 3001 - MOST_DETECTIONS}
+        assert refused == {TOO_MANY_DETECTIONS: 3001 - MAX_DETECTIONS}
     assert "forklift" in {track.label for track in tracker.predict(0.4)}
 
 
 @pytest.mark.parametrize(
     ("stamp_s", "reason"),
     [
-        (1.0, SAME_STAMP),
-        (0.9, OLD_STAMP),
-        (float("nan"), BAD_STAMP),
-        (float("inf"), BAD_STAMP),
+        (1.0, DUPLICATE_STAMP),
+        (0.9, STAMP_OUT_OF_ORDER),
+        (float("nan"), INVALID_STAMP),
+        (float("inf"), INVALID_STAMP),
     ],
 )
 def test_an_answer_with_a_useless_stamp_is_refused_whole(stamp_s: float, reason: str) -> None:
@@ -480,7 +489,7 @@ def test_the_filter_is_filterpys(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     start, noise, speed = rng.uniform(0.0, 1.0, (3, 4)), positive(rng, 3, 4) ** 2, positive(rng, 4)
-    ours = Motion.starting(start, noise, speed)
+    ours = ConstantVelocityFilter.from_measurements(start, noise, speed)
     theirs = []
     for row in range(3):
         kalman = KalmanFilter(dim_x=8, dim_z=4)
@@ -492,7 +501,7 @@ def test_the_filter_is_filterpys(seed: int) -> None:
         step_s, process_noise = float(rng.uniform(0.01, 1.0)), positive(rng, 3, 4)
         measured, noise = rng.uniform(0.0, 1.0, (2, 4)), positive(rng, 2, 4) ** 2
         rows = rng.choice(3, 2, replace=False)
-        ours = ours.after(step_s, process_noise).fused(rows, measured, noise)
+        ours = ours.predict(step_s, process_noise).update(rows, measured, noise)
         for row, kalman in enumerate(theirs):
             transition, drift = np.eye(8), np.zeros((8, 8))
             transition[:4, 4:] = np.eye(4) * step_s
@@ -525,7 +534,7 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     start, noise, speed = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2, positive(rng, 4)
-    ours = ImmFilter.starting(start, noise, speed)
+    ours = ImmFilter.from_measurements(start, noise, speed)
     filters = []
     for _ in range(2):
         kalman = KalmanFilter(dim_x=4, dim_z=2)
@@ -534,9 +543,9 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
         kalman.P = np.diag(np.concatenate([noise[0, :2], speed[:2] ** 2]))
         filters.append(kalman)
     step_s, process_noise = float(rng.uniform(0.1, 1.0)), positive(rng, 1, 4) * [1.0, 0.0, 1.0, 1.0]
-    stays = math.exp(-step_s / STEADY_S)
+    stays = math.exp(-step_s / MODE_TIME_CONSTANT_S)
     theirs = IMMEstimator(filters, [0.5, 0.5], np.array([[1 + stays, 1 - stays], [1 - stays, 1 + stays]]) / 2)
-    for share, kalman in zip((CALM, 1.0), filters, strict=True):
+    for share, kalman in zip((LOW_NOISE_SCALE, 1.0), filters, strict=True):
         kalman.F[:2, 2:] = np.eye(2) * step_s
         for axis in range(2):
             pair, wander = np.ix_([axis, axis + 2], [axis, axis + 2]), (share * process_noise[0, axis]) ** 2
@@ -544,23 +553,28 @@ def test_the_mixture_of_filters_is_filterpys(seed: int) -> None:
             kalman.Q[axis, axis + 2] = kalman.Q[axis + 2, axis]
     for _ in range(10):
         measured, noise = rng.uniform(0.0, 1.0, (1, 4)), positive(rng, 1, 4) ** 2
-        ours = ours.after(step_s, process_noise).fused(np.array([0]), measured, noise)
+        ours = ours.predict(step_s, process_noise).update(np.array([0]), measured, noise)
         for kalman in filters:
             kalman.R = np.diag(noise[0, :2])
         theirs.predict()
         theirs.update(measured[0, :2])
-        np.testing.assert_allclose(ours.chances[:, 0], theirs.mu, rtol=0, atol=1e-9)
-        whole = np.concatenate([ours.whole.position[0, :2], ours.whole.velocity[0, :2]])
+        np.testing.assert_allclose(ours.mode_probabilities[:, 0], theirs.mu, rtol=0, atol=1e-9)
+        whole = np.concatenate([ours.mixed.position[0, :2], ours.mixed.velocity[0, :2]])
         np.testing.assert_allclose(whole, theirs.x[:, 0], rtol=0, atol=1e-9)
-        spread = np.concatenate([ours.whole.variance[0, :2], ours.whole.velocity_variance[0, :2]])
+        spread = np.concatenate([ours.mixed.variance[0, :2], ours.mixed.velocity_variance[0, :2]])
         np.testing.assert_allclose(spread, np.diag(theirs.P), rtol=0, atol=1e-9)
 
 
 def test_two_short_steps_are_one_long_step() -> None:
     rng = np.random.default_rng(3)
-    motion = Motion.starting(rng.uniform(0.0, 1.0, (5, 4)), positive(rng, 5, 4), positive(rng, 4))
+    motion = ConstantVelocityFilter.from_measurements(
+        rng.uniform(0.0, 1.0, (5, 4)), positive(rng, 5, 4), positive(rng, 4)
+    )
     process_noise = positive(rng, 4)
-    twice, once = motion.after(0.2, process_noise).after(0.3, process_noise), motion.after(0.5, process_noise)
+    twice, once = (
+        motion.predict(0.2, process_noise).predict(0.3, process_noise),
+        motion.predict(0.5, process_noise),
+    )
     np.testing.assert_allclose(twice.variance, once.variance)
     np.testing.assert_allclose(twice.covariance, once.covariance)
     np.testing.assert_allclose(twice.velocity_variance, once.velocity_variance)
@@ -571,7 +585,7 @@ def test_two_short_steps_are_one_long_step() -> None:
 
 def turned(by: float) -> Array:
     """The view after the image has moved to the left by that share of its width."""
-    view = still()
+    view = identity_affine()
     view[0, 2] = -by
     return view
 
@@ -598,35 +612,35 @@ def test_a_change_of_light_is_no_motion() -> None:
     for i in range(20):
         light = (1.0 + 0.3 * np.sin(i)) * wall + 30.0 * np.cos(2.0 * i)
         view = camera.measure(light.clip(0, 255).astype(np.uint8), np.empty((0, 4)))
-        np.testing.assert_allclose(view, still(), atol=0.001)
+        np.testing.assert_allclose(view, identity_affine(), atol=0.001)
 
 
 def test_an_image_without_anything_to_follow_stands_still() -> None:
     camera = EgoMotionEstimator()
     for shade in (0, 90, 255):
         image = np.full((120, 160, 3), shade, dtype=np.uint8)
-        np.testing.assert_array_equal(camera.measure(image, np.empty((0, 4))), still())
+        np.testing.assert_array_equal(camera.measure(image, np.empty((0, 4))), identity_affine())
 
 
 def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
     path = EgoMotionHistory()
     for i in range(10):
         path.add(turned(0.01 if i else 0.0), i * 0.1)
-    path.count_from(0.2)
-    assert path.to(0.6)[0, 2] == pytest.approx(-0.04)
-    assert path.to(0.25)[0, 2] == pytest.approx(-0.005)
-    path.count_from(0.6)
-    assert path.to(0.2)[0, 2] == pytest.approx(0.04)
-    path.count_from(0.85)
-    assert path.to(0.9)[0, 2] - path.to(0.7)[0, 2] == pytest.approx(-0.02)
-    assert path.rate(0.9)[0, 2] == pytest.approx(-0.1)
+    path.rebase(0.2)
+    assert path.at(0.6)[0, 2] == pytest.approx(-0.04)
+    assert path.at(0.25)[0, 2] == pytest.approx(-0.005)
+    path.rebase(0.6)
+    assert path.at(0.2)[0, 2] == pytest.approx(0.04)
+    path.rebase(0.85)
+    assert path.at(0.9)[0, 2] - path.at(0.7)[0, 2] == pytest.approx(-0.02)
+    assert path.velocity(0.9)[0, 2] == pytest.approx(-0.1)
 
 
 def test_a_camera_that_turns_faster_and_faster_has_its_rate_of_the_moment() -> None:
     path = EgoMotionHistory()
     for i in range(15):
         path.add(turned(0.01 * ((i / 30) ** 2 - (max(i - 1, 0) / 30) ** 2)), i / 30)
-    assert path.rate(14 / 30)[0, 2] == pytest.approx(-0.02 * 14 / 30)
+    assert path.velocity(14 / 30)[0, 2] == pytest.approx(-0.02 * 14 / 30)
 
 
 def shaken(mode: str) -> tuple[tuple[Track, ...], float]:
@@ -665,7 +679,7 @@ def test_a_speed_is_the_one_in_the_image() -> None:
 def test_a_camera_at_rest_changes_nothing() -> None:
     watched, blind = following(), following()
     for i in range(20):
-        watched.add_ego_motion(still(), i / 30)
+        watched.add_ego_motion(identity_affine(), i / 30)
         for tracker in (watched, blind):
             if i % 5 == 0:
                 tracker.update([seen(0.3 + i / 100)], i / 30)

@@ -18,7 +18,7 @@ from lfm_perception.questions import FramePlan, detect
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
-from lfm_perception.tracking.ego_motion import shrunk
+from lfm_perception.tracking.ego_motion import downscale
 from lfm_perception.vlm import Vlm
 
 SETTLED_S = 1.0
@@ -57,7 +57,7 @@ class DemoFilm:
         self.world = World(seed, width, height, pan=pan)
         self.snapshot = functools.lru_cache(maxsize=64)(self._snapshot)
         self._picture = functools.lru_cache(maxsize=4096)(
-            lambda index: shrunk(self.snapshot(index).frame.image)
+            lambda index: downscale(self.snapshot(index).frame.image)
         )
         frames = [self.snapshot(index).objects for index in range(round(seconds * self.world.fps))]
         figures = tuple(tuple(Figure(o.object_id, o.label, o.box) for o in objects) for objects in frames)

@@ -27,7 +27,7 @@ from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import StampFilter
 from lfm_perception.tracking import association, open_tracker
-from lfm_perception.tracking.ego_motion import SMALL_WIDTH
+from lfm_perception.tracking.ego_motion import FLOW_WIDTH
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
@@ -262,7 +262,7 @@ class LivePerception(Generic[T]):
             self._perception.request_caption()
 
     def _update_ego_motion(self, item: T) -> None:
-        self._perception.update_ego_motion(self._decode(item, SMALL_WIDTH))
+        self._perception.update_ego_motion(self._decode(item, FLOW_WIDTH))
 
     def _ego_motion_failed(self, error: Exception) -> None:
         self._report(type(error).__name__, f"ego motion: a frame failed unexpectedly: {error!r}")

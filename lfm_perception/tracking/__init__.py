@@ -15,7 +15,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import BoxArray
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import TrackerSettings
-from lfm_perception.tracking.ego_motion import Affine
+from lfm_perception.tracking.ego_motion_history import Affine
 
 
 class Tracker(Protocol):

@@ -1,4 +1,4 @@
-"""Which detection shows which track: by overlap and by likelihood, all of them weighed together."""
+"""Association of detections with tracks, by overlap and likelihood, as one assignment problem."""
 
 from __future__ import annotations
 
@@ -10,54 +10,63 @@ from lfm_perception.geometry import BoxArray, iou_matrix
 Indices = NDArray[np.intp]
 Matrix = NDArray[np.float64]
 
-LIKELIHOOD = 2.0
-"""What the best possible fit to the expected motion counts, where a full overlap counts 1."""
+LIKELIHOOD_WEIGHT = 2.0
+"""Score of the best possible likelihood, where a full overlap scores 1."""
 
-WORSE_FIT = 8.0
-"""A squared Mahalanobis distance this large makes a fit count 1/e of the best. Its mean is 4, one for each
-axis of a box; less steep than a Gaussian's 2, because people turn round."""
+LIKELIHOOD_SCALE = 8.0
+"""Squared Mahalanobis distance at which the likelihood scores 1/e of the best. Its mean is 4, one for each
+axis of a box; the slope is less steep than a Gaussian's (2), because people turn round."""
 
-LEAST_OF_LAST = 0.5
-"""Least overlap with where a track was last seen. Less takes neighbours for what has moved on."""
+SECOND_STAGE_MIN_IOU = 0.5
+"""Least overlap with a track's last measured box; less would associate neighbours of what has moved on."""
 
 
 def prepare() -> None:
-    """Load what the first association needs: half a second in which other threads hardly run."""
+    """Imports what the first association needs: half a second in which other threads hardly run."""
     import scipy.optimize  # noqa: F401
 
 
 def associate(
-    predicted: BoxArray, last: BoxArray, seen: BoxArray, distance: Matrix, favour: Matrix, least: Matrix
+    predicted: BoxArray,
+    last: BoxArray,
+    measured: BoxArray,
+    distance: Matrix,
+    label_weight: Matrix,
+    min_iou: Matrix,
 ) -> tuple[Indices, Indices]:
-    """Indices of the T tracks and of the D detections that belong together, pair by pair.
+    """Assigns D detections to T tracks in two stages, each with the highest total score.
 
-    First the detections `seen`, shape (D, 4), are compared with where the tracks are `predicted`, shape
-    (T, 4): a pair must overlap by `least`, shape (T,), and counts the more, the more it overlaps and the
-    smaller the squared Mahalanobis `distance`, shape (T, D), is. Those left over are compared with where each
-    track was `last` seen, which finds what stopped or turned round. Everything is multiplied by `favour`,
-    shape (T, D), 0 to 1. Of all pairings the one that counts most is taken.
+    The first stage compares the detections with the predicted boxes: overlaps of `min_iou` or more pass the
+    gate, and overlap plus likelihood is the score. The second stage compares the remaining detections with
+    the last measured boxes of the remaining tracks, which finds objects that stopped or turned round.
+
+    Args:
+        predicted: predicted boxes of the tracks, `xyxy`, shape (T, 4).
+        last: last measured boxes of the tracks, `xyxy`, shape (T, 4).
+        measured: boxes of the detections, `xyxy`, shape (D, 4).
+        distance: squared Mahalanobis distances, shape (T, D).
+        label_weight: factors of the scores, 0 to 1, shape (T, D).
+        min_iou: least overlap of each track in the first stage, shape (T,).
+
+    Returns:
+        Row of the track and row of the detection of every pair.
     """
-    overlap = iou_matrix(predicted, seen)
-    fit = overlap + LIKELIHOOD * np.exp(-distance / WORSE_FIT)
-    tracks, detections = _best(fit * favour, (overlap >= least[:, None]) & (overlap > 0.0))
-    rest, free = _others(len(predicted), tracks), _others(len(seen), detections)
-    if rest.size and free.size:
-        overlap = iou_matrix(last[rest], seen[free])
-        again, found = _best(overlap * favour[np.ix_(rest, free)], overlap >= LEAST_OF_LAST)
-        tracks = np.concatenate([tracks, rest[again]])
-        detections = np.concatenate([detections, free[found]])
+    overlap = iou_matrix(predicted, measured)
+    score = overlap + LIKELIHOOD_WEIGHT * np.exp(-distance / LIKELIHOOD_SCALE)
+    tracks, detections = _assign(score * label_weight, (overlap >= min_iou[:, None]) & (overlap > 0.0))
+    lost = np.setdiff1d(np.arange(len(predicted)), tracks)
+    free = np.setdiff1d(np.arange(len(measured)), detections)
+    if lost.size and free.size:
+        overlap = iou_matrix(last[lost], measured[free])
+        rows, columns = _assign(overlap * label_weight[np.ix_(lost, free)], overlap >= SECOND_STAGE_MIN_IOU)
+        tracks = np.concatenate([tracks, lost[rows]])
+        detections = np.concatenate([detections, free[columns]])
     return tracks, detections
 
 
-def _best(gain: Matrix, possible: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:
     from scipy.optimize import linear_sum_assignment  # here, because it takes a while to load
 
-    rows, columns = linear_sum_assignment(np.where(possible, gain, 0.0), maximize=True)
-    worth = possible[rows, columns]
-    return rows[worth], columns[worth]
-
-
-def _others(count: int, taken: Indices) -> Indices:
-    free = np.ones(count, dtype=bool)
-    free[taken] = False
-    return np.flatnonzero(free)
+    rows, columns = linear_sum_assignment(np.where(gate, score, 0.0), maximize=True)
+    passed = gate[rows, columns]
+    return rows[passed], columns[passed]

@@ -1,14 +1,14 @@
-"""Many boxes in motion at once: Kalman filters at nearly constant velocity, as arrays.
+"""Batched Kalman filters for boxes that move at nearly constant velocity.
 
-Centre x, centre y, width and height of a box move independently of each other, each with a state of
-position and velocity, and each is measured itself. The filter of such an axis is 2 x 2 and its equations
-need no matrix library, so those of all tracks are a few array operations: 50 tracks take 11 us to predict
-and 25 us to fuse, where as many `filterpy.kalman.KalmanFilter` objects of 8 x 8 take 190 us and 850 us
-(`benchmarks/tracking.py`, x86-64). The results are those of filterpy to 1e-9, which the tests hold it to.
+Centre x, centre y, width and height of a box are independent axes, each with a state of position and velocity
+of which the position is measured. The filter of an axis is 2 x 2 and needs no matrix library: all tracks are
+predicted and updated by a few array operations, which take 11 us and 25 us for 50 tracks, where as many
+`filterpy.kalman.KalmanFilter` objects of 8 x 8 take 190 us and 850 us (`benchmarks/tracking.py`, x86-64). The
+tests hold the results to those of filterpy, to 1e-9.
 
-What walks on and what turns round want different filters: one that trusts its velocity, and one that follows.
-`ImmFilter` runs both and weighs them by how well each expected what was measured, which halves the error of
-the velocity of what walks on.
+Objects that move on are tracked best with low process noise, objects that turn round with high process noise.
+`ImmFilter` runs both filters and weighs them by their likelihood, which halves the velocity error of objects
+that move on.
 
 Positions are in image sides (see `geometry`), velocities in image sides per second, times in seconds.
 """
@@ -23,23 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.intp] | NDArray[np.bool_]
 
-CALM = 0.1
-"""Share of its process_noise that a box has in its calm mode."""
+LOW_NOISE_SCALE = 0.1
+"""Process noise of the low-noise mode, as a share of that of the high-noise mode."""
 
-DOUBT = 0.5
-"""A velocity of so many of its standard deviations is believed by half, one of many of them wholly."""
+SHRINKAGE = 0.5
+"""Shrinkage halves a velocity of this many standard deviations, and hardly changes one of many."""
 
-STEADY_S = 1.0
-"""Seconds after which the mode of a box is as good as unknown: it was kept with 1/e."""
+MODE_TIME_CONSTANT_S = 1.0
+"""Time constant of the mode transition matrix: after it, a box has kept its mode with probability 1/e."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Motion:
-    """The filters of N boxes. Values: every change gives new ones.
+class ConstantVelocityFilter:
+    """Kalman filters of N boxes: an immutable value of five arrays of shape (N, 4), or (2, N, 4) in an IMM.
 
-    `position`, `velocity`: [cx, cy, w, h] and their rates, shape (N, 4). `variance`, `covariance`,
-    `velocity_variance`: the three different entries of each axis's 2 x 2 covariance, shape (N, 4).
+    `position`, `velocity`: state means [cx, cy, w, h] and their rates. `variance`, `covariance`,
+    `velocity_variance`: the distinct entries of each axis's state covariance.
     """
 
     position: Array
@@ -49,115 +50,114 @@ class Motion:
     velocity_variance: Array
 
     @classmethod
-    def starting(cls, measured: Array, noise: Array, speed: Array) -> Motion:
-        """At rest where it was measured, shape (N, 4); `noise`: variances, `speed`: its likely size."""
-        at_rest = np.zeros_like(measured)
-        return cls(measured, at_rest, noise, at_rest, np.broadcast_to(speed**2, measured.shape))
+    def from_measurements(cls, measured: Array, noise: Array, velocity_std: Array) -> ConstantVelocityFilter:
+        """Filters at rest at `measured` boxes with variances `noise`, shape (N, 4); `velocity_std`: (4,)."""
+        zeros = np.zeros_like(measured)
+        return cls(measured, zeros, noise, zeros, np.broadcast_to(velocity_std**2, measured.shape))
 
     def __len__(self) -> int:
-        return len(self.position)
+        return int(self.position.shape[-2])
 
-    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Motion:
-        return Motion(*(part[rows] for part in self._parts))
+    def __getitem__(self, rows: Rows) -> ConstantVelocityFilter:
+        return ConstantVelocityFilter(*(part[..., rows, :] for part in self._parts))
 
-    def joined(self, others: Motion) -> Motion:
-        """These boxes, then the others."""
-        return Motion(*(np.concatenate(pair) for pair in zip(self._parts, others._parts, strict=True)))
+    def concatenate(self, other: ConstantVelocityFilter) -> ConstantVelocityFilter:
+        """The filters of these boxes, followed by the other ones."""
+        pairs = zip(self._parts, other._parts, strict=True)
+        return ConstantVelocityFilter(*(np.concatenate(pair, axis=-2) for pair in pairs))
 
     @property
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.position, self.velocity, self.variance, self.covariance, self.velocity_variance
 
-    def after(self, seconds: float, process_noise: Array) -> Motion:
-        """That much later. `process_noise`: how much velocities change in a second, shape (N, 4) or (4,).
+    def predict(self, seconds: float, process_noise: Array) -> ConstantVelocityFilter:
+        """Prediction by `seconds` with white-noise acceleration, for which two short steps equal a long one.
 
-        Velocity wanders as white noise would drive it, so that two short steps equal a long one.
+        Args:
+            seconds: time step.
+            process_noise: standard deviation of the velocity's change in one second, one for each axis.
         """
-        wander = process_noise**2 * seconds
-        moved = self.position + self.velocity * seconds
+        diffusion = process_noise**2 * seconds
+        position = self.position + self.velocity * seconds
         variance = (
             self.variance
             + (2.0 * seconds) * self.covariance
-            + seconds**2 * (self.velocity_variance + wander / 3.0)
+            + seconds**2 * (self.velocity_variance + diffusion / 3.0)
         )
-        covariance = self.covariance + seconds * (self.velocity_variance + wander / 2.0)
-        return Motion(moved, self.velocity, variance, covariance, self.velocity_variance + wander)
+        covariance = self.covariance + seconds * (self.velocity_variance + diffusion / 2.0)
+        velocity_variance = self.velocity_variance + diffusion
+        return ConstantVelocityFilter(position, self.velocity, variance, covariance, velocity_variance)
 
-    def fused(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> Motion:
-        """After the boxes of `rows` were measured, shape (M, 4), with the variances `noise`, shape (M, 4)."""
-        before = self[rows]
-        total = before.variance + noise
-        gain, velocity_gain = before.variance / total, before.covariance / total
-        surprise = measured - before.position
-        after = Motion(
-            before.position + gain * surprise,
-            before.velocity + velocity_gain * surprise,
-            before.variance * noise / total,
-            before.covariance * noise / total,
-            before.velocity_variance - velocity_gain * before.covariance,
+    def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ConstantVelocityFilter:
+        """Update of the boxes `rows` with `measured` boxes of variances `noise`, both of shape (M, 4)."""
+        prior = self[rows]
+        innovation = measured - prior.position
+        innovation_variance = prior.variance + noise
+        gain = prior.variance / innovation_variance
+        velocity_gain = prior.covariance / innovation_variance
+        posterior = (
+            prior.position + gain * innovation,
+            prior.velocity + velocity_gain * innovation,
+            prior.variance * noise / innovation_variance,
+            prior.covariance * noise / innovation_variance,
+            prior.velocity_variance - velocity_gain * prior.covariance,
         )
         parts = [part.copy() for part in self._parts]
-        for part, fresh in zip(parts, after._parts, strict=True):
-            part[rows] = fresh
-        return Motion(*parts)
+        for part, updated in zip(parts, posterior, strict=True):
+            part[..., rows, :] = updated
+        return ConstantVelocityFilter(*parts)
 
-    def believed(self) -> Motion:
-        """The same with the velocities shrunk towards rest, the more the less sure they are.
+    def shrink_velocity(self) -> ConstantVelocityFilter:
+        """The same filters with velocities shrunk towards zero, the more the less certain they are.
 
-        Much stands, or keeps its size: a measured velocity that its noise explains is best taken for none.
+        Most objects stand or keep their size: a velocity within its standard deviation is likely noise.
         """
         square = self.velocity**2
-        return replace(self, velocity=self.velocity * square / (square + DOUBT**2 * self.velocity_variance))
+        shrunk = self.velocity * square / (square + SHRINKAGE**2 * self.velocity_variance)
+        return replace(self, velocity=shrunk)
 
-    def faster(self, by: Array) -> Motion:
-        """The same with another velocity of the centres; `by` has shape (N, 2)."""
-        velocity = self.velocity + np.pad(by, ((0, 0), (0, 2)))
-        return replace(self, velocity=velocity)
+    def add_velocity(self, change: Array) -> ConstantVelocityFilter:
+        """The same filters with `change` added to the velocities of the centres, shape (N, 2)."""
+        return replace(self, velocity=self.velocity + np.pad(change, ((0, 0), (0, 2))))
 
-    def placed(self, rows: NDArray[np.intp], position: Array) -> Motion:
-        """The same with the boxes of `rows` elsewhere; `position` has shape (M, 4)."""
-        everywhere = self.position.copy()
-        everywhere[rows] = position
-        return replace(self, position=everywhere)
+    def shift(self, rows: NDArray[np.intp], origin: Array, target: Array) -> ConstantVelocityFilter:
+        """The same filters with the boxes `rows` shifted as from `origin` to `target`, shape (M, 4)."""
+        position = self.position.copy()
+        position[..., rows, :] = position[..., rows, :] + target - origin
+        return replace(self, position=position)
 
-    def distance(self, expected: Array, measured: Array, noise: Array) -> Array:
+    def mahalanobis(self, expected: Array, measured: Array, noise: Array) -> Array:
         """Squared Mahalanobis distance of each box to each of M measurements, shape (N, M).
 
-        `expected`: where the boxes are taken to be measured, shape (N, 4). `measured` and its variances
-        `noise` have shape (M, 4).
+        Args:
+            expected: predicted measurements, shape (N, 4).
+            measured: measured boxes, shape (M, 4).
+            noise: variances of the measured boxes, shape (M, 4).
         """
-        surprise = measured[None] - expected[:, None]
-        total = self.variance[:, None] + noise[None]
-        distance: Array = (surprise**2 / total).sum(axis=2)
+        innovation = measured[None] - expected[:, None]
+        innovation_variance = self.variance[:, None] + noise[None]
+        distance: Array = (innovation**2 / innovation_variance).sum(axis=2)
         return distance
 
-    def seen_from(self, view: Array) -> Motion:
-        """The same boxes after the camera has moved: `view` takes places of the old image to the new one.
+    def transform(self, affine: Array) -> ConstantVelocityFilter:
+        """The same boxes after an affine motion of the image, shape (3, 3), in image sides.
 
-        Shape (3, 3), affine, in image sides. Sizes follow its scale along each side; turns are taken to be
-        small.
+        Sizes are scaled along each side; rotations are assumed to be small.
         """
-        linear, shift = view[:2, :2], view[:2, 2]
-        if linear.tolist() == [[1.0, 0.0], [0.0, 1.0]]:  # most are, and much is saved
+        linear, shift = affine[:2, :2], affine[:2, 2]
+        if linear.tolist() == [[1.0, 0.0], [0.0, 1.0]]:  # a translation, which is frequent and much cheaper
             position = self.position.copy()
-            position[:, :2] += shift
-            return Motion(position, *self._parts[1:])
+            position[..., :2] += shift
+            return replace(self, position=position)
         scale = np.tile(np.hypot(linear[0], linear[1]), 2)
-        turned = linear.T
         position, velocity = self.position * scale, self.velocity * scale
-        position[:, :2] = self.position[:, :2] @ turned + shift
-        velocity[:, :2] = self.velocity[:, :2] @ turned
-        spread = scale**2
-        return Motion(
-            position,
-            velocity,
-            self.variance * spread,
-            self.covariance * spread,
-            self.velocity_variance * spread,
-        )
+        position[..., :2] = self.position[..., :2] @ linear.T + shift
+        velocity[..., :2] = self.velocity[..., :2] @ linear.T
+        covariances = (part * scale**2 for part in self._parts[2:])
+        return ConstantVelocityFilter(position, velocity, *covariances)
 
     def corners(self) -> Array:
-        """`xyxy`, shape (N, 4). May leave the image; a width or height below 0 counts as 0."""
+        """The boxes as `xyxy`, shape (N, 4). They may leave the image; a negative size counts as 0."""
         corners = np.empty_like(self.position)
         centre, half = self.position[:, :2], np.maximum(self.position[:, 2:], 0.0) / 2.0
         np.subtract(centre, half, out=corners[:, :2])
@@ -167,92 +167,83 @@ class Motion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImmFilter:
-    """Boxes that sometimes keep their velocity and sometimes change it: an interacting multiple model.
+    """Interacting multiple model (IMM; Blom and Bar-Shalom, 1988) of N boxes, as an immutable value.
 
-    `modes`: the filters of N boxes if they were calm, and if they were agile. `chances`: of each mode, shape
-    (2, N). `whole`: both together, with the mean and the spread of the mixture (Blom and Bar-Shalom, "The
-    interacting multiple model algorithm", 1988), axis by axis as everything here.
+    `modes`: the filters with low and with high process noise, shape (2, N, 4). `mode_probabilities`: shape
+    (2, N). `mixed`: mean and variance of the mixture of both modes, axis by axis.
     """
 
-    modes: tuple[Motion, Motion]
-    chances: Array
-    whole: Motion
+    modes: ConstantVelocityFilter
+    mode_probabilities: Array
+    mixed: ConstantVelocityFilter
 
     @classmethod
-    def of(cls, modes: tuple[Motion, Motion], chances: Array) -> ImmFilter:
-        return cls(modes, chances, _mixture(modes, chances))
+    def from_modes(cls, modes: ConstantVelocityFilter, mode_probabilities: Array) -> ImmFilter:
+        return cls(modes, mode_probabilities, _mix(modes, mode_probabilities[1]))
 
     @classmethod
-    def starting(cls, measured: Array, noise: Array, speed: Array) -> ImmFilter:
-        """See `Motion.starting`; nothing is known of the mode."""
-        motion = Motion.starting(measured, noise, speed)
-        return cls((motion, motion), np.full((2, len(motion)), 0.5), motion)
+    def from_measurements(cls, measured: Array, noise: Array, velocity_std: Array) -> ImmFilter:
+        """See `ConstantVelocityFilter.from_measurements`; both modes are equally probable."""
+        initial = ConstantVelocityFilter.from_measurements(measured, noise, velocity_std)
+        modes = ConstantVelocityFilter(*(np.stack([part, part]) for part in initial._parts))
+        return cls(modes, np.full((2, len(initial)), 0.5), initial)
 
-    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> ImmFilter:
-        calm, agile = self.modes
-        return ImmFilter((calm[rows], agile[rows]), self.chances[:, rows], self.whole[rows])
+    def __getitem__(self, rows: Rows) -> ImmFilter:
+        return ImmFilter(self.modes[rows], self.mode_probabilities[:, rows], self.mixed[rows])
 
-    def joined(self, others: ImmFilter) -> ImmFilter:
-        """These boxes, then the others."""
-        (calm, agile), (calmer, more_agile) = self.modes, others.modes
+    def concatenate(self, other: ImmFilter) -> ImmFilter:
+        """The filters of these boxes, followed by the other ones."""
+        mode_probabilities = np.concatenate([self.mode_probabilities, other.mode_probabilities], axis=1)
         return ImmFilter(
-            (calm.joined(calmer), agile.joined(more_agile)),
-            np.concatenate([self.chances, others.chances], axis=1),
-            self.whole.joined(others.whole),
+            self.modes.concatenate(other.modes), mode_probabilities, self.mixed.concatenate(other.mixed)
         )
 
-    def each(self, change: Callable[[Motion], Motion]) -> ImmFilter:
-        """After the same was done to every mode."""
-        calm, agile = self.modes
-        return ImmFilter.of((change(calm), change(agile)), self.chances)
+    def map(self, change: Callable[[ConstantVelocityFilter], ConstantVelocityFilter]) -> ImmFilter:
+        """The same change applied to the filters of both modes."""
+        return ImmFilter.from_modes(change(self.modes), self.mode_probabilities)
 
-    def after(self, seconds: float, process_noise: Array) -> ImmFilter:
-        """That much later; the mode may have changed meanwhile. `process_noise` is that of the agile mode."""
-        stays = math.exp(-seconds / STEADY_S)
-        switch = np.array([[1.0 + stays, 1.0 - stays], [1.0 - stays, 1.0 + stays]]) / 2.0
-        joint = switch[:, :, None] * self.chances[:, None]  # from mode, to mode
-        chances = joint.sum(axis=0)
-        origins = joint / chances
-        calm, agile = (_mixture(self.modes, origins[:, to]) for to in (0, 1))
-        return ImmFilter.of(
-            (calm.after(seconds, CALM * process_noise), agile.after(seconds, process_noise)), chances
-        )
+    def predict(self, seconds: float, process_noise: Array) -> ImmFilter:
+        """Interaction of the modes, and their prediction; `process_noise` is that of the high-noise mode."""
+        kept = math.exp(-seconds / MODE_TIME_CONSTANT_S)
+        transition = np.array([[1.0 + kept, 1.0 - kept], [1.0 - kept, 1.0 + kept]]) / 2.0
+        joint = transition[:, :, None] * self.mode_probabilities[:, None]  # from mode, to mode
+        mode_probabilities = joint.sum(axis=0)
+        interacted = _mix(self.modes, joint[1] / mode_probabilities)
+        noise = np.array([LOW_NOISE_SCALE, 1.0])[:, None, None] * process_noise
+        return ImmFilter.from_modes(interacted.predict(seconds, noise), mode_probabilities)
 
-    def fused(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ImmFilter:
-        """See `Motion.fused`. The mode that expected the measurement better becomes the likelier one."""
-        calm, agile = (mode.fused(rows, measured, noise) for mode in self.modes)
-        fits = np.stack([_log_likelihood(mode[rows], measured, noise) for mode in self.modes])
-        weights = self.chances[:, rows] * np.exp(fits - fits.max(axis=0))
-        chances = self.chances.copy()
-        chances[:, rows] = weights / weights.sum(axis=0)
-        return ImmFilter.of((calm, agile), chances)
+    def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ImmFilter:
+        """See `ConstantVelocityFilter.update`; the mode with the higher likelihood gains probability."""
+        likelihoods = _log_likelihood(self.modes[rows], measured, noise)
+        weights = self.mode_probabilities[:, rows] * np.exp(likelihoods - likelihoods.max(axis=0))
+        mode_probabilities = self.mode_probabilities.copy()
+        mode_probabilities[:, rows] = weights / weights.sum(axis=0)
+        return ImmFilter.from_modes(self.modes.update(rows, measured, noise), mode_probabilities)
 
 
-def _mixture(modes: tuple[Motion, Motion], chances: Array) -> Motion:
-    """Mean and spread of boxes that are in either mode, by its chance, shape (2, N)."""
-    calm, agile = modes
-    share = chances[1][:, None]
-    off, velocity_off = agile.position - calm.position, agile.velocity - calm.velocity
-    apart = share * (1.0 - share)
-
-    def blend(low: Array, high: Array) -> Array:
-        blended: Array = low + share * (high - low)
-        return blended
-
-    return Motion(
-        blend(calm.position, agile.position),
-        blend(calm.velocity, agile.velocity),
-        blend(calm.variance, agile.variance) + apart * off**2,
-        blend(calm.covariance, agile.covariance) + apart * off * velocity_off,
-        blend(calm.velocity_variance, agile.velocity_variance) + apart * velocity_off**2,
+def _mix(modes: ConstantVelocityFilter, high_weight: Array) -> ConstantVelocityFilter:
+    """Mean and variance of the mixture of both modes, (2, N, 4), by the weight of the second, (..., N)."""
+    weight = high_weight[..., None]
+    (low, high), (low_velocity, high_velocity) = modes.position, modes.velocity
+    offset, velocity_offset = high - low, high_velocity - low_velocity
+    between = weight * (1.0 - weight)
+    means = (low + weight * (high - low) for low, high in modes._parts)
+    position, velocity, variance, covariance, velocity_variance = means
+    return ConstantVelocityFilter(
+        position,
+        velocity,
+        variance + between * offset**2,
+        covariance + between * offset * velocity_offset,
+        velocity_variance + between * velocity_offset**2,
     )
 
 
-def _log_likelihood(motion: Motion, measured: Array, noise: Array) -> Array:
-    """Of measured boxes, shape (N,), but for a constant. Their sizes say little about how they move."""
-    total = (motion.variance + noise)[:, :2]
-    likelihood: Array = -0.5 * ((measured - motion.position)[:, :2] ** 2 / total + np.log(total)).sum(axis=1)
-    return likelihood
+def _log_likelihood(prior: ConstantVelocityFilter, measured: Array, noise: Array) -> Array:
+    """Log-likelihood of the measured centres, shape (2, N), up to a constant. Sizes tell little of modes."""
+    variance = (prior.variance + noise)[..., :2]
+    innovation = (measured - prior.position)[..., :2]
+    log_likelihood: Array = -0.5 * (innovation**2 / variance + np.log(variance)).sum(axis=-1)
+    return log_likelihood
 
 
 def centre_and_size(corners: Array) -> Array:

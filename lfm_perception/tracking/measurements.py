@@ -1,0 +1,153 @@
+"""Measurement model: from the detections of a frame to measured boxes with their variances."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm_perception.geometry import BoxArray, stack
+from lfm_perception.scene import Detection
+from lfm_perception.settings import TrackerSettings
+from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, centre_and_size
+
+MAX_DETECTIONS = 256
+"""Most detections of one frame; of more, those with the highest scores are used."""
+
+MAX_LABEL_LENGTH = 64
+"""Characters after which a label is cut."""
+
+TRUNCATION_MARGIN = 0.005
+"""Image sides. A side of a box this near to the image's edge is that of the image, not of the object."""
+
+IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
+
+UNMEASURED = 1e6
+"""Variance, in image sides squared, of a size that a detection does not measure."""
+
+# Reasons for which detections are rejected
+INVALID_BOX = "not a box"
+NO_LABEL = "no label"
+TOO_MANY_DETECTIONS = "too many objects"
+
+
+@dataclass(frozen=True, slots=True)
+class WholeObjects:
+    """Predicted and measured [cx, cy, w, h] of whole objects, with measurement noise, shape (M, 4)."""
+
+    predicted: Array
+    measured: Array
+    variance: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The valid detections of a frame, in an order that does not depend on theirs.
+
+    `boxes`: `xyxy`, shape (D, 4). `position`: [cx, cy, w, h], shape (D, 4), and `variance` its measurement
+    noise. `truncated`: which sides the image's edge cuts off, shape (D, 4).
+    """
+
+    boxes: BoxArray
+    position: Array
+    variance: Array
+    truncated: NDArray[np.bool_]
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def from_detections(
+        cls, detections: Sequence[Detection], settings: TrackerSettings, rejects: Counter[str]
+    ) -> Measurements:
+        """Measurements of the valid detections; the others are added to `rejects` by reason."""
+        valid = []
+        boxes = stack(detection.box for detection in detections)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        ordered = np.isfinite(low) & np.isfinite(high) & (low < high) & (high > 0.0) & (low < 1.0)
+        fit = np.logical_and.reduce(ordered, axis=1).tolist()
+        for detection, box, is_box in zip(detections, boxes.clip(0.0, 1.0).tolist(), fit, strict=True):
+            label = detection.label.strip()[:MAX_LABEL_LENGTH]
+            if not is_box:
+                rejects[INVALID_BOX] += 1
+            elif not label:
+                rejects[NO_LABEL] += 1
+            else:
+                score = min(max(detection.score, 0.0), 1.0) if math.isfinite(detection.score) else 0.0
+                valid.append((-score, tuple(box), label, _model_variance(detection)))
+        valid.sort()
+        if len(valid) > MAX_DETECTIONS:
+            rejects[TOO_MANY_DETECTIONS] += len(valid) - MAX_DETECTIONS
+            del valid[MAX_DETECTIONS:]
+        boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
+        position = centre_and_size(boxes)
+        variance = np.array([variance for _, _, _, variance in valid]).reshape(-1, 4)
+        return cls(
+            boxes=boxes,
+            position=position,
+            variance=_measurement_noise(position, variance, settings),
+            truncated=np.concatenate(
+                [boxes[:, :2] < TRUNCATION_MARGIN, boxes[:, 2:] > 1.0 - TRUNCATION_MARGIN], axis=1
+            ),
+            labels=tuple(label for _, _, label, _ in valid),
+            scores=tuple(-score for score, _, _, _ in valid),
+        )
+
+    def complete(
+        self, rows: NDArray[np.intp], predicted: Array, was_truncated: NDArray[np.bool_]
+    ) -> WholeObjects:
+        """Whole boxes of the objects that the image's edge cuts off, which move as their visible side does.
+
+        A truncated object is as large as its track, or as its visible part where that is larger. A track that
+        must grow for that keeps the place of its visible side, as it does when its other side appears.
+
+        Args:
+            rows: measurements, shape (M,).
+            predicted: predicted [cx, cy, w, h] of their tracks, shape (M, 4).
+            was_truncated: which sides were cut off at the tracks' last measurement, shape (M, 4).
+        """
+        position, variance, truncated = self.position[rows], self.variance[rows], self.truncated[rows]
+        size, track_size = position[:, 2:], predicted[:, 2:]
+        cut = truncated[:, :2] ^ truncated[:, 2:]  # cut off at both sides, the visible centre is a good guess
+        appeared = ~(truncated[:, :2] | truncated[:, 2:]) & (was_truncated[:, :2] ^ was_truncated[:, 2:])
+        low_side = np.where(cut, truncated[:, :2], was_truncated[:, :2])
+        beyond = np.where(low_side, -0.5, 0.5) * (cut | appeared)
+        whole = np.select([cut, appeared], [np.maximum(size, track_size), size], track_size)
+        centre = position[:, :2] + beyond * (whole - size)
+        centre_variance = np.where(cut, variance[:, 2:], variance[:, :2])
+        size_variance = np.where(cut, UNMEASURED, variance[:, 2:])
+        return WholeObjects(
+            np.concatenate([predicted[:, :2] + beyond * (whole - track_size), whole], axis=1),
+            np.concatenate([centre, size], axis=1),
+            np.concatenate([centre_variance, size_variance], axis=1),
+        )
+
+
+def _model_variance(detection: Detection) -> tuple[float, float, float, float]:
+    """Variances of [cx, cy, w, h] from those of the sides; NaN where the model gave no finite ones."""
+    std = detection.std
+    if std is None:
+        return (math.nan,) * 4
+    x = std.x1**2 + std.x2**2
+    y = std.y1**2 + std.y2**2
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return (math.nan,) * 4
+    return x / 4.0, y / 4.0, x, y
+
+
+def _measurement_noise(position: Array, model_variance: Array, settings: TrackerSettings) -> Array:
+    """Variances of measured [cx, cy, w, h], shape (D, 4): the model's, or a share of the box's size."""
+    default = settings.measurement_noise * np.tile(position[:, 2:], 2) + settings.min_measurement_noise
+    scaled = settings.measurement_noise_scale**2 * model_variance + settings.min_measurement_noise**2
+    return np.where(np.isnan(model_variance), default**2, scaled)
+
+
+def visible_boxes(tracks: ConstantVelocityFilter, truncated: NDArray[np.bool_]) -> BoxArray:
+    """The parts of the boxes inside the image, `xyxy`, shape (N, 4). Truncated sides stay on the edge."""
+    return np.where(truncated, IMAGE_EDGES, tracks.corners().clip(0.0, 1.0))

@@ -1,0 +1,72 @@
+"""The life of a track beside its motion: tentative, confirmed, coasting or lost; its label and its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lfm_perception.settings import TrackerSettings
+
+SCORE_SMOOTHING = 0.3
+"""Weight of the latest detection in a track's exponentially smoothed score."""
+
+LABEL_VOTE_DECAY = 0.9
+"""Factor of all label votes of a track with every new vote."""
+
+LABEL_SWITCH_MARGIN = 0.5
+"""Votes by which another label must lead before a track takes it."""
+
+MIN_LABEL_VOTES = 0.02
+"""Votes below which a label is dropped, so that memory stays bounded when a model invents labels."""
+
+
+@dataclass(slots=True)
+class TrackState:
+    """State of one track; stamps in seconds. `settings` are those of its label."""
+
+    track_id: int
+    settings: TrackerSettings
+    first_s: float
+    last_s: float
+    score: float
+    hits: int = 1
+    misses: int = 0
+    label: str = ""
+    label_votes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the track has had `min_hits` detections; until then it is tentative."""
+        return self.hits >= self.settings.min_hits
+
+    @property
+    def published(self) -> bool:
+        """Whether the track is confirmed and was not missed by too many frames in a row."""
+        return self.confirmed and self.misses <= self.settings.max_consecutive_misses
+
+    def is_lost(self, stamp_s: float) -> bool:
+        """Whether the missed track ends: a tentative one at once, a coasting one after `max_age`."""
+        return not self.confirmed or stamp_s - self.last_s > self.settings.max_age
+
+    def match(self, label: str, score: float, stamp_s: float) -> None:
+        """Counts a detection."""
+        self.hits, self.misses, self.last_s = self.hits + 1, 0, stamp_s
+        self.score += SCORE_SMOOTHING * (score - self.score)
+        self.vote(label)
+
+    def miss(self) -> None:
+        """Counts an inferred frame without a detection, like a detection with a score of 0."""
+        self.misses += 1
+        self.score *= 1.0 - SCORE_SMOOTHING
+
+    def vote(self, label: str) -> None:
+        """Adds a vote for a label; the label with the most votes is the track's, with some hysteresis."""
+        decayed = {name: votes * LABEL_VOTE_DECAY for name, votes in self.label_votes.items()}
+        self.label_votes = {name: votes for name, votes in decayed.items() if votes >= MIN_LABEL_VOTES}
+        self.label_votes[label] = self.label_votes.get(label, 0.0) + 1.0
+        best = max(self.label_votes, key=lambda name: (self.label_votes[name], name))
+        if self.label_votes[best] > self.label_votes.get(self.label, 0.0) + LABEL_SWITCH_MARGIN:
+            self.label = best
+
+    def label_agreement(self, label: str) -> float:
+        """Share of the votes for this label, 0 to 1."""
+        return self.label_votes.get(label, 0.0) / sum(self.label_votes.values())
