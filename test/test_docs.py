@@ -255,6 +255,7 @@ def test_every_topic_and_service_that_is_named_exists() -> None:
     known = {line.split("`")[1].rpartition("/")[2] for line in tables}  # checked by test_topics.py
     known |= {"ground_truth", "clock", "change_state", "get_state"}
     found = {(page.name, span) for page, span in spans() if re.fullmatch(r"~?/[a-z_/]+", span)}
+    found |= {(file, name) for file, words in prose() for name in re.findall(r"~/[a-z_]+(?![\w./])", words)}
     found |= {
         (page.name, words[3])
         for page, words in named("ros2")

@@ -296,6 +296,8 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path, text: str) -> 
         ("[" * 2000, "not valid YAML"),
         ("image: {max_tokens: 2026-13-45}", "not valid YAML: "),
         ("image: {max_tokens: \x07}", "not valid YAML: "),
+        ("image: {splitting: !!bool x}", "not valid YAML: "),
+        ("image: {max_tokens: !!float ''}", "not valid YAML: "),
     ],
 )
 def test_a_broken_file_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:

@@ -103,9 +103,9 @@ class RecordedSettings:
 
     path: str = parameter("", "file written by lfm-perception record")
     match: str = parameter(
-        "picture",
+        "image",
         "key of a frame's answers: its pixels, or its stamp where decoders differ",
-        ("picture", "stamp"),
+        ("image", "stamp"),
     )
 
 
@@ -113,8 +113,10 @@ class RecordedSettings:
 class ImageSettings:
     """Image tokens of a frame; one token covers 32 x 32 pixels."""
 
-    min_tokens: int = parameter(32, "minimum; a smaller frame is enlarged", (1, 1024), "tokens")
-    max_tokens: int = parameter(256, "maximum; a larger frame is shrunk or tiled", (1, 1024), "tokens")
+    min_tokens: int = parameter(32, "minimum image tokens; a smaller frame is enlarged", (1, 1024), "tokens")
+    max_tokens: int = parameter(
+        256, "maximum image tokens; a larger frame is shrunk or tiled", (1, 1024), "tokens"
+    )
     max_tiles: int = parameter(1, "maximum number of 512 x 512 tiles per frame; 1: no tiling", (1, MAX_TILES))
     splitting: bool = parameter(True, "splitting of large frames into tiles, up to image.max_tiles")
     thumbnail: bool = parameter(True, "thumbnail of a tiled frame, within image.max_tokens")
@@ -210,7 +212,10 @@ class TrackerSettings:
         5.0, "maximum time without any answer before all tracks are removed", (0.0, 60.0), "s"
     )
     measurement_noise: float = parameter(
-        0.1, "default standard deviation of a measured centre or size", (0.001, 1.0), "box widths"
+        0.1,
+        "standard deviation of a measured centre or size, where the model gives none",
+        (0.001, 1.0),
+        "box widths",
     )
     measurement_noise_scale: float = parameter(
         2.5, "factor on the standard deviations of box sides that the model gives", (0.1, 10.0)

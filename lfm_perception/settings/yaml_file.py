@@ -33,7 +33,7 @@ def parse(text: str) -> object:
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = str(error.problem).partition(" with value")[0]
         raise PerceptionError(f"not valid YAML{place}: {problem}") from error
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # an impossible date, `!!bool x`
         raise PerceptionError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
