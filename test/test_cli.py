@@ -279,7 +279,7 @@ def test_a_source_that_breaks_off_keeps_the_results_and_names_the_frame(
     frames = summary["frames"]
     assert 4 < frames < 20
     assert summary["ended"] == f"video {film} ends in the middle of frame {frames}"
-    assert f"{summary['ended']}; what came before is in {tmp_path}/out" in outcome.err
+    assert f"{summary['ended']}; the results until then are in {tmp_path}/out" in outcome.err
     assert names(tmp_path / "out") == RESULTS
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
         assert video.streams.video[0].frames == frames

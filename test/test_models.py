@@ -213,7 +213,7 @@ def test_a_pulled_model_runs_by_the_settings_it_comes_with(
     listed = computer.models("list").out
     assert any(line.split()[0] == NAME and "yes" in line for line in listed.splitlines() if line)
     asked = len(computer.hub.asked)
-    assert "here already" in computer.pull().out
+    assert "already stored" in computer.pull().out
     assert len(computer.hub.asked) == asked
 
 

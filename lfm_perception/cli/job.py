@@ -85,7 +85,7 @@ class Job:
     def finish(self, out: Path) -> None:
         """Fail with the error held back, or exit with the signal's code; the results are in `out`."""
         if self._error:
-            raise PerceptionError(f"{self._error}; what came before is in {out}")
+            raise PerceptionError(f"{self._error}; the results until then are in {out}")
         self._exit_if_stopped()
 
     def _exit_if_stopped(self) -> None:

@@ -37,7 +37,7 @@ def list_models() -> None:
     store = Store()
     registry, stored = _registry(store), store.names()
     table = Table(box=None, pad_edge=False)
-    for head in ("model", "size", "pinned", "here", "license", "from"):
+    for head in ("model", "size", "pinned", "stored", "license", "source"):
         table.add_column(head, justify="right" if head == "size" else "left", no_wrap=head == "model")
     for model in registry:
         files = (model.file, model.mmproj(None))
@@ -74,7 +74,7 @@ def pull(
     store = Store()
     model = _registry(store).find(name)
     if model.name in store.names():
-        print(f"{model.name} is here already; lfm-perception models verify {model.name} checks it")
+        print(f"{model.name} is already stored; lfm-perception models verify {model.name} checks it")
         return
     if model.license and not store.accepted(model.license):
         _agree(model.name, model.license, accept_license)
