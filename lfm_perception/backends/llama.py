@@ -8,7 +8,6 @@ from __future__ import annotations
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
 
 from lfm_perception.backends.local import model_files
 from lfm_perception.engine.engine import Engine
@@ -77,9 +76,7 @@ class LlamaVlm:
     def __enter__(self) -> LlamaVlm:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: StopRequest) -> Future[Answer]:

@@ -142,8 +142,10 @@ class DecodeStream:
     def __init__(self, decode: DecodeFunction, prompt_tokens: int, limit: int) -> None:
         self.tokens: list[int] = []
         """The accepted tokens: the answer so far."""
+        self.encoded = b""
+        """Their text in UTF-8."""
         self.spans: list[TokenLogProb] = []
-        """The accepted tokens with the characters they touch, the last possibly in part."""
+        """Their log-probabilities and the characters they touch, the last possibly in part."""
         self._decode_function, self._prompt_tokens, self._limit = decode, prompt_tokens, limit
         self._decoded: list[int] = []
         self._logits: dict[int, Logits] = {}
@@ -158,6 +160,7 @@ class DecodeStream:
             del self._decoded[number:]
             self._logits.clear()
         self.tokens.append(token)
+        self.encoded += piece
         starts = [byte & 0xC0 != 0x80 for byte in piece]  # bytes that begin a character
         first = self._characters - (bool(starts) and not starts[0])
         self._characters += sum(starts)
@@ -239,10 +242,9 @@ def decode_boxes(
         stream.accept(token, pieces[token], log_prob, spread)
         draft_state = speculator.advance(state, token, draft_state)
         state = following
-    text = (_joined(pieces, stream.tokens) + refused).decode(errors="ignore")
+    text = (stream.encoded + refused).decode(errors="ignore")
     truncated = bool(state.allowed_tokens.size)
-    if truncated:
-        text = _whole_objects(text)
+    text = _whole_objects(text) if truncated else text
     return DecodedAnswer(text, tuple(stream.spans), len(stream.tokens), truncated)
 
 
@@ -273,12 +275,8 @@ def decode_text(
         stream.accept(token, vocabulary.pieces[token], log_prob)
     if tokens:
         speculator.remember(tokens)
-    text = _joined(vocabulary.pieces, tokens).decode(errors="ignore")
+    text = stream.encoded.decode(errors="ignore")
     return DecodedAnswer(text, tuple(stream.spans), len(tokens), truncated)
-
-
-def _joined(pieces: Sequence[bytes], tokens: Sequence[int]) -> bytes:
-    return b"".join(pieces[token] for token in tokens)
 
 
 def _whole_objects(text: str) -> str:

@@ -15,7 +15,8 @@ out: next to nothing where a long batch will decode it, a batch of its own other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lfm_perception.engine.grammar import Grammar, State
@@ -40,6 +41,10 @@ TokenPath = Mapping[State, int]
 
 _Place = tuple[State, bool]
 """A state of the automaton, and whether there was no draft."""
+
+_DraftRun = tuple[list[int], float, list[float]]
+"""A draft token with the forced tokens after it, its acceptance rate, and the seconds that the last 0, 1, ..
+of these tokens cost when they are left out of the batch."""
 
 
 class Speculator:
@@ -115,23 +120,28 @@ class Speculator:
         verified, self._verified = self._verified, []
         for place, count in verified[:-1]:  # their tokens were in the last batch, as accepted drafts
             self._learn_deferred_cost(place, count)
-        search = _ProposalSearch(self._batch_cost, known, room)
-        while len(search.decisions) < MAX_OUTPUTS - 1 and search.probability > _MIN_PATH_PROBABILITY:
+        runs = self._draft_runs(state, draft)
+        proposal, self._cost_per_token = _best_proposal(runs, self._batch_cost, known, room)
+        for place, count in verified[-1:]:
+            self._learn_deferred_cost(place, count)
+        return proposal
+
+    def _draft_runs(self, state: State, draft: DraftState) -> Iterator[_DraftRun]:
+        """The draft from a state on, as long as it is not improbable."""
+        probability = 1.0
+        for _ in range(MAX_OUTPUTS - 1):
             token = self.draft(state, draft)
-            if token is None:
-                break
+            if token is None or probability <= _MIN_PATH_PROBABILITY:
+                return
             place = state, draft.paths is None
             rate = self._acceptance_rates.get(place, _INITIAL_ACCEPTANCE_RATE)
             solo_share = self._solo_shares.get(place, 1.0)
+            probability *= rate
             draft = self.advance(state, token, draft)
-            run, state = _forced(state, token)
-            deferred = [self._deferred_cost(count, solo_share) for count in range(len(run) + 1)]
-            if not state.allowed_tokens.size or not search.extend(run, rate, deferred):
-                break
-        self._cost_per_token = search.cost_per_token
-        for place, count in verified[-1:]:
-            self._learn_deferred_cost(place, count)
-        return search.best
+            tokens, state = _forced(state, token)
+            if not state.allowed_tokens.size:
+                return
+            yield tokens, rate, [self._deferred_cost(count, solo_share) for count in range(len(tokens) + 1)]
 
     def _deferred_cost(self, tokens: int, solo_share: float) -> float:
         """Seconds of tokens that are decoded later: in a batch of their own or in a longer one."""
@@ -153,72 +163,41 @@ class Speculator:
         return path
 
 
-class _ProposalSearch:
-    """Extends a proposal from decision to decision and keeps the length of the greatest expected gain."""
+def _best_proposal(
+    runs: Iterable[_DraftRun], batch_cost: Callable[[int], float], known: int, room: int
+) -> tuple[Proposal, float]:
+    """The beginning of the draft with the greatest expected gain.
 
-    def __init__(self, batch_cost: Callable[[int], float], known: int, room: int) -> None:
-        self.decisions: list[int] = []
-        self.probability = 1.0
-        """That all draft tokens so far are accepted."""
-        self._batch_cost, self._known, self._room = batch_cost, known, room
-        self._known_cost = batch_cost(known)
-        self._tokens: list[int] = []
-        self._saved = 0.0  # expected seconds
-        self._accepted = 0.0  # expected tokens
-        self._rejections: list[tuple[int, float]] = []  # index in the batch, expected seconds to decode again
-        self._rollback_cost = 0.0  # of the rejections that are too far back to be truncated
-        self._beyond_rollback = 0
-        self._best_gain, self._best_accepted, self._best_lengths = 0.0, 0.0, (0, 0)
-
-    def extend(self, run: Sequence[int], acceptance_rate: float, deferred: Sequence[float]) -> bool:
-        """Add a draft token and the forced tokens after it.
-
-        Args:
-            run: these tokens.
-            acceptance_rate: of the draft token.
-            deferred: seconds that the last 0, 1, .. of these tokens cost when they are left out.
-
-        Returns: False when they do not fit.
-        """
-        before, begin = len(self._tokens), self._known + len(self._tokens)
-        again = self._batch_cost(begin + len(run)) - self._batch_cost(len(run))
-        self._rejections.append((begin, self.probability * (1.0 - acceptance_rate) * again))
-        self.probability *= acceptance_rate
-        self._tokens += run
-        most = min(len(run), self._room - before, MAX_BATCH_TOKENS - begin)
+    Returns: the proposal, and the expected seconds per known or accepted token of its batch.
+    """
+    tokens: list[int] = []
+    decisions: list[int] = []
+    best, best_gain, best_accepted = (0, 0), 0.0, 0.0
+    probability, saved, accepted = 1.0, 0.0, 0.0  # of all tokens so far; expected seconds and tokens
+    rejections: deque[tuple[int, float]] = deque()  # index in the batch, expected seconds to decode again
+    rollback = 0.0  # expected seconds of the rejections that need a checkpoint
+    for run, acceptance_rate, deferred in runs:
+        begin = known + len(tokens)
+        again = batch_cost(begin + len(run)) - batch_cost(len(run))
+        rejections.append((begin, probability * (1.0 - acceptance_rate) * again))
+        probability *= acceptance_rate
+        most = min(len(run), room - len(tokens), MAX_BATCH_TOKENS - begin)
         for count in range(1, most + 1):
-            self._add_rollbacks(begin + count)
-            value = self._saved + self.probability * (deferred[-1] - deferred[len(run) - count])
-            gain = value - self._rollback_cost - (self._batch_cost(begin + count) - self._known_cost)
-            if gain > self._best_gain:
-                self._best_gain, self._best_accepted = gain, self._accepted + self.probability * count
-                self._best_lengths = before + count, len(self.decisions) + (count == len(run))
+            while rejections and begin + count - rejections[0][0] > MAX_ROLLBACK:
+                rollback += rejections.popleft()[1]
+            value = saved + probability * (deferred[-1] - deferred[len(run) - count])
+            gain = value - rollback - (batch_cost(begin + count) - batch_cost(known))
+            if gain > best_gain:
+                best = len(tokens) + count, len(decisions) + (count == len(run))
+                best_gain, best_accepted = gain, accepted + probability * count
+        tokens += run
         if most < len(run):
-            return False
-        self._saved += self.probability * deferred[-1]
-        self._accepted += self.probability * len(run)
-        self.decisions.append(len(self._tokens) - 1)
-        return True
-
-    @property
-    def best(self) -> Proposal:
-        tokens, decisions = self._best_lengths
-        return self._tokens[:tokens], self.decisions[:decisions]
-
-    @property
-    def cost_per_token(self) -> float:
-        """Expected seconds per known or accepted token of the batch."""
-        cost = self._batch_cost(self._known + self._best_lengths[0])
-        return cost / max(1.0, self._known + self._best_accepted)
-
-    def _add_rollbacks(self, size: int) -> None:
-        """Count the rejections that a batch of this size needs a checkpoint for."""
-        while self._beyond_rollback < len(self._rejections):
-            begin, cost = self._rejections[self._beyond_rollback]
-            if size - begin <= MAX_ROLLBACK:
-                break
-            self._rollback_cost += cost
-            self._beyond_rollback += 1
+            break
+        saved += probability * deferred[-1]
+        accepted += probability * len(run)
+        decisions.append(len(tokens) - 1)
+    cost_per_token = batch_cost(known + best[0]) / max(1.0, known + best_accepted)
+    return (tokens[: best[0]], decisions[: best[1]]), cost_per_token
 
 
 class TextSpeculator:

@@ -67,7 +67,7 @@ class VisionEncoder:
             bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
             if mtmd_cpp.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1):
                 raise llama_error(f"llama.cpp cannot take a picture of {width}x{height}")
-            chunk = _image_chunk(chunks)
+            (chunk,) = _image_chunks(chunks)
             tokens = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)
             if tokens != planned:
                 raise PerceptionError(
@@ -86,15 +86,10 @@ class VisionEncoder:
         mtmd_cpp.mtmd_free(self._context)
 
 
-def _image_chunk(chunks: Any) -> Any:
-    """The only chunk with image tokens."""
-    every = (
+def _image_chunks(chunks: Any) -> list[Any]:
+    every = [
         mtmd_cpp.mtmd_input_chunks_get(chunks, index)
         for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks))
-    )
-    (chunk,) = (
-        chunk
-        for chunk in every
-        if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == mtmd_cpp.MTMD_INPUT_CHUNK_TYPE_IMAGE
-    )
-    return chunk
+    ]
+    image = mtmd_cpp.MTMD_INPUT_CHUNK_TYPE_IMAGE
+    return [chunk for chunk in every if mtmd_cpp.mtmd_input_chunk_get_type(chunk) == image]
