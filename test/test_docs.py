@@ -335,10 +335,10 @@ def test_figures_of_the_demo_model_are_those_of_its_card() -> None:
     for line in re.findall(r"^\| [^\n]* / [^\n]*$", card, re.M):
         name, _, f1, _, iou, *_, ms = (cell.strip() for cell in line.strip("|").split("|"))
         trials[{"easy": "256x256"}.get(name, name)] = [f1, iou, ms]
-    for picture, tokens, *figures in rows(DOCS / "tuning.md", "picture"):
-        width, height = map(int, picture.split("x"))
+    for image, tokens, *figures in rows(DOCS / "tuning.md", "image"):
+        width, height = map(int, image.split("x"))
         assert int(tokens) == width * height // 32**2
-        assert figures == trials[picture]
+        assert figures == trials[image]
 
 
 def test_figures_of_the_tracker_are_the_measured_ones() -> None:

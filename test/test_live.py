@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import FrameMailbox, LatestWorker, LivePerception
+from lfm_perception.live import LatestWorker, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -89,22 +89,37 @@ def infer(live: LivePerception[Frame], recorder: Recorder, frame: Frame) -> Scen
     return recorder.scenes[-1]
 
 
+def unexpected(given: object) -> None:
+    raise AssertionError(given)
+
+
 def test_the_newest_frame_wins() -> None:
-    mailbox = FrameMailbox[str]()
-    for name in ("first", "second", "third"):
-        mailbox.put(name)
-        assert mailbox.waiting == 1
-    assert (mailbox.take(), mailbox.dropped, mailbox.waiting) == ("third", 2, 0)
+    processed, started, blocked = list[str](), threading.Event(), threading.Event()
+
+    def work(name: str) -> None:
+        processed.append(name)
+        started.set()
+        assert blocked.wait(PATIENCE_S)
+
+    with closing(LatestWorker[str]("test", work, unexpected)) as worker:
+        worker.submit("in progress")
+        assert started.wait(PATIENCE_S)
+        replaced = []
+        for name in ("first", "second", "third"):
+            replaced.append(worker.submit(name))
+            assert worker.waiting == 1
+        blocked.set()
+        worker.wait_idle()
+        assert (processed, worker.waiting) == (["in progress", "third"], 0)
+    assert replaced == [False, True, True]
 
 
-def test_a_closed_mailbox_releases_waiting_threads() -> None:
-    mailbox = FrameMailbox[str]()
-    taken: list[object] = ["nothing yet"]
-    thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
-    thread.start()
-    mailbox.close()
-    thread.join(PATIENCE_S)
-    assert taken[-1] is None
+def test_a_worker_that_waits_for_an_item_can_be_closed() -> None:
+    worker = LatestWorker[str]("test of closing", unexpected, unexpected)
+    worker.close()
+    assert "test of closing" not in [thread.name for thread in threading.enumerate()]
+    worker.submit("too late")
+    worker.wait_idle()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -1,6 +1,6 @@
 """`LivePerception` runs a `Perception` beside a camera, on threads of its own.
 
-    camera thread ──submit──► FrameMailbox ──► thread `perception`: decode, infer, call back
+    camera thread ──submit──► LatestWorker ──► thread `perception`: decode, infer, call back
                   ──submit──► LatestWorker ──► thread `ego motion`: decode small, estimate the camera's motion
                   ◄────────── tracks predicted to the frame's stamp, without waiting for the model
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live.mailbox import FrameMailbox, LatestWorker
+from lfm_perception.live.latest_worker import LatestWorker
 from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
 from lfm_perception.perception import Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
@@ -94,8 +94,7 @@ class LivePerception(Generic[T]):
         association.prepare()  # before the first frame arrives
         self._perception = Perception(settings, vlm, open_tracker(settings.tracker))
         self._statistics = StatisticsRecorder()
-        self._mailbox = FrameMailbox[QueuedFrame[T]]()
-        self._thread: threading.Thread | None = None
+        self._worker: LatestWorker[QueuedFrame[T]] | None = None
         self._ego_motion: LatestWorker[T] | None = None
         self._lock = threading.Lock()
         self._stamps = StampFilter()
@@ -103,28 +102,28 @@ class LivePerception(Generic[T]):
         self._questions = deque[str](maxlen=MAX_PENDING_QUESTIONS)
         self._enabled = True
         self._level = DegradationLevel.NONE
-        self._scene: Scene | None = None
+        self.scene: Scene | None = None
+        """The scene of the last inferred frame."""
+        self.latency_s = 0.0
+        """Seconds from `submit` to that scene."""
 
     def start(self) -> None:
         """Starts the threads. Frames are expected from now on."""
-        if self._thread is None:
+        if self._worker is None:
             self._statistics.start()
-            self._mailbox.open()
-            self._ego_motion = LatestWorker("ego motion", self._update_ego_motion, self._ego_motion_failed)
-            self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
-            self._thread.start()
+            self._ego_motion = LatestWorker(
+                "ego motion",
+                lambda item: self._perception.update_ego_motion(self._decode(item, FLOW_WIDTH)),
+                lambda error: self._report(error, f"ego motion: a frame failed unexpectedly: {error!r}"),
+            )
+            self._worker = LatestWorker("perception", self._try, self._fail)
 
     def stop(self) -> None:
         """Discards the frame that waits and cancels the inference. The tracks stay; `start` resumes."""
-        if self._thread is not None:
-            self._mailbox.close()
-            while self._thread.is_alive():
-                self._vlm.cancel()  # again: the thread may have been between two questions
-                self._thread.join(0.1)
-            self._thread = None
-            if self._ego_motion is not None:
-                self._ego_motion.close()
-                self._ego_motion = None
+        if self._worker is not None and self._ego_motion is not None:
+            self._worker.close(self._vlm.cancel)
+            self._ego_motion.close()
+            self._worker = self._ego_motion = None
 
     # --- frames --------------------------------------------------------------------------------------
 
@@ -146,12 +145,13 @@ class LivePerception(Generic[T]):
         self._statistics.record_frame(now_s)
         # until the reset is applied, the tracks belong to a time that is over
         tracks = () if resetting else self._perception.tracks(stamp_ns)
-        if self._ego_motion is not None and self._settings.tracker.camera_motion_compensation != "off":
-            self._ego_motion.submit(item)
-        if active:
-            self._mailbox.put(QueuedFrame(item, now_s))
-        else:
+        worker, ego_motion = self._worker, self._ego_motion
+        if ego_motion is not None and self._settings.tracker.camera_motion_compensation != "off":
+            ego_motion.submit(item)
+        if worker is None or not active:
             self._statistics.count(frames_skipped=1)
+        elif worker.submit(QueuedFrame(item, now_s)):
+            self._statistics.count(frames_dropped=1)
         return tracks
 
     def reject(self, reason: str, message: str) -> None:
@@ -175,14 +175,14 @@ class LivePerception(Generic[T]):
         with self._lock:
             self._enabled = on
         if not on:
-            self._mailbox.clear()
+            self._discard_waiting()
 
     def reset(self) -> None:
         """Removes all tracks and the caption before the next inference."""
         with self._lock:
             self._requests.reset = True
             self._stamps.reset()
-        self._mailbox.clear()
+        self._discard_waiting()
 
     def reconfigure(self, settings: Settings) -> None:
         """Applies other settings from the next frame on."""
@@ -196,28 +196,19 @@ class LivePerception(Generic[T]):
             self._level = level
             self._requests.settings = degraded(self._settings, level)
         if level is DegradationLevel.PAUSED:
-            self._mailbox.clear()
+            self._discard_waiting()
 
-    # --- state ---------------------------------------------------------------------------------------
-
-    @property
-    def scene(self) -> Scene | None:
-        """The scene of the last inferred frame."""
-        return self._scene
-
-    @property
-    def latency_s(self) -> float:
-        """Seconds from `submit` to the last scene; 0 before the first."""
-        return self._statistics.latency_s
+    def _discard_waiting(self) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.clear()
 
     def statistics(self) -> LiveStatistics:
-        return self._statistics.snapshot(self._enabled, self._level, self._mailbox)
+        """Counters, rates and latencies since the start."""
+        worker = self._worker
+        return self._statistics.snapshot(self._enabled, self._level, worker.waiting if worker else 0)
 
     # --- threads -------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        while (queued := self._mailbox.take()) is not None:
-            self._try(queued)
 
     def _try(self, queued: QueuedFrame[T]) -> None:
         try:
@@ -225,9 +216,12 @@ class LivePerception(Generic[T]):
         except CancelledError:
             pass
         except PerceptionError as error:
-            self._fail(error, str(error))
-        except Exception as error:  # a bug must not stop perception
-            self._fail(error, f"a frame failed unexpectedly: {error!r}")
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        expected = isinstance(error, PerceptionError)
+        self._statistics.record_failure(type(error).__name__)
+        self._report(error, str(error) if expected else f"a frame failed unexpectedly: {error!r}")
 
     def _infer(self, queued: QueuedFrame[T]) -> None:
         if self._ego_motion is not None:
@@ -242,8 +236,8 @@ class LivePerception(Generic[T]):
         with self._lock:
             if self._requests.reset:  # the clock was set back meanwhile: the scene belongs to the past
                 return
-            self._scene = scene
-        self._statistics.record_inference(scene, queued.submitted_s, now_s)
+            self.scene, self.latency_s = scene, now_s - queued.submitted_s
+        self._statistics.record_inference(scene, self.latency_s, now_s)
         self._callbacks.on_scene(scene, frame)
         while self._questions:
             question = self._questions.popleft()
@@ -255,22 +249,12 @@ class LivePerception(Generic[T]):
             if requests.reset:
                 self._perception.reset()
                 self._statistics.count(tracker_resets=1)
-                self._scene = None
+                self.scene = None
         if requests.settings is not None:
             self._perception.reconfigure(requests.settings)
         if requests.caption:
             self._perception.request_caption()
 
-    def _update_ego_motion(self, item: T) -> None:
-        self._perception.update_ego_motion(self._decode(item, FLOW_WIDTH))
-
-    def _ego_motion_failed(self, error: Exception) -> None:
-        self._report(type(error).__name__, f"ego motion: a frame failed unexpectedly: {error!r}")
-
-    def _fail(self, error: Exception, message: str) -> None:
-        self._statistics.record_failure(type(error).__name__)
-        self._report(type(error).__name__, message)
-
-    def _report(self, kind: str, message: str) -> None:
+    def _report(self, cause: str | Exception, message: str) -> None:
         self._statistics.last_error = message
-        self._callbacks.on_error(kind, message)
+        self._callbacks.on_error(cause if isinstance(cause, str) else type(cause).__name__, message)

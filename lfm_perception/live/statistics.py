@@ -7,12 +7,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
-from lfm_perception.live.mailbox import FrameMailbox
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.scene import Scene
 
@@ -97,8 +94,8 @@ class StatisticsRecorder:
         with self._lock:
             self._failed[kind] += 1
 
-    def record_inference(self, scene: Scene, submitted_s: float, now_s: float) -> None:
-        """A frame submitted at `submitted_s` was inferred."""
+    def record_inference(self, scene: Scene, latency_s: float, now_s: float) -> None:
+        """A frame was inferred, `latency_s` after it was submitted."""
         usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
         self.count(
             frames_inferred=1,
@@ -108,17 +105,10 @@ class StatisticsRecorder:
         )
         with self._lock:
             self._objects_rejected.update(scene.rejects)
-            self._latencies_s.append(now_s - submitted_s)
+            self._latencies_s.append(latency_s)
             self._last_inference_s = now_s
 
-    @property
-    def latency_s(self) -> float:
-        """Latency of the last inference; 0 before the first."""
-        return self._latencies_s[-1] if self._latencies_s else 0.0
-
-    def snapshot(
-        self, enabled: bool, degradation_level: DegradationLevel, mailbox: FrameMailbox[Any]
-    ) -> LiveStatistics:
+    def snapshot(self, enabled: bool, level: DegradationLevel, waiting: int) -> LiveStatistics:
         """The statistics now."""
         now_s = time.monotonic()
         with self._lock:
@@ -127,17 +117,16 @@ class StatisticsRecorder:
             last_frame_s = self._frame_times_s[-1] if self._frame_times_s else self._started_s
             return LiveStatistics(
                 enabled=enabled,
-                degradation_level=degradation_level,
-                frames_rejected=MappingProxyType(dict(self._rejected)),
-                frames_failed=MappingProxyType(dict(self._failed)),
-                objects_rejected=MappingProxyType(dict(self._objects_rejected)),
+                degradation_level=level,
+                frames_rejected=Counter(self._rejected),
+                frames_failed=Counter(self._failed),
+                objects_rejected=Counter(self._objects_rejected),
                 input_hz=recent / RATE_WINDOW_S,
                 time_since_frame_s=now_s - last_frame_s,
                 inference_age_s=now_s - (self._last_inference_s or self._started_s),
                 latency_p50_s=p50_s,
                 latency_p95_s=p95_s,
                 last_error=self.last_error,
-                frames_dropped=mailbox.dropped,
-                frames_waiting=mailbox.waiting,
+                frames_waiting=waiting,
                 **self._counts,
             )

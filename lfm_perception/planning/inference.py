@@ -36,14 +36,7 @@ class Inferencer:
     def infer(
         self, frame: Frame, question: Question, max_tokens: int, draft: Draft | None = None
     ) -> tuple[Answer, FramePlan]:
-        """Ask the first question about a frame.
-
-        Args:
-            frame: to be planned, resized and encoded.
-            question: about the frame.
-            max_tokens: limit on the answer, besides the budgets.
-            draft: objects that the answer is expected to name.
-        """
+        """Ask the first question about a frame, with a draft of the answer; returns the plan too."""
         self._stamp_ns, self._started_s, self.plan = frame.stamp_ns, time.perf_counter(), None
         self.calibrate(question)
         elapsed_s = time.perf_counter() - self._started_s
