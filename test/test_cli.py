@@ -158,32 +158,32 @@ def test_a_bench_writes_a_page_and_its_figures(command: Command, tmp_path: Path)
     result = command("bench", "--out", str(out), "--seconds", "1", "--size", "256x256", *sensors)
     assert result.code == 0, result.err
     found = json.loads((out / "bench.json").read_text())
-    assert found["looks"] >= 2
-    assert found["looks_per_s"] > 0.0
-    assert found["latency_ms"]["look"]["p50"] >= found["latency_ms"]["decode"]["p50"] > 0.0
+    assert found["inferences"] >= 2
+    assert found["inferences_per_s"] > 0.0
+    assert found["latency_ms"]["inference"]["p50"] >= found["latency_ms"]["decode"]["p50"] > 0.0
     assert set(found["latency_ms"]["encode"]) == {"p50", "p90", "p95", "p99"}
     assert found["image_tokens"] == 64
     assert found["start_ms"]["model"] > 0.0
-    assert found["start_ms"]["first_look"] > 0.0
+    assert found["start_ms"]["first_inference"] > 0.0
     # the model's weights alone are larger than this
     assert found["memory_mb"]["the model's process"] > 20.0
     assert found["memory_mb"]["this process"] > 20.0
-    assert found["celsius"]["most"] == 71.5
-    assert found["watts"]["most"] == pytest.approx(4.97, abs=0.01)
+    assert found["celsius"]["max"] == 71.5
+    assert found["watts"]["max"] == pytest.approx(4.97, abs=0.01)
     assert found["throttled"] > 0.0
     page = (out / "bench.html").read_text()
-    assert f"{found['looks_per_s']:.2f} looks per second" in page
+    assert f"{found['inferences_per_s']:.2f} inferences per second" in page
     assert "71.5 °C" in page
     assert page.count("http") == 0
     report, faster = str(out / "bench.json"), tmp_path / "faster.json"
-    faster.write_text(json.dumps({**found, "looks_per_s": 2.0 * found["looks_per_s"]}))
+    faster.write_text(json.dumps({**found, "inferences_per_s": 2.0 * found["inferences_per_s"]}))
     shown = command("bench", "--compare", report, str(faster))
     assert shown.code == 0, shown.err
-    (row,) = [line for line in shown.out.splitlines() if line.startswith("looks_per_s ")]
+    (row,) = [line for line in shown.out.splitlines() if line.startswith("inferences_per_s ")]
     assert row.rstrip().endswith("better")
     shown = command("eval", "compare", report, str(faster), "--out", str(tmp_path / "compared"))
     assert shown.code == 0, shown.err
-    assert "looks_per_s" in (tmp_path / "compared" / "compare.html").read_text()
+    assert "inferences_per_s" in (tmp_path / "compared" / "compare.html").read_text()
 
 
 def test_a_bench_that_cannot_be_written_fails_before_the_model_is_loaded(

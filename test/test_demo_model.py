@@ -10,7 +10,7 @@ import pytest
 
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
-from lfm_perception.evaluation.demo import TRIALS, Trial, TrialReport, judge, run_trial
+from lfm_perception.evaluation.demo import TRIALS, Trial, TrialReport, evaluate_trial, run_trial
 from lfm_perception.settings import Settings
 
 SCENES = 30
@@ -24,7 +24,7 @@ def vlm() -> Iterator[LlamaVlm]:
 
 def judged(vlm: LlamaVlm, name: str) -> TrialReport:
     trial: Trial = next(trial for trial in TRIALS if trial.name == name)
-    return judge(trial, list(run_trial(vlm, trial, SCENES, seed=42)))
+    return evaluate_trial(trial, list(run_trial(vlm, trial, SCENES, seed=42)))
 
 
 def test_files_are_the_ones_that_were_measured() -> None:
@@ -50,17 +50,17 @@ def test_it_finds_what_is_there(vlm: LlamaVlm, name: str, least_f1: float) -> No
 
 
 def test_it_sees_nothing_where_nothing_was_asked_for(vlm: LlamaVlm) -> None:
-    assert judged(vlm, "absent label").right >= 0.9
+    assert judged(vlm, "absent label").correct >= 0.9
 
 
 def test_its_captions_are_true(vlm: LlamaVlm) -> None:
-    assert judged(vlm, "caption").right >= 0.7
+    assert judged(vlm, "caption").correct >= 0.7
 
 
 def test_its_boxes_are_tight_and_its_score_ranks(vlm: LlamaVlm) -> None:
     trial = next(trial for trial in TRIALS if trial.name == "easy")
     asked = list(run_trial(vlm, trial, SCENES, seed=42))
-    report = judge(trial, asked).detection
+    report = evaluate_trial(trial, asked).detection
     assert report
     assert report.mean_iou >= 0.80
     assert 0.0 < statistics.mean(d.score for _, _, answer in asked for d in answer.detections) <= 1.0

@@ -23,7 +23,7 @@ from typer.main import get_command
 
 from lfm_perception.cli import app
 from lfm_perception.demo.bodies import LABELS
-from lfm_perception.evaluation.wordings import languages
+from lfm_perception.evaluation.languages import languages
 from lfm_perception.questions import BBOX
 from lfm_perception.ros import launch_arguments
 from lfm_perception.settings import RENAMED, Settings, parameter_specs

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.evaluation.detection import (
     Annotation,
+    Counts,
     Match,
-    Tally,
     auroc,
     calibration_error,
+    count_matches,
     evaluate,
     match,
     reliability,
-    tally,
 )
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
@@ -44,10 +44,10 @@ def scenes(draw: st.DrawFn) -> list[Detection]:
 def test_a_box_is_a_hit_once_with_its_label_and_enough_overlap() -> None:
     truth = [found("box", 0.0, 0.0, 0.4, 0.4)]
     twice = [found("box", 0.0, 0.0, 0.4, 0.4), found("box", 0.0, 0.0, 0.4, 0.38)]
-    assert tally(twice, truth) == Tally(hits=1, false=1, missed=0)
+    assert count_matches(twice, truth) == Counts(true_positives=1, false_positives=1, false_negatives=0)
     assert match(twice, truth) == (Match(detection=0, truth=0, iou=1.0),)
-    assert tally([found("cone", 0.0, 0.0, 0.4, 0.4)], truth) == Tally(0, 1, 1)
-    assert tally([found("box", 0.0, 0.0, 0.4, 0.19)], truth) == Tally(0, 1, 1)
+    assert count_matches([found("cone", 0.0, 0.0, 0.4, 0.4)], truth) == Counts(0, 1, 1)
+    assert count_matches([found("box", 0.0, 0.0, 0.4, 0.19)], truth) == Counts(0, 1, 1)
 
 
 def test_more_pairs_win_over_closer_ones() -> None:
@@ -57,8 +57,10 @@ def test_more_pairs_win_over_closer_ones() -> None:
 
 
 def test_ratios_without_a_case_are_one() -> None:
-    assert (Tally().precision, Tally().recall, Tally().f1) == (1.0, 1.0, 1.0)
-    assert Tally(hits=6, false=2, missed=4).f1 == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+    assert (Counts().precision, Counts().recall, Counts().f1) == (1.0, 1.0, 1.0)
+    assert Counts(true_positives=6, false_positives=2, false_negatives=4).f1 == pytest.approx(
+        2 * 0.75 * 0.6 / (0.75 + 0.6)
+    )
 
 
 def test_a_report_counts_by_label_and_by_threshold() -> None:
@@ -66,11 +68,11 @@ def test_a_report_counts_by_label_and_by_threshold() -> None:
     near = [found("box", 0.0, 0.0, 0.5, 0.3, score=0.8), found("person", 0.6, 0.6, 0.9, 0.9, score=0.7)]
     ghost = [found("cone", 0.1, 0.1, 0.2, 0.2, score=0.3)]
     report = evaluate([(near, truth), (ghost, [])])
-    assert report.at_50 == Tally(hits=2, false=1, missed=0)
-    assert report.at_75 == Tally(hits=1, false=2, missed=1)
+    assert report.at_50 == Counts(2, 1, 0)
+    assert report.at_75 == Counts(1, 2, 1)
     assert report.mean_iou == pytest.approx(0.8)
     assert report.count_exact == 0.5
-    assert report.by_label == {"box": Tally(1, 0, 0), "cone": Tally(0, 1, 0), "person": Tally(1, 0, 0)}
+    assert report.by_label == {"box": Counts(1, 0, 0), "cone": Counts(0, 1, 0), "person": Counts(1, 0, 0)}
     assert report.auroc == 1.0
     assert report.calibration_error == pytest.approx((0.2 + 0.3 + 0.3) / 3)
 
@@ -93,8 +95,8 @@ def test_the_calibration_that_suits_is_found_and_judged_on_other_scenes() -> Non
     assert report.fitted.gain == pytest.approx(1.5, rel=0.1)
     assert report.fitted.bias == pytest.approx(2.0, rel=0.1)
     assert report.calibration_error > 0.2
-    assert report.unseen_error is not None
-    assert report.unseen_error < 0.03
+    assert report.held_out_error is not None
+    assert report.held_out_error < 0.03
     again = evaluate(shown, true)  # scores that are calibrated already ask for the same
     assert again.fitted.gain == pytest.approx(report.fitted.gain, rel=0.02)
     assert again.calibration_error < 0.03
@@ -123,8 +125,8 @@ def test_every_box_is_counted_once_and_a_stricter_threshold_never_helps(
     detections: list[Detection], truth: list[Detection]
 ) -> None:
     report = evaluate([(detections, truth)])
-    assert report.at_50.hits + report.at_50.false == len(detections)
-    assert report.at_50.hits + report.at_50.missed == len(truth)
-    assert report.at_75.hits <= report.at_50.hits
-    assert sum(report.by_label.values(), Tally()) == report.at_50
+    assert report.at_50.true_positives + report.at_50.false_positives == len(detections)
+    assert report.at_50.true_positives + report.at_50.false_negatives == len(truth)
+    assert report.at_75.true_positives <= report.at_50.true_positives
+    assert sum(report.by_label.values(), Counts()) == report.at_50
     assert all(0.5 <= pair.iou <= 1.0 + 1e-9 for pair in match(detections, truth))

@@ -35,7 +35,7 @@ from lfm_perception.backends.openai import LARGEST_ANSWER, OpenaiVlm, ServerErro
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.demo import TRIALS, judge, run_trial
+from lfm_perception.evaluation.demo import TRIALS, evaluate_trial, run_trial
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.live import LivePerception
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
@@ -117,7 +117,7 @@ def test_a_real_server_with_the_demo_model_finds_what_is_there(real: str) -> Non
     trial = next(trial for trial in TRIALS if trial.name == "easy")
     with closing(open_vlm(chosen(real, openai__model="", openai__timeout=60.0))) as vlm:
         asked = list(run_trial(vlm, trial, scenes=6, seed=42))
-    report = judge(trial, asked).detection
+    report = evaluate_trial(trial, asked).detection
     assert report
     assert report.at_50.f1 >= 0.9
     answers = [answer for _, _, answer in asked]

@@ -25,9 +25,9 @@ def bench(
     the board has sensors) and `bench.json`. Run it for some minutes to see whether the machine keeps its
     speed when it is warm.
     """
+    from lfm_perception.evaluation.bench import KIND, measures, write_bench_page
+    from lfm_perception.evaluation.bench import bench as measure
     from lfm_perception.evaluation.reports import page_facts, provenance
-    from lfm_perception.media.bench import KIND, measures, write_bench_page
-    from lfm_perception.media.bench import bench as measure
     from lfm_perception.media.staging import staged, write_json, writing
 
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
@@ -37,7 +37,9 @@ def bench(
     with running(progress_bar()) as job, staged(out) as staging:
         job.begin("inferring", 1.0)
         bench_run = measure(chosen, width, height, seconds, job.show)
-        job.require(len(bench_run.looks) > 1, "fewer than two inferences were measured: give more --seconds")
+        job.require(
+            len(bench_run.samples) > 1, "fewer than two inferences were measured: give more --seconds"
+        )
         found = {"kind": KIND, **measures(bench_run), "camera": size, **provenance(chosen)}
         with writing(out):
             write_json(staging.path / "bench.json", found)
@@ -45,5 +47,7 @@ def bench(
                 staging.path / "bench.html", bench_run, found, {**page_facts(chosen), "camera": size}
             )
             staging.publish()
-    print(f"{found['looks_per_s']:.2f} inferences per second; results in {out}: open {out / 'bench.html'}")
+    print(
+        f"{found['inferences_per_s']:.2f} inferences per second; results in {out}: open {out / 'bench.html'}"
+    )
     job.finish(out)

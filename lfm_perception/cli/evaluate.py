@@ -42,7 +42,7 @@ def demo(
     share that is entirely true. Detections match at an IoU of 0.5.
     """
     from lfm_perception.backends.llama import LlamaVlm
-    from lfm_perception.evaluation.demo import TRIALS, as_json, judge, run_trial
+    from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import demo_table
     from lfm_perception.media.staging import write_json
@@ -58,7 +58,7 @@ def demo(
         for each in trials:
             progress.update(task, description=each.name)
             results = run_trial(vlm, each, scenes, seed)
-            reports.append(judge(each, list(progress.track(results, task_id=task))))
+            reports.append(evaluate_trial(each, list(progress.track(results, task_id=task))))
     Console().print(demo_table(reports))
     if json_:
         figures = {report.name: as_json(report) for report in reports}
@@ -154,15 +154,15 @@ def detection(
     degraded images, languages) and `detection.json`. docs/evaluation.md explains the figures.
     """
     from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.detection_page import fit_in_words, table
+    from lfm_perception.evaluation.average_precision import require_pycocotools
+    from lfm_perception.evaluation.detection_page import platt_scaling_advice, table
     from lfm_perception.evaluation.detection_run import DetectionRun
     from lfm_perception.evaluation.labels import open_labelled
-    from lfm_perception.media.charts import need_charts
     from lfm_perception.media.staging import staged, writing
 
     if words is not None and languages is None:
         raise typer.BadParameter("words are for --languages, which are not given", param_hint="--words")
-    need_charts()
+    require_pycocotools()
     chosen = options.load_settings(settings, set_, seed=seed)
     codes = list(dict.fromkeys(options.split(languages or "")))
     selected = None if names is None else options.split(names)
@@ -173,18 +173,18 @@ def detection(
         job.begin("loading the model", min(opened.count, images or opened.count))
         with closing(open_vlm(chosen)) as vlm, job.keeping_results():
             job.begin("inferring")
-            evaluation.measure(vlm, islice(opened.pictures, images), job.advance)
-        job.require(evaluation.shown, f"{opened.name} holds no labelled images")
+            evaluation.measure(vlm, islice(opened.images, images), job.advance)
+        job.require(evaluation.done, f"{opened.name} holds no labelled images")
         with writing(out):
             found = evaluation.write(staging.path)
             staging.publish()
     Console().print(table(found))
     if found["figures"]["reliability"]:
         error = found["figures"]["calibration_error"]
-        print(f"The calibration error is {error:.3f}. {fit_in_words(found['figures'])}")
+        print(f"The calibration error is {error:.3f}. {platt_scaling_advice(found['figures'])}")
     for note in opened.notes:
         print(note)
-    print(f"{evaluation.shown} images; results in {out}: open {out / 'detection.html'}")
+    print(f"{evaluation.done} images; results in {out}: open {out / 'detection.html'}")
     job.finish(out)
 
 
@@ -198,12 +198,10 @@ def compare(
 ) -> None:
     """Show two runs of `bench`, or of `eval detection`, side by side, with the differences of their setup."""
     from lfm_perception.evaluation.compare import compare, table, write_compare_page
-    from lfm_perception.media.charts import need_charts
     from lfm_perception.media.staging import staged, writing
 
     reports = compare(first, second)
     if out:
-        need_charts()
         with staged(out) as staging, writing(out):
             write_compare_page(staging.path / "compare.html", *reports)
             staging.publish()

@@ -1,40 +1,29 @@
-"""Average precision by the rules of COCO: how well detections, the surest first, find what is there.
-
-For each label the detections of all images are taken in the order of their scores. In each image a
-detection is a hit when it overlaps a true object that no surer one has taken; of several it takes the one it
-overlaps most. Precision at a recall is the best that is reached at that recall or beyond, and the average
-is over 101 recalls from 0 to 1. The tests hold it equal to pycocotools.
-"""
+"""Average precision by the rules of COCO, computed by pycocotools."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.evaluation.detection import TrueBox
-from lfm_perception.geometry import iou_matrix, stack
-from lfm_perception.scene import Detection
-
-OVERLAPS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""The overlaps (IoU) over which COCO's main figure is averaged."""
+from lfm_perception.errors import PerceptionError
+from lfm_perception.evaluation.detection import LabelledBox, Scenes
 
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
-MOST_DETECTIONS = 100
-"""Of one label in one image; less sure ones do not count."""
-
-Scenes = Sequence[tuple[Sequence[Detection], Sequence[TrueBox]]]
-"""What was found and what is there, image by image."""
 
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
-    """Of one label, or the mean of several.
+    """Average precision of one label, or the mean of several.
 
-    `overall`: mean over the overlaps 0.5, 0.55, ... 0.95; `at_50` and `at_75`: at one of them. `curve`:
-    precision at each of `RECALLS`, at an overlap of 0.5.
+    `overall`: mean over the IoU thresholds 0.5, 0.55, ... 0.95; `at_50` and `at_75`: at one of them.
+    `curve`: precision at each of `RECALLS`, at an IoU of 0.5.
     """
 
     overall: float
@@ -43,14 +32,54 @@ class AveragePrecision:
     curve: tuple[float, ...]
 
 
+def require_pycocotools() -> None:
+    """Raises PerceptionError when pycocotools is not installed."""
+    try:
+        import pycocotools  # noqa: F401
+    except ImportError as error:
+        raise PerceptionError(
+            "average precision needs pycocotools, which is not installed: pip install 'lfm_perception[eval]'"
+        ) from error
+
+
 def average_precision(scenes: Scenes) -> dict[str, AveragePrecision]:
-    """By label in alphabetical order, of the labels that are there at all."""
+    """Average precision by label, in alphabetical order, of the labels in the ground truth.
+
+    At most 100 detections of a label count in one image, those with the highest confidence.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     labels = sorted({true.label for _, truth in scenes for true in truth})
-    return {label: _of_curves(_curves(scenes, label)) for label in labels}
+    if not labels:
+        return {}
+    categories, number = {label: index for index, label in enumerate(labels)}, count(1)
+    truth, found = COCO(), COCO()
+    images = [{"id": image} for image in range(len(scenes))]
+    for dataset, boxes in ((truth, [each for _, each in scenes]), (found, [each for each, _ in scenes])):
+        dataset.dataset = {
+            "images": images,
+            "categories": [{"id": index} for index in categories.values()],
+            "annotations": [
+                {"id": next(number), "image_id": image, **_annotation(item, categories[item.label])}
+                for image, items in enumerate(boxes)
+                for item in items
+                if item.label in categories
+            ],
+        }
+    with redirect_stdout(io.StringIO()):  # it prints its progress
+        truth.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # shape (10 IoU thresholds, 101 recalls, labels): all areas, at most 100 detections
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return {label: _of_curves(precision[:, :, index]) for label, index in categories.items()}
 
 
 def mean_precision(by_label: Sequence[AveragePrecision]) -> AveragePrecision | None:
-    """The mean over labels, each counting the same; None without any."""
+    """The mean over labels, each with the same weight; None without any."""
     if not by_label:
         return None
     return AveragePrecision(
@@ -61,48 +90,18 @@ def mean_precision(by_label: Sequence[AveragePrecision]) -> AveragePrecision | N
     )
 
 
+def _annotation(item: LabelledBox, category: int) -> dict[str, Any]:
+    box = item.box
+    return {
+        "category_id": category,
+        "bbox": [box.x1, box.y1, box.width, box.height],
+        "area": box.width * box.height,
+        "iscrowd": 0,
+        "score": getattr(item, "score", 1.0),
+    }
+
+
 def _of_curves(curves: NDArray[np.float64]) -> AveragePrecision:
+    """`curves`: precision at each IoU threshold and recall, shape (10, 101)."""
     means = curves.mean(axis=1)
-    at_50, at_75 = OVERLAPS.index(0.5), OVERLAPS.index(0.75)
-    return AveragePrecision(
-        float(means.mean()), float(means[at_50]), float(means[at_75]), tuple(curves[at_50].tolist())
-    )
-
-
-def _curves(scenes: Scenes, label: str) -> NDArray[np.float64]:
-    """Precision at each overlap and recall, shape (10, 101)."""
-    scores, hits, objects = [], [], 0
-    for detections, truth in scenes:
-        there = [true for true in truth if true.label == label]
-        found = sorted((d for d in detections if d.label == label), key=lambda d: -d.score)[:MOST_DETECTIONS]
-        overlap = iou_matrix(stack(d.box for d in found), stack(t.box for t in there))
-        scores += [detection.score for detection in found]
-        hits.append(np.array([_hits(overlap, least) for least in OVERLAPS], dtype=bool))
-        objects += len(there)
-    order = np.argsort(-np.array(scores), kind="stable")
-    right = np.concatenate(hits, axis=1)[:, order].cumsum(axis=1)
-    return np.array([_curve(row, objects) for row in right])
-
-
-def _hits(overlap: NDArray[np.float64], least: float) -> list[bool]:
-    """Which detections (rows, the surest first) take an object (columns) that they overlap enough."""
-    free = np.ones(overlap.shape[1], dtype=bool)
-    hits = []
-    for row in overlap:
-        taken = max(
-            (column for column in np.flatnonzero(free) if row[column] >= least),
-            key=lambda column: (row[column], column),
-            default=None,
-        )
-        hits.append(taken is not None)
-        if taken is not None:
-            free[taken] = False
-    return hits
-
-
-def _curve(right: NDArray[np.int64], objects: int) -> NDArray[np.float64]:
-    """Precision at each recall, of so many hits after each detection; 0 beyond the recall that is reached."""
-    precision = right / np.arange(1, right.size + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(right / objects, RECALLS, side="left")
-    return np.append(best, 0.0)[reached]
+    return AveragePrecision(float(means.mean()), float(means[0]), float(means[5]), tuple(curves[0].tolist()))

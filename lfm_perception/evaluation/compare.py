@@ -1,4 +1,4 @@
-"""Two reports of the same kind side by side: every figure of both, and in which settings they differ."""
+"""Two reports of the same kind side by side: every figure of both, and the differences of their setup."""
 
 from __future__ import annotations
 
@@ -12,32 +12,39 @@ from typing import Any
 from rich.table import Table
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation import detection_page
-from lfm_perception.media import bench
+from lfm_perception.evaluation import bench, detection_page
+from lfm_perception.evaluation.tables import new_table
 from lfm_perception.media.charts import bars
 from lfm_perception.media.images import reason
-from lfm_perception.media.page import grid, heading, words, write_page
+from lfm_perception.media.page import write_page
 
 ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "settings", "versions")
-"""What a report says beside its figures."""
+"""Keys of a report that are no figures."""
 
 LOWER_IS_BETTER = {"latency_ms", "start_ms", "memory_mb", "second_half_slower", "watts", "throttled"}
-LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects"}
-HIGHER_IS_BETTER = {"looks_per_s", "success", "f1_at_75", "auroc", *detection_page.QUALITY[1:]}
-"""Names in a figure's path that say what is good; other figures are neither good nor bad."""
+LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects", "false_positives", "false_negatives"}
+HIGHER_IS_BETTER = {
+    "inferences_per_s",
+    "true_positives",
+    "success",
+    "f1_at_75",
+    "auroc",
+    *detection_page.QUALITY[1:],
+}
+"""Names in a figure's path that decide which value is better; other figures are neutral."""
 
 DRAWN = (
     ("Times of the stages", "latency_ms.", r"(\w+\.p(?:50|95))", "milliseconds"),
     ("Average precision by label", "figures.by_label.", r"(.+)\.ap_50", "AP50"),
-    ("On hard pictures", "stress.", r"([\w ]+)\.f1", "F1"),
+    ("Degraded images", "stress.", r"([\w ]+)\.f1", "F1"),
     ("By language", "languages.", r"(\w+)\.f1", "F1"),
 )
-"""Figures that are drawn: title, how their paths begin and go on (with the name in it), what is measured."""
+"""Charts: title, beginning of the figures' paths, the rest as a pattern with the bar's name, axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report as it was written; `figures` by their path, `about` what was measured with."""
+    """A report read back; `figures` and `about` (the setup) by path: keys joined by dots."""
 
     name: str
     kind: str
@@ -47,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A figure in both reports; None in one that does not have it."""
+    """A figure of both reports; None where a report does not have it."""
 
     path: str
     first: float | None
@@ -55,7 +62,7 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """What the second is against the first, where that can be said."""
+        """Whether the second is `better` or `worse`; empty when equal or neutral."""
         if self.first is None or self.second is None or self.first == self.second:
             return ""
         names = set(self.path.split("."))
@@ -66,13 +73,13 @@ class Pair:
 
     @property
     def brief(self) -> bool:
-        """Whether it belongs to a short table: nothing by label, the main figures of the hard ways."""
+        """Whether it belongs to the short table: nothing by label, only the main figures of variants."""
         names = self.path.split(".")
-        hard = names[0] in ("stress", "languages")
-        return ".by_label." not in self.path and (not hard or names[-1] in ("f1", "ap_50", "success"))
+        variant = names[0] in ("stress", "languages")
+        return ".by_label." not in self.path and (not variant or names[-1] in ("f1", "ap_50", "success"))
 
     def cells(self) -> tuple[str, str, str, str, str]:
-        """As in `HEADS`."""
+        """The row of the figure, in the order of `HEADS`."""
         change = ""
         if self.first is not None and self.second is not None and self.first != self.second:
             change = f"{self.second - self.first:+.4g}"
@@ -94,7 +101,7 @@ def compare(first: Path, second: Path) -> tuple[Report, Report]:
 
 
 def read_report(path: Path) -> Report:
-    """What `lfm-perception bench` or `eval detection` wrote as JSON."""
+    """Read `bench.json` or `detection.json`. Raises PerceptionError when it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -116,17 +123,15 @@ def read_report(path: Path) -> Report:
 
 
 def pairs(first: Report, second: Report) -> list[Pair]:
-    """All figures of both, in the order of the first."""
+    """All figures of both reports, in the order of the first."""
     paths = dict.fromkeys((*first.figures, *second.figures))
     return [Pair(path, first.figures.get(path), second.figures.get(path)) for path in paths]
 
 
 def table(first: Report, second: Report) -> Table:
-    """Short, for the terminal; the page has all."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """The short table, for the terminal."""
+    shown = new_table(HEADS[0], HEADS[1:])
     shown.title, shown.title_justify = f"A: {first.name}\nB: {second.name}", "left"
-    for head in HEADS:
-        shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     for pair in pairs(first, second):
         if pair.brief:
             shown.add_row(*pair.cells())
@@ -144,18 +149,18 @@ def write_compare_page(path: Path, first: Report, second: Report) -> None:
     ]
     write_page(
         path,
-        "Two runs side by side",
-        _names(first, second),
-        *_charts(compared),
-        heading("What they differ in"),
-        grid(HEADS[:3], different) if different else words("Nothing."),
-        heading("All figures"),
-        grid(HEADS, [pair.cells() for pair in compared]),
+        "compare.html",
+        about={},
+        names=f"A: {first.name}, B: {second.name}",
+        charts=_charts(compared),
+        heads=HEADS,
+        different=different,
+        compared=[pair.cells() for pair in compared],
     )
 
 
-def _charts(compared: Sequence[Pair]) -> list[str]:
-    parts = []
+def _charts(compared: Sequence[Pair]) -> dict[str, str]:
+    charts = {}
     for title, start, pattern, axis in DRAWN:
         matches = ((re.fullmatch(start + pattern, pair.path), pair) for pair in compared)
         chosen = {found[1].replace(".", " "): pair for found, pair in matches if found}
@@ -164,21 +169,17 @@ def _charts(compared: Sequence[Pair]) -> list[str]:
                 "A": [pair.first or 0.0 for pair in chosen.values()],
                 "B": [pair.second or 0.0 for pair in chosen.values()],
             }
-            parts += [heading(title), bars(series, list(chosen), axis, title)]
-    return parts
+            charts[title] = bars(series, list(chosen), axis)
+    return charts
 
 
 def _leaves(value: object, *parts: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What lies in nested objects, with the way there."""
+    """The values in nested objects, with their paths."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _leaves(each, *parts, str(key))
     else:
         yield parts, value
-
-
-def _names(first: Report, second: Report) -> str:
-    return f"A: {first.name}, B: {second.name}"
 
 
 def _text(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""How well a model knows the demo world: fresh scenes, asked in many ways, judged against the truth."""
+"""Detection quality on the demo world: new scenes, several variants of the question, and the ground truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
 from lfm_perception.demo.questions import HELD_OUT
 from lfm_perception.demo.world import Snapshot, TrueObject, describe, still
-from lfm_perception.evaluation.detection import DetectionReport, evaluate, tally
+from lfm_perception.evaluation.detection import DetectionReport, count_matches, evaluate
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
@@ -20,12 +20,12 @@ from lfm_perception.vlm import Vlm
 ANSWER_TOKENS = 400
 CAPTION_TOKENS = 64
 SAME_EDGE = 0.02
-"""Objects whose left edges lie closer than this (image widths) may be named in either order."""
+"""Objects whose left edges are closer than this (image widths) may be named in either order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One way of testing. `scenes` names the scenes: trials with the same name see the same ones."""
+    """One variant of the question. `scenes` seeds the scenes: trials with the same name share them."""
 
     name: str
     question: Callable[[random.Random, Snapshot], Question]
@@ -37,14 +37,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """`detection` is None for captions. `right`: share of captions that are wholly true, or of answers
-    without a false box. `usage`: medians over the scenes.
+    """Result of a trial. `detection` is None for captions. `correct`: share of captions that are entirely
+    true, or of answers without a false positive. `usage`: medians over the scenes.
     """
 
     name: str
     scenes: int
     detection: DetectionReport | None
-    right: float
+    correct: float
     usage: Usage
 
 
@@ -99,7 +99,7 @@ TRIALS = (
 def run_trial(
     vlm: Vlm, trial: Trial, scenes: int, seed: int = 0
 ) -> Iterator[tuple[Question, Snapshot, Answer]]:
-    """Ask about `scenes` fresh scenes, one at a time."""
+    """Ask about this number of new scenes, one at a time."""
     image = plan_image(trial.width, trial.height, ImageLimits())
     for index in range(scenes):
         snapshot = still(
@@ -113,18 +113,18 @@ def run_trial(
         yield question, snapshot, vlm.describe(snapshot.frame, question, FramePlan(image, limit))
 
 
-def judge(trial: Trial, asked: Sequence[tuple[Question, Snapshot, Answer]]) -> TrialReport:
-    """Compare the answers of a trial with the truth."""
+def evaluate_trial(trial: Trial, asked: Sequence[tuple[Question, Snapshot, Answer]]) -> TrialReport:
+    """Compare the answers of a trial with the ground truth."""
     usage = _median([answer.usage for _, _, answer in asked])
     if asked[0][0].dialect is None:
-        right = [caption_is_true(answer.text, snapshot.objects) for _, snapshot, answer in asked]
-        return TrialReport(trial.name, len(asked), None, statistics.mean(right), usage)
+        correct = [caption_is_true(answer.text, snapshot.objects) for _, snapshot, answer in asked]
+        return TrialReport(trial.name, len(asked), None, statistics.mean(correct), usage)
     pairs: list[tuple[Sequence[Detection], Sequence[TrueObject]]] = [
         (answer.detections, [thing for thing in snapshot.objects if thing.label in question.labels])
         for question, snapshot, answer in asked
     ]
     report = evaluate(pairs)
-    clean = [tally(detections, truth).false == 0 for detections, truth in pairs]
+    clean = [count_matches(detections, truth).false_positives == 0 for detections, truth in pairs]
     return TrialReport(trial.name, len(asked), report, statistics.mean(clean), usage)
 
 
@@ -143,8 +143,12 @@ def caption_is_true(text: str, objects: Sequence[TrueObject]) -> bool:
 
 
 def as_json(report: TrialReport) -> dict[str, Any]:
-    """A trial's measures, ready for `json.dumps`."""
-    shown: dict[str, Any] = {"scenes": report.scenes, "right": report.right, "usage": asdict(report.usage)}
+    """The figures of a trial, ready for `json.dumps`."""
+    shown: dict[str, Any] = {
+        "scenes": report.scenes,
+        "correct": report.correct,
+        "usage": asdict(report.usage),
+    }
     if report.detection:
         d = report.detection
         shown |= {
@@ -162,7 +166,7 @@ def as_json(report: TrialReport) -> dict[str, Any]:
             "calibration_error": d.calibration_error,
             "auroc": d.auroc,
             "fitted": asdict(d.fitted),
-            "unseen_calibration_error": d.unseen_error,
+            "held_out_calibration_error": d.held_out_error,
         }
     return shown
 

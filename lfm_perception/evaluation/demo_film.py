@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling, calibrated
 from lfm_perception.demo.world import Snapshot, World
-from lfm_perception.evaluation.detection import ScoreBin, calibration_error, match, reliability
+from lfm_perception.evaluation.detection import ReliabilityBin, calibration_error, match, reliability
 from lfm_perception.evaluation.tracking import Detector, Figure, Film, Follower, Look, Watching, follow
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import FramePlan, detect
@@ -142,7 +142,7 @@ def measurement_noise_scale(runs: Sequence[DemoRun]) -> float | None:
 class Reliability:
     """How often tracks of each score are right, and the mean distance of the two, under one calibration."""
 
-    bins: tuple[ScoreBin, ...]
+    bins: tuple[ReliabilityBin, ...]
     error: float
 
 

@@ -1,15 +1,15 @@
-"""How good detections are, measured against the truth. Pure functions, no pictures, no disk.
+"""Detection metrics against the ground truth: precision, recall, F1, reliability. Pure functions.
 
-A detection is right when it can be paired with a true object of the same label at an overlap of at
-least the threshold, each object and each detection used once. Among all pairings the one with the most
-pairs counts, and among those the one with the highest overlap.
+A detection is a true positive when it is matched with an object of the same label at an IoU of at least the
+threshold; each object and each detection is matched once. Among all matchings the one with the most pairs
+is taken, and among those the one with the highest total IoU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,10 @@ from lfm_perception.calibration import IDENTITY, PlattScaling
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
 
-SCORE_BINS = 10
+RELIABILITY_BINS = 10
 
 
-class TrueBox(Protocol):
+class LabelledBox(Protocol):
     """Anything with a label and a box: an object of the demo world, an annotation, a detection."""
 
     @property
@@ -31,9 +31,13 @@ class TrueBox(Protocol):
     def box(self) -> Box: ...
 
 
+Scenes = Sequence[tuple[Sequence[Detection], Sequence[LabelledBox]]]
+"""Detections and ground truth, image by image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What is there, by its label and its box."""
+    """An object of the ground truth."""
 
     label: str
     box: Box
@@ -41,7 +45,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Detection `detection` shows the true object `truth` (indices), overlapping by `iou`."""
+    """A pair of a detection and an object of the ground truth, by index, with their IoU."""
 
     detection: int
     truth: int
@@ -49,179 +53,210 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Hits, false boxes and missed objects. A ratio without any case is 1: nothing went wrong."""
+class Counts:
+    """Counts of a comparison. A ratio without any case is 1."""
 
-    hits: int = 0
-    false: int = 0
-    missed: int = 0
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.hits + other.hits, self.false + other.false, self.missed + other.missed)
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.true_positives + other.true_positives,
+            self.false_positives + other.false_positives,
+            self.false_negatives + other.false_negatives,
+        )
+
+    @property
+    def detections(self) -> int:
+        return self.true_positives + self.false_positives
+
+    @property
+    def objects(self) -> int:
+        return self.true_positives + self.false_negatives
 
     @property
     def precision(self) -> float:
-        """Share of the detections that are right."""
-        return self.hits / (self.hits + self.false) if self.hits + self.false else 1.0
+        """Share of the detections that are true positives."""
+        return self.true_positives / self.detections if self.detections else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of the true objects that were found."""
-        return self.hits / (self.hits + self.missed) if self.hits + self.missed else 1.0
+        """Share of the objects that were detected."""
+        return self.true_positives / self.objects if self.objects else 1.0
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        cases = 2 * self.hits + self.false + self.missed
-        return 2 * self.hits / cases if cases else 1.0
+        cases = self.detections + self.objects
+        return 2 * self.true_positives / cases if cases else 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreBin:
-    """The detections whose score lies in `low`..`high`: how many, their mean score, share of hits."""
+class ReliabilityBin:
+    """The detections with a confidence in `low`..`high`: count, mean confidence, precision."""
 
     low: float
     high: float
     count: int
-    mean_score: float
-    hit_rate: float
+    mean_confidence: float
+    precision: float
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionReport:
-    """What a set of scenes says about a detector.
+    """Metrics of a detector over a set of scenes.
 
-    `at_50`, `at_75`: tallies at IoU 0.5 and 0.75; everything below is at 0.5. `mean_iou`: of the hits,
-    0 without any. `count_exact`: share of scenes with as many detections as objects. `by_label`: tallies
-    in alphabetical order. `reliability`: the bins of the score that hold detections;
-    `calibration_error`: mean distance of score and hit rate over those bins, weighted by their counts.
-    `auroc`: how well the score ranks hits above false boxes (0.5 by chance), None without both.
-    `fitted`: the calibration that suits the scores as the model gives them; `unseen_error`: the mean distance
-    that it leaves, fitted to every other scene and judged on those in between, None where these are empty.
+    `at_50`, `at_75`: counts at IoU 0.5 and 0.75; everything below is at 0.5. `mean_iou`: of the true
+    positives, 0 without any. `count_exact`: share of scenes with as many detections as objects. `by_label`:
+    counts in alphabetical order. `reliability`: bins that hold detections. `calibration_error`: expected
+    calibration error over those bins. `auroc`: how well the confidence separates true from false positives
+    (0.5 by chance), None without both. `fitted`: Platt scaling fitted to the raw scores;
+    `held_out_error`: the calibration error that it leaves, fitted to every other scene and evaluated on the
+    rest, None where these have no detections.
     """
 
     scenes: int
-    at_50: Tally
-    at_75: Tally
+    at_50: Counts
+    at_75: Counts
     mean_iou: float
     count_exact: float
-    by_label: dict[str, Tally] = field(default_factory=dict)
-    reliability: tuple[ScoreBin, ...] = ()
+    by_label: dict[str, Counts] = field(default_factory=dict)
+    reliability: tuple[ReliabilityBin, ...] = ()
     calibration_error: float = 0.0
     auroc: float | None = None
     fitted: PlattScaling = IDENTITY
-    unseen_error: float | None = None
+    held_out_error: float | None = None
 
 
-def match(detections: Sequence[TrueBox], truth: Sequence[TrueBox], iou: float = 0.5) -> tuple[Match, ...]:
-    """The best pairing at overlap `iou` or more, by index of detection."""
+def match(
+    detections: Sequence[LabelledBox], truth: Sequence[LabelledBox], iou: float = 0.5
+) -> tuple[Match, ...]:
+    """The best matching at this IoU or more, in the order of the detections."""
     if not detections or not truth:
         return ()
     from scipy.optimize import linear_sum_assignment
 
-    overlap = iou_matrix(stack(d.box for d in detections), stack(t.box for t in truth))
+    iou_of = iou_matrix(stack(d.box for d in detections), stack(t.box for t in truth))
     same = np.array([[d.label == t.label for t in truth] for d in detections])
-    pairable = same & (overlap >= iou)
-    # A pair outweighs any overlap, so that more pairs always win over better ones.
-    most = 1 + min(overlap.shape)
-    rows, columns = linear_sum_assignment(np.where(pairable, most + overlap, 0.0), maximize=True)
+    allowed = same & (iou_of >= iou)
+    # A pair outweighs any sum of overlaps: more pairs always win over better ones.
+    most = 1 + min(iou_of.shape)
+    rows, columns = linear_sum_assignment(np.where(allowed, most + iou_of, 0.0), maximize=True)
     return tuple(
-        Match(int(row), int(column), float(overlap[row, column]))
+        Match(int(row), int(column), float(iou_of[row, column]))
         for row, column in zip(rows, columns, strict=True)
-        if pairable[row, column]
+        if allowed[row, column]
     )
 
 
-def tally(detections: Sequence[TrueBox], truth: Sequence[TrueBox], iou: float = 0.5) -> Tally:
-    """Hits, false boxes and misses of one scene."""
-    hits = len(match(detections, truth, iou))
-    return Tally(hits, len(detections) - hits, len(truth) - hits)
+def count_matches(
+    detections: Sequence[LabelledBox], truth: Sequence[LabelledBox], iou: float = 0.5
+) -> Counts:
+    """True positives, false positives and false negatives of one scene."""
+    matched = len(match(detections, truth, iou))
+    return Counts(matched, len(detections) - matched, len(truth) - matched)
 
 
 def evaluate(
-    scenes: Iterable[tuple[Sequence[Detection], Sequence[TrueBox]]], calibration: PlattScaling = IDENTITY
+    scenes: Iterable[tuple[Sequence[Detection], Sequence[LabelledBox]]], calibration: PlattScaling = IDENTITY
 ) -> DetectionReport:
-    """Judge scenes given as (detections, truth), the scores by this calibration.
+    """Compare detections with the ground truth, scene by scene.
 
-    Raises ValueError when there is none.
+    Args:
+        scenes: pairs of (detections, ground truth).
+        calibration: the Platt scaling that the confidences already have.
+
+    Raises:
+        ValueError: there are no scenes.
     """
-    at_50, at_75, by_label = Tally(), Tally(), dict[str, Tally]()
-    counts_exact, overlaps = list[bool](), list[float]()
-    scores, hits, numbers = list[float](), list[bool](), list[int]()
+    at_50, at_75, by_label = Counts(), Counts(), dict[str, Counts]()
+    counts_exact, ious = list[bool](), list[float]()
+    scores, correct, numbers = list[float](), list[bool](), list[int]()
     for detections, truth in scenes:
-        pairs = match(detections, truth, 0.5)
-        at_50 += Tally(len(pairs), len(detections) - len(pairs), len(truth) - len(pairs))
-        at_75 += tally(detections, truth, 0.75)
+        pairs = match(detections, truth)
+        at_50 += Counts(len(pairs), len(detections) - len(pairs), len(truth) - len(pairs))
+        at_75 += count_matches(detections, truth, 0.75)
         for label in {item.label for item in (*detections, *truth)}:
-            found = [d for d in detections if d.label == label]
-            true = [t for t in truth if t.label == label]
-            by_label[label] = by_label.get(label, Tally()) + tally(found, true, 0.5)
+            of_label = count_matches(only_label(detections, label), only_label(truth, label))
+            by_label[label] = by_label.get(label, Counts()) + of_label
         counts_exact.append(len(detections) == len(truth))
-        overlaps += [pair.iou for pair in pairs]
-        right = {pair.detection for pair in pairs}
+        ious += [pair.iou for pair in pairs]
+        matched = {pair.detection for pair in pairs}
         scores += [detection.score for detection in detections]
-        hits += [index in right for index in range(len(detections))]
+        correct += [index in matched for index in range(len(detections))]
         numbers += [len(counts_exact)] * len(detections)
     if not counts_exact:
-        raise ValueError("there is no scene to judge")
-    scored, right_ones, even = np.array(scores), np.array(hits, dtype=bool), np.array(numbers, int) % 2 == 0
-    bins = reliability(scored, right_ones)
+        raise ValueError("there is no scene to evaluate")
+    confidences, is_correct = np.array(scores), np.array(correct, dtype=bool)
+    bins = reliability(confidences, is_correct)
     raw = np.array([calibration.invert(score) for score in scores])
     return DetectionReport(
         scenes=len(counts_exact),
         at_50=at_50,
         at_75=at_75,
-        mean_iou=float(np.mean(overlaps)) if overlaps else 0.0,
+        mean_iou=float(np.mean(ious)) if ious else 0.0,
         count_exact=float(np.mean(counts_exact)),
         by_label=dict(sorted(by_label.items())),
         reliability=bins,
         calibration_error=calibration_error(bins),
-        auroc=auroc(scored, right_ones),
-        fitted=PlattScaling.fit(raw, right_ones),
-        unseen_error=_error_unseen(raw, right_ones, even),
+        auroc=auroc(confidences, is_correct),
+        fitted=PlattScaling.fit(raw, is_correct),
+        held_out_error=_held_out_error(raw, is_correct, np.array(numbers, int) % 2 == 0),
     )
 
 
-def _error_unseen(
-    raw: NDArray[np.float64], right: NDArray[np.bool_], judged: NDArray[np.bool_]
+AnyBox = TypeVar("AnyBox", bound=LabelledBox)
+
+
+def only_label(items: Sequence[AnyBox], label: str) -> list[AnyBox]:
+    """The items with this label."""
+    return [item for item in items if item.label == label]
+
+
+def _held_out_error(
+    raw: NDArray[np.float64], correct: NDArray[np.bool_], held_out: NDArray[np.bool_]
 ) -> float | None:
-    if judged.all() or not judged.any():
+    if held_out.all() or not held_out.any():
         return None
-    fitted = PlattScaling.fit(raw[~judged], right[~judged])
-    calibrated = np.array([fitted.apply(score) for score in raw[judged].tolist()])
-    return calibration_error(reliability(calibrated, right[judged]))
+    fitted = PlattScaling.fit(raw[~held_out], correct[~held_out])
+    calibrated = np.array([fitted.apply(score) for score in raw[held_out].tolist()])
+    return calibration_error(reliability(calibrated, correct[held_out]))
 
 
 def reliability(
-    scores: NDArray[np.float64], hits: NDArray[np.bool_], bins: int = SCORE_BINS
-) -> tuple[ScoreBin, ...]:
-    """Equal bins of the score from 0 to 1, the empty ones left out.
+    confidences: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = RELIABILITY_BINS
+) -> tuple[ReliabilityBin, ...]:
+    """Equal bins of the confidence from 0 to 1, without the empty ones.
 
-    `scores` and `hits` have shape (N,): each detection's score and whether it was right.
+    `confidences` and `correct` have shape (N,): confidence, and whether it is a true positive.
     """
-    index = np.minimum((scores * bins).astype(int), bins - 1)
+    index = np.minimum((confidences * bins).astype(int), bins - 1)
     return tuple(
-        ScoreBin(
+        ReliabilityBin(
             low=i / bins,
             high=(i + 1) / bins,
             count=int(inside.sum()),
-            mean_score=float(scores[inside].mean()),
-            hit_rate=float(hits[inside].mean()),
+            mean_confidence=float(confidences[inside].mean()),
+            precision=float(correct[inside].mean()),
         )
         for i in range(bins)
         if (inside := index == i).any()
     )
 
 
-def calibration_error(bins: Sequence[ScoreBin]) -> float:
-    """Expected calibration error: distance of mean score and hit rate, weighted by count; 0 without bins."""
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Expected calibration error: |confidence - precision|, weighted by count; 0 without bins."""
     total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.mean_score - b.hit_rate) for b in bins) / total if total else 0.0
+    return sum(b.count * abs(b.mean_confidence - b.precision) for b in bins) / total if total else 0.0
 
 
-def auroc(scores: NDArray[np.float64], hits: NDArray[np.bool_]) -> float | None:
-    """Chance that a hit scores higher than a false box, ties counting half; None without both."""
-    right, wrong = np.sort(scores[hits]), scores[~hits]
+def auroc(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> float | None:
+    """Probability that a true positive has the higher confidence than a false one, ties counting half.
+
+    None without both.
+    """
+    right, wrong = np.sort(confidences[correct]), confidences[~correct]
     if not right.size or not wrong.size:
         return None
     below = np.searchsorted(right, wrong, side="left")

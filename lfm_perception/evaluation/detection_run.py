@@ -8,11 +8,11 @@ from typing import Any
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection_page import report, write_detection_page
-from lfm_perception.evaluation.detection_trial import Trial, Way, plainly, stressed, translated
-from lfm_perception.evaluation.labels import Labelled, LabelledSource
+from lfm_perception.evaluation.detection_trial import Trial, plain_variant, translated_variant
+from lfm_perception.evaluation.labels import LabelledImage, LabelledSource
+from lfm_perception.evaluation.languages import LANGUAGES, languages
 from lfm_perception.evaluation.reports import page_facts, provenance
 from lfm_perception.evaluation.stress import STRESSES
-from lfm_perception.evaluation.wordings import LANGUAGES, languages
 from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -40,27 +40,27 @@ class DetectionRun:
         self._stresses = list(STRESSES) if stress else []
         self._codes = list(LANGUAGES if codes == ["all"] else codes)
         translations = languages(self._codes, settings.dialect, labels, words)
-        self._ways: list[Way] = [
-            plainly(settings, labels),
-            *(stressed(settings, labels, name, STRESSES[name]) for name in self._stresses),
-            *(translated(settings, labels, language) for language in translations),
+        self._variants = [
+            plain_variant(settings, labels),
+            *(plain_variant(settings, labels, name, STRESSES[name]) for name in self._stresses),
+            *(translated_variant(settings, labels, language) for language in translations),
         ]
         self._trial: Trial | None = None
 
     @property
-    def shown(self) -> int:
+    def done(self) -> int:
         """Number of images that the model was asked about."""
-        return self._trial.shown if self._trial else 0
+        return self._trial.images if self._trial else 0
 
-    def measure(self, vlm: Vlm, images: Iterable[Labelled], on_progress: Callable[[], bool]) -> None:
+    def measure(self, vlm: Vlm, images: Iterable[LabelledImage], on_progress: Callable[[], bool]) -> None:
         """Ask about every image, until `on_progress`, called after each, returns False.
 
         Raises:
             PerceptionError: An image cannot be read, or the model fails; the results until then are kept.
         """
-        self._trial = Trial(vlm, self._settings, self._labels, self._ways, self._seed)
+        self._trial = Trial(vlm, self._settings, self._labels, self._variants, self._seed)
         for image in images:
-            self._trial.show(image)
+            self._trial.run(image)
             if not on_progress():
                 return
 

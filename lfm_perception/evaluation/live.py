@@ -1,7 +1,7 @@
-"""What a recorded run of the ROS node came to, judged by the ground truth in the same bag.
+"""Metrics of a recorded run of the ROS node, against the ground truth in the same bag.
 
 The bag holds `/detections`, `/tracks`, `/ground_truth` (Detection2DArray, in pixels) and `/scene` (JSON), all
-logged at the time they arrived, so that ages can be read from it. No ROS is needed.
+logged at the time of their arrival, from which ages are computed. No ROS is needed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ import numpy as np
 from rosbags.rosbag2 import Reader
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.detection import Tally, match, tally
+from lfm_perception.evaluation.detection import Counts, count_matches, match
 from lfm_perception.geometry import Box
-from lfm_perception.media.bags import typestore
+from lfm_perception.media.bags import message_box, typestore
 from lfm_perception.scene import Scene, Velocity
 from lfm_perception.scene_json import scene_from_json
 
-BOXES = "vision_msgs/msg/Detection2DArray"
-SETTLED_ANSWERS = 2
-"""A track is shown from its second detection on: tracks are judged once so many answers have arrived."""
+SETTLED_SCENES = 2
+"""Number of scenes after which tracks are evaluated: a track is confirmed by its second detection."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBox:
-    """A box of a message, normalized. `identity` is the message's `id`: of a track, of a true body."""
+    """A normalized box of a message. `identity` is the message's `id`: of a track or of an object."""
 
     label: str
     box: Box
@@ -39,51 +38,51 @@ class NamedBox:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """One message of boxes: about which instant, and when it arrived, ns of one clock."""
+    """One message of boxes: the stamp of its frame and its arrival, nanoseconds of one clock."""
 
     stamp_ns: int
-    arrived_ns: int
+    received_ns: int
     items: tuple[NamedBox, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A scene and the time it arrived."""
+class ReceivedScene:
+    """A scene and the time of its arrival, nanoseconds."""
 
     scene: Scene
-    arrived_ns: int
+    received_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class LiveRun:
-    """All that was heard, in order of arrival."""
+    """All messages of a run, in the order of their arrival."""
 
     truth: tuple[Boxes, ...]
     tracks: tuple[Boxes, ...]
     detections: tuple[Boxes, ...]
-    scenes: tuple[Heard, ...]
+    scenes: tuple[ReceivedScene, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveReport:
     """The figures of a run. Rates in Hz, ages in seconds, velocities in image sides per second.
 
-    `detections` are judged at the frames that the model looked at, `tracks` at every camera frame against
-    the truth of that very frame; both at IoU 0.5. `speed_error` is the median length of the difference
-    between a track's and its body's velocity, `speed` the median speed of those bodies; None without any.
+    `detections` are evaluated at the inferred frames, `tracks` at every camera frame against the ground
+    truth of the same frame; both at IoU 0.5. `velocity_error` is the median norm of the difference between a
+    track's and its object's velocity, `speed` the median speed of those objects; None without any.
     """
 
     seconds: float
     camera_hz: float
     tracks_hz: float
-    answers_hz: float
-    detections: Tally
-    tracks: Tally
+    inferences_hz: float
+    detections: Counts
+    tracks: Counts
     track_age_p50_s: float
     track_age_p95_s: float
-    answer_age_p50_s: float
-    answer_age_p95_s: float
-    speed_error: float | None
+    scene_age_p50_s: float
+    scene_age_p95_s: float
+    velocity_error: float | None
     speed: float | None
     captions: int
 
@@ -92,77 +91,77 @@ def read_run(bag: Path, width: int, height: int) -> LiveRun:
     """The run recorded in `bag`, of images of `width` x `height` pixels."""
     types = typestore()
     boxes: dict[str, list[Boxes]] = {"/ground_truth": [], "/tracks": [], "/detections": []}
-    scenes: list[Heard] = []
+    scenes: list[ReceivedScene] = []
     with Reader(bag) as reader:
         wanted = [c for c in reader.connections if c.topic in boxes or c.topic == "/scene"]
-        for connection, arrived_ns, raw in reader.messages(wanted):
+        for connection, received_ns, raw in reader.messages(wanted):
             message: Any = types.deserialize_cdr(raw, connection.msgtype)
             if connection.topic == "/scene":
-                scenes.append(Heard(scene_from_json(json.loads(message.data)), arrived_ns))
+                scenes.append(ReceivedScene(scene_from_json(json.loads(message.data)), received_ns))
             else:
                 stamp = message.header.stamp
                 items = tuple(_named_box(d, width, height) for d in message.detections)
-                boxes[connection.topic].append(Boxes(stamp.sec * 10**9 + stamp.nanosec, arrived_ns, items))
+                boxes[connection.topic].append(Boxes(stamp.sec * 10**9 + stamp.nanosec, received_ns, items))
     return LiveRun(
         tuple(boxes["/ground_truth"]), tuple(boxes["/tracks"]), tuple(boxes["/detections"]), tuple(scenes)
     )
 
 
-def judge(run: LiveRun, velocities: Callable[[int], Mapping[str, Velocity]]) -> LiveReport:
-    """The figures; `velocities` gives the true ones at a stamp, by the body's number.
+def evaluate_run(run: LiveRun, velocities: Callable[[int], Mapping[str, Velocity]]) -> LiveReport:
+    """The metrics of a run; `velocities` returns the true velocities at a stamp, by the object's identity.
 
-    Raises PerceptionError when nothing was recorded that could be judged.
+    Raises PerceptionError when there are no messages to evaluate.
     """
     if not run.truth or not run.scenes or not run.tracks:
         raise PerceptionError(
-            f"there is nothing to judge: {len(run.truth)} frames of the camera, {len(run.scenes)} answers of "
-            f"the model and {len(run.tracks)} messages of tracks were recorded"
+            f"there is nothing to evaluate: {len(run.truth)} camera frames, {len(run.scenes)} scenes and "
+            f"{len(run.tracks)} messages of tracks were recorded"
         )
     truth = {boxes.stamp_ns: boxes.items for boxes in run.truth}
-    settled_ns = run.scenes[min(SETTLED_ANSWERS, len(run.scenes)) - 1].arrived_ns
-    seconds = max((run.truth[-1].arrived_ns - run.truth[0].arrived_ns) / 1e9, 1e-9)
+    settled_ns = run.scenes[min(SETTLED_SCENES, len(run.scenes)) - 1].received_ns
+    seconds = max((run.truth[-1].received_ns - run.truth[0].received_ns) / 1e9, 1e-9)
     errors, speeds = _speeds(run.scenes, truth, velocities)
-    track_ages = [(b.arrived_ns - b.stamp_ns) / 1e9 for b in run.tracks]
-    answer_ages = [(h.arrived_ns - h.scene.stamp_ns) / 1e9 for h in run.scenes]
+    track_ages = [(b.received_ns - b.stamp_ns) / 1e9 for b in run.tracks]
+    scene_ages = [(h.received_ns - h.scene.stamp_ns) / 1e9 for h in run.scenes]
     return LiveReport(
         seconds=seconds,
-        camera_hz=_rate([b.arrived_ns for b in run.truth]),
-        tracks_hz=_rate([b.arrived_ns for b in run.tracks]),
-        answers_hz=_rate([h.arrived_ns for h in run.scenes]),
-        detections=_judged(run.detections, truth),
-        tracks=_judged((b for b in run.tracks if b.arrived_ns > settled_ns), truth),
+        camera_hz=_rate([b.received_ns for b in run.truth]),
+        tracks_hz=_rate([b.received_ns for b in run.tracks]),
+        inferences_hz=_rate([h.received_ns for h in run.scenes]),
+        detections=_counts(run.detections, truth),
+        tracks=_counts((b for b in run.tracks if b.received_ns > settled_ns), truth),
         track_age_p50_s=float(np.percentile(track_ages, 50)),
         track_age_p95_s=float(np.percentile(track_ages, 95)),
-        answer_age_p50_s=float(np.percentile(answer_ages, 50)),
-        answer_age_p95_s=float(np.percentile(answer_ages, 95)),
-        speed_error=float(np.median(errors)) if errors else None,
+        scene_age_p50_s=float(np.percentile(scene_ages, 50)),
+        scene_age_p95_s=float(np.percentile(scene_ages, 95)),
+        velocity_error=float(np.median(errors)) if errors else None,
         speed=float(np.median(speeds)) if speeds else None,
-        captions=sum(heard.scene.caption_usage is not None for heard in run.scenes),
+        captions=sum(received.scene.caption_usage is not None for received in run.scenes),
     )
 
 
-def _judged(messages: Iterable[Boxes], truth: Mapping[int, Sequence[NamedBox]]) -> Tally:
-    total = Tally()
+def _counts(messages: Iterable[Boxes], truth: Mapping[int, Sequence[NamedBox]]) -> Counts:
+    total = Counts()
     for boxes in messages:
         if boxes.stamp_ns in truth:
-            total += tally(boxes.items, truth[boxes.stamp_ns])
+            total += count_matches(boxes.items, truth[boxes.stamp_ns])
     return total
 
 
 def _speeds(
-    scenes: Sequence[Heard],
+    scenes: Sequence[ReceivedScene],
     truth: Mapping[int, Sequence[NamedBox]],
     velocities: Callable[[int], Mapping[str, Velocity]],
 ) -> tuple[list[float], list[float]]:
-    """Errors and true speeds of all tracks that lie on a body, over all scenes."""
+    """Velocity errors and true speeds of all tracks that match an object, over all scenes."""
     errors, speeds = [], []
-    for heard in scenes:
-        stamp_ns, tracks = heard.scene.stamp_ns, heard.scene.tracks
+    for received in scenes:
+        stamp_ns, tracks = received.scene.stamp_ns, received.scene.tracks
         if stamp_ns not in truth:
             continue
-        bodies, true = truth[stamp_ns], velocities(stamp_ns)
-        for pair in match(tracks, bodies):
-            seen, right = tracks[pair.detection].velocity, true[bodies[pair.truth].identity]
+        objects, true = truth[stamp_ns], velocities(stamp_ns)
+        for pair in match(tracks, objects):
+            seen, right = tracks[pair.detection].velocity, true[objects[pair.truth].identity]
             errors.append(float(np.hypot(seen.x - right.x, seen.y - right.y)))
             speeds.append(float(np.hypot(right.x, right.y)))
     return errors, speeds
@@ -174,10 +173,6 @@ def _rate(arrivals_ns: Sequence[int]) -> float:
 
 
 def _named_box(detection: Any, width: int, height: int) -> NamedBox:
-    centre, box = detection.bbox.center.position, detection.bbox
-    left, top = centre.x - box.size_x / 2, centre.y - box.size_y / 2
-    sides = (left / width, top / height, (left + box.size_x) / width, (top + box.size_y) / height)
+    sides = np.clip(message_box(detection, width, height), 0.0, 1.0).tolist()
     hypothesis = detection.results[0].hypothesis
-    return NamedBox(
-        hypothesis.class_id, Box(*np.clip(sides, 0.0, 1.0).tolist()), hypothesis.score, detection.id
-    )
+    return NamedBox(hypothesis.class_id, Box(*sides), hypothesis.score, detection.id)

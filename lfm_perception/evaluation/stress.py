@@ -1,7 +1,7 @@
-"""Pictures made harder, with their truth: what a robot's camera does on a bad day.
+"""Degraded images with their ground truth, as the cameras of robots deliver them at times.
 
-Each is a function of a random generator, a picture and its objects that gives the harder picture and the
-objects in it; the same generator gives the same. None changes what it is given.
+Each degradation is a function of a random generator, an image and its objects that returns the degraded
+image and the objects in it; the same seed gives the same result. The arguments are not changed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lfm_perception.media import images
 from lfm_perception.scene import Image
 
 GRAY = 127
-"""What covers, borders and lost parts look like."""
+"""Value of covered, added and lost pixels."""
 
 LEAST_VISIBLE = 0.3
-"""An object of which less is left is none any more."""
+"""Minimum visible share of an object; others are removed from the ground truth."""
 
 JPEG_QUALITY = 8
 SLICE = 16
-"""Pixels: rows of blocks in which JPEG is sent, and lost."""
+"""Height of the rows of blocks in which JPEG is sent, and lost, pixels."""
 
 
 Truth = tuple[Annotation, ...]
@@ -43,7 +43,7 @@ def low_light(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> 
 
 
 def blur(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple[Image, Truth]:
-    """Smeared by a motion of 3 to 5 per cent of the picture's width, in any direction."""
+    """Motion blur of 3 to 5 per cent of the image's width, in any direction."""
     length = max(3, round(rng.uniform(0.03, 0.05) * image.shape[1]))
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1.0
@@ -56,9 +56,9 @@ def blur(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple
 
 
 def occlusion(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple[Image, Truth]:
-    """A grey bar over the middle of each object, 30 to 45 per cent of it; its ends stay in sight.
+    """A grey bar over the middle 30 to 45 per cent of each object; its ends remain visible.
 
-    So the boxes stay what they are, but for those of small objects that vanish below another one's bar.
+    So boxes stay valid, except those of small objects that are hidden by another one's bar.
     """
     height, width = image.shape[:2]
     covered = np.zeros((height, width), bool)
@@ -75,7 +75,7 @@ def occlusion(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> 
 
 
 def aspect_ratio(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple[Image, Truth]:
-    """Three times as wide or as high as before, by a grey border; the picture lies anywhere in it."""
+    """A grey border that makes the image three times as wide or as high, at a random position in it."""
     height, width = image.shape[:2]
     wide = rng.random() < 0.5
     across, down = (3, 1) if wide else (1, 3)
@@ -94,10 +94,10 @@ def aspect_ratio(rng: random.Random, image: Image, truth: Sequence[Annotation]) 
 
 
 def jpeg_damage(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple[Image, Truth]:
-    """Coarse JPEG, and as after a bad radio link the ends of a few rows of blocks are lost."""
+    """Coarse JPEG, with the ends of some rows of blocks lost as over a bad radio link."""
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", colours, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    damaged = images.decode(data, "the coarse picture")
+    damaged = images.decode(data, "the degraded image")
     height, width = image.shape[:2]
     rows = -(-height // SLICE)
     for row in rng.sample(range(rows), max(1, round(0.12 * rows))):
@@ -124,7 +124,7 @@ def _middle(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def _visible(covered: NDArray[np.bool_], box: Box) -> float:
-    """The share of a box that is not covered."""
+    """The visible share of a box."""
     height, width = covered.shape
     x1, y1, x2, y2 = box.in_pixels(width, height)
     inside = covered[int(y1) : max(round(y2), int(y1) + 1), int(x1) : max(round(x2), int(x1) + 1)]

@@ -11,12 +11,12 @@ from lfm_perception.evaluation.demo import TrialReport
 from lfm_perception.evaluation.tracking import Figures
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "switches", "false", "missed")
-DEMO_COLUMNS = ("prec", "recall", "F1", "IoU", "count", "right", "encode", "prefill", "decode")
+DEMO_COLUMNS = ("prec", "recall", "F1", "IoU", "count", "correct", "encode", "prefill", "decode")
 
 
 def tracking_table(figures: Mapping[str, Figures]) -> Table:
     """One row for each protocol."""
-    table = _table("protocol", TRACKING_COLUMNS)
+    table = new_table("protocol", TRACKING_COLUMNS)
     for name, each in figures.items():
         table.add_row(name, *(f"{value:.1f}" for value in astuple(each)))
     return table
@@ -24,7 +24,7 @@ def tracking_table(figures: Mapping[str, Figures]) -> Table:
 
 def demo_table(reports: Sequence[TrialReport]) -> Table:
     """One row for each trial on the demo world."""
-    table = _table("trial", DEMO_COLUMNS, caption="encode, prefill, decode: median ms")
+    table = new_table("trial", DEMO_COLUMNS, caption="encode, prefill, decode: median ms")
     for report in reports:
         d, usage = report.detection, report.usage
         measures = (d.at_50.precision, d.at_50.recall, d.at_50.f1, d.mean_iou, d.count_exact) if d else ()
@@ -32,13 +32,13 @@ def demo_table(reports: Sequence[TrialReport]) -> Table:
             report.name,
             *(f"{measure:.3f}" for measure in measures),
             *([""] * (5 - len(measures))),
-            f"{report.right:.3f}",
+            f"{report.correct:.3f}",
             *(f"{1000 * stage:.0f}" for stage in (usage.encode_s, usage.prefill_s, usage.decode_s)),
         )
     return table
 
 
-def _table(first: str, columns: Sequence[str], caption: str | None = None) -> Table:
+def new_table(first: str, columns: Sequence[str], caption: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=caption)
     table.add_column(first, style="bold", no_wrap=True)
     for column in columns:

@@ -20,7 +20,7 @@ from lfm_perception.evaluation.demo_film import (
     judge_scores,
     measurement_noise_scale,
 )
-from lfm_perception.evaluation.detection import ScoreBin
+from lfm_perception.evaluation.detection import ReliabilityBin
 from lfm_perception.evaluation.films import motchallenge, tud
 from lfm_perception.evaluation.tracking import DETECTORS, Figures, Film, Shown, follow, judge, mean
 from lfm_perception.evaluation.tracks_picture import draw, draw_reliability
@@ -44,7 +44,7 @@ class Trials:
     pictured: Sequence[tuple[Film, Sequence[Sequence[Shown]]]]
     more: Mapping[str, Any] = field(default_factory=dict)
     remarks: Sequence[str] = ()
-    reliability: Sequence[ScoreBin] = ()
+    reliability: Sequence[ReliabilityBin] = ()
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
         """`tracking.json`, `tracks.png`, and `reliability.png` where scores were judged.
@@ -114,7 +114,7 @@ def run_demo_trials(
                 advance(name)
     more: dict[str, Any] = {"seconds": seconds, "pan": pan}
     remarks: list[str] = []
-    reliable: Sequence[ScoreBin] = ()
+    reliable: Sequence[ReliabilityBin] = ()
     for name, each in runs.items():
         figures[name] = mean([judge({run.film.name: (run.film, run.shown)}) for run in each])
         errors = [error for run in each for error in run.speed_errors]

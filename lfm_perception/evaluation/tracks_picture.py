@@ -11,7 +11,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from lfm_perception.evaluation.detection import ScoreBin
+from lfm_perception.evaluation.detection import ReliabilityBin
 from lfm_perception.evaluation.tracking import Film, Shown
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Image
@@ -27,7 +27,7 @@ def draw(films: Sequence[tuple[Film, Sequence[Sequence[Shown]]]]) -> Image:
     return np.concatenate([_panel(film, shown) for film, shown in films])
 
 
-def draw_reliability(bins: Sequence[ScoreBin]) -> Image:
+def draw_reliability(bins: Sequence[ReliabilityBin]) -> Image:
     """How often tracks were right, upwards, over their score, to the right; on the grey line it is the same.
 
     The area of a point goes with the number of tracks.
@@ -42,7 +42,7 @@ def draw_reliability(bins: Sequence[ScoreBin]) -> Image:
     cv2.line(image, place(0.0, 0.0), place(1.0, 1.0), TRUTH, 2, cv2.LINE_AA)
     for score_bin in bins:
         radius = max(2, round(14 * math.sqrt(score_bin.count / most)))
-        at = place(score_bin.mean_score, score_bin.hit_rate)
+        at = place(score_bin.mean_confidence, score_bin.precision)
         cv2.circle(image, at, radius, _colour(1), -1, cv2.LINE_AA)
     _write(image, "share of tracks that are right, by score", MARGIN, HEAD)
     for tick in (0.0, 0.5, 1.0):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
@@ -135,3 +136,10 @@ def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -
             raise PerceptionError(f"{topic} is damaged at frame {images}: {reason(error)}") from error
         images += stamp_ns is not None
         yield BagMessage(connection.topic, logged_ns, stamp_ns, bytes(raw))
+
+
+def message_box(detection: Any, width: int, height: int) -> tuple[float, float, float, float]:
+    """The box of a vision_msgs/Detection2D of an image of this size in pixels: normalized sides, `xyxy`."""
+    centre, box = detection.bbox.center.position, detection.bbox
+    left, top = centre.x - box.size_x / 2, centre.y - box.size_y / 2
+    return left / width, top / height, (left + box.size_x) / width, (top + box.size_y) / height

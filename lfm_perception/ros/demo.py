@@ -20,7 +20,7 @@ from typing import Any
 
 from lfm_perception.backends import model_name
 from lfm_perception.demo.world import World
-from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, judge, read_run
+from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, evaluate_run, read_run
 from lfm_perception.evaluation.live_page import write_live_page
 from lfm_perception.media import images
 from lfm_perception.media.overlay import Overlay, View
@@ -93,11 +93,11 @@ def run_demo(
             return {str(body): velocity for body, velocity in enumerate(world.velocities(index))}
 
         run = read_run(staging.path / BAG, WIDTH, HEIGHT)
-        report = judge(run, velocities)
+        report = evaluate_run(run, velocities)
         summary = {"seed": demo.seed, **_figures(report), **about}
         with writing(out):
             still = _draw(run, staging, model_name(settings), on_progress)
-            lines = [json.dumps(scene_to_json(heard.scene), ensure_ascii=False) for heard in run.scenes]
+            lines = [json.dumps(scene_to_json(received.scene), ensure_ascii=False) for received in run.scenes]
             (staging.path / SCENES).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             write_json(staging.path / SUMMARY, summary)
             write_live_page(staging.path / PAGE, run, report, still, about)
@@ -140,7 +140,7 @@ def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str
     overlay = Overlay(WIDTH, HEIGHT, badge)
     video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
     tracks = {boxes.stamp_ns: boxes for boxes in run.tracks}
-    scenes_ns = [heard.arrived_ns for heard in run.scenes]
+    scenes_ns = [received.received_ns for received in run.scenes]
     still, most = None, -1
     try:
         with open_source(str(staging.path / BAG), topic=IMAGE_TOPIC) as source:
@@ -155,7 +155,7 @@ def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str
         video.finish()
     finally:
         video.close()
-    assert still is not None  # `judge` raises for a recording without images
+    assert still is not None  # `evaluate_run` raises for a recording without images
     (staging.path / STILL).write_bytes(images.encode(still, ".png"))
     return still
 
@@ -165,22 +165,24 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
     seconds = to_seconds(frame.stamp_ns - first_ns)
     if tracks is None:
         return View(frame, seconds, (), None, 0.0)
-    arrived = bisect_right(scenes_ns, tracks.arrived_ns)
-    heard = run.scenes[arrived - 1] if arrived else None
-    known = {} if heard is None else {str(track.track_id): track for track in heard.scene.tracks}
+    arrived = bisect_right(scenes_ns, tracks.received_ns)
+    received = run.scenes[arrived - 1] if arrived else None
+    known = {} if received is None else {str(track.track_id): track for track in received.scene.tracks}
     shown = []
     for item in tracks.items:
         track = known.get(item.identity)
         velocity = track.velocity if track else ZERO_VELOCITY
         shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
-    if heard is None:
+    if received is None:
         return View(frame, seconds, shown, None, 0.0)
-    return View(frame, seconds, shown, heard.scene, to_seconds(heard.arrived_ns - heard.scene.stamp_ns))
+    return View(
+        frame, seconds, shown, received.scene, to_seconds(received.received_ns - received.scene.stamp_ns)
+    )
 
 
 def _figures(report: LiveReport) -> dict[str, Any]:
-    """The report for `summary.json`, with precision, recall and F1 of its tallies."""
+    """The report for `summary.json`, with precision, recall and F1 of its counts."""
     figures = dataclasses.asdict(report)
-    for name, tally in (("detections", report.detections), ("tracks", report.tracks)):
-        figures[name] |= {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
+    for name, counts in (("detections", report.detections), ("tracks", report.tracks)):
+        figures[name] |= {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
     return figures

@@ -27,7 +27,7 @@ from demo_model.parity import SIZES, Parity, compare
 from lfm_perception.backends.llama import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.demo import TRIALS, TrialReport, judge, run_trial
+from lfm_perception.evaluation.demo import TRIALS, TrialReport, evaluate_trial, run_trial
 from lfm_perception.provenance import sha256
 from lfm_perception.settings import Settings
 
@@ -75,7 +75,7 @@ def measure(text_model: Path, mmproj: Path, scenes: int) -> list[TrialReport]:
     reports = []
     with LlamaVlm(settings) as vlm:
         for trial in TRIALS:
-            reports.append(judge(trial, list(run_trial(vlm, trial, scenes))))
+            reports.append(evaluate_trial(trial, list(run_trial(vlm, trial, scenes))))
             print(f"  {row(reports[-1])}", flush=True)
     return reports
 
@@ -85,11 +85,11 @@ def row(report: TrialReport) -> str:
     usage = report.usage
     milliseconds = " / ".join(f"{1000 * s:.0f}" for s in (usage.encode_s, usage.prefill_s, usage.decode_s))
     if report.detection is None:
-        return f"| {report.name} | {report.scenes} | | | | | {report.right:.3f} | {milliseconds} |"
+        return f"| {report.name} | {report.scenes} | | | | | {report.correct:.3f} | {milliseconds} |"
     d = report.detection
     return (
         f"| {report.name} | {report.scenes} | {d.at_50.f1:.3f} | {d.at_75.f1:.3f} | {d.mean_iou:.3f} "
-        f"| {d.count_exact:.3f} | {report.right:.3f} | {milliseconds} |"
+        f"| {d.count_exact:.3f} | {report.correct:.3f} | {milliseconds} |"
     )
 
 
@@ -189,7 +189,7 @@ def _results(measured: Sequence[Measured]) -> Iterator[str]:
         yield f"Score, hard scenes: expected calibration error {hard.calibration_error:.3f}, AUROC {ranked}."
         yield from ("", "| score | boxes | mean score | right |", "|---|---|---|---|")
         for b in hard.reliability:
-            yield f"| {b.low:.1f} to {b.high:.1f} | {b.count} | {b.mean_score:.3f} | {b.hit_rate:.3f} |"
+            yield f"| {b.low:.1f} to {b.high:.1f} | {b.count} | {b.mean_confidence:.3f} | {b.precision:.3f} |"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""The same request in other languages: whether a model understands an operator in their own.
+"""The detection question in other languages, for operators who ask in their own.
 
-Only what is asked changes; what the answer must look like stays as the dialect has it, keys included.
+Only the question is translated; the format of the answer, with its keys, is that of the dialect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
 _FORM = '[{"label": ..., "bbox": [x1, y1, x2, y2]}, ...]'
 
-WORDINGS: dict[str, dict[str, str]] = {
+TRANSLATIONS: dict[str, dict[str, str]] = {
     BBOX.name: {
         "en": BBOX.user,
         "ar": f"اكتشف جميع حالات: {{labels}}. يجب أن تكون الإجابة مصفوفة JSON: {_FORM}. "
@@ -49,37 +49,37 @@ WORDINGS: dict[str, dict[str, str]] = {
         "zh": "框出所有: {labels}。",
     },
 }
-"""What is asked, by dialect and language."""
+"""The question by dialect and language."""
 
-LANGUAGES = tuple(WORDINGS[BBOX.name])
+LANGUAGES = tuple(TRANSLATIONS[BBOX.name])
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """How to ask in one language: the dialect in its wording, and what a label is called (by label)."""
+    """One language: the dialect with the translated question, and translations of labels."""
 
     code: str
     dialect: Dialect
-    words: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
-    def word(self, label: str) -> str:
-        return self.words.get(label, label)
+    def translate(self, label: str) -> str:
+        return self.labels.get(label, label)
 
 
 def languages(
     codes: Sequence[str], dialect: Dialect, labels: Sequence[str], file: Path | None = None
 ) -> tuple[Language, ...]:
-    """The languages with these codes. `file` has more of them, or of their words, in YAML:
+    """The languages with these codes. `file` adds languages, or translations of labels, in YAML:
 
         de:
           labels: {person: Person, box: Kiste}
-          wording: "Suche {labels}."              # only if the dialect has none in that language
+          wording: "Suche {labels}."              # only if the dialect has no question in that language
 
-    Labels without a word stay as they are. Raises PerceptionError when the file cannot be used, and for a
-    language without a wording.
+    Labels without a translation stay as they are. Raises PerceptionError when the file cannot be used, and
+    for a language without a question.
     """
     given = _read(file) if file is not None else {}
-    known = WORDINGS.get(dialect.name, {})
+    known = TRANSLATIONS.get(dialect.name, {})
     found = []
     for code in codes:
         entry = given.get(code, {})

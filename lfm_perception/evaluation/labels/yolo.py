@@ -1,0 +1,148 @@
+"""Labels in the format of YOLO: for each image a .txt with lines of `class cx cy w h`.
+
+The files lie beside the images or under labels/ instead of images/; the names of the classes in data.yaml
+or classes.txt. An image without a .txt shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.evaluation.detection import Annotation
+from lfm_perception.evaluation.labels.base import (
+    FORMATS,
+    LabelFormat,
+    LabelledImage,
+    LabelledSource,
+    Truth,
+    clipped_box,
+    image_folder,
+    listed,
+)
+from lfm_perception.media import images
+from lfm_perception.media.bags import is_bag
+from lfm_perception.media.images import reason
+from lfm_perception.media.sources.images import image_files
+from lfm_perception.scene import Frame
+
+NAMES_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
+
+
+def _find(source: Path) -> list[str]:
+    if is_bag(source):
+        return []
+    folder = _labels_folder(image_folder(source))
+    return [] if folder is None else [str(folder)]
+
+
+def _labels_folder(pictures: Path) -> Path | None:
+    """The folder with the .txt files of these images, if there are any."""
+    folders = [pictures]
+    parts = list(pictures.resolve().parts)
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        folders.append(Path(*parts[:last], "labels", *parts[last + 1 :]))
+    return next((folder for folder in folders if _label_files(folder)), None)
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.txt") if file.name not in NAMES_FILES)
+
+
+@contextmanager
+def _open(source: Path, labels: str, _: str | None) -> Iterator[LabelledSource]:
+    """`labels` is the folder of the .txt files, or the file of the names."""
+    pictures, given = image_folder(source), Path(labels)
+    if given.is_dir():
+        folder, names_file = given, _names_file(given, pictures)
+    else:
+        folder, names_file = _labels_folder(pictures) or pictures, given
+    names = _read_names(names_file)
+    files = {file.stem: file for file in _label_files(folder)}
+    found = image_files(str(pictures))
+    if not files or not found:
+        missing = f"images in {pictures}" if files else f"labels (.txt) in {folder}"
+        raise PerceptionError(f"there are no {missing}")
+    if without_image := set(files) - {path.stem for path in found}:
+        raise PerceptionError(
+            f"{folder} has labels of images that are not in {pictures}: "
+            f"{listed(f'{stem}.txt' for stem in without_image)}"
+        )
+    truth = {stem: _read_truth(file, names, names_file) for stem, file in files.items()}
+    empty = sum(path.stem not in files for path in found)
+    yield LabelledSource(
+        f"images {pictures}, labels {folder}",
+        tuple(dict.fromkeys(names.values())),
+        len(found),
+        (
+            LabelledImage(path.name, Frame(images.read(path), index), truth.get(path.stem, ()))
+            for index, path in enumerate(found)
+        ),
+        (f"{empty} images have no .txt and are taken to show nothing",) if empty else (),
+    )
+
+
+def _names_file(folder: Path, pictures: Path) -> Path:
+    """The file of the names: in the folder of the labels or of the images, or up to two above."""
+    places = [folder, pictures, folder.parent, pictures.parent, folder.resolve().parent.parent]
+    found = [place / name for place in places for name in NAMES_FILES if (place / name).is_file()]
+    if not found:
+        raise PerceptionError(
+            f"the classes of the labels in {folder} have no names: put them into data.yaml (names: [...]) "
+            f"or classes.txt (one a line) beside them"
+        )
+    return found[0]
+
+
+def _read_names(file: Path) -> dict[int, str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".txt":
+            content: Any = [line.strip() for line in text.strip().splitlines()]
+        else:
+            content = yaml.safe_load(text)
+            content = content.get("names") if isinstance(content, dict) else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PerceptionError(f"the names in {file} cannot be read: {reason(error)}") from error
+    names = dict(enumerate(content)) if isinstance(content, list) else content
+    if not isinstance(names, dict) or not all(
+        isinstance(number, int) and isinstance(name, str) and name.strip() for number, name in names.items()
+    ):
+        raise PerceptionError(f"{file} holds no names of classes: `names: [person, box]` or one a line")
+    return {number: name.strip() for number, name in names.items()}
+
+
+def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> Truth:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise PerceptionError(f"labels {file} cannot be read: {reason(error)}") from error
+    truth = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {file}"
+        try:
+            kind, x, y, w, h = map(float, line.split())
+        except ValueError as error:
+            raise PerceptionError(f"{where} is not `class cx cy w h`: {line.strip()[:60]!r}") from error
+        if kind not in names:
+            raise PerceptionError(f"{where} has class {kind:g}, which has no name in {names_file}")
+        box = clipped_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2), where)
+        truth.append(Annotation(names[int(kind)], box))
+    return tuple(truth)
+
+
+def _accepts(source: Path, labels: str) -> bool:
+    return not is_bag(source) and not labels.endswith(".json")
+
+
+FORMATS.append(
+    LabelFormat("YOLO: a .txt for each image, names in data.yaml or classes.txt", _accepts, _find, _open)
+)
