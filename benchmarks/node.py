@@ -55,6 +55,7 @@ from lfm_perception.ros.parameters import ros_parameters
 from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
 from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import split_stamp, to_seconds
 from lfm_perception.tracking import open_tracker
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
@@ -184,7 +185,7 @@ def _camera(pipe: Connection, width: int, height: int, rate: float) -> None:
             due_s += 1 / rate
             time.sleep(max(0.0, due_s - time.monotonic()))
             stamps.append(time.time_ns())
-            struct.pack_into("<iI", raw, 4, *divmod(stamps[-1], 10**9))
+            struct.pack_into("<iI", raw, 4, *split_stamp(stamps[-1]))
             publisher.publish(bytes(raw))
     pipe.send(stamps)
 
@@ -255,7 +256,7 @@ def camera(options: argparse.Namespace) -> Section:
         begun_ns, heard_before = time.time_ns(), len(listener.diagnostics)
         time.sleep(options.seconds)
         ended_ns = time.time_ns()
-        seconds = (ended_ns - begun_ns) / 1e9
+        seconds = to_seconds(ended_ns - begun_ns)
         cpu = {name: 100 * (each.cpu_s() - before[name]) / seconds for name, each in processes.items()}
         told = listener.diagnostics[heard_before:]
         sent = film.stop()
@@ -327,7 +328,7 @@ def losses(options: argparse.Namespace) -> Section:
             answer = wait_for(
                 lambda since=lost_ns: listener.next_answer(since), PATIENCE_S, "the recovery", [perception]
             )
-            recoveries[number.name].append((answer.arrived_ns - lost_ns) / 1e9)
+            recoveries[number.name].append(to_seconds(answer.arrived_ns - lost_ns))
         workers += map(Process, node_process.children())
         memory |= node_process.shared_memory()
         ended_ns = time.time_ns()
@@ -336,7 +337,7 @@ def losses(options: argparse.Namespace) -> Section:
         film.stop()
         perception.check()
     tracks_ns = [heard.arrived_ns for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
-    gap_s = max(later - earlier for earlier, later in pairwise(tracks_ns)) / 1e9
+    gap_s = to_seconds(max(later - earlier for earlier, later in pairwise(tracks_ns)))
     processes_left = sum(process.runs() for process in (node_process, *workers))
     memory_left = sorted(
         name for name in memory if Path(name).exists() and not Path(name).name.startswith(STAY)
@@ -345,7 +346,7 @@ def losses(options: argparse.Namespace) -> Section:
     figures = {
         "recovery_s": {name: _percentiles(times) for name, times in recoveries.items() if times},
         "restarts": restarts,
-        "tracks_hz": round(len(tracks_ns) / (ended_ns - begun_ns) * 1e9, 2),
+        "tracks_hz": round(len(tracks_ns) / to_seconds(ended_ns - begun_ns), 2),
         "longest_gap_between_tracks_s": round(gap_s, 3),
         "processes_left": processes_left,
         "shared_memory_left": memory_left,
@@ -392,7 +393,7 @@ def cycles(options: argparse.Namespace) -> Section:
             lifecycle.change_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
             lifecycle.change_state(Transition.TRANSITION_CLEANUP, "cleaned up")
             if number >= warm_up - 1:
-                seconds.append((time.time_ns() - begun_ns) / 1e9)
+                seconds.append(to_seconds(time.time_ns() - begun_ns))
                 resident_mib.append(process.resident_mib())
             if number == warm_up - 1:
                 files, threads = process.files(), process.threads()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.stamps import NANOSECONDS
+from lfm_perception.stamps import join_stamp
 
 Buffer = bytes | memoryview
 
@@ -39,7 +39,7 @@ def header_stamp_ns(raw: Buffer) -> int:
     if len(raw) < 12:
         raise PerceptionError(f"a message of {len(raw)} bytes is too short to hold a header")
     seconds, nanoseconds = struct.unpack_from(f"{_byte_order(raw)}iI", raw, 4)
-    return int(seconds) * NANOSECONDS + int(nanoseconds)
+    return join_stamp(int(seconds), int(nanoseconds))
 
 
 def image_header(raw: bytes, topic: str, *, compressed: bool) -> ImageHeader:
@@ -55,7 +55,7 @@ def image_header(raw: bytes, topic: str, *, compressed: bool) -> ImageHeader:
         order = _byte_order(raw)
         seconds, nanoseconds = struct.unpack_from(f"{order}iI", raw, 4)
         frame_id, end = _string(raw, 12, order)
-        end, stamp_ns = _aligned(end), seconds * NANOSECONDS + nanoseconds
+        end, stamp_ns = _aligned(end), join_stamp(seconds, nanoseconds)
         if compressed:
             return ImageHeader(stamp_ns, frame_id, None, None, end)
         height, width = struct.unpack_from(f"{order}II", raw, end)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lfm_perception.geometry import Box
 from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity
+from lfm_perception.stamps import from_seconds, join_stamp, split_stamp, to_seconds
 
 SCHEMA = Path(__file__).parent / "scene.schema.json"
 VERSION = 1
@@ -17,17 +18,20 @@ VERSION = 1
 def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
     """The scene by the schema, ready for `json.dumps`; `index` is the frame's number in its recording."""
     described_ns = scene.caption_stamp_ns
+    sec, nanosec = split_stamp(scene.stamp_ns)
     return {
         "version": VERSION,
         **({} if index is None else {"index": index}),
-        "stamp": {"sec": scene.stamp_ns // 10**9, "nanosec": scene.stamp_ns % 10**9},
+        "stamp": {"sec": sec, "nanosec": nanosec},
         "frame_id": scene.frame_id,
         "width": scene.width,
         "height": scene.height,
         "objects": [_object(track, scene.width, scene.height) for track in scene.tracks],
         "detections": [detection_to_json(found, decimals=5) for found in scene.detections],
         "global_caption": scene.caption,
-        "caption_age_s": None if described_ns is None else round((scene.stamp_ns - described_ns) / 1e9, 6),
+        "caption_age_s": None
+        if described_ns is None
+        else round(to_seconds(scene.stamp_ns - described_ns), 6),
         "truncated": scene.truncated,
         "over_latency_budget": scene.over_latency_budget,
         "rejects": dict(scene.rejects),
@@ -40,7 +44,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
 
 def scene_from_json(record: Mapping[str, Any]) -> Scene:
     """The scene that `scene_to_json` wrote, up to its rounding."""
-    stamp_ns = record["stamp"]["sec"] * 10**9 + record["stamp"]["nanosec"]
+    stamp_ns = join_stamp(record["stamp"]["sec"], record["stamp"]["nanosec"])
     caption_age_s = record["caption_age_s"]
     caption_usage = record["usage"]["caption"]
     return Scene(
@@ -55,7 +59,7 @@ def scene_from_json(record: Mapping[str, Any]) -> Scene:
         over_latency_budget=record["over_latency_budget"],
         rejects=record["rejects"],
         usage=Usage(**record["usage"]["detect"]),
-        caption_stamp_ns=None if caption_age_s is None else stamp_ns - round(caption_age_s * 1e9),
+        caption_stamp_ns=None if caption_age_s is None else stamp_ns - from_seconds(caption_age_s),
         caption_usage=None if caption_usage is None else Usage(**caption_usage),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 NANOSECONDS = 1_000_000_000
@@ -17,9 +18,19 @@ def to_seconds(nanoseconds: int) -> float:
     return nanoseconds / NANOSECONDS
 
 
-def from_seconds(seconds: float) -> int:
+def from_seconds(seconds: float | Fraction) -> int:
     """Nanoseconds in so many seconds, rounded to the nearest."""
     return round(seconds * NANOSECONDS)
+
+
+def join_stamp(sec: int, nanosec: int) -> int:
+    """The stamp of a builtin_interfaces/Time."""
+    return sec * NANOSECONDS + nanosec
+
+
+def split_stamp(stamp_ns: int) -> tuple[int, int]:
+    """The `sec` and `nanosec` of a builtin_interfaces/Time."""
+    return divmod(stamp_ns, NANOSECONDS)
 
 
 class Rejection(NamedTuple):

@@ -40,6 +40,7 @@ from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.scene_json import detection_from_json, detection_to_json
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import to_seconds
 from lfm_perception.vlm import Health, Vlm
 
 FORMAT, VERSION = "lfm_perception answers", 2
@@ -90,7 +91,7 @@ class RecordedVlm:
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """The answer recorded for this frame and question. Raises NotRecordedError when there is none."""
         known = self._answers.get(str(frame.stamp_ns) if self._by_stamp else picture(frame))
-        name = f"the {frame.width}x{frame.height} frame stamped {frame.stamp_ns / 1e9:.3f} s"
+        name = f"the {frame.width}x{frame.height} frame stamped {to_seconds(frame.stamp_ns):.3f} s"
         if known is None:
             raise NotRecordedError(
                 f"{name} is not in {self._path}, where frames are known by their "

@@ -33,6 +33,7 @@ from lfm_perception.demo.bodies import (
 from lfm_perception.demo.drawing import Instances, render
 from lfm_perception.geometry import Box
 from lfm_perception.scene import ZERO_VELOCITY, Frame, Velocity
+from lfm_perception.stamps import from_seconds
 
 VISIBLE_FRACTION = 0.3
 """A body counts as an object when at least this share of what lies in the image is not hidden..."""
@@ -119,7 +120,7 @@ class World:
             random.Random(f"{self.seed} {index}"),
         )
         objects = _true_objects(shown, instances, drawn, self._velocities(seconds))
-        frame = Frame(image, stamp_ns=round(seconds * 1e9), frame_id="demo_camera")
+        frame = Frame(image, stamp_ns=from_seconds(seconds), frame_id="demo_camera")
         return Snapshot(frame, objects, describe([o.label for o in objects]), instances)
 
     def velocities(self, index: int) -> tuple[Velocity, ...]:

@@ -21,6 +21,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.media.bags import message_box, typestore
 from lfm_perception.scene import Scene, Velocity
 from lfm_perception.scene_json import scene_from_json
+from lfm_perception.stamps import join_stamp, to_seconds
 
 SETTLED_SCENES = 2
 """Number of scenes after which tracks are evaluated: a track is confirmed by its second detection."""
@@ -101,7 +102,9 @@ def read_run(bag: Path, width: int, height: int) -> LiveRun:
             else:
                 stamp = message.header.stamp
                 items = tuple(_named_box(d, width, height) for d in message.detections)
-                boxes[connection.topic].append(Boxes(stamp.sec * 10**9 + stamp.nanosec, received_ns, items))
+                boxes[connection.topic].append(
+                    Boxes(join_stamp(stamp.sec, stamp.nanosec), received_ns, items)
+                )
     return LiveRun(
         tuple(boxes["/ground_truth"]), tuple(boxes["/tracks"]), tuple(boxes["/detections"]), tuple(scenes)
     )
@@ -119,10 +122,10 @@ def evaluate_run(run: LiveRun, velocities: Callable[[int], Mapping[str, Velocity
         )
     truth = {boxes.stamp_ns: boxes.items for boxes in run.truth}
     settled_ns = run.scenes[min(SETTLED_SCENES, len(run.scenes)) - 1].received_ns
-    seconds = max((run.truth[-1].received_ns - run.truth[0].received_ns) / 1e9, 1e-9)
+    seconds = max(to_seconds(run.truth[-1].received_ns - run.truth[0].received_ns), 1e-9)
     errors, speeds = _speeds(run.scenes, truth, velocities)
-    track_ages = [(b.received_ns - b.stamp_ns) / 1e9 for b in run.tracks]
-    scene_ages = [(h.received_ns - h.scene.stamp_ns) / 1e9 for h in run.scenes]
+    track_ages = [to_seconds(b.received_ns - b.stamp_ns) for b in run.tracks]
+    scene_ages = [to_seconds(h.received_ns - h.scene.stamp_ns) for h in run.scenes]
     return LiveReport(
         seconds=seconds,
         camera_hz=_rate([b.received_ns for b in run.truth]),
@@ -168,7 +171,7 @@ def _speeds(
 
 
 def _rate(arrivals_ns: Sequence[int]) -> float:
-    span_s = (arrivals_ns[-1] - arrivals_ns[0]) / 1e9
+    span_s = to_seconds(arrivals_ns[-1] - arrivals_ns[0])
     return (len(arrivals_ns) - 1) / span_s if span_s > 0 else 0.0
 
 

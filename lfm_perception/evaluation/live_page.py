@@ -12,6 +12,7 @@ from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun
 from lfm_perception.media.charts import INK, Line, lines
 from lfm_perception.media.page import write_page
 from lfm_perception.scene import Image
+from lfm_perception.stamps import to_seconds
 
 GAP_S = 0.2
 """A line is broken between points that are further apart than this, seconds."""
@@ -66,7 +67,7 @@ def _paths(messages: Iterable[Boxes], first_ns: int) -> dict[str, list[tuple[flo
     paths: dict[str, list[tuple[float, float]]] = {}
     for boxes in messages:
         for item in boxes.items:
-            point = (boxes.stamp_ns - first_ns) / 1e9, (item.box.x1 + item.box.x2) / 2
+            point = to_seconds(boxes.stamp_ns - first_ns), (item.box.x1 + item.box.x2) / 2
             paths.setdefault(item.identity, []).append(point)
     return paths
 

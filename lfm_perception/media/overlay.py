@@ -17,6 +17,7 @@ import numpy as np
 from lfm_perception.colours import Colour, track_colour
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
+from lfm_perception.stamps import to_seconds
 
 SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
 """Range of the longer side of the drawn frame, pixels: small frames stay legible."""
@@ -56,7 +57,7 @@ class View:
     @property
     def since_inference_s(self) -> float | None:
         """Seconds since the frame of the scene; None before the first."""
-        return None if self.scene is None else (self.frame.stamp_ns - self.scene.stamp_ns) / 1e9
+        return None if self.scene is None else to_seconds(self.frame.stamp_ns - self.scene.stamp_ns)
 
 
 class Overlay:

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from lfm_perception.scene import Scene, Usage
+from lfm_perception.stamps import to_seconds
 
 PERCENTILES = (50, 90, 99)
 
@@ -65,7 +66,7 @@ class Report:
         return {
             "frames": self.frames,
             "inferred_frames": self.inferred_frames,
-            "source_s": round((self._last_ns - self._first_ns) / 1e9, 3),
+            "source_s": round(to_seconds(self._last_ns - self._first_ns), 3),
             "wall_s": round(wall_s, 3),
             "frames_per_s": round(self.frames / wall_s, 2),
             "inferences_per_s": round(self.inferred_frames / wall_s, 2),

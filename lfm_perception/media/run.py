@@ -13,6 +13,7 @@ from lfm_perception.media.sinks import AnnotatedFrame, Recording
 from lfm_perception.media.sources import Source
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame, Scene
+from lfm_perception.stamps import to_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def record(
             inference_s = time.perf_counter() - started
             report.add_scene(scene, inference_s)
         tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
-        image = overlay.draw(View(frame, (frame.stamp_ns - first_ns) / 1e9, tracks, scene, inference_s))
+        image = overlay.draw(View(frame, to_seconds(frame.stamp_ns - first_ns), tracks, scene, inference_s))
         recording.write(AnnotatedFrame(index, frame, tracks, image, scene if inferred else None))
         report.add_frame(frame.stamp_ns)
         if not on_progress():
@@ -77,7 +78,7 @@ def limited(frames: Iterator[Frame], limits: Limits) -> Iterator[Frame]:
     first_ns: int | None = None
     for index, frame in enumerate(frames):
         first_ns = frame.stamp_ns if first_ns is None else first_ns
-        if limits.seconds is not None and frame.stamp_ns - first_ns >= limits.seconds * 1e9:
+        if limits.seconds is not None and to_seconds(frame.stamp_ns - first_ns) >= limits.seconds:
             return
         yield frame
         if index + 1 == limits.frames:

@@ -23,6 +23,7 @@ from lfm_perception.ros import messages, transport
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.topics import DEMO_CAMERA
 from lfm_perception.scene import Track
+from lfm_perception.stamps import from_seconds, to_seconds
 
 JPEG_QUALITY = 90
 FRAME_ID = "demo_camera"
@@ -55,7 +56,7 @@ class DemoCamera(Node):
         """Publish the frame that is due, then render the next one."""
         if self._prepared is not None and self._prepared[0] <= self._due():
             index, snapshot = self._prepared
-            self._publish(snapshot, self._epoch_ns + round(index * 1e9 / self._world.fps))
+            self._publish(snapshot, self._epoch_ns + from_seconds(index / self._world.fps))
         upcoming = max(self._due() + 1, 0)
         self._prepared = upcoming, self._world.snapshot(upcoming)
 
@@ -64,7 +65,7 @@ class DemoCamera(Node):
         return math.floor(self._seconds() * self._world.fps + 0.25)
 
     def _seconds(self) -> float:
-        return (self.get_clock().now().nanoseconds - self._epoch_ns) / 1e9
+        return to_seconds(self.get_clock().now().nanoseconds - self._epoch_ns)
 
     def _publish(self, snapshot: Snapshot, stamp_ns: int) -> None:
         header = messages.header(stamp_ns, FRAME_ID)

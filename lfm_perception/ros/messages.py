@@ -22,7 +22,7 @@ from lfm_perception import cdr, scene
 from lfm_perception.colours import track_colour
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
-from lfm_perception.stamps import NANOSECONDS
+from lfm_perception.stamps import join_stamp, split_stamp
 
 NAMESPACES = ("boxes", "names", "velocities", "velocity_spreads")
 """Namespaces of the four markers of a track; each marker has the track's id."""
@@ -33,12 +33,13 @@ TEXT_M = 0.03
 
 def stamp_ns(stamp: Time) -> int:
     """A stamp as nanoseconds."""
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+    return join_stamp(int(stamp.sec), int(stamp.nanosec))
 
 
 def time(nanoseconds: int) -> Time:
     """Nanoseconds as a stamp."""
-    return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
+    sec, nanosec = split_stamp(nanoseconds)
+    return Time(sec=sec, nanosec=nanosec)
 
 
 def header(nanoseconds: int, frame_id: str) -> Header:

@@ -26,6 +26,7 @@ from lfm_perception.media.bags import BOXES_TYPE, is_bag, message_box, open_bag,
 from lfm_perception.media.images import reason
 from lfm_perception.media.sources import open_source
 from lfm_perception.scene import Frame
+from lfm_perception.stamps import join_stamp
 
 USUAL_TOPIC = "ground_truth"
 """Last name of the topic that is preferred among several of `BOXES_TYPE`."""
@@ -110,7 +111,7 @@ def _read_boxes(path: Path, topic: str) -> dict[int, Sequence[Any]]:
             ]
         except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
             raise PerceptionError(f"topic {topic} of bag {path} is damaged: {reason(error)}") from error
-    by_stamp = {m.header.stamp.sec * 10**9 + m.header.stamp.nanosec: m.detections for m in messages}
+    by_stamp = {join_stamp(m.header.stamp.sec, m.header.stamp.nanosec): m.detections for m in messages}
     for stamp_ns, detections in by_stamp.items():
         if not all(detection.results for detection in detections):
             raise PerceptionError(

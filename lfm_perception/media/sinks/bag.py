@@ -15,6 +15,7 @@ from lfm_perception.media.bags import BOXES_TYPE, typestore
 from lfm_perception.media.sinks.base import AnnotatedFrame, Sink
 from lfm_perception.scene import Detection, Frame, Track
 from lfm_perception.scene_json import scene_to_json
+from lfm_perception.stamps import split_stamp
 
 BAG = "perception_bag"
 TOPICS = {
@@ -69,9 +70,8 @@ class BagSink(Sink, file=BAG, optional=True):
         self._writer.write(self._connections[topic], frame.stamp_ns, raw)
 
     def _header(self, frame: Frame) -> Any:
-        stamp = self._make(
-            "builtin_interfaces/msg/Time", sec=frame.stamp_ns // 10**9, nanosec=frame.stamp_ns % 10**9
-        )
+        sec, nanosec = split_stamp(frame.stamp_ns)
+        stamp = self._make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
         return self._make("std_msgs/msg/Header", stamp=stamp, frame_id=frame.frame_id)
 
     def _detection(self, header: Any, item: Detection | Track, width: int, height: int) -> Any:

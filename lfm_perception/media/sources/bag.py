@@ -15,6 +15,7 @@ from lfm_perception.media.bags import ImageTopic, image_topic, is_bag, open_bag,
 from lfm_perception.media.images import from_message, reason
 from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, default_every, register
 from lfm_perception.scene import Frame
+from lfm_perception.stamps import to_seconds
 
 FALLBACK_RATE = 10.0
 """Rate taken for a bag with a single image, frames per second."""
@@ -24,7 +25,7 @@ FALLBACK_RATE = 10.0
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     with open_bag(Path(text)) as reader:
         topic = image_topic(reader, Path(text), options.topic)
-        seconds = reader.duration / 1e9
+        seconds = to_seconds(reader.duration)
         rate = (topic.count - 1) / seconds if topic.count > 1 and seconds > 0 else FALLBACK_RATE
         yield Source(str(topic), _frames(reader, topic), rate, topic.count, default_every(rate))
 

@@ -12,6 +12,7 @@ from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
 from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, register
 from lfm_perception.scene import Frame
+from lfm_perception.stamps import from_seconds
 
 RATE = 10.0
 """Default rate, images per second: the files of a folder carry no time stamps."""
@@ -38,7 +39,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 @contextmanager
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     paths, rate = image_files(text), options.rate or RATE
-    frames = (Frame(images.read(path), round(index * 1e9 / rate)) for index, path in enumerate(paths))
+    frames = (Frame(images.read(path), from_seconds(index / rate)) for index, path in enumerate(paths))
     yield Source(f"images {text}", frames, rate, len(paths))
 
 

@@ -16,6 +16,7 @@ from lfm_perception.media.bags import is_bag
 from lfm_perception.media.images import SUFFIXES
 from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, default_every, register
 from lfm_perception.scene import Frame
+from lfm_perception.stamps import from_seconds
 
 FALLBACK_RATE = 30.0
 """Rate taken for videos that do not declare theirs, frames per second."""
@@ -64,7 +65,7 @@ def _frames(container: InputContainer, stream: av.VideoStream, path: str) -> Ite
                 stamp = decoded.pts * time_base if decoded.pts is not None and time_base else index * period
                 first = stamp if first is None else first
                 image = np.rot90(decoded.to_ndarray(format="rgb24"), decoded.rotation // 90)
-                yield Frame(np.ascontiguousarray(image), round((stamp - first) * 10**9))
+                yield Frame(np.ascontiguousarray(image), from_seconds(stamp - first))
                 index += 1
     except av.FFmpegError as error:
         raise PerceptionError(f"video {path} cannot be decoded at frame {index}: {error.strerror}") from error
