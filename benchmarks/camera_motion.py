@@ -1,6 +1,6 @@
-"""What it gains to move the tracks with the camera: films of the demo world, more and more of a swing.
+"""What it gains to move the tracks with the camera: sequences of the demo world, more and more of a swing.
 
-    python benchmarks/camera_motion.py [--films 4] [--boxes noisy] [--out FILE]
+    python benchmarks/camera_motion.py [--sequences 4] [--boxes noisy] [--out FILE]
 
 Every film is followed with the motion of the camera left alone, told automatically and taken always
 (`tracker.camera_motion_compensation`), by the protocol `sparse-late`. `--boxes`: the truth with the noise of
@@ -26,18 +26,25 @@ from rich.console import Console
 from rich.table import Table
 
 from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.evaluation.demo_film import DemoFilm, DemoRun
-from lfm_perception.evaluation.tracking import CLEAN, DETECTORS, VLM, from_truth, judge, mean
+from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
+from lfm_perception.evaluation.tracking import (
+    NO_NOISE,
+    PROTOCOLS,
+    VLM_NOISE,
+    evaluate_tracks,
+    mean_metrics,
+    simulated_detector,
+)
 from lfm_perception.settings import Settings
 
 MODES = ("off", "auto", "on")
 FIRST_SEED = 400
-"""Films that nothing was tuned on: the tracker's settings were chosen on seeds below."""
+"""Sequences that nothing was tuned on: the tracker's settings were chosen on seeds below."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Means over the films."""
+    """Means over the sequences."""
 
     pan: float
     mode: str
@@ -48,26 +55,27 @@ class Row:
     speeds_judged: int
 
 
-def compare(pan: float, films: int, seconds: float, boxes: str) -> list[Row]:
-    """The three modes on the same films with the same detections."""
+def compare(pan: float, sequences: int, seconds: float, boxes: str) -> list[Row]:
+    """The three modes on the same sequences with the same detections."""
     runs: dict[str, list[DemoRun]] = defaultdict(list)
     with ExitStack() as stack:
         vlm = stack.enter_context(LlamaVlm(Settings())) if boxes == "model" else None
-        for seed in range(FIRST_SEED, FIRST_SEED + films):
-            demo = DemoFilm(seed, seconds, pan)
-            seen = demo.seen_by(vlm, Settings()) if vlm else None
+        for seed in range(FIRST_SEED, FIRST_SEED + sequences):
+            demo = DemoSequence(seed, seconds, pan)
+            inferred = demo.detector(vlm, Settings()) if vlm else None
             for mode in MODES:
                 settings = Settings().with_values({"tracker.camera_motion_compensation": mode})
-                look = seen or from_truth(demo.film, CLEAN if boxes == "clean" else VLM, seed)
-                runs[mode].append(demo.run(DETECTORS["sparse-late"], settings, seed, look))
+                noise = NO_NOISE if boxes == "clean" else VLM_NOISE
+                detector = inferred or simulated_detector(demo.sequence, noise, seed)
+                runs[mode].append(demo.run(PROTOCOLS["sparse-late"], settings, seed, detector))
     return [_row(pan, mode, each) for mode, each in runs.items()]
 
 
 def _row(pan: float, mode: str, runs: Sequence[DemoRun]) -> Row:
-    figures = mean([judge({run.film.name: (run.film, run.shown)}) for run in runs])
-    errors = [error for run in runs for error in run.speed_errors]
+    metrics = mean_metrics([evaluate_tracks({run.sequence.name: (run.sequence, run.tracks)}) for run in runs])
+    errors = [error for run in runs for error in run.velocity_errors]
     speed_error = 100.0 * float(np.median(errors)) if errors else float("nan")
-    return Row(pan, mode, figures.hota, figures.idf1, figures.switches, speed_error, len(errors))
+    return Row(pan, mode, metrics.hota, metrics.idf1, metrics.id_switches, speed_error, len(errors))
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -85,19 +93,19 @@ def table(rows: Sequence[Row]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pan", type=float, nargs="+", default=[0.0, 0.12, 0.4, 0.8], help="image widths")
-    parser.add_argument("--films", type=int, default=4)
+    parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--boxes", choices=("noisy", "clean", "model"), default="noisy")
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
     options = parser.parse_args()
     rows = []
     for pan in options.pan:
-        rows += compare(pan, options.films, options.seconds, options.boxes)
+        rows += compare(pan, options.sequences, options.seconds, options.boxes)
         Console().print(table(rows[-len(MODES) :]))
     if options.out:
         record = {
             "boxes": options.boxes,
-            "films": options.films,
+            "sequences": options.sequences,
             "first_seed": FIRST_SEED,
             "seconds": options.seconds,
             "rows": [asdict(row) for row in rows],

@@ -43,18 +43,18 @@ from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from trackers import ByteTrackTracker, OCSORTTracker, SORTTracker
 
-from lfm_perception.evaluation.films import tud
+from lfm_perception.evaluation.sequences import read_tud
 from lfm_perception.evaluation.tracking import (
-    DETECTORS,
-    Detector,
-    Figures,
-    Film,
-    Follower,
-    Shown,
-    follow,
-    judge,
-    mean,
-    noisy,
+    PROTOCOLS,
+    EvaluatedTracker,
+    TrackedBox,
+    TrackingMetrics,
+    TrackingProtocol,
+    TrackingSequence,
+    evaluate_tracks,
+    mean_metrics,
+    simulate_detections,
+    track_sequence,
 )
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
@@ -97,13 +97,17 @@ class _SortTrack:
 class Sort:
     """SORT (Bewley et al. 2016) in frames. `coast`: predict at every frame; else hold the last boxes."""
 
-    def __init__(self, film: Film, detector: Detector, *, coast: bool, min_hits: int) -> None:
+    def __init__(
+        self, sequence: TrackingSequence, protocol: TrackingProtocol, *, coast: bool, min_hits: int
+    ) -> None:
         self._coast, self._min_hits = coast, min_hits
-        self._forget = round(REMEMBERED_S * film.fps) if coast else 1
+        self._forget = round(REMEMBERED_S * sequence.fps) if coast else 1
         self._tracks: list[_SortTrack] = []
         self._given = 0
         self._fresh = False
-        self._scale = np.array([film.width, film.height, film.width, film.height], dtype=np.float64)
+        self._scale = np.array(
+            [sequence.width, sequence.height, sequence.width, sequence.height], dtype=np.float64
+        )
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
         boxes = stack(d.box for d in detections) * self._scale
@@ -122,7 +126,7 @@ class Sort:
                 self._tracks.append(_SortTrack(self._given, self._filter(box)))
         self._fresh = True
 
-    def predict(self, stamp_s: float) -> Sequence[Shown]:
+    def predict(self, stamp_s: float) -> Sequence[TrackedBox]:
         if self._coast and not self._fresh:
             self._predict()
         self._fresh = False
@@ -171,9 +175,11 @@ class Sort:
 class Roboflow:
     """A tracker of the package `trackers`. It names the detections it is given: they are held."""
 
-    def __init__(self, film: Film, tracker: Any) -> None:
+    def __init__(self, sequence: TrackingSequence, tracker: Any) -> None:
         self._tracker, self._shown = tracker, list[Labelled]()
-        self._scale = np.array([film.width, film.height, film.width, film.height], dtype=np.float64)
+        self._scale = np.array(
+            [sequence.width, sequence.height, sequence.width, sequence.height], dtype=np.float64
+        )
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
         given = supervision.Detections(
@@ -187,18 +193,18 @@ class Roboflow:
             if track_id >= 0:
                 self._shown += labelled(int(track_id), box)
 
-    def predict(self, stamp_s: float) -> Sequence[Shown]:
+    def predict(self, stamp_s: float) -> Sequence[TrackedBox]:
         return self._shown
 
 
 class Norfair:
     """norfair, told how many frames lie between two answers; it predicts at every frame."""
 
-    def __init__(self, film: Film, detector: Detector, **options: Any) -> None:
+    def __init__(self, sequence: TrackingSequence, protocol: TrackingProtocol, **options: Any) -> None:
         self._tracker = norfair.Tracker("iou", distance_threshold=0.8, **options)
-        self._period = detector.every
+        self._period = protocol.stride
         self._fresh = False
-        self._scale = np.array([film.width, film.height], dtype=np.float64)
+        self._scale = np.array([sequence.width, sequence.height], dtype=np.float64)
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> None:
         self._step(
@@ -206,7 +212,7 @@ class Norfair:
         )
         self._fresh = True
 
-    def predict(self, stamp_s: float) -> Sequence[Shown]:
+    def predict(self, stamp_s: float) -> Sequence[TrackedBox]:
         if not self._fresh:
             self._step(None)
         self._fresh = False
@@ -219,49 +225,57 @@ class Norfair:
         self._known = self._tracker.update(detections, period=self._period if detections is not None else 1)
 
 
-PEERS: Mapping[str, Callable[[Film, Detector], Follower[Shown]]] = {
-    "SORT, holding": lambda film, detector: Sort(film, detector, coast=False, min_hits=3),
-    "SORT, holding, shown at once": lambda film, detector: Sort(film, detector, coast=False, min_hits=1),
-    "SORT, coasting": lambda film, detector: Sort(film, detector, coast=True, min_hits=3),
-    "SORT, coasting, shown early": lambda film, detector: Sort(film, detector, coast=True, min_hits=2),
-    "trackers SORT": lambda film, detector: Roboflow(film, SORTTracker(frame_rate=film.fps / detector.every)),
-    "trackers SORT, shown at once": lambda film, detector: Roboflow(
-        film, SORTTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+PEERS: Mapping[str, Callable[[TrackingSequence, TrackingProtocol], EvaluatedTracker[TrackedBox]]] = {
+    "SORT, holding": lambda sequence, protocol: Sort(sequence, protocol, coast=False, min_hits=3),
+    "SORT, holding, shown at once": lambda sequence, protocol: Sort(
+        sequence, protocol, coast=False, min_hits=1
     ),
-    "trackers ByteTrack": lambda film, detector: Roboflow(
-        film, ByteTrackTracker(frame_rate=film.fps / detector.every)
+    "SORT, coasting": lambda sequence, protocol: Sort(sequence, protocol, coast=True, min_hits=3),
+    "SORT, coasting, shown early": lambda sequence, protocol: Sort(
+        sequence, protocol, coast=True, min_hits=2
     ),
-    "trackers ByteTrack, shown at once": lambda film, detector: Roboflow(
-        film, ByteTrackTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+    "trackers SORT": lambda sequence, protocol: Roboflow(
+        sequence, SORTTracker(frame_rate=sequence.fps / protocol.stride)
     ),
-    "trackers OC-SORT": lambda film, detector: Roboflow(
-        film, OCSORTTracker(frame_rate=film.fps / detector.every)
+    "trackers SORT, shown at once": lambda sequence, protocol: Roboflow(
+        sequence, SORTTracker(frame_rate=sequence.fps / protocol.stride, minimum_consecutive_frames=1)
     ),
-    "trackers OC-SORT, shown at once": lambda film, detector: Roboflow(
-        film, OCSORTTracker(frame_rate=film.fps / detector.every, minimum_consecutive_frames=1)
+    "trackers ByteTrack": lambda sequence, protocol: Roboflow(
+        sequence, ByteTrackTracker(frame_rate=sequence.fps / protocol.stride)
     ),
-    "norfair": lambda film, detector: Norfair(film, detector),
-    "norfair, shown at once": lambda film, detector: Norfair(film, detector, initialization_delay=0),
+    "trackers ByteTrack, shown at once": lambda sequence, protocol: Roboflow(
+        sequence, ByteTrackTracker(frame_rate=sequence.fps / protocol.stride, minimum_consecutive_frames=1)
+    ),
+    "trackers OC-SORT": lambda sequence, protocol: Roboflow(
+        sequence, OCSORTTracker(frame_rate=sequence.fps / protocol.stride)
+    ),
+    "trackers OC-SORT, shown at once": lambda sequence, protocol: Roboflow(
+        sequence, OCSORTTracker(frame_rate=sequence.fps / protocol.stride, minimum_consecutive_frames=1)
+    ),
+    "norfair": lambda sequence, protocol: Norfair(sequence, protocol),
+    "norfair, shown at once": lambda sequence, protocol: Norfair(sequence, protocol, initialization_delay=0),
 }
 
 
 # --- the bound --------------------------------------------------------------------------------------
 
 
-def informed(film: Film, detector: Detector, seed: int, memory: int) -> list[list[Labelled]]:
+def informed(
+    sequence: TrackingSequence, protocol: TrackingProtocol, seed: int, memory: int
+) -> list[list[Labelled]]:
     """What one would show who knows who is who, with a straight line through the last `memory` detections.
 
-    Draws the same detections as `follow`.
+    Draws the same detections as `track_sequence`.
     """
-    rng = random.Random(f"{seed} {film.name}")
-    noise = random.Random(f"{seed} {film.name} noise")
-    looks = list(detector.looks(len(film.frames), rng))
+    rng = random.Random(f"{seed} {sequence.name}")
+    noise = random.Random(f"{seed} {sequence.name} noise")
+    looks = list(protocol.inferred_frames(len(sequence.frames), rng))
     seen: dict[int, list[tuple[int, Boxes]]] = defaultdict(list)
     shown = []
-    for index, figures in enumerate(film.frames):
+    for index, figures in enumerate(sequence.frames):
         while looks and looks[0][1] <= index:
             looked, _ = looks.pop(0)
-            for detection, identity in noisy(film.frames[looked], detector.noise, noise):
+            for detection, identity in simulate_detections(sequence.frames[looked], protocol.noise, noise):
                 if identity is not None:
                     seen[identity].append((looked, detection.box.xyxy))
         boxes: list[Labelled] = []
@@ -283,28 +297,42 @@ def informed(film: Film, detector: Detector, seed: int, memory: int) -> list[lis
 OURS = "lfm_perception"
 
 
-def compare(detector: Detector, seeds: Sequence[int]) -> dict[str, Figures]:
+def compare(protocol: TrackingProtocol, seeds: Sequence[int]) -> dict[str, TrackingMetrics]:
     """Everybody's figures under one protocol, means over the seeds."""
-    films = tud()
-    followers = {OURS: lambda film, detector: open_tracker(TrackerSettings()), **PEERS}
+    sequences = read_tud()
+    trackers = {OURS: lambda sequence, protocol: open_tracker(TrackerSettings()), **PEERS}
     figures = {
-        name: mean(
+        name: mean_metrics(
             [
-                judge(
-                    {film.name: (film, follow(film, detector, make(film, detector), seed)) for film in films}
+                evaluate_tracks(
+                    {
+                        sequence.name: (
+                            sequence,
+                            track_sequence(sequence, protocol, make(sequence, protocol), seed),
+                        )
+                        for sequence in sequences
+                    }
                 )
                 for seed in seeds
             ]
         )
-        for name, make in followers.items()
+        for name, make in trackers.items()
     }
     bounds = [
-        mean([judge({f.name: (f, informed(f, detector, seed, memory)) for f in films}) for seed in seeds])
+        mean_metrics(
+            [
+                evaluate_tracks({f.name: (f, informed(f, protocol, seed, memory)) for f in sequences})
+                for seed in seeds
+            ]
+        )
         for memory in range(2, 9)
     ]
     best = {key: max(getattr(b, key) for b in bounds) for key in ("hota", "deta", "assa", "mota", "idf1")}
-    least = {key: min(getattr(b, key) for b in bounds) for key in ("switches", "false", "missed")}
-    figures["bound"] = Figures(**best, **least)
+    least = {
+        key: min(getattr(b, key) for b in bounds)
+        for key in ("id_switches", "false_positives", "false_negatives")
+    }
+    figures["bound"] = TrackingMetrics(**best, **least)
     return figures
 
 
@@ -316,13 +344,17 @@ class Times:
     detection_ms: float
 
 
-def times(make: Callable[[Film, Detector], Follower[Shown]], tracks: int, answers: int = 60) -> Times:
+def times(
+    make: Callable[[TrackingSequence, TrackingProtocol], EvaluatedTracker[TrackedBox]],
+    tracks: int,
+    answers: int = 60,
+) -> Times:
     """With so many objects that stand apart, seen in every answer, 10 frames shown after each."""
-    detector = Detector("timing", every=6, delay=6)
+    protocol = TrackingProtocol("timing", stride=6, latency=6)
     side = int(np.ceil(np.sqrt(tracks)))
-    film = Film("timing", 25.0, 640, 480, ())
+    sequence = TrackingSequence("timing", 25.0, 640, 480, ())
     rng = random.Random(1)
-    follower = make(film, detector)
+    tracker = make(sequence, protocol)
     shown_s, taken_s = [], []
     for answer in range(answers):
         detections = []
@@ -333,11 +365,11 @@ def times(make: Callable[[Film, Detector], Follower[Shown]], tracks: int, answer
             box = Box(*(min(max(a + b, 0.0), 1.0) for a, b in zip(sides, jitter, strict=True)))
             detections.append(Detection("person", box, 0.9))
         begin = time.perf_counter()
-        follower.update(detections, answer * 0.24)
+        tracker.update(detections, answer * 0.24)
         taken_s.append(time.perf_counter() - begin)
         for frame in range(10):
             begin = time.perf_counter()
-            follower.predict(answer * 0.24 + 0.024 * frame)
+            tracker.predict(answer * 0.24 + 0.024 * frame)
             shown_s.append(time.perf_counter() - begin)
     return Times(1e3 * statistics.median(shown_s[100:]), 1e3 * statistics.median(taken_s[10:]))
 
@@ -371,13 +403,13 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
     }
 
 
-def table(title: str, figures: Mapping[str, Figures], timing: Mapping[str, Times]) -> Table:
+def table(title: str, figures: Mapping[str, TrackingMetrics], timing: Mapping[str, Times]) -> Table:
     shown = Table(title=title, box=None, pad_edge=False, title_justify="left")
     shown.add_column("tracker", no_wrap=True)
     for head in ("HOTA", "MOTA", "IDF1", "switches", "false", "missed", "frame ms", "answer ms"):
         shown.add_column(head, justify="right")
     for name, each in figures.items():
-        row = (each.hota, each.mota, each.idf1, each.switches, each.false, each.missed)
+        row = (each.hota, each.mota, each.idf1, each.id_switches, each.false_positives, each.false_negatives)
         cost = timing.get(name)
         taken = (f"{cost.camera_ms:.3f}", f"{cost.detection_ms:.2f}") if cost else ("", "")
         shown.add_row(name, *(f"{value:.1f}" for value in row), *taken)
@@ -391,8 +423,8 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=50, help="for the times")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    followers = {OURS: lambda film, detector: open_tracker(TrackerSettings()), **PEERS}
-    timing = {name: times(make, options.tracks) for name, make in followers.items()}
+    trackers = {OURS: lambda sequence, protocol: open_tracker(TrackerSettings()), **PEERS}
+    timing = {name: times(make, options.tracks) for name, make in trackers.items()}
     record: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
         "versions": {
@@ -403,11 +435,11 @@ def main() -> None:
         "tracks": options.tracks,
         "times": {name: asdict(each) for name, each in timing.items()},
         "filters": filters(options.tracks),
-        "figures": {},
+        "metrics": {},
     }
-    for name, detector in DETECTORS.items():
-        figures = compare(detector, range(options.seeds))
-        record["figures"][name] = {who: asdict(each) for who, each in figures.items()}
+    for name, protocol in PROTOCOLS.items():
+        figures = compare(protocol, range(options.seeds))
+        record["metrics"][name] = {who: asdict(each) for who, each in figures.items()}
         Console().print(table(name, figures, timing))
     print(json.dumps(record["filters"], indent=2))
     if options.out:

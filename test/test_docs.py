@@ -342,7 +342,7 @@ def test_figures_of_the_demo_model_are_those_of_its_card() -> None:
 
 
 def test_figures_of_the_tracker_are_the_measured_ones() -> None:
-    figures = json.loads(text(ROOT / "benchmarks" / "results" / "tracking.json"))["figures"]
+    figures = json.loads(text(ROOT / "benchmarks" / "results" / "tracking.json"))["metrics"]
     for protocol, *_, hota, idf1 in rows(DOCS / "tuning.md", "protocol"):
         measured = figures[protocol]["lfm_perception"]
         assert [hota, idf1] == [f"{measured['hota']:.1f}", f"{measured['idf1']:.1f}"]

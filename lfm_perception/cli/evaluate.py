@@ -94,10 +94,10 @@ def tracking(
     """
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import tracking_table
-    from lfm_perception.evaluation.tracking import DETECTORS
+    from lfm_perception.evaluation.tracking import PROTOCOLS
     from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
 
-    _check_names(protocol, list(DETECTORS), "--protocol")
+    _check_names(protocol, list(PROTOCOLS), "--protocol")
     chosen = options.load_settings(settings, set_)
     with frame_progress() as progress:
         task = progress.add_task("tracking", total=None)
@@ -108,8 +108,8 @@ def tracking(
         if source == DEMO:
             trials = run_demo_trials(chosen, protocol or ["sparse-late"], range(seeds), seconds, pan, advance)
         else:
-            trials = run_trials(source, chosen, protocol or list(DETECTORS), range(seeds), advance)
-    Console().print(tracking_table(trials.figures))
+            trials = run_trials(source, chosen, protocol or list(PROTOCOLS), range(seeds), advance)
+    Console().print(tracking_table(trials.metrics))
     for line in trials.remarks:
         print(line)
     if out:

@@ -202,7 +202,7 @@ def evaluate(
         calibration_error=calibration_error(bins),
         auroc=auroc(confidences, is_correct),
         fitted=PlattScaling.fit(raw, is_correct),
-        held_out_error=_held_out_error(raw, is_correct, np.array(numbers, int) % 2 == 0),
+        held_out_error=held_out_error(raw, is_correct, np.array(numbers, int) % 2 == 0),
     )
 
 
@@ -214,9 +214,10 @@ def only_label(items: Sequence[AnyBox], label: str) -> list[AnyBox]:
     return [item for item in items if item.label == label]
 
 
-def _held_out_error(
+def held_out_error(
     raw: NDArray[np.float64], correct: NDArray[np.bool_], held_out: NDArray[np.bool_]
 ) -> float | None:
+    """Calibration error of the `held_out` scores after a fit to the others; None without either."""
     if held_out.all() or not held_out.any():
         return None
     fitted = PlattScaling.fit(raw[~held_out], correct[~held_out])

@@ -8,16 +8,16 @@ from dataclasses import astuple
 from rich.table import Table
 
 from lfm_perception.evaluation.demo import TrialReport
-from lfm_perception.evaluation.tracking import Figures
+from lfm_perception.evaluation.tracking import TrackingMetrics
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "switches", "false", "missed")
 DEMO_COLUMNS = ("prec", "recall", "F1", "IoU", "count", "correct", "encode", "prefill", "decode")
 
 
-def tracking_table(figures: Mapping[str, Figures]) -> Table:
+def tracking_table(metrics: Mapping[str, TrackingMetrics]) -> Table:
     """One row for each protocol."""
     table = new_table("protocol", TRACKING_COLUMNS)
-    for name, each in figures.items():
+    for name, each in metrics.items():
         table.add_row(name, *(f"{value:.1f}" for value in astuple(each)))
     return table
 

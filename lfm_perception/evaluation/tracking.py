@@ -1,16 +1,16 @@
-"""How well objects are followed, measured by the rules of the tracking benchmarks.
+"""Tracking accuracy by the metrics of the tracking benchmarks, with slow and noisy detectors.
 
-A `Film` is the truth: who is where in every frame. A `Detector` says what a slow model makes of it: which
-frames it looks at, how late each answer comes, and how its boxes err. A `Follower` is told the answers when
-they arrive and is asked at every frame where things are now: `follow` plays a film to it, and `judge`
-compares what it showed with the truth by HOTA, MOTA and IDF1, which the package `trackeval` computes.
+A `TrackingSequence` is the ground truth. A `TrackingProtocol` defines a detector: the inferred frames, the
+latency of its detections and their noise. `track_sequence` runs a tracker on a sequence, with detections at
+their arrival and a prediction at every frame, and `evaluate_tracks` compares these with the ground truth by
+HOTA, MOTA and IDF1, which the package `trackeval` computes.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,8 +24,8 @@ from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """Someone or something in a frame of a film; `identity` stays the same throughout."""
+class TrueObject:
+    """A ground-truth object in one frame; `identity` is the same in all frames."""
 
     identity: int
     label: str
@@ -33,79 +33,79 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """The truth of a sequence, frame by frame; `width` and `height` in pixels."""
+class TrackingSequence:
+    """Ground truth of a sequence, frame by frame; `width` and `height` in pixels."""
 
     name: str
     fps: float
     width: int
     height: int
-    frames: tuple[tuple[Figure, ...], ...]
+    frames: tuple[tuple[TrueObject, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
-    """How the boxes of a vision-language model err.
+class DetectionNoise:
+    """Errors of simulated detections.
 
-    `jitter`: standard deviation of each side, in widths (heights) of the box. `drops`: share of objects not
-    named. `ghosts`: boxes of nothing, per object. `flips`: share of wrong labels. `decimals` of a coordinate.
+    `jitter`: standard deviation of each side, in widths (heights) of the box. `false_negatives`: share of
+    missed objects. `false_positives`: spurious boxes per object. `label_flips`: share of wrong labels.
+    `decimals` of a coordinate.
     """
 
     jitter: float = 0.03
-    drops: float = 0.15
-    ghosts: float = 0.05
-    flips: float = 0.05
+    false_negatives: float = 0.15
+    false_positives: float = 0.05
+    label_flips: float = 0.05
     decimals: int = 2
 
 
-VLM = Noise()
-CLEAN = Noise(jitter=0.0, drops=0.0, ghosts=0.0, flips=0.0, decimals=6)
+VLM_NOISE = DetectionNoise()
+NO_NOISE = DetectionNoise(jitter=0.0, false_negatives=0.0, false_positives=0.0, label_flips=0.0, decimals=6)
 
 
 @dataclass(frozen=True, slots=True)
-class Detector:
-    """A protocol: how a detector sees a film.
+class TrackingProtocol:
+    """Every `stride`-th frame is inferred, with a latency of `latency` frames.
 
-    It looks at every `every`-th frame and answers `delay` frames later. With `slowest` it looks at the next
-    frame when it has answered, which takes from `delay` to `slowest` frames (one request in flight,
-    jittered).
+    With `max_latency`, the next frame is inferred as soon as the detections arrived, after a random latency
+    from `latency` to `max_latency` frames (one request in flight, jittered).
     """
 
     name: str
-    every: int
-    delay: int
-    slowest: int = 0
-    noise: Noise = VLM
+    stride: int
+    latency: int
+    max_latency: int = 0
+    noise: DetectionNoise = VLM_NOISE
 
-    def looks(self, frames: int, rng: random.Random) -> Iterator[tuple[int, int]]:
-        """(frame looked at, frame at which the answer is there), in order."""
-        looked = 0
-        while looked < frames:
-            delay = rng.randint(self.delay, self.slowest) if self.slowest else self.delay
-            yield looked, looked + delay
-            looked += delay if self.slowest else self.every
+    def inferred_frames(self, frames: int, rng: random.Random) -> Iterator[tuple[int, int]]:
+        """Pairs of inferred frame and frame at which its detections arrive, in order."""
+        frame = 0
+        while frame < frames:
+            latency = rng.randint(self.latency, self.max_latency) if self.max_latency else self.latency
+            yield frame, frame + latency
+            frame += latency if self.max_latency else self.stride
 
 
-DETECTORS = {
-    detector.name: detector
-    for detector in (
-        Detector("sparse-late", every=6, delay=6),
-        Detector("jittered", every=6, delay=5, slowest=11),
-        Detector("sparse", every=6, delay=0),
-        Detector("every-frame", every=1, delay=0),
-        Detector("every-frame-clean", every=1, delay=0, noise=CLEAN),
-        Detector("sparse-late-clean", every=6, delay=6, noise=CLEAN),
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        TrackingProtocol("sparse-late", stride=6, latency=6),
+        TrackingProtocol("jittered", stride=6, latency=5, max_latency=11),
+        TrackingProtocol("sparse", stride=6, latency=0),
+        TrackingProtocol("every-frame", stride=1, latency=0),
+        TrackingProtocol("every-frame-clean", stride=1, latency=0, noise=NO_NOISE),
+        TrackingProtocol("sparse-late-clean", stride=6, latency=6, noise=NO_NOISE),
     )
 }
 """The named protocols. At 25 frames per second 6 frames are 240 ms."""
 
-FLIPPED = "something else"
-SCORE = 0.9
-"""Of all detections made from the truth, right or wrong, so that no tracker learns from it which is which."""
+FLIPPED_LABEL = "something else"
+SIMULATED_SCORE = 0.9
+"""Score of all simulated detections, right or wrong, which therefore gives no hint to a tracker."""
 
 
-class Shown(Protocol):
-    """What is said to be somewhere."""
+class TrackedBox(Protocol):
+    """A box with an identity."""
 
     @property
     def track_id(self) -> int: ...
@@ -114,42 +114,44 @@ class Shown(Protocol):
     def box(self) -> Box: ...
 
 
-S = TypeVar("S", bound=Shown)
-S_co = TypeVar("S_co", bound=Shown, covariant=True)
+B = TypeVar("B", bound=TrackedBox)
+B_co = TypeVar("B_co", bound=TrackedBox, covariant=True)
 
 
-class Follower(Protocol[S_co]):
-    """What is judged. `lfm_perception.tracking.Tracker` is one."""
+class EvaluatedTracker(Protocol[B_co]):
+    """The part of `lfm_perception.tracking.Tracker` that is evaluated; other trackers are adapted to it."""
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> object:
-        """The answer about the frame at `stamp_s` has arrived."""
+        """Takes the detections of the frame at `stamp_s` when they arrive."""
         ...
 
-    def predict(self, stamp_s: float) -> Sequence[S_co]:
-        """Where things are; asked once per frame, in order."""
+    def predict(self, stamp_s: float) -> Sequence[B_co]:
+        """The tracks at a frame; called once per frame, in order."""
         ...
 
 
-def noisy(figures: Sequence[Figure], noise: Noise, rng: random.Random) -> list[tuple[Detection, int | None]]:
-    """Detections of a frame as a model might name them, with the identity behind each; None for ghosts."""
-    seen: list[tuple[Detection, int | None]] = []
-    for figure in figures:
-        if rng.random() >= noise.drops:
-            label = FLIPPED if rng.random() < noise.flips else figure.label
-            wide, high = figure.box.width * noise.jitter, figure.box.height * noise.jitter
+def simulate_detections(
+    objects: Sequence[TrueObject], noise: DetectionNoise, rng: random.Random
+) -> list[tuple[Detection, int | None]]:
+    """Noisy detections of a frame, with the identity of the object; None for false positives."""
+    detections: list[tuple[Detection, int | None]] = []
+    for truth in objects:
+        if rng.random() >= noise.false_negatives:
+            label = FLIPPED_LABEL if rng.random() < noise.label_flips else truth.label
+            wide, high = truth.box.width * noise.jitter, truth.box.height * noise.jitter
             sides = [
-                side + rng.gauss(0.0, spread)
-                for side, spread in zip(figure.box.xyxy.tolist(), (wide, high, wide, high), strict=True)
+                side + rng.gauss(0.0, std)
+                for side, std in zip(truth.box.xyxy.tolist(), (wide, high, wide, high), strict=True)
             ]
             if (box := _box(sides, noise.decimals)) is not None:
-                seen.append((Detection(label, box, SCORE), figure.identity))
-        if rng.random() < noise.ghosts:
-            wide, high = figure.box.width * rng.uniform(0.7, 1.3), figure.box.height * rng.uniform(0.7, 1.3)
+                detections.append((Detection(label, box, SIMULATED_SCORE), truth.identity))
+        if rng.random() < noise.false_positives:
+            wide, high = truth.box.width * rng.uniform(0.7, 1.3), truth.box.height * rng.uniform(0.7, 1.3)
             left, top = rng.uniform(0.0, 1.0 - min(wide, 0.9)), rng.uniform(0.0, 1.0 - min(high, 0.9))
             if (box := _box([left, top, left + wide, top + high], noise.decimals)) is not None:
-                seen.append((Detection(figure.label, box, SCORE), None))
-    rng.shuffle(seen)
-    return seen
+                detections.append((Detection(truth.label, box, SIMULATED_SCORE), None))
+    rng.shuffle(detections)
+    return detections
 
 
 def _box(sides: Sequence[float], decimals: int) -> Box | None:
@@ -157,73 +159,81 @@ def _box(sides: Sequence[float], decimals: int) -> Box | None:
     return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-Look = Callable[[int], Sequence[Detection]]
-"""What is seen in the frame of that index."""
+Detector = Callable[[int], Sequence[Detection]]
+"""Detections in the frame of an index."""
 
 
-def from_truth(film: Film, noise: Noise, seed: int) -> Look:
-    """Detections made of the truth."""
-    rng = random.Random(f"{seed} {film.name} noise")
-    return lambda index: [detection for detection, _ in noisy(film.frames[index], noise, rng)]
+def simulated_detector(sequence: TrackingSequence, noise: DetectionNoise, seed: int) -> Detector:
+    """A detector that makes its detections from the ground truth."""
+    rng = random.Random(f"{seed} {sequence.name} noise")
+    return lambda index: [each for each, _ in simulate_detections(sequence.frames[index], noise, rng)]
 
 
-def follow(
-    film: Film, detector: Detector, follower: Follower[S], seed: int, look: Look | None = None
-) -> list[Sequence[S]]:
-    """What the follower shows at each frame of the film. Without `look` the truth is seen, with noise."""
-    look = look or from_truth(film, detector.noise, seed)
-    rng = random.Random(f"{seed} {film.name}")
-    looks = detector.looks(len(film.frames), rng)
-    looked, arrives = next(looks, (0, len(film.frames)))
-    shown: list[Sequence[S]] = []
-    for index in range(len(film.frames)):
-        while arrives <= index:
-            follower.update(look(looked), looked / film.fps)
-            looked, arrives = next(looks, (0, len(film.frames)))
-        shown.append(follower.predict(index / film.fps))
-    return shown
+def track_sequence(
+    sequence: TrackingSequence,
+    protocol: TrackingProtocol,
+    tracker: EvaluatedTracker[B],
+    seed: int,
+    detector: Detector | None = None,
+) -> list[Sequence[B]]:
+    """The tracks at each frame of the sequence; by default, detections are simulated by the protocol."""
+    detector = detector or simulated_detector(sequence, protocol.noise, seed)
+    rng = random.Random(f"{seed} {sequence.name}")
+    never = 0, len(sequence.frames)
+    inferred = protocol.inferred_frames(len(sequence.frames), rng)
+    frame, arrival = next(inferred, never)
+    tracks: list[Sequence[B]] = []
+    for index in range(len(sequence.frames)):
+        while arrival <= index:
+            tracker.update(detector(frame), frame / sequence.fps)
+            frame, arrival = next(inferred, never)
+        tracks.append(tracker.predict(index / sequence.fps))
+    return tracks
 
 
-class Watching:
-    """A tracker that is also shown every picture, for the camera's motion."""
+class EgoMotionTracker:
+    """A tracker that gets the camera's motion from every image of a sequence."""
 
-    def __init__(self, tracker: Tracker, picture: Callable[[int], Image], fps: float) -> None:
-        self._tracker, self._picture, self._fps = tracker, picture, fps
-        self._camera = EgoMotionEstimator()
+    def __init__(self, tracker: Tracker, image: Callable[[int], Image], fps: float) -> None:
+        self._tracker, self._image, self._fps = tracker, image, fps
+        self._estimator = EgoMotionEstimator()
 
     def update(self, detections: Sequence[Detection], stamp_s: float) -> object:
         return self._tracker.update(detections, stamp_s)
 
     def predict(self, stamp_s: float) -> Sequence[Track]:
-        picture = self._picture(round(stamp_s * self._fps))
-        view = self._camera.measure(picture, self._tracker.moving_boxes(stamp_s))
-        self._tracker.add_ego_motion(view, stamp_s)
+        image = self._image(round(stamp_s * self._fps))
+        motion = self._estimator.measure(image, self._tracker.moving_boxes(stamp_s))
+        self._tracker.add_ego_motion(motion, stamp_s)
         return self._tracker.predict(stamp_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """HOTA and its halves, MOTA and IDF1 in per cent; numbers of switched ids, false and missed boxes."""
+class TrackingMetrics:
+    """HOTA with its detection and association accuracy, MOTA and IDF1 in per cent; and numbers of errors."""
 
     hota: float
     deta: float
     assa: float
     mota: float
     idf1: float
-    switches: float
-    false: float
-    missed: float
+    id_switches: float
+    false_positives: float
+    false_negatives: float
 
 
-def mean(figures: Sequence[Figures]) -> Figures:
-    """The mean of each figure, over seeds for example."""
-    return Figures(*(float(np.mean([getattr(f, field.name) for f in figures])) for field in fields(Figures)))
+def mean_metrics(metrics: Sequence[TrackingMetrics]) -> TrackingMetrics:
+    """The mean of each metric, over seeds for example."""
+    return TrackingMetrics(*np.mean([astuple(each) for each in metrics], axis=0).tolist())
 
 
-def judge(runs: Mapping[str, tuple[Film, Sequence[Sequence[Shown]]]]) -> Figures:
-    """The figures of all runs together, by name of the film.
+def evaluate_tracks(
+    runs: Mapping[str, tuple[TrackingSequence, Sequence[Sequence[TrackedBox]]]],
+) -> TrackingMetrics:
+    """Metrics of all runs together, by name of the sequence.
 
-    Raises PerceptionError when the packages that count are missing.
+    Raises:
+        PerceptionError: the packages of the extra `eval` are missing.
     """
     try:
         from trackeval.metrics import CLEAR, HOTA, Identity
@@ -232,48 +242,45 @@ def judge(runs: Mapping[str, tuple[Film, Sequence[Sequence[Shown]]]]) -> Figures
             f"this needs {error.name}: install the extra 'eval' and then `pip install --no-deps trackeval`"
         ) from error
     quiet = {"PRINT_CONFIG": False}
-    data = {name: _trackeval_data(film, shown) for name, (film, shown) in runs.items()}
-    totals = [
+    data = {name: _trackeval_data(sequence, tracks) for name, (sequence, tracks) in runs.items()}
+    hota, clear, identity = (
         metric.combine_sequences({name: metric.eval_sequence(entry) for name, entry in data.items()})
         for metric in (HOTA(), CLEAR(dict(quiet)), Identity(dict(quiet)))
-    ]
-    hota, clear, identity = totals
-    return Figures(
+    )
+    return TrackingMetrics(
         hota=100.0 * float(np.mean(hota["HOTA"])),
         deta=100.0 * float(np.mean(hota["DetA"])),
         assa=100.0 * float(np.mean(hota["AssA"])),
         mota=100.0 * float(clear["MOTA"]),
         idf1=100.0 * float(identity["IDF1"]),
-        switches=float(clear["IDSW"]),
-        false=float(clear["CLR_FP"]),
-        missed=float(clear["CLR_FN"]),
+        id_switches=float(clear["IDSW"]),
+        false_positives=float(clear["CLR_FP"]),
+        false_negatives=float(clear["CLR_FN"]),
     )
 
 
-def _trackeval_data(film: Film, shown: Sequence[Sequence[Shown]]) -> dict[str, Any]:
-    """A run in the form that trackeval's metrics take: identities counted from 0, overlaps frame by frame."""
-    true_ids, true_count = _counted([[figure.identity for figure in frame] for frame in film.frames])
-    shown_ids, shown_count = _counted([[track.track_id for track in frame] for frame in shown])
+def _trackeval_data(sequence: TrackingSequence, tracks: Sequence[Sequence[TrackedBox]]) -> dict[str, Any]:
+    """A run in trackeval's format: identities counted from 0, IoU frame by frame."""
+    true_ids, true_count = _renumber([[truth.identity for truth in frame] for frame in sequence.frames])
+    track_ids, track_count = _renumber([[track.track_id for track in frame] for frame in tracks])
     overlaps = [
-        iou_matrix(stack(figure.box for figure in figures), stack(track.box for track in tracks))
-        for figures, tracks in zip(film.frames, shown, strict=True)
+        iou_matrix(stack(truth.box for truth in objects), stack(track.box for track in frame))
+        for objects, frame in zip(sequence.frames, tracks, strict=True)
     ]
     return {
-        "num_timesteps": len(film.frames),
+        "num_timesteps": len(sequence.frames),
         "num_gt_ids": true_count,
-        "num_tracker_ids": shown_count,
+        "num_tracker_ids": track_count,
         "num_gt_dets": sum(map(len, true_ids)),
-        "num_tracker_dets": sum(map(len, shown_ids)),
+        "num_tracker_dets": sum(map(len, track_ids)),
         "gt_ids": true_ids,
-        "tracker_ids": shown_ids,
+        "tracker_ids": track_ids,
         "similarity_scores": overlaps,
     }
 
 
-def _counted(identities: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.int64]], int]:
-    """The identities renamed to 0, 1, 2..., and how many there are."""
+def _renumber(identities: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.int64]], int]:
+    """The identities of each frame as 0, 1, 2..., and their number."""
     number: dict[int, int] = {}
-    for frame in identities:
-        for identity in frame:
-            number.setdefault(identity, len(number))
-    return [np.array([number[i] for i in frame], dtype=np.int64) for frame in identities], len(number)
+    renumbered = [[number.setdefault(each, len(number)) for each in frame] for frame in identities]
+    return [np.array(frame, dtype=np.int64) for frame in renumbered], len(number)

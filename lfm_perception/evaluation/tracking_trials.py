@@ -1,95 +1,101 @@
-"""The trials of `lfm-perception eval tracking`: films, protocols and seeds in, one report out."""
+"""`lfm-perception eval tracking`: the tracker on sequences under protocols, as one report."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.demo_film import (
-    DemoFilm,
-    DemoRun,
-    fit_scores,
-    judge_scores,
-    measurement_noise_scale,
+from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
+from lfm_perception.evaluation.detection import ReliabilityBin, calibration_error, held_out_error, reliability
+from lfm_perception.evaluation.sequences import read_motchallenge, read_tud
+from lfm_perception.evaluation.tracking import (
+    PROTOCOLS,
+    TrackedBox,
+    TrackingMetrics,
+    TrackingSequence,
+    evaluate_tracks,
+    mean_metrics,
+    track_sequence,
 )
-from lfm_perception.evaluation.detection import ReliabilityBin
-from lfm_perception.evaluation.films import motchallenge, tud
-from lfm_perception.evaluation.tracking import DETECTORS, Figures, Film, Shown, follow, judge, mean
-from lfm_perception.evaluation.tracks_picture import draw, draw_reliability
-from lfm_perception.scene import Image
+from lfm_perception.evaluation.tracking_charts import draw_reliability, draw_tracks
+from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
 DEMO, TUD = "demo", "tud"
 
-Advance = Callable[[str], object]
-"""Told what was done after each film."""
+MAX_PANELS = 4
+
+NORMAL_MEDIAN = 0.6745
+"""Median of the absolute value of a standard normal variable."""
+
+Runs = Sequence[tuple[TrackingSequence, Sequence[Sequence[TrackedBox]]]]
+Bins = tuple[ReliabilityBin, ...]
+
+OnProgress = Callable[[str], object]
+"""Called with the protocol's name after each sequence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
-    """`figures` by protocol; `more`: what else was measured, for the JSON; `remarks`: the same in words.
-    `pictured`: films and what was shown in the first trial, `reliability`: of its scores.
+class TrackingTrials:
+    """Results by protocol: `metrics`, and `details` for the JSON, of which `remarks` are the summary.
+
+    `runs`: sequences and tracks of the first trial. `reliability`: bins of its scores.
     """
 
-    figures: Mapping[str, Figures]
-    pictured: Sequence[tuple[Film, Sequence[Sequence[Shown]]]]
-    more: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, TrackingMetrics]
+    runs: Runs
+    details: Mapping[str, Any] = field(default_factory=dict)
     remarks: Sequence[str] = ()
-    reliability: Sequence[ReliabilityBin] = ()
+    reliability: Bins = ()
 
-    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """`tracking.json`, `tracks.png`, and `reliability.png` where scores were judged.
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Writes `tracking.json`, `tracks.png`, and `reliability.png` where scores were compared.
 
-        Raises PerceptionError when they cannot be written.
+        Raises:
+            PerceptionError: they cannot be written.
         """
         record = {
-            **about,
-            "protocols": {name: asdict(DETECTORS[name]) for name in self.figures},
-            "figures": {name: asdict(each) for name, each in self.figures.items()},
-            **self.more,
+            **provenance,
+            "protocols": {name: asdict(PROTOCOLS[name]) for name in self.metrics},
+            "metrics": {name: asdict(each) for name, each in self.metrics.items()},
+            **self.details,
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "tracking.json").write_text(json.dumps(record, indent=2) + "\n")
-            _write_png(folder / "tracks.png", draw(self.pictured))
+            write_json(folder / "tracking.json", record)
+            draw_tracks(folder / "tracks.png", self.runs)
             if self.reliability:
-                _write_png(folder / "reliability.png", draw_reliability(self.reliability))
+                draw_reliability(folder / "reliability.png", self.reliability)
         except OSError as error:
             raise PerceptionError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def _write_png(file: Path, image: Image) -> None:
-    _, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    file.write_bytes(png.tobytes())
-
-
 def run_trials(
-    source: str, settings: Settings, protocols: Sequence[str], seeds: Iterable[int], advance: Advance
-) -> Trials:
-    """Detections made of the truth of `tud` or of a folder in the form of the MOTChallenge."""
-    films = tud() if source == TUD else motchallenge(Path(source))
-    figures: dict[str, Figures] = {}
-    pictured: list[tuple[Film, Sequence[Sequence[Shown]]]] = []
+    source: str, settings: Settings, protocols: Sequence[str], seeds: Iterable[int], on_progress: OnProgress
+) -> TrackingTrials:
+    """Simulated detections on `tud` or on a folder in the MOTChallenge format."""
+    sequences = read_tud() if source == TUD else read_motchallenge(Path(source))
+    metrics: dict[str, TrackingMetrics] = {}
+    first: Runs = ()
     for name in protocols:
         by_seed = []
         for seed in seeds:
             runs = {}
-            for film in films:
-                runs[film.name] = film, follow(film, DETECTORS[name], open_tracker(settings.tracker), seed)
-                advance(name)
-            by_seed.append(judge(runs))
-            pictured = pictured or list(runs.values())
-        figures[name] = mean(by_seed)
-    return Trials(figures, pictured)
+            for sequence in sequences:
+                tracker = open_tracker(settings.tracker)
+                runs[sequence.name] = sequence, track_sequence(sequence, PROTOCOLS[name], tracker, seed)
+                on_progress(name)
+            by_seed.append(evaluate_tracks(runs))
+            first = first or list(runs.values())
+        metrics[name] = mean_metrics(by_seed)
+    return TrackingTrials(metrics, first)
 
 
 def run_demo_trials(
@@ -98,52 +104,63 @@ def run_demo_trials(
     seeds: Iterable[int],
     seconds: float,
     pan: float,
-    advance: Advance,
-) -> Trials:
-    """The model looks at films of the demo world, one for each seed."""
+    on_progress: OnProgress,
+) -> TrackingTrials:
+    """The model on sequences of the demo world, one for each seed."""
     from lfm_perception.backends.llama import LlamaVlm
 
-    figures: dict[str, Figures] = {}
     runs: dict[str, list[DemoRun]] = {name: [] for name in protocols}
     with LlamaVlm(settings) as vlm:
         for seed in seeds:
-            demo = DemoFilm(seed, seconds, pan)
-            look = demo.seen_by(vlm, settings)
+            demo = DemoSequence(seed, seconds, pan)
+            detector = demo.detector(vlm, settings)
             for name in protocols:
-                runs[name].append(demo.run(DETECTORS[name], settings, seed, look))
-                advance(name)
-    more: dict[str, Any] = {"seconds": seconds, "pan": pan}
-    remarks: list[str] = []
-    reliable: Sequence[ReliabilityBin] = ()
+                runs[name].append(demo.run(PROTOCOLS[name], settings, seed, detector))
+                on_progress(name)
+    metrics, details, remarks = dict[str, TrackingMetrics](), dict[str, Any](), list[str]()
+    bins: Bins = ()
     for name, each in runs.items():
-        figures[name] = mean([judge({run.film.name: (run.film, run.shown)}) for run in each])
-        errors = [error for run in each for error in run.speed_errors]
-        now = PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias)
-        scores, fitted, scale = judge_scores(each, now), fit_scores(each), measurement_noise_scale(each)
-        speed_error = float(np.median(errors)) if errors else None
-        more[name] = {
-            "speed_error_median": speed_error,
-            "speeds_judged": len(errors),
-            "measurement_noise_scale": scale,
-            "calibration_error": scores.error,
-            "reliability": [asdict(score_bin) for score_bin in scores.bins],
-            "fitted": asdict(fitted),
-            "fitted_calibration_error": judge_scores(each, fitted).error,
-            "unseen_calibration_error": _error_unseen(each),
-        }
-        reliable = reliable or scores.bins
-        if speed_error is not None:
-            remarks.append(f"{name}: speeds are off by {speed_error:.1%} (median of {len(errors)})")
-        remarks.append(f"{name}: scores are off by {scores.error:.3f} on average")
-        remarks.append(
-            f"{name}: best with tracker.score_gain {fitted.gain:.2f} and tracker.score_bias {fitted.bias:.2f}"
-            + (f", tracker.measurement_noise_scale {scale:.1f}" if scale else "")
+        metrics[name] = mean_metrics(
+            [evaluate_tracks({run.sequence.name: (run.sequence, run.tracks)}) for run in each]
         )
-    first = [(run.film, run.shown) for run in next(iter(runs.values()))]
-    return Trials(figures, first[:4], more, remarks, reliable)
+        details[name], protocol_bins = _details(each, settings)
+        remarks += _remarks(name, details[name])
+        bins = bins or protocol_bins
+    first = [(run.sequence, run.tracks) for run in next(iter(runs.values()))]
+    details = {"seconds": seconds, "pan": pan, **details}
+    return TrackingTrials(metrics, first[:MAX_PANELS], details, remarks, bins)
 
 
-def _error_unseen(runs: Sequence[DemoRun]) -> float | None:
-    """What is left of the scores' error by a fit to every other film, on those in between."""
-    fitted, judged = runs[::2], runs[1::2]
-    return judge_scores(judged, fit_scores(fitted)).error if judged else None
+def _details(runs: Sequence[DemoRun], settings: Settings) -> tuple[dict[str, Any], Bins]:
+    """Errors of velocities and scores, and the settings that suit these runs best."""
+    velocity_errors = [error for run in runs for error in run.velocity_errors]
+    errors = [error for run in runs for error in run.normalized_errors]
+    raw = np.array([score for run in runs for score in run.raw_scores], dtype=np.float64)
+    correct = np.array([each for run in runs for each in run.correct], dtype=bool)
+    odd_runs = np.repeat(np.arange(len(runs)) % 2 == 1, [len(run.correct) for run in runs])
+    fitted = PlattScaling.fit(raw, correct)
+
+    def calibrated(scaling: PlattScaling) -> Bins:
+        return reliability(np.array([scaling.apply(score) for score in raw.tolist()]), correct)
+
+    bins = calibrated(PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias))
+    details = {
+        "velocity_error_median": float(np.median(velocity_errors)) if velocity_errors else None,
+        "velocities_compared": len(velocity_errors),
+        "measurement_noise_scale": float(np.median(errors)) / NORMAL_MEDIAN if errors else None,
+        "calibration_error": calibration_error(bins),
+        "reliability": [asdict(each) for each in bins],
+        "fitted": asdict(fitted),
+        "fitted_calibration_error": calibration_error(calibrated(fitted)),
+        "held_out_calibration_error": held_out_error(raw, correct, odd_runs),
+    }
+    return details, bins
+
+
+def _remarks(name: str, details: Mapping[str, Any]) -> Iterable[str]:
+    if (error := details["velocity_error_median"]) is not None:
+        yield f"{name}: median velocity error {error:.1%} (of {details['velocities_compared']})"
+    yield f"{name}: expected calibration error of scores {details['calibration_error']:.3f}"
+    fitted, scale = details["fitted"], details["measurement_noise_scale"]
+    best = f"tracker.score_gain {fitted['gain']:.2f} and tracker.score_bias {fitted['bias']:.2f}"
+    yield f"{name}: best with {best}" + (f", tracker.measurement_noise_scale {scale:.1f}" if scale else "")
