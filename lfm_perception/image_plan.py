@@ -73,11 +73,6 @@ class ImageLimits:
         if not 1 <= self.max_tiles <= MAX_TILES:
             raise PerceptionError(f"image.max_tiles must be 1 to {MAX_TILES}, got {self.max_tiles}")
 
-    @property
-    def tiling(self) -> bool:
-        """Whether a large image may become a grid of tiles."""
-        return self.splitting and self.max_tiles > 1
-
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
@@ -118,7 +113,8 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
     if width < 1 or height < 1:
         raise PerceptionError(f"the image is {width}x{height} and has no pixels: check the image source")
     single_width, single_height = _single_tile(width, height, limits)
-    if not (limits.tiling and _wants_tiles(width, height, limits.max_tokens)):
+    tiling = limits.splitting and limits.max_tiles > 1
+    if not (tiling and _exceeds_single_tile(width, height, limits.max_tokens)):
         return ImagePlan(single_width, single_height)
     columns, rows = _nearest_grid(width, height, limits.max_tiles)
     return ImagePlan(
@@ -134,12 +130,10 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
 def _single_tile(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:
     """Width and height, multiples of 32, near the image's aspect ratio and within the limits."""
     size = _aligned(width, height)
+    if _tokens(size) < limits.min_tokens:
+        size = _enlarged(width, height, limits.min_tokens)
     if _tokens(size) > limits.max_tokens:
         size = _shrunk(width, height, limits.max_tokens)
-    elif _tokens(size) < limits.min_tokens:
-        size = _enlarged(width, height, limits.min_tokens)
-        if _tokens(size) > limits.max_tokens:
-            size = _shrunk(width, height, limits.max_tokens)
     if _tokens(size) > limits.max_tokens:
         raise PerceptionError(
             f"the image is {width}x{height}, too long and thin for {limits.max_tokens} image tokens of "
@@ -178,7 +172,7 @@ def _enlarged(width: int, height: int, min_tokens: int) -> tuple[int, int]:
     return across * TOKEN_SIDE, down * TOKEN_SIDE
 
 
-def _wants_tiles(width: int, height: int, max_tokens: int) -> bool:
+def _exceeds_single_tile(width: int, height: int, max_tokens: int) -> bool:
     """Whether the image's rounded area is more than twice `max_tokens`.
 
     Here, unlike in `_aligned`, halves round to the even neighbour and a side is at least one patch.

@@ -42,7 +42,7 @@ class Perception:
         self.reset()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Apply other settings from the next frame on; tracks and caption stay.
+        """Applies other settings from the next frame on; tracks and caption stay.
 
         Settings with which the model was loaded keep their values in the model.
         """
@@ -58,7 +58,7 @@ class Perception:
         self._caption = ask(Prompt(settings.caption.prompt))
 
     def reset(self) -> None:
-        """Remove all tracks and the caption."""
+        """Removes all tracks and the caption."""
         with self._tracker_lock:
             self._tracker.reset()
         self._newest_ns: int | None = None
@@ -78,7 +78,7 @@ class Perception:
         return self._caption_requested or self._gate.should_infer(frame, time.monotonic())
 
     def infer(self, frame: Frame) -> Scene:
-        """Detect and track the objects in a frame, and caption it when a caption is due.
+        """Detects and tracks the objects in a frame, and captions it when a caption is due.
 
         Raises:
             PerceptionError: the frame cannot be shown to the model, or the model fails.
@@ -113,7 +113,7 @@ class Perception:
         )
 
     def request_caption(self) -> None:
-        """Caption the next inferred frame, whether or not a caption is due."""
+        """Captions the next inferred frame, whether or not a caption is due."""
         self._caption_requested = True
 
     def answer(self, frame: Frame, question: str) -> str:
@@ -126,7 +126,7 @@ class Perception:
         return self._inferencer.ask(frame, ask(Prompt(question)), max_tokens).text.strip()
 
     def update_ego_motion(self, frame: Frame) -> None:
-        """Estimate the camera's motion up to a camera frame, inferred or not; takes a few milliseconds.
+        """Estimates the camera's motion up to a camera frame, inferred or not; takes a few milliseconds.
 
         Either every camera frame is given in order, or none.
         """
@@ -166,7 +166,7 @@ class Perception:
         return detections, rejects
 
     def _caption_if_due(self, frame: Frame) -> Usage | None:
-        """Caption the inferred frame when that is due and the budgets allow it; returns the usage."""
+        """Captions the inferred frame when that is due and the budgets allow it; returns the usage."""
         settings = self._settings.caption
         due = settings.enabled and (
             self._caption_ns is None or to_seconds(frame.stamp_ns - self._caption_ns) >= settings.period

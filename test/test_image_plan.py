@@ -64,7 +64,8 @@ def test_a_plan_keeps_its_limits(width: int, height: int, limits: ImageLimits) -
         assert max(width, height) / min(width, height) > limits.max_tokens / 2  # only thin images are refused
         return
     if plan.tiled:
-        assert limits.tiling
+        assert limits.splitting
+        assert limits.max_tiles > 1
         assert 2 <= plan.columns * plan.rows <= limits.max_tiles
         assert (plan.width, plan.height) == (plan.columns * TILE_SIDE, plan.rows * TILE_SIDE)
         assert bool(plan.thumbnail_width) == limits.thumbnail

@@ -66,7 +66,7 @@ def test_no_plan_exceeds_the_token_budget(
     )  # fmt: skip
     try:
         plan = planned.plan_first(width, height, wanted, 0.0)
-    except PerceptionError:  # too long and thin for any picture
+    except PerceptionError:  # too long and thin for any image size
         reject()
     assert plan.image.tokens + plan.answer_tokens <= budget
     assert min(wanted, ONE_OBJECT_TOKENS) <= plan.answer_tokens <= wanted

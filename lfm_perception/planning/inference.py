@@ -26,17 +26,17 @@ class Inferencer:
         self.plan: FramePlan | None = None
 
     def reconfigure(self, settings: Settings) -> None:
-        """Apply other settings; the latency model stays."""
+        """Applies other settings; the latency model stays."""
         self._planner.reconfigure(settings)
 
     def calibrate(self, question: Question) -> None:
-        """Measure the model's latency where the planner needs it and does not know it yet."""
+        """Measures the model's latency where the planner needs it and does not know it yet."""
         self._planner.calibrate(self._vlm, question)
 
     def infer(
         self, frame: Frame, question: Question, max_tokens: int, draft: Draft | None = None
     ) -> tuple[Answer, FramePlan]:
-        """Ask the first question about a frame, with a draft of the answer; returns the plan too."""
+        """Asks the first question about a frame, with a draft of the answer; returns the plan too."""
         self._stamp_ns, self._started_s, self.plan = frame.stamp_ns, time.perf_counter(), None
         self.calibrate(question)
         elapsed_s = time.perf_counter() - self._started_s
@@ -48,7 +48,7 @@ class Inferencer:
         return answer, plan
 
     def follow_up(self, frame: Frame, question: Question, max_tokens: int) -> Answer | None:
-        """Ask more about the frame of `infer` within the rest of its budgets; None if they are used up."""
+        """Asks more about the frame of `infer` within the rest of its budgets; None if they are used up."""
         assert self.plan is not None
         elapsed_s = time.perf_counter() - self._started_s
         plan = self._planner.plan_followup(self.plan.image, max_tokens, self._spent_tokens, elapsed_s)
@@ -57,7 +57,7 @@ class Inferencer:
         return self._vlm.describe(frame, question, plan)
 
     def ask(self, frame: Frame, question: Question, max_tokens: int) -> Answer:
-        """Ask a question with budgets of its own. The frame of `infer` is not encoded again."""
+        """Asks a question with budgets of its own. The frame of `infer` is not encoded again."""
         if self.plan is not None and frame.stamp_ns == self._stamp_ns:
             plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
         else:
