@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_demo_model(wheel: zipfile.
     source = {
         str(path.relative_to(ROOT))
         for path in package.rglob("*")
-        if path.is_file() and path.suffix in {".py", ".json", ".gguf", ".typed", ".md"}
+        if path.is_file() and path.suffix in {".py", ".html", ".json", ".yaml", ".gguf", ".typed", ".md"}
     }
     assert source <= names
     assert {"demo-vl-Q4_0.gguf", "mmproj-demo-vl.gguf"} <= {Path(name).name for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
@@ -13,7 +13,7 @@ from lfm_perception.demo.questions import HELD_OUT
 from lfm_perception.demo.world import Snapshot, TrueObject, describe, still
 from lfm_perception.evaluation.detection import DetectionReport, count_matches, evaluate
 from lfm_perception.image_plan import ImageLimits, plan_image
-from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Prompt, Question, ask, detect
+from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
 from lfm_perception.vlm import Vlm
 
@@ -48,16 +48,12 @@ class TrialReport:
     usage: Usage
 
 
-def _everything(_: random.Random, __: Snapshot) -> Question:
-    return detect(BBOX, LABELS)
+def _all_labels(dialect: Dialect) -> Callable[[random.Random, Snapshot], Question]:
+    return lambda rng, snapshot: detect(dialect, LABELS)
 
 
-def _other_dialect(_: random.Random, __: Snapshot) -> Question:
-    return detect(BBOX_2D, LABELS)
-
-
-def _subset(rng: random.Random, _: Snapshot) -> Question:
-    return detect(BBOX, rng.sample(LABELS, rng.randint(1, len(LABELS) - 1)))
+def _reworded(dialect: Dialect) -> Callable[[random.Random, Snapshot], Question]:
+    return lambda rng, snapshot: detect(replace(dialect, user=rng.choice(HELD_OUT[dialect.name])), LABELS)
 
 
 def _absent(rng: random.Random, snapshot: Snapshot) -> Question:
@@ -65,34 +61,18 @@ def _absent(rng: random.Random, snapshot: Snapshot) -> Question:
     return detect(BBOX, [rng.choice(missing or ["dog"])])
 
 
-def _reworded(rng: random.Random, _: Snapshot) -> Question:
-    return detect(replace(BBOX, user=rng.choice(HELD_OUT[BBOX.name])), LABELS)
-
-
-def _other_reworded(rng: random.Random, _: Snapshot) -> Question:
-    return detect(replace(BBOX_2D, user=rng.choice(HELD_OUT[BBOX_2D.name])), LABELS)
-
-
-def _caption(_: random.Random, __: Snapshot) -> Question:
-    return ask(CAPTION)
-
-
-def _caption_reworded(rng: random.Random, _: Snapshot) -> Question:
-    return ask(Prompt(rng.choice(HELD_OUT["caption"])))
-
-
 TRIALS = (
-    Trial("easy", _everything),
-    Trial("hard", _everything, "hard", HARD),
-    Trial("384x288", _everything, "384x288", width=384, height=288),
-    Trial("512x384", _everything, "512x384", width=512, height=384),
-    Trial("subset", _subset),
+    Trial("easy", _all_labels(BBOX)),
+    Trial("hard", _all_labels(BBOX), "hard", HARD),
+    Trial("384x288", _all_labels(BBOX), "384x288", width=384, height=288),
+    Trial("512x384", _all_labels(BBOX), "512x384", width=512, height=384),
+    Trial("subset", lambda rng, _: detect(BBOX, rng.sample(LABELS, rng.randint(1, len(LABELS) - 1)))),
     Trial("absent label", _absent),
-    Trial("reworded", _reworded),
-    Trial("bbox_2d", _other_dialect),
-    Trial("bbox_2d reworded", _other_reworded),
-    Trial("caption", _caption),
-    Trial("caption reworded", _caption_reworded),
+    Trial("reworded", _reworded(BBOX)),
+    Trial("bbox_2d", _all_labels(BBOX_2D)),
+    Trial("bbox_2d reworded", _reworded(BBOX_2D)),
+    Trial("caption", lambda rng, snapshot: ask(CAPTION)),
+    Trial("caption reworded", lambda rng, _: ask(Prompt(rng.choice(HELD_OUT["caption"])))),
 )
 
 
@@ -172,15 +152,7 @@ def as_json(report: TrialReport) -> dict[str, Any]:
 
 
 def _median(usages: Sequence[Usage]) -> Usage:
-    def of(name: str) -> float:
-        return float(statistics.median(getattr(usage, name) for usage in usages))
-
-    return Usage(
-        image_tokens=round(of("image_tokens")),
-        text_tokens=round(of("text_tokens")),
-        answer_tokens=round(of("answer_tokens")),
-        encode_s=of("encode_s"),
-        prefill_s=of("prefill_s"),
-        decode_s=of("decode_s"),
-        decode_calls=round(of("decode_calls")),
-    )
+    medians = {
+        each.name: statistics.median(getattr(usage, each.name) for usage in usages) for each in fields(Usage)
+    }
+    return Usage(**{name: value if name.endswith("_s") else round(value) for name, value in medians.items()})

@@ -7,47 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.media.images import reason
+from lfm_perception.evaluation.labels.base import parsed
 from lfm_perception.questions import BBOX, BBOX_2D, Dialect
 
-_FORM = '[{"label": ..., "bbox": [x1, y1, x2, y2]}, ...]'
-
+_CONTENT = yaml.safe_load(files(__package__).joinpath("languages.yaml").read_text(encoding="utf-8"))
 TRANSLATIONS: dict[str, dict[str, str]] = {
-    BBOX.name: {
-        "en": BBOX.user,
-        "ar": f"اكتشف جميع حالات: {{labels}}. يجب أن تكون الإجابة مصفوفة JSON: {_FORM}. "
-        "الإحداثيات منسوبة إلى المجال [0,1].",
-        "de": f"Finde alle Vorkommen von: {{labels}}. Die Antwort muss ein JSON-Array sein: {_FORM}. "
-        "Die Koordinaten sind auf [0,1] normiert.",
-        "es": f"Detecta todas las instancias de: {{labels}}. La respuesta debe ser un array JSON: {_FORM}. "
-        "Las coordenadas están normalizadas a [0,1].",
-        "fr": "Détecte toutes les instances de : {labels}. "
-        f"La réponse doit être un tableau JSON : {_FORM}. Les coordonnées sont normalisées dans [0,1].",
-        "ja": f"次のものをすべて検出してください: {{labels}}。回答はJSON配列でなければなりません: {_FORM}。"
-        "座標は[0,1]に正規化します。",
-        "ko": f"다음을 모두 찾으세요: {{labels}}. 응답은 JSON 배열이어야 합니다: {_FORM}. "
-        "좌표는 [0,1]로 정규화합니다.",
-        "pt": f"Detecte todas as instâncias de: {{labels}}. A resposta deve ser um array JSON: {_FORM}. "
-        "As coordenadas são normalizadas para [0,1].",
-        "zh": f"检测所有以下目标: {{labels}}。回答必须是JSON数组: {_FORM}。坐标归一化到[0,1]。",
-    },
-    BBOX_2D.name: {
-        "en": BBOX_2D.user,
-        "ar": "ضع إطارًا حول كل: {labels}.",
-        "de": "Rahme alle ein: {labels}.",
-        "es": "Enmarca cada: {labels}.",
-        "fr": "Encadre chaque : {labels}.",
-        "ja": "次のものをすべて囲んでください: {labels}。",
-        "ko": "다음을 모두 상자로 표시하세요: {labels}.",
-        "pt": "Enquadre cada: {labels}.",
-        "zh": "框出所有: {labels}。",
-    },
+    dialect.name: {"en": dialect.user, **_CONTENT[dialect.name]} for dialect in (BBOX, BBOX_2D)
 }
 """The question by dialect and language."""
 
@@ -104,10 +76,7 @@ def languages(
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PerceptionError(f"words {file} cannot be read: {reason(error)}") from error
+    content = parsed(file, yaml.safe_load, "words")
     if not isinstance(content, dict) or not all(_is_language(entry) for entry in content.values()):
         raise PerceptionError(
             f"words {file} must hold languages: "

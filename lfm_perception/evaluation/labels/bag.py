@@ -13,14 +13,7 @@ from typing import Any
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Annotation
-from lfm_perception.evaluation.labels.base import (
-    FORMATS,
-    LabelFormat,
-    LabelledImage,
-    LabelledSource,
-    Truth,
-    clipped_box,
-)
+from lfm_perception.evaluation.labels import base
 from lfm_perception.evaluation.labels.coco import read_coco
 from lfm_perception.media.bags import BOXES_TYPE, is_bag, message_box, open_bag, typestore
 from lfm_perception.media.images import reason
@@ -42,7 +35,7 @@ def _find(source: Path) -> list[str]:
 
 
 @contextmanager
-def _open(source: Path, labels: str, topic: str | None) -> Iterator[LabelledSource]:
+def _open(source: Path, labels: str, topic: str | None) -> Iterator[base.LabelledSource]:
     """The frames of a bag whose stamps have labels."""
     by_stamp: Mapping[int, Sequence[Any]]
     if labels.endswith(".json"):
@@ -57,31 +50,31 @@ def _open(source: Path, labels: str, topic: str | None) -> Iterator[LabelledSour
         name = f"{opened.name}, {place}"
         # the stamps of a bag are known only once it has been read
         count = min(len(by_stamp), opened.count or len(by_stamp))
-        yield LabelledSource(name, names, count, _images(opened.frames, by_stamp, name), notes)
+        yield base.LabelledSource(name, names, count, _images(opened.frames, by_stamp, name), notes)
 
 
 def _images(
     frames: Iterator[Frame], by_stamp: Mapping[int, Sequence[Any]], name: str
-) -> Iterator[LabelledImage]:
+) -> Iterator[base.LabelledImage]:
     seen: Counter[bool] = Counter()
     for frame in frames:
         boxes = by_stamp.get(frame.stamp_ns)
         seen[boxes is not None] += 1
         if boxes is not None:
-            yield LabelledImage(f"{frame.stamp_ns} ns", frame, _truth(boxes, frame))
+            yield base.LabelledImage(f"{frame.stamp_ns} ns", frame, _truth(boxes, frame))
     if not seen[True]:
         raise PerceptionError(
             f"none of the {seen[False]} images has a stamp for which there are labels ({name})"
         )
 
 
-def _truth(boxes: Sequence[Any], frame: Frame) -> Truth:
+def _truth(boxes: Sequence[Any], frame: Frame) -> base.Truth:
     """Annotations as they are; messages of detections, in pixels, as annotations of this frame."""
     where = f"the message at {frame.stamp_ns} ns"
     return tuple(
         box
         if isinstance(box, Annotation)
-        else Annotation(_label(box), clipped_box(message_box(box, frame.width, frame.height), where))
+        else Annotation(_label(box), base.clipped_box(message_box(box, frame.width, frame.height), where))
         for box in boxes
     )
 
@@ -126,6 +119,6 @@ def _label(detection: Any) -> str:
     return str(best.hypothesis.class_id)
 
 
-FORMATS.append(
-    LabelFormat(f"rosbag2: a topic of {BOXES_TYPE}", lambda source, _: is_bag(source), _find, _open)
+base.register(
+    base.LabelFormat(f"rosbag2: a topic of {BOXES_TYPE}", lambda source, _: is_bag(source), _find, _open)
 )

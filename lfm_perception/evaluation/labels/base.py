@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.geometry import Box
+from lfm_perception.media.images import reason
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
@@ -57,6 +61,15 @@ class LabelFormat:
 
 
 FORMATS: list[LabelFormat] = []
+register = FORMATS.append
+
+
+def parsed(file: Path, parse: Callable[[str], Any], what: str) -> Any:
+    """The content of a text file. Raises PerceptionError when it cannot be read or parsed."""
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PerceptionError(f"{what} {file} cannot be read: {reason(error)}") from error
 
 
 def image_folder(source: Path) -> Path:

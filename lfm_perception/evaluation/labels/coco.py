@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +11,9 @@ from typing import Any
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Annotation
-from lfm_perception.evaluation.labels.base import (
-    FORMATS,
-    LabelFormat,
-    LabelledImage,
-    LabelledSource,
-    Truth,
-    clipped_box,
-    image_folder,
-    listed,
-)
+from lfm_perception.evaluation.labels import base
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
-from lfm_perception.media.images import reason
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
@@ -40,7 +30,7 @@ class CocoImage:
     name: str
     width: int
     height: int
-    truth: Truth
+    truth: base.Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +47,30 @@ def read_coco(file: Path) -> CocoFile:
 
     Raises PerceptionError when it cannot be read or is malformed.
     """
-    content = _Content(file)
-    names = content.categories()
-    sizes = content.by_id("images")
+    content = base.parsed(file, json.loads, "labels")
+    if not isinstance(content, dict):
+        raise PerceptionError(f"labels {file} are not COCO's: an object with images, annotations, categories")
+    categories, sizes = _by_id(file, content, "categories"), _by_id(file, content, "images")
+    for number, category in categories.items():
+        if not isinstance(category.get("name"), str) or not category["name"].strip():
+            raise PerceptionError(f"labels {file}: category {number} has no name")
     for number, image in sizes.items():
         if not isinstance(image.get("file_name"), str) or not all(
             isinstance(image.get(side), int) and image[side] > 0 for side in ("width", "height")
         ):
             raise PerceptionError(f"labels {file}: image {number} needs file_name, width and height (pixels)")
-    truth: dict[Any, list[Annotation]] = {number: [] for number in sizes}
-    crowds = 0
-    for index, entry in enumerate(content.lists["annotations"]):
-        number, annotation = _annotation(
-            entry, sizes, names, f"labels {file}: annotation {entry.get('id', index)}"
-        )
-        crowds += annotation is None
-        if annotation is not None:
-            truth[number].append(annotation)
+    names = {number: category["name"].strip() for number, category in categories.items()}
+    truth: dict[Any, list[Annotation | None]] = {number: [] for number in sizes}
+    for index, entry in enumerate(_entries(file, content, "annotations")):
+        where = f"labels {file}: annotation {entry.get('id', index)}"
+        annotation = _annotation(entry, sizes, names, where)
+        truth[entry["image_id"]].append(annotation)
     if not sizes:
         raise PerceptionError(f"labels {file} list no images")
+    crowds = sum(found.count(None) for found in truth.values())
     return CocoFile(
         tuple(
-            CocoImage(image["file_name"], image["width"], image["height"], tuple(truth[number]))
+            CocoImage(image["file_name"], image["width"], image["height"], tuple(filter(None, truth[number])))
             for number, image in sizes.items()
         ),
         tuple(dict.fromkeys(names.values())),
@@ -87,88 +79,62 @@ def read_coco(file: Path) -> CocoFile:
 
 
 def _annotation(
-    entry: dict[str, Any], sizes: dict[Any, dict[str, Any]], names: dict[Any, str], where: str
-) -> tuple[Any, Annotation | None]:
-    """The image's id and the annotation, which is None for a crowd."""
-    number, category = entry.get("image_id"), entry.get("category_id")
+    entry: Mapping[str, Any], sizes: Mapping[Any, Mapping[str, Any]], names: Mapping[Any, str], where: str
+) -> Annotation | None:
+    """The annotation, checked; None for a crowd."""
+    number, category, bbox = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     if not isinstance(number, (int, str)) or number not in sizes:
         raise PerceptionError(f"{where} belongs to image {number}, which is not listed")
     if not isinstance(category, (int, str)) or category not in names:
         raise PerceptionError(f"{where} has category {category}, which has no name")
-    bbox = entry.get("bbox")
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, (int, float)) for v in bbox)):
         raise PerceptionError(f"{where} needs a bbox [x, y, width, height], got {bbox!r}")
     if entry.get("iscrowd"):
-        return number, None
+        return None
     width, height = sizes[number]["width"], sizes[number]["height"]
     x, y, w, h = bbox
-    box = clipped_box((x / width, y / height, (x + w) / width, (y + h) / height), where)
-    return number, Annotation(names[category], box)
+    sides = (x / width, y / height, (x + w) / width, (y + h) / height)
+    return Annotation(names[category], base.clipped_box(sides, where))
 
 
-class _Content:
-    """The three lists of objects of a COCO file."""
+def _entries(file: Path, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise PerceptionError(f"labels {file} are not COCO's: {key!r} is no list of objects")
+    return entries
 
-    def __init__(self, file: Path) -> None:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PerceptionError(f"labels {file} cannot be read: {reason(error)}") from error
-        if not isinstance(content, dict):
-            raise PerceptionError(
-                f"labels {file} are not COCO's: an object with images, annotations, categories"
-            )
-        self.file = file
-        self.lists: dict[str, list[dict[str, Any]]] = {}
-        for key in ("images", "annotations", "categories"):
-            entries = content.get(key)
-            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                raise PerceptionError(f"labels {file} are not COCO's: {key!r} is no list of objects")
-            self.lists[key] = entries
 
-    def by_id(self, key: str) -> dict[Any, dict[str, Any]]:
-        """The objects of a list by their ids, which must be unique."""
-        by_id: dict[Any, dict[str, Any]] = {}
-        for entry in self.lists[key]:
-            number = entry.get("id")
-            if not isinstance(number, (int, str)) or number in by_id:
-                raise PerceptionError(f"labels {self.file}: {key} need an id of their own, got {number!r}")
-            by_id[number] = entry
-        return by_id
-
-    def categories(self) -> dict[Any, str]:
-        """Names of the categories by id."""
-        names = {number: entry.get("name") for number, entry in self.by_id("categories").items()}
-        for number, name in names.items():
-            if not isinstance(name, str) or not name.strip():
-                raise PerceptionError(f"labels {self.file}: category {number} has no name")
-        return {number: str(name).strip() for number, name in names.items()}
+def _by_id(file: Path, content: Mapping[str, Any], key: str) -> dict[Any, dict[str, Any]]:
+    by_id: dict[Any, dict[str, Any]] = {}
+    for entry in _entries(file, content, key):
+        number = entry.get("id")
+        if not isinstance(number, (int, str)) or number in by_id:
+            raise PerceptionError(f"labels {file}: {key} need an id of their own, got {number!r}")
+        by_id[number] = entry
+    return by_id
 
 
 def _find(source: Path) -> list[str]:
-    if is_bag(source):
-        return []
-    places = [source / name for name in FILES]
-    places += [source.parent / FILES[0]]
-    places += sorted((source / "annotations").glob("instances*.json"))
-    places += sorted((source.parent / "annotations").glob("instances*.json"))
-    return [str(place) for place in places if place.is_file()]
+    places = [*(source / name for name in FILES), source.parent / FILES[0]]
+    for folder in (source, source.parent):
+        places += sorted((folder / "annotations").glob("instances*.json"))
+    return [str(place) for place in places if place.is_file() and not is_bag(source)]
 
 
 @contextmanager
-def _open(source: Path, labels: str, _: str | None) -> Iterator[LabelledSource]:
-    folder, coco = image_folder(source), read_coco(Path(labels))
+def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSource]:
+    folder, coco = base.image_folder(source), read_coco(Path(labels))
     missing = [image.name for image in coco.images if not (folder / image.name).is_file()]
     if missing:
-        raise PerceptionError(f"{labels} labels images that are not in {folder}: {listed(missing)}")
+        raise PerceptionError(f"{labels} labels images that are not in {folder}: {base.listed(missing)}")
     labelled = {(folder / image.name).resolve() for image in coco.images}
     left = sum(path.resolve() not in labelled for path in image_files(str(folder)))
     notes = (*coco.notes, *([f"{left} images without labels were left out"] if left else []))
     name = f"images {folder}, labels {labels}"
-    yield LabelledSource(name, coco.labels, len(coco.images), _images(folder, coco, labels), notes)
+    yield base.LabelledSource(name, coco.labels, len(coco.images), _images(folder, coco, labels), notes)
 
 
-def _images(folder: Path, coco: CocoFile, labels: str) -> Iterator[LabelledImage]:
+def _images(folder: Path, coco: CocoFile, labels: str) -> Iterator[base.LabelledImage]:
     for index, image in enumerate(coco.images):
         pixels = images.read(folder / image.name)
         height, width = pixels.shape[:2]
@@ -177,11 +143,14 @@ def _images(folder: Path, coco: CocoFile, labels: str) -> Iterator[LabelledImage
                 f"image {folder / image.name} is {width} x {height} pixels, but its labels in {labels} "
                 f"are for {image.width} x {image.height}"
             )
-        yield LabelledImage(image.name, Frame(pixels, index), image.truth)
+        yield base.LabelledImage(image.name, Frame(pixels, index), image.truth)
 
 
-def _accepts(source: Path, labels: str) -> bool:
-    return not is_bag(source) and labels.endswith(".json")
-
-
-FORMATS.append(LabelFormat("COCO: instances.json", _accepts, _find, _open))
+base.register(
+    base.LabelFormat(
+        "COCO: instances.json",
+        lambda source, labels: not is_bag(source) and labels.endswith(".json"),
+        _find,
+        _open,
+    )
+)

@@ -9,25 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Annotation
-from lfm_perception.evaluation.labels.base import (
-    FORMATS,
-    LabelFormat,
-    LabelledImage,
-    LabelledSource,
-    Truth,
-    clipped_box,
-    image_folder,
-    listed,
-)
+from lfm_perception.evaluation.labels import base
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
-from lfm_perception.media.images import reason
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
@@ -37,7 +26,7 @@ NAMES_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 def _find(source: Path) -> list[str]:
     if is_bag(source):
         return []
-    folder = _labels_folder(image_folder(source))
+    folder = _labels_folder(base.image_folder(source))
     return [] if folder is None else [str(folder)]
 
 
@@ -56,9 +45,9 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _open(source: Path, labels: str, _: str | None) -> Iterator[LabelledSource]:
+def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSource]:
     """`labels` is the folder of the .txt files, or the file of the names."""
-    pictures, given = image_folder(source), Path(labels)
+    pictures, given = base.image_folder(source), Path(labels)
     if given.is_dir():
         folder, names_file = given, _names_file(given, pictures)
     else:
@@ -72,16 +61,16 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[LabelledSource]:
     if without_image := set(files) - {path.stem for path in found}:
         raise PerceptionError(
             f"{folder} has labels of images that are not in {pictures}: "
-            f"{listed(f'{stem}.txt' for stem in without_image)}"
+            f"{base.listed(f'{stem}.txt' for stem in without_image)}"
         )
     truth = {stem: _read_truth(file, names, names_file) for stem, file in files.items()}
     empty = sum(path.stem not in files for path in found)
-    yield LabelledSource(
+    yield base.LabelledSource(
         f"images {pictures}, labels {folder}",
         tuple(dict.fromkeys(names.values())),
         len(found),
         (
-            LabelledImage(path.name, Frame(images.read(path), index), truth.get(path.stem, ()))
+            base.LabelledImage(path.name, Frame(images.read(path), index), truth.get(path.stem, ()))
             for index, path in enumerate(found)
         ),
         (f"{empty} images have no .txt and are taken to show nothing",) if empty else (),
@@ -101,15 +90,13 @@ def _names_file(folder: Path, pictures: Path) -> Path:
 
 
 def _read_names(file: Path) -> dict[int, str]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".txt":
-            content: Any = [line.strip() for line in text.strip().splitlines()]
-        else:
-            content = yaml.safe_load(text)
-            content = content.get("names") if isinstance(content, dict) else None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PerceptionError(f"the names in {file} cannot be read: {reason(error)}") from error
+    if file.suffix == ".txt":
+        content = base.parsed(
+            file, lambda text: [line.strip() for line in text.strip().splitlines()], "names"
+        )
+    else:
+        content = base.parsed(file, yaml.safe_load, "names")
+        content = content.get("names") if isinstance(content, dict) else None
     names = dict(enumerate(content)) if isinstance(content, list) else content
     if not isinstance(names, dict) or not all(
         isinstance(number, int) and isinstance(name, str) and name.strip() for number, name in names.items()
@@ -118,13 +105,9 @@ def _read_names(file: Path) -> dict[int, str]:
     return {number: name.strip() for number, name in names.items()}
 
 
-def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> Truth:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise PerceptionError(f"labels {file} cannot be read: {reason(error)}") from error
+def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> base.Truth:
     truth = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(base.parsed(file, str.splitlines, "labels"), start=1):
         if not line.strip():
             continue
         where = f"line {number} of {file}"
@@ -134,7 +117,7 @@ def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> Truth
             raise PerceptionError(f"{where} is not `class cx cy w h`: {line.strip()[:60]!r}") from error
         if kind not in names:
             raise PerceptionError(f"{where} has class {kind:g}, which has no name in {names_file}")
-        box = clipped_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2), where)
+        box = base.clipped_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2), where)
         truth.append(Annotation(names[int(kind)], box))
     return tuple(truth)
 
@@ -143,6 +126,6 @@ def _accepts(source: Path, labels: str) -> bool:
     return not is_bag(source) and not labels.endswith(".json")
 
 
-FORMATS.append(
-    LabelFormat("YOLO: a .txt for each image, names in data.yaml or classes.txt", _accepts, _find, _open)
+base.register(
+    base.LabelFormat("YOLO: a .txt for each image, names in data.yaml or classes.txt", _accepts, _find, _open)
 )
