@@ -57,8 +57,11 @@ def demo(
         reports = []
         for each in trials:
             progress.update(task, description=each.name)
-            results = run_trial(vlm, each, scenes, seed)
-            reports.append(evaluate_trial(each, list(progress.track(results, task_id=task))))
+            results = []
+            for result in run_trial(vlm, each, scenes, seed):
+                results.append(result)
+                progress.advance(task)
+            reports.append(evaluate_trial(each, results))
     Console().print(demo_table(reports))
     if json_:
         figures = {report.name: as_json(report) for report in reports}
