@@ -1,241 +1,77 @@
-"""The perception node under a real camera's load, under losses and over its lifecycle, on real DDS.
+"""The perception node under a camera's load, under failures and over its lifecycle, on real DDS.
 
     python benchmarks/node.py [--only camera,losses,cycles,replay,recorded] [--seconds 60] [--kills 20]
                               [--stops 5] [--cycles 1000] [--starts 7]
 
-`camera`: 1280x720 bgr8 at 30 Hz from a process of its own, the engine on one core and busy all the time.
-`losses`: the same, while the model's process is killed and stopped again and again. `cycles`: configure,
-activate, look at a frame, deactivate, cleanup. `replay`: one bag twice, compared byte for byte. `recorded`:
-started with recorded answers, without a model. Each is compared with what must hold; the figures go to
-`benchmarks/results/node.json`, where parts that were not run keep theirs. Exits 1 when one does not hold.
+`camera`: 1280x720 bgr8 at 30 Hz from another process, with the engine busy on one core. `losses`: the same,
+while the worker process is killed and stopped repeatedly. `cycles`: configure, activate, infer a frame,
+deactivate, cleanup. `replay`: one bag twice, compared byte for byte. `recorded`: start with recorded answers,
+without a model. The figures are compared with their limits and written to `benchmarks/results/node.json`,
+where parts that were not run keep theirs. Exits 1 when a limit is exceeded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import signal
-import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from node_fixture import (
+    HEIGHT,
+    RATE,
+    RELIABLE,
+    WIDTH,
+    Camera,
+    Listener,
+    Process,
+    Section,
+    at_least,
+    at_most,
+    percentiles,
+    running,
+)
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from sensor_msgs.msg import Image
-from vision_msgs.msg import Detection2DArray
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.recorded import recording
-from lfm_perception.cdr import header_stamp_ns
 from lfm_perception.demo.world import World
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.perception import Perception
 from lfm_perception.ros import messages, transport
-from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.lifecycle import LifecycleClient, bring_up
-from lfm_perception.ros.parameters import ros_parameters
 from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
 from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
-from lfm_perception.stamps import split_stamp, to_seconds
+from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import open_tracker
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
 NODE = "/perception"
-WIDTH, HEIGHT, RATE = 1280, 720, 30.0
-FILM_FRAMES = 60
 SETTINGS = Settings().with_values({"engine.n_threads": 1, "node.diagnostics_period": 0.5})
-RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 SETTLE_S = 3.0
 WARM_UP = 20
-STAY = ("fastdds_port", "lttng-ust-wait")
-"""Shared memory of these names stays when a participant leaves, and the next one uses it again."""
 """Cycles before memory is measured, or a tenth of a shorter run."""
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What must hold, and whether it did."""
-
-    what: str
-    figure: float
-    limit: str
-    holds: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """What one part of the benchmark found."""
-
-    inputs: Mapping[str, object]
-    figures: Mapping[str, object]
-    claims: Sequence[Claim]
-
-
-def at_most(what: str, figure: float, limit: float) -> Claim:
-    return Claim(what, round(figure, 3), f"<= {limit:g}", figure <= limit)
-
-
-def at_least(what: str, figure: float, limit: float) -> Claim:
-    return Claim(what, round(figure, 3), f">= {limit:g}", figure >= limit)
-
-
-# --- processes ----------------------------------------------------------------------------------------
-
-
-class Process:
-    """What the kernel knows of a process."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._folder = Path("/proc", str(pid))
-
-    def cpu_s(self) -> float:
-        fields = self._stat()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_mib(self) -> float:
-        pages = int((self._folder / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def files(self) -> int:
-        return len(list((self._folder / "fd").iterdir()))
-
-    def threads(self) -> int:
-        return len(list((self._folder / "task").iterdir()))
-
-    def children(self) -> list[int]:
-        lists = (self._folder / "task").glob("*/children")
-        return [int(pid) for each in lists for pid in each.read_text().split()]
-
-    def shared_memory(self) -> set[str]:
-        """The files under /dev/shm that it has mapped."""
-        lines = (self._folder / "maps").read_text().splitlines()
-        return {line.split()[-1] for line in lines if "/dev/shm/" in line and "(deleted)" not in line}
-
-    def runs(self) -> bool:
-        try:
-            return self._stat()[0] != "Z"
-        except OSError:
-            return False
-
-    def _stat(self) -> list[str]:
-        return (self._folder / "stat").read_text().rpartition(")")[2].split()
-
-
-# --- the camera ---------------------------------------------------------------------------------------
-
-
-class Camera:
-    """A process that publishes a film of the demo world, drawn before, as a camera driver would."""
-
-    def __init__(self, width: int = WIDTH, height: int = HEIGHT, rate: float = RATE) -> None:
-        spawning = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawning.Pipe()
-        self._process = spawning.Process(target=_camera, args=(theirs, width, height, rate), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()
-        assert self._process.pid
-        self.process = Process(self._process.pid)
-
-    def stop(self) -> list[int]:
-        """The stamps of all frames that were sent, ns."""
-        self._pipe.send("stop")
-        stamps: list[int] = self._pipe.recv()
-        self._process.join()
-        return stamps
-
-
-def _camera(pipe: Connection, width: int, height: int, rate: float) -> None:
-    world = World(seed=3, width=width, height=height)
-    film = []
-    for index in range(FILM_FRAMES):
-        rgb = world.snapshot(index).frame.image
-        message = messages.image(rgb[..., ::-1], messages.header(0, "camera"))
-        message.encoding = "bgr8"
-        film.append(bytearray(serialize_message(message)))
-    film += film[-2:0:-1]  # there and back, so that nothing jumps
-    stamps = []
-    with spinning_node("camera") as node:
-        publisher = node.create_publisher(Image, "image_raw", qos_profile_sensor_data)
-        pipe.send("ready")
-        due_s = time.monotonic()
-        while not pipe.poll():
-            raw = film[len(stamps) % len(film)]
-            due_s += 1 / rate
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            stamps.append(time.time_ns())
-            struct.pack_into("<iI", raw, 4, *split_stamp(stamps[-1]))
-            publisher.publish(bytes(raw))
-    pipe.send(stamps)
-
-
-# --- the listener -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message: the stamp in its header and when it arrived, ns of the wall clock."""
-
-    stamp_ns: int
-    arrived_ns: int
-
-
-class Listener:
-    """Everything the node says, with the time of its arrival."""
-
-    def __init__(self, node: Node) -> None:
-        self.detections: list[Heard] = []
-        self.tracks: list[Heard] = []
-        self.diagnostics: list[dict[str, str]] = []
-        for topic, heard in (("detections", self.detections), ("tracks", self.tracks)):
-            node.create_subscription(
-                Detection2DArray, topic, lambda raw, heard=heard: _note(heard, raw), RELIABLE, raw=True
-            )
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, RELIABLE)
-
-    def _diagnosed(self, message: DiagnosticArray) -> None:
-        values = {value.key: value.value for status in message.status for value in status.values}
-        self.diagnostics.append(values)
-
-    def next_answer(self, after_ns: int) -> Heard | None:
-        """The first detections of a frame that was taken after a time."""
-        return next((heard for heard in self.detections[-20:] if heard.stamp_ns > after_ns), None)
-
-
-def _note(heard: list[Heard], raw: bytes) -> None:
-    heard.append(Heard(header_stamp_ns(raw), time.time_ns()))
-
-
-@contextmanager
-def running(settings: Settings) -> Iterator[tuple[NodeProcess, Node]]:
-    """A perception node, not yet configured, and a node beside it."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        NodeProcess(PERCEPTION_MODULE, Path(folder, "log"), ros_parameters(settings)) as process,
-        spinning_node("benchmark") as node,
-    ):
-        yield process, node
+KEPT_SHARED_MEMORY = ("fastdds_port", "lttng-ust-wait")
+"""Prefixes of shared memory that stays when a DDS participant leaves, and that the next one uses again."""
 
 
 # --- the parts ----------------------------------------------------------------------------------------
@@ -246,27 +82,28 @@ def camera(options: argparse.Namespace) -> Section:
     with running(SETTINGS) as (perception, node):
         listener = Listener(node)
         bring_up(node, NODE, [perception])
-        film = Camera()
-        wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        source = Camera()
+        wait_for(lambda: len(listener.detections) > 5, TIMEOUT_S, "answers", [perception])
         time.sleep(SETTLE_S)
         node_process = Process(perception.pid)
         (worker,) = map(Process, node_process.children())
-        processes = {"node": node_process, "worker": worker, "camera": film.process}
+        processes = {"node": node_process, "worker": worker, "camera": source.process}
         before = {name: process.cpu_s() for name, process in processes.items()}
         begun_ns, heard_before = time.time_ns(), len(listener.diagnostics)
         time.sleep(options.seconds)
         ended_ns = time.time_ns()
         seconds = to_seconds(ended_ns - begun_ns)
         cpu = {name: 100 * (each.cpu_s() - before[name]) / seconds for name, each in processes.items()}
-        told = listener.diagnostics[heard_before:]
-        sent = film.stop()
+        diagnostics = listener.diagnostics[heard_before:]
+        sent = source.stop()
         time.sleep(1.0)
     last = listener.diagnostics[-1]
     tracks = [heard for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
     answers = [heard for heard in listener.detections if begun_ns <= heard.arrived_ns < ended_ns]
     ages_ms = [(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in tracks]
     stamps = [heard.stamp_ns for heard in listener.detections]
-    waiting = max(int(each["frames waiting"]) for each in told)
+    waiting = max(int(each["frames waiting"]) for each in diagnostics)
+    input_hz = [float(each["input rate (Hz)"]) for each in diagnostics]
     counted = ("frames inferred", "frames dropped", "frames skipped", "frames waiting",
                "frames rejected", "frames failed")  # fmt: skip
     elsewhere = int(last["frames received"]) - sum(int(last[name]) for name in counted)
@@ -275,11 +112,11 @@ def camera(options: argparse.Namespace) -> Section:
     figures = {
         "seconds": round(seconds, 1),
         "frames_sent_hz": round(sum(begun_ns <= stamp < ended_ns for stamp in sent) / seconds, 2),
-        "frames_received_hz": round(float(np.mean([float(each["input rate (Hz)"]) for each in told])), 2),
+        "frames_received_hz": round(float(np.mean(input_hz)), 2),
         "tracks_hz": round(len(tracks) / seconds, 2),
-        "track_age_ms": _percentiles(ages_ms),
+        "track_age_ms": percentiles(ages_ms),
         "answers_hz": round(len(answers) / seconds, 2),
-        "answer_age_ms": _percentiles([(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in answers]),
+        "answer_age_ms": percentiles([(heard.arrived_ns - heard.stamp_ns) / 1e6 for heard in answers]),
         "cpu_percent_of_one_core": {name: round(share, 1) for name, share in cpu.items()},
         "most_frames_waiting": waiting,
         "frames_elsewhere": elsewhere,
@@ -296,7 +133,7 @@ def camera(options: argparse.Namespace) -> Section:
             at_most("CPU of the node (% of a core)", cpu["node"], 35.0),
             at_least("CPU of the busy worker (% of a core)", cpu["worker"], 80.0),
             at_most("frames waiting", waiting, 1),
-            at_most("frames elsewhere (one is being looked at)", elsewhere, 1),
+            at_most("frames elsewhere (one is being inferred)", elsewhere, 1),
             at_most("detections whose stamp was not sent", strangers, 0),
             at_most("detections repeated or out of order", disorder, 0),
         ],
@@ -304,7 +141,7 @@ def camera(options: argparse.Namespace) -> Section:
 
 
 def losses(options: argparse.Namespace) -> Section:
-    """The model's process lost again and again."""
+    """Repeated loss of the worker process."""
     signals = [signal.SIGKILL] * options.kills + [signal.SIGSTOP] * options.stops
     np.random.default_rng(0).shuffle(signals)  # type: ignore[arg-type]
     recoveries: dict[str, list[float]] = {"SIGKILL": [], "SIGSTOP": []}
@@ -312,8 +149,8 @@ def losses(options: argparse.Namespace) -> Section:
     with running(SETTINGS) as (perception, node):
         listener = Listener(node)
         bring_up(node, NODE, [perception])
-        film = Camera()
-        wait_for(lambda: len(listener.detections) > 5, PATIENCE_S, "answers", [perception])
+        source = Camera()
+        wait_for(lambda: len(listener.detections) > 5, TIMEOUT_S, "answers", [perception])
         time.sleep(SETTLE_S)
         node_process = Process(perception.pid)
         memory = node_process.shared_memory()
@@ -326,7 +163,7 @@ def losses(options: argparse.Namespace) -> Section:
             lost_ns = time.time_ns()
             os.kill(worker.pid, number)
             answer = wait_for(
-                lambda since=lost_ns: listener.next_answer(since), PATIENCE_S, "the recovery", [perception]
+                lambda since=lost_ns: listener.next_answer(since), TIMEOUT_S, "the recovery", [perception]
             )
             recoveries[number.name].append(to_seconds(answer.arrived_ns - lost_ns))
         workers += map(Process, node_process.children())
@@ -334,17 +171,17 @@ def losses(options: argparse.Namespace) -> Section:
         ended_ns = time.time_ns()
         time.sleep(2.0)
         restarts = int(listener.diagnostics[-1]["worker restarts"])
-        film.stop()
+        source.stop()
         perception.check()
     tracks_ns = [heard.arrived_ns for heard in listener.tracks if begun_ns <= heard.arrived_ns < ended_ns]
     gap_s = to_seconds(max(later - earlier for earlier, later in pairwise(tracks_ns)))
     processes_left = sum(process.runs() for process in (node_process, *workers))
     memory_left = sorted(
-        name for name in memory if Path(name).exists() and not Path(name).name.startswith(STAY)
+        name for name in memory if Path(name).exists() and not Path(name).name.startswith(KEPT_SHARED_MEMORY)
     )
     slowest = {name: max(times, default=0.0) for name, times in recoveries.items()}
     figures = {
-        "recovery_s": {name: _percentiles(times) for name, times in recoveries.items() if times},
+        "recovery_s": {name: percentiles(times) for name, times in recoveries.items() if times},
         "restarts": restarts,
         "tracks_hz": round(len(tracks_ns) / to_seconds(ended_ns - begun_ns), 2),
         "longest_gap_between_tracks_s": round(gap_s, 3),
@@ -366,7 +203,7 @@ def losses(options: argparse.Namespace) -> Section:
 
 
 def cycles(options: argparse.Namespace) -> Section:
-    """From unconfigured to active and back, a frame looked at each time."""
+    """From unconfigured to active and back, with one inference each time."""
     warm_up = min(WARM_UP, options.cycles // 10)
     frames = [World(seed=3).snapshot(index).frame.image for index in range(10)]
     resident_mib, seconds = [], []
@@ -389,7 +226,7 @@ def cycles(options: argparse.Namespace) -> Section:
             begun_ns = time.time_ns()
             lifecycle.change_state(Transition.TRANSITION_CONFIGURE, "configured")
             lifecycle.change_state(Transition.TRANSITION_ACTIVATE, "activated")
-            wait_for(seen, PATIENCE_S, "an answer", [perception])
+            wait_for(seen, TIMEOUT_S, "an answer", [perception])
             lifecycle.change_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
             lifecycle.change_state(Transition.TRANSITION_CLEANUP, "cleaned up")
             if number >= warm_up - 1:
@@ -407,7 +244,7 @@ def cycles(options: argparse.Namespace) -> Section:
         "after_warm_up_of": warm_up,
         "resident_mib": [round(each, 1) for each in resident_mib[:: max(1, options.cycles // 20)]],
         "growth_percent": round(growth, 2),
-        "seconds_per_cycle": _percentiles(seconds),
+        "seconds_per_cycle": percentiles(seconds),
         "threads": threads,
         "files": files,
     }
@@ -457,7 +294,7 @@ def played_twice(options: argparse.Namespace) -> Section:
 
 
 def recorded(options: argparse.Namespace) -> Section:
-    """Starts with recorded answers, from the process to the node that has activated itself."""
+    """Start with recorded answers, from the process to the active node."""
     seconds, memory = [], []
     with tempfile.TemporaryDirectory() as folder:
         answers, log = Path(folder, "answers.jsonl"), Path(folder, "log")
@@ -470,12 +307,12 @@ def recorded(options: argparse.Namespace) -> Section:
         for _ in range(options.starts):
             began = time.monotonic()
             with NodeProcess(PERCEPTION_MODULE, log, parameters) as process:
-                wait_for(lambda: "subscribed to" in log.read_text(), PATIENCE_S, "the node", [process])
+                wait_for(lambda: "subscribed to" in log.read_text(), TIMEOUT_S, "the node", [process])
                 seconds.append(time.monotonic() - began)
                 memory.append(Process(process.pid).resident_mib())
     return Section(
         inputs={"starts": options.starts, "answers": "of one frame of 640x480"},
-        figures={"start_s": _percentiles(seconds), "resident_mib": _percentiles(memory)},
+        figures={"start_s": percentiles(seconds), "resident_mib": percentiles(memory)},
         claims=[
             at_most("slowest start (s)", max(seconds), 2.0),
             at_most("memory (MiB)", max(memory), 300.0),
@@ -484,7 +321,7 @@ def recorded(options: argparse.Namespace) -> Section:
 
 
 def _record(bag: Path, frames: int) -> None:
-    """A bag of the demo world at 10 Hz, as a camera leaves it."""
+    """Record the demo world at 10 Hz, as `ros2 bag record` would."""
     world, types = World(seed=3), typestore()
     with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/camera/image", "sensor_msgs/msg/Image", typestore=types)
@@ -499,11 +336,6 @@ def _raw(bag: Path, topic: str) -> list[bytes]:
     with Reader(bag) as reader:
         wanted = [each for each in reader.connections if each.topic == topic]
         return [bytes(raw) for _, _, raw in reader.messages(wanted)]
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    p50, p95 = np.percentile(values, (50, 95)).tolist()
-    return {"p50": round(p50, 3), "p95": round(p95, 3), "max": round(max(values), 3)}
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace], Section]] = {
