@@ -34,18 +34,18 @@ from lfm_perception.scene import Detection, Frame, Scene, Usage
 from lfm_perception.settings import Settings
 
 SIZE = 256
-PICTURES = 6
+IMAGES = 6
 
 
-def scenes(count: int = PICTURES) -> list[Snapshot]:
+def scenes(count: int = IMAGES) -> list[Snapshot]:
     return [still(random.Random(f"labelled {index}"), SIZE, SIZE) for index in range(count)]
 
 
-def write_pictures(folder: Path, shown: Sequence[Snapshot]) -> Path:
+def write_images(folder: Path, shown: Sequence[Snapshot]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for index, snapshot in enumerate(shown):
-        picture = cv2.cvtColor(snapshot.frame.image, cv2.COLOR_RGB2BGR)
-        assert cv2.imwrite(str(folder / f"{index}.png"), picture)
+        image = cv2.cvtColor(snapshot.frame.image, cv2.COLOR_RGB2BGR)
+        assert cv2.imwrite(str(folder / f"{index}.png"), image)
     return folder
 
 
@@ -75,14 +75,14 @@ def coco(shown: Sequence[Snapshot], name: str = "{}.png") -> dict[str, Any]:
 
 
 def write_coco(folder: Path, shown: Sequence[Snapshot]) -> Path:
-    write_pictures(folder, shown)
+    write_images(folder, shown)
     (folder / "instances.json").write_text(json.dumps(coco(shown)))
     return folder
 
 
 def write_yolo(root: Path, shown: Sequence[Snapshot]) -> Path:
     """As YOLO's tools lay it out: images/, labels/, data.yaml."""
-    write_pictures(root / "images", shown)
+    write_images(root / "images", shown)
     (root / "labels").mkdir()
     for index, snapshot in enumerate(shown):
         lines = [
@@ -163,15 +163,15 @@ def test_average_precision_of_each_label_and_its_curve() -> None:
     )
 
 
-def test_a_false_box_surer_than_a_right_one_costs_half_of_the_precision() -> None:
+def test_a_more_confident_false_positive_costs_half_of_the_precision() -> None:
     there = Annotation("box", Box(0.0, 0.0, 0.5, 0.5))
     right = Detection("box", there.box, 0.6)
-    ghost = Detection("box", Box(0.6, 0.6, 0.9, 0.9), 0.9)
+    false_positive = Detection("box", Box(0.6, 0.6, 0.9, 0.9), 0.9)
     assert average_precision([([right], [there])])["box"].overall == pytest.approx(1.0)
-    assert average_precision([([right, ghost], [there])])["box"].at_50 == pytest.approx(0.5)
-    assert average_precision([([ghost], [there])])["box"].at_50 == 0.0
+    assert average_precision([([right, false_positive], [there])])["box"].at_50 == pytest.approx(0.5)
+    assert average_precision([([false_positive], [there])])["box"].at_50 == 0.0
     assert average_precision([([], [there])])["box"].at_50 == 0.0
-    assert average_precision([([ghost], [])]) == {}
+    assert average_precision([([false_positive], [])]) == {}
     assert mean_precision([]) is None
 
 
@@ -182,7 +182,7 @@ def test_coco_and_yolo_labels_are_read_to_the_same_truth(tmp_path: Path) -> None
     shown = scenes()
     from_coco = read(write_coco(tmp_path / "coco", shown))
     from_yolo = read(write_yolo(tmp_path / "yolo", shown))
-    assert [picture.name for picture in from_coco] == [f"{index}.png" for index in range(PICTURES)]
+    assert [image.name for image in from_coco] == [f"{index}.png" for index in range(IMAGES)]
     for snapshot, first, second in zip(shown, from_coco, from_yolo, strict=True):
         assert np.array_equal(first.frame.image, snapshot.frame.image)
         for read_back in (first.truth, second.truth):
@@ -193,7 +193,7 @@ def test_coco_and_yolo_labels_are_read_to_the_same_truth(tmp_path: Path) -> None
 
 def test_labels_are_found_beside_the_images_or_where_they_are_said_to_be(tmp_path: Path) -> None:
     shown = scenes(2)
-    folder = write_pictures(tmp_path / "images", shown)
+    folder = write_images(tmp_path / "images", shown)
     assert "has no labels" in refusal(folder)
     elsewhere = tmp_path / "mine.json"
     elsewhere.write_text(json.dumps(coco(shown)))
@@ -208,7 +208,7 @@ def test_labels_are_found_beside_the_images_or_where_they_are_said_to_be(tmp_pat
     assert (first.truth[0].label, second.truth) == ("person", ())
 
 
-def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+def test_omitted_labels_and_images_are_noted(tmp_path: Path) -> None:
     shown = scenes(2)
     folder = write_coco(tmp_path / "coco", shown)
     content = coco(shown[:1])
@@ -294,7 +294,7 @@ def test_yolo_labels_without_images_or_names_are_refused(tmp_path: Path) -> None
 
 
 def write_labelled_bag(path: Path, shown: Sequence[Snapshot]) -> list[int]:
-    """A bag of pictures of which every other has its truth on /detections; returns the stamps of those."""
+    """A bag of images, every other one with its ground truth on /detections; returns the stamps of those."""
     sink = BagSink(path, 10.0)
     stamps = []
     for index, snapshot in enumerate(shown):
@@ -315,17 +315,17 @@ def test_the_images_of_a_bag_meet_their_labels_by_stamp(tmp_path: Path) -> None:
     stamps = write_labelled_bag(tmp_path / "bag", shown)
     bag = tmp_path / "bag"
     labelled = read(bag, "/detections")
-    assert [picture.frame.stamp_ns for picture in labelled] == stamps
-    for picture, snapshot in zip(labelled, shown[::2], strict=True):
-        assert [t.label for t in picture.truth] == [t.label for t in snapshot.objects]
-        for ours, true in zip(picture.truth, snapshot.objects, strict=True):
+    assert [image.frame.stamp_ns for image in labelled] == stamps
+    for image, snapshot in zip(labelled, shown[::2], strict=True):
+        assert [t.label for t in image.truth] == [t.label for t in snapshot.objects]
+        for ours, true in zip(image.truth, snapshot.objects, strict=True):
             assert ours.box.xyxy == pytest.approx(true.box.xyxy)
     file = tmp_path / "mine.json"
     content = coco(shown[:1])
     content["images"][0]["file_name"] = f"{stamps[0]}.png"
     file.write_text(json.dumps(content))
-    (picture,) = read(bag, str(file))
-    assert [t.label for t in picture.truth] == [t.label for t in shown[0].objects]
+    (image,) = read(bag, str(file))
+    assert [t.label for t in image.truth] == [t.label for t in shown[0].objects]
     content["images"][0]["file_name"] = "17.png"
     file.write_text(json.dumps(content))
     assert "none of the 4 images has a stamp for which there are labels" in refusal(bag, str(file))
@@ -334,29 +334,29 @@ def test_the_images_of_a_bag_meet_their_labels_by_stamp(tmp_path: Path) -> None:
     assert "must be the stamp of the image in nanoseconds, got 'first.png'" in refusal(bag, str(file))
 
 
-def test_a_bag_says_which_of_its_topics_could_be_labels(tmp_path: Path) -> None:
+def test_a_bag_with_several_topics_of_boxes_asks_for_one(tmp_path: Path) -> None:
     write_labelled_bag(tmp_path / "bag", scenes(2))
     bag = tmp_path / "bag"
     assert "choose one with --labels: /detections, /tracks" in refusal(bag)
     assert "on topic /truth, only /detections, /tracks" in refusal(bag, "/truth")
 
 
-# --- harder pictures -------------------------------------------------------------------------------
+# --- degraded images -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STRESSES)
-def test_a_harder_picture_is_the_same_every_time_and_leaves_the_first_alone(name: str) -> None:
+def test_degradations_are_repeatable_and_leave_the_original_unchanged(name: str) -> None:
     snapshot = next(s for s in scenes() if len(s.objects) > 2)
     image, truth = snapshot.frame.image, tuple(Annotation(t.label, t.box) for t in snapshot.objects)
     before = image.copy()
-    harder, carried = STRESSES[name](random.Random(3), image, truth)
+    degraded, carried = STRESSES[name](random.Random(3), image, truth)
     again, _ = STRESSES[name](random.Random(3), image, truth)
     other, _ = STRESSES[name](random.Random(4), image, truth)
     assert np.array_equal(image, before)
-    assert harder.dtype == np.uint8
-    assert np.array_equal(harder, again)
-    assert harder.shape != image.shape or not np.array_equal(harder, image)
-    assert harder.shape != other.shape or not np.array_equal(harder, other)
+    assert degraded.dtype == np.uint8
+    assert np.array_equal(degraded, again)
+    assert degraded.shape != image.shape or not np.array_equal(degraded, image)
+    assert degraded.shape != other.shape or not np.array_equal(degraded, other)
     assert {t.label for t in carried} <= {t.label for t in truth}
     # nothing to see is no reason to fail
     assert STRESSES[name](random.Random(3), image, ())[1] == ()
@@ -375,24 +375,24 @@ def test_in_another_aspect_ratio_the_boxes_hold_the_same_pixels() -> None:
     shapes = set()
     for seed, snapshot in enumerate(scenes()):
         truth = tuple(Annotation(t.label, t.box) for t in snapshot.objects)
-        harder, carried = STRESSES["aspect ratio"](random.Random(seed), snapshot.frame.image, truth)
-        shapes.add(harder.shape)
+        degraded, carried = STRESSES["aspect ratio"](random.Random(seed), snapshot.frame.image, truth)
+        shapes.add(degraded.shape)
         for before, after in zip(truth, carried, strict=True):
             a, b, c, d = np.rint(before.box.in_pixels(SIZE, SIZE)).astype(int)
-            e, f, g, h = np.rint(after.box.in_pixels(harder.shape[1], harder.shape[0])).astype(int)
-            assert np.array_equal(snapshot.frame.image[b:d, a:c], harder[f:h, e:g])
+            e, f, g, h = np.rint(after.box.in_pixels(degraded.shape[1], degraded.shape[0])).astype(int)
+            assert np.array_equal(snapshot.frame.image[b:d, a:c], degraded[f:h, e:g])
     assert shapes == {(SIZE, 3 * SIZE, 3), (3 * SIZE, SIZE, 3)}
 
 
-def test_occlusion_covers_a_part_of_each_object_and_drops_what_it_hides() -> None:
+def test_occlusion_covers_a_part_of_each_object_and_removes_hidden_ones() -> None:
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
     large = Annotation("forklift", Box(0.1, 0.1, 0.9, 0.9))
     hidden = Annotation("cone", Box(0.48, 0.48, 0.52, 0.52))
-    harder, carried = STRESSES["occlusion"](random.Random(0), image, (large, hidden))
+    degraded, carried = STRESSES["occlusion"](random.Random(0), image, (large, hidden))
     assert carried == (large,)
-    inside = harder[26:230, 26:230, 0] > 0
+    inside = degraded[26:230, 26:230, 0] > 0
     assert 0.28 < inside.mean() < 0.48
-    assert not harder[:20].any()
+    assert not degraded[:20].any()
 
 
 # --- languages -------------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def test_words_that_cannot_be_used_are_refused(tmp_path: Path, text: str, senten
         languages([text[:2]], BBOX, LABELS, file)
 
 
-def test_an_answer_in_another_language_is_judged_by_what_it_means(vlm: LlamaVlm) -> None:
+def test_an_answer_in_another_language_is_mapped_to_the_labels(vlm: LlamaVlm) -> None:
     snapshot = next(s for s in scenes() if s.objects)
     labels = [snapshot.objects[0].label]
     settings = Settings().with_values({"detect.closed": True})
@@ -480,20 +480,20 @@ def run(*words: object) -> int | str | None:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of the command on a few pictures, in all ways of asking."""
-    folder = tmp_path_factory.mktemp("judged")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the command on a few images, in all variants."""
+    folder = tmp_path_factory.mktemp("results")
     write_coco(folder / "coco", scenes())
     words = ("--stress", "--languages", "en,zh", "--set", "sampling.temperature=0")
     assert run("eval", "detection", folder / "coco", "--out", folder / "out", *words) in (0, None)
     return folder / "out"
 
 
-def test_the_command_measures_the_model_on_pictures_with_labels(judged: Path) -> None:
-    found = json.loads((judged / "detection.json").read_text())
+def test_the_command_measures_the_model_on_labelled_images(results: Path) -> None:
+    found = json.loads((results / "detection.json").read_text())
     objects = sum(len(snapshot.objects) for snapshot in scenes())
     plain = found["figures"]
-    assert (plain["images"], plain["objects"]) == (PICTURES, objects)
+    assert (plain["images"], plain["objects"]) == (IMAGES, objects)
     assert plain["f1"] > 0.8
     assert plain["ap_50"] > 0.8
     assert plain["ap"] <= plain["ap_50"]
@@ -507,9 +507,9 @@ def test_the_command_measures_the_model_on_pictures_with_labels(judged: Path) ->
     assert len(wrong) == plain["false_positives"]
 
 
-def test_the_page_needs_nothing_else(judged: Path) -> None:
-    page = (judged / "detection.html").read_text()
-    found = json.loads((judged / "detection.json").read_text())
+def test_the_page_needs_nothing_else(results: Path) -> None:
+    page = (results / "detection.html").read_text()
+    found = json.loads((results / "detection.json").read_text())
     assert page.count("http") == 0
     assert page.count("<img") == page.count('src="data:image/') > 5
     assert "demo model" in page
@@ -520,9 +520,9 @@ def test_the_page_needs_nothing_else(judged: Path) -> None:
 
 
 def test_two_runs_are_shown_side_by_side(
-    judged: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    results: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = judged / "detection.json"
+    first = results / "detection.json"
     content = json.loads(first.read_text())
     content["figures"]["ap_50"] /= 2
     content["settings"]["image.max_tokens"] = 64
@@ -539,8 +539,8 @@ def test_two_runs_are_shown_side_by_side(
     assert (changed.path, changed.verdict) == ("figures.ap_50", "worse")
 
 
-def test_what_is_no_pair_of_reports_is_refused(judged: Path, tmp_path: Path) -> None:
-    detection, other = judged / "detection.json", tmp_path / "other.json"
+def test_reports_of_different_kinds_are_refused(results: Path, tmp_path: Path) -> None:
+    detection, other = results / "detection.json", tmp_path / "other.json"
     for text, sentence in (
         ("{", "cannot be read"),
         ("[]", "is no report"),
@@ -559,7 +559,7 @@ def test_without_pycocotools_the_way_out_is_named(
     assert "pip install 'lfm_perception[eval]'" in capfd.readouterr().err
 
 
-def test_the_command_refuses_what_it_cannot_use_and_leaves_nothing(
+def test_the_command_refuses_unusable_input_and_leaves_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_coco(tmp_path / "coco", scenes(1))

@@ -1,4 +1,4 @@
-"""The judge is judged: counts, ratios and calibration of hand-made scenes."""
+"""Detection metrics: counts, ratios and calibration of hand-made scenes."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_ratios_without_a_case_are_one() -> None:
 def test_a_report_counts_by_label_and_by_threshold() -> None:
     truth = [found("box", 0.0, 0.0, 0.5, 0.5), found("person", 0.6, 0.6, 0.9, 0.9)]
     near = [found("box", 0.0, 0.0, 0.5, 0.3, score=0.8), found("person", 0.6, 0.6, 0.9, 0.9, score=0.7)]
-    ghost = [found("cone", 0.1, 0.1, 0.2, 0.2, score=0.3)]
-    report = evaluate([(near, truth), (ghost, [])])
+    false_positive = [found("cone", 0.1, 0.1, 0.2, 0.2, score=0.3)]
+    report = evaluate([(near, truth), (false_positive, [])])
     assert report.at_50 == Counts(2, 1, 0)
     assert report.at_75 == Counts(1, 2, 1)
     assert report.mean_iou == pytest.approx(0.8)
@@ -84,7 +84,7 @@ def test_no_scene_is_an_error_and_an_empty_scene_is_not() -> None:
     assert (report.at_50.f1, report.count_exact, report.auroc, report.reliability) == (1.0, 1.0, None, ())
 
 
-def test_the_calibration_that_suits_is_found_and_judged_on_other_scenes() -> None:
+def test_platt_scaling_is_fitted_and_evaluated_on_held_out_scenes() -> None:
     rng, box, true = np.random.default_rng(0), Box(0.1, 0.1, 0.5, 0.5), PlattScaling(1.5, 2.0)
     scenes, shown = [], []
     for score in rng.uniform(0.02, 0.9, 3000).tolist():
@@ -102,7 +102,7 @@ def test_the_calibration_that_suits_is_found_and_judged_on_other_scenes() -> Non
     assert again.calibration_error < 0.03
 
 
-def test_scores_that_tell_the_truth_have_no_calibration_error() -> None:
+def test_calibrated_confidences_have_no_calibration_error() -> None:
     rng = np.random.default_rng(0)
     scores = rng.uniform(0.0, 1.0, 200_000)
     hits = rng.uniform(0.0, 1.0, 200_000) < scores

@@ -36,7 +36,7 @@ Pixels = NDArray[Any]
 # --- material --------------------------------------------------------------------------------------
 
 
-def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image:
+def noise(width: int = 64, height: int = 48, seed: int = 0) -> Image:
     """Smooth RGB noise, which survives lossy coding."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -49,7 +49,7 @@ def encoded(suffix: str, bgr: Pixels) -> bytes:
 def write_video(path: Path, count: int = 12, fourcc: str = "MJPG", rate: float = 20.0) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), rate, (64, 48))
     for seed in range(count):
-        writer.write(cv2.cvtColor(picture(seed=seed), cv2.COLOR_RGB2BGR))
+        writer.write(cv2.cvtColor(noise(seed=seed), cv2.COLOR_RGB2BGR))
     writer.release()
     return path
 
@@ -141,14 +141,14 @@ def frames_before_it_breaks(text: str | Path) -> tuple[int, str]:
     raise AssertionError(f"{text} was read to its end")
 
 
-# --- pictures --------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("channels", ["gray", "rgb", "rgba"])
-def test_every_kind_of_picture_becomes_rgb_of_8_bits(suffix: str, depth: int, channels: str) -> None:
-    rgb = picture()
+def test_every_kind_of_image_becomes_rgb_of_8_bits(suffix: str, depth: int, channels: str) -> None:
+    rgb = noise()
     stored: Pixels = {
         "gray": rgb[..., 0],
         "rgb": rgb[..., ::-1],
@@ -161,16 +161,16 @@ def test_every_kind_of_picture_becomes_rgb_of_8_bits(suffix: str, depth: int, ch
     np.testing.assert_array_equal(decoded, np.dstack([rgb[..., 0]] * 3) if channels == "gray" else rgb)
 
 
-def test_pictures_that_cannot_be_used_say_why() -> None:
-    whole = encoded(".jpg", picture(640, 480))
-    for data in (b"", b"no picture", whole[: len(whole) // 2]):
+def test_images_that_cannot_be_decoded_are_refused_with_the_reason() -> None:
+    whole = encoded(".jpg", noise(640, 480))
+    for data in (b"", b"no image", whole[: len(whole) // 2]):
         with pytest.raises(PerceptionError, match=r"image x\.jpg cannot be decoded: it is damaged"):
             images.decode(data, "image x.jpg")
     with pytest.raises(PerceptionError, match=r"x\.tiff holds float32 values"):
-        images.decode(encoded(".tiff", picture().astype(np.float32)), "image x.tiff")
+        images.decode(encoded(".tiff", noise().astype(np.float32)), "image x.tiff")
 
 
-def test_tiny_long_and_8k_pictures_are_read(tmp_path: Path) -> None:
+def test_tiny_long_and_8k_images_are_read(tmp_path: Path) -> None:
     for width, height in ((1, 1), (20_000, 20), (7680, 4320)):
         (tmp_path / "it.jpg").write_bytes(encoded(".jpg", np.zeros((height, width, 3), np.uint8)))
         (frame,) = read(tmp_path)
@@ -182,12 +182,12 @@ def test_tiny_long_and_8k_pictures_are_read(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_in_natural_order_at_the_rate_given(tmp_path: Path) -> None:
     for number in (10, 9, 1):
-        (tmp_path / f"frame{number}.png").write_bytes(encoded(".png", picture(seed=number)[..., ::-1]))
+        (tmp_path / f"frame{number}.png").write_bytes(encoded(".png", noise(seed=number)[..., ::-1]))
     (tmp_path / "notes.txt").write_text("not an image")
     frames = read(tmp_path)
     assert [frame.stamp_ns for frame in frames] == [0, 10**8, 2 * 10**8]
     for frame, number in zip(frames, (1, 9, 10), strict=True):
-        np.testing.assert_array_equal(frame.image, picture(seed=number))
+        np.testing.assert_array_equal(frame.image, noise(seed=number))
     assert [frame.stamp_ns for frame in read(tmp_path / "frame1*.png", rate=2.0)] == [0, 5 * 10**8]
     with open_source(str(tmp_path)) as source:
         assert (source.count, source.rate, source.every) == (3, 10.0, 1)
@@ -201,11 +201,11 @@ def test_the_demo_world_is_a_source_without_end_and_the_same_for_the_same_seed()
 
 @pytest.mark.parametrize(("suffix", "fourcc"), [(".avi", "MJPG"), (".mp4", "mp4v"), (".webm", "VP80")])
 def test_a_video_gives_its_frames_and_their_times(tmp_path: Path, suffix: str, fourcc: str) -> None:
-    path = write_video(tmp_path / f"film{suffix}", fourcc=fourcc)
+    path = write_video(tmp_path / f"video{suffix}", fourcc=fourcc)
     frames = read(path)
     assert len(frames) == 12
     assert [round(frame.stamp_ns / 1e6) for frame in frames] == [50 * i for i in range(12)]
-    difference = np.abs(frames[0].image.astype(int) - picture(seed=0)).mean()
+    difference = np.abs(frames[0].image.astype(int) - noise(seed=0)).mean()
     assert difference < 12, "colours are not what was written: is it BGR?"
     with open_source(str(path)) as source:
         assert (source.rate, source.every) == (20.0, 4)
@@ -217,7 +217,7 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise(), format="rgb24")))
         container.mux(stream.encode())
     # The header of the track holds a 3 x 3 matrix; this one is a phone's "show it turned clockwise".
     data = bytearray(path.read_bytes())
@@ -228,20 +228,22 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
     frames = read(path)
     assert len(frames) == 3
     assert (frames[0].width, frames[0].height) == (48, 64)
-    assert np.abs(frames[0].image.astype(int) - np.rot90(picture(), -1)).mean() < 12
+    assert np.abs(frames[0].image.astype(int) - np.rot90(noise(), -1)).mean() < 12
 
 
 def test_a_video_that_is_cut_off_breaks_where_it_ends(tmp_path: Path) -> None:
-    count, sentence = frames_before_it_breaks(cut(write_video(tmp_path / "film.avi", 30), 0.6))
+    count, sentence = frames_before_it_breaks(cut(write_video(tmp_path / "video.avi", 30), 0.6))
     assert 0 < count < 30
-    assert sentence == f"video {tmp_path}/film.avi ends in the middle of frame {count}"
-    count, sentence = frames_before_it_breaks(cut(write_video(tmp_path / "film.mkv", 30), 0.6))
+    assert sentence == f"video {tmp_path}/video.avi ends in the middle of frame {count}"
+    count, sentence = frames_before_it_breaks(cut(write_video(tmp_path / "video.mkv", 30), 0.6))
     assert 0 < count < 30
-    assert f"film.mkv is cut off after frame {count - 1}: it ends at" in sentence
-    assert "film.mp4 cannot be decoded: " in failure(cut(write_video(tmp_path / "film.mp4", 30, "mp4v"), 0.6))
+    assert f"video.mkv is cut off after frame {count - 1}: it ends at" in sentence
+    assert "video.mp4 cannot be decoded: " in failure(
+        cut(write_video(tmp_path / "video.mp4", 30, "mp4v"), 0.6)
+    )
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
+def test_files_without_video_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(5).bytes(5000))
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("hello\n" * 100)
@@ -271,13 +273,13 @@ def test_options_that_do_not_fit_the_source_are_refused(tmp_path: Path) -> None:
 def test_a_bag_gives_its_only_image_topic_with_the_images_own_headers(
     tmp_path: Path, plugin: StoragePlugin
 ) -> None:
-    messages = [raw_message(picture(seed=i), 5 * 10**9 + i * 10**8) for i in range(5)]
+    messages = [raw_message(noise(seed=i), 5 * 10**9 + i * 10**8) for i in range(5)]
     bag = write_bag(tmp_path / "bag", {"/camera/image_raw": messages, "/chatter": [words("hello")]}, plugin)
     for path in (bag, next(file for file in bag.iterdir() if file.suffix in (".mcap", ".db3"))):
         frames = read(path)
         assert [frame.stamp_ns for frame in frames] == [5 * 10**9 + i * 10**8 for i in range(5)]
         assert {frame.frame_id for frame in frames} == {"front"}
-        np.testing.assert_array_equal(frames[3].image, picture(seed=3))
+        np.testing.assert_array_equal(frames[3].image, noise(seed=3))
     with open_source(str(bag)) as source:
         assert (source.count, round(source.rate, 3), source.every) == (5, 10.0, 2)
         assert source.name == f"bag {bag} (topic /camera/image_raw)"
@@ -287,15 +289,15 @@ def test_a_bag_gives_its_only_image_topic_with_the_images_own_headers(
 def test_compressed_images_are_read_and_a_stamp_of_zero_is_the_time_of_recording(
     tmp_path: Path, plugin: StoragePlugin
 ) -> None:
-    jpeg = encoded(".jpg", picture()[..., ::-1])
+    jpeg = encoded(".jpg", noise()[..., ::-1])
     bag = write_bag(tmp_path / "bag", {"/image/compressed": [compressed_message(jpeg, 0)] * 2}, plugin)
     frames = read(bag)
     assert [frame.stamp_ns for frame in frames] == [1000 * 10**9, 1000 * 10**9 + 10**8]
-    assert np.abs(frames[0].image.astype(int) - picture()).mean() < 6
+    assert np.abs(frames[0].image.astype(int) - noise()).mean() < 6
 
 
 def as_camera(rgb: Image, encoding: str) -> Pixels:
-    """The picture as a camera would send it in `encoding`."""
+    """The image as a camera would send it in `encoding`."""
     alpha = np.full(rgb.shape[:2], 9, np.uint8)
     planar = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
     brightness, colour = planar[: rgb.shape[0]], planar[rgb.shape[0] :].reshape(2, -1)
@@ -316,27 +318,27 @@ YUV = ["nv12", "yuv422_yuy2"]
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "rgb16", *YUV])
 @pytest.mark.parametrize("pad", [0, 16])
 def test_camera_encodings_become_rgb_also_with_padded_rows(tmp_path: Path, encoding: str, pad: int) -> None:
-    message = raw_message(picture(), 1, encoding, as_camera(picture(), encoding), pad)
+    message = raw_message(noise(), 1, encoding, as_camera(noise(), encoding), pad)
     (frame,) = read(write_bag(tmp_path / "bag", {"/image": [message]}))
     assert frame.image.shape == (48, 64, 3)
     # YUV carries colour at a quarter of the pixels
-    assert np.abs(frame.image.astype(int) - picture()).mean() < (8 if encoding in YUV else 0.01)
+    assert np.abs(frame.image.astype(int) - noise()).mean() < (8 if encoding in YUV else 0.01)
 
 
 @pytest.mark.parametrize(("encoding", "value"), [("mono8", np.uint8(77)), ("mono16", np.uint16(77 * 257))])
 def test_gray_camera_images_become_rgb(tmp_path: Path, encoding: str, value: np.uint8 | np.uint16) -> None:
-    message = raw_message(picture(), 1, encoding, np.full((48, 64), value))
+    message = raw_message(noise(), 1, encoding, np.full((48, 64), value))
     (frame,) = read(write_bag(tmp_path / "bag", {"/image": [message]}))
     assert np.abs(frame.image.astype(int) - 77).max() <= 1
     assert frame.image.shape == (48, 64, 3)
 
 
 def test_images_a_bag_cannot_give_are_named_with_their_frame(tmp_path: Path) -> None:
-    good = raw_message(picture(), 1)
-    no_pixels, short = raw_message(picture(), 1), raw_message(picture(), 1)
+    good = raw_message(noise(), 1)
+    no_pixels, short = raw_message(noise(), 1), raw_message(noise(), 1)
     no_pixels.height = 0
     short.data = short.data[:100]
-    unknown, depth = raw_message(picture(), 1, "jpeg2000"), raw_message(picture(), 1, "32FC1")
+    unknown, depth = raw_message(noise(), 1, "jpeg2000"), raw_message(noise(), 1, "32FC1")
     expected = {
         "cannot be an image of 64 x 0 pixels": no_pixels,
         "cannot be converted to RGB (64 x 48, encoding 'rgb8', 100 bytes in rows of 192)": short,
@@ -348,20 +350,20 @@ def test_images_a_bag_cannot_give_are_named_with_their_frame(tmp_path: Path) -> 
         count, said = frames_before_it_breaks(bag)
         assert count == 1
         assert f"frame 1 of bag {bag} (topic /image) {sentence}" in said
-    jpeg = compressed_message(encoded(".jpg", picture())[:200], 1)
+    jpeg = compressed_message(encoded(".jpg", noise())[:200], 1)
     assert "frame 0 of bag" in failure(write_bag(tmp_path / "jpeg", {"/image": [jpeg]}))
 
 
 def test_a_bag_with_several_image_topics_wants_one_chosen(tmp_path: Path) -> None:
-    left, right = [raw_message(picture(), 1)], [raw_message(picture(seed=7), 1)]
+    left, right = [raw_message(noise(), 1)], [raw_message(noise(seed=7), 1)]
     bag = write_bag(tmp_path / "bag", {"/right": right, "/left": left})
     assert failure(bag) == f"bag {bag} has images on several topics, choose one with --topic: /left, /right"
     assert failure(bag, topic="/up") == f"bag {bag} has no images on topic /up, only on /left, /right"
     (frame,) = read(bag, topic="/right")
-    np.testing.assert_array_equal(frame.image, picture(seed=7))
+    np.testing.assert_array_equal(frame.image, noise(seed=7))
 
 
-def test_a_bag_without_images_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_bag_without_images_is_refused_with_its_topics(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", {"/chatter": [words("hello")]})
     assert failure(bag).startswith(f"bag {bag} holds no images (")
     assert failure(bag).endswith("only /chatter")
@@ -375,10 +377,10 @@ def test_a_bag_without_images_says_what_it_holds(tmp_path: Path) -> None:
         (StoragePlugin.MCAP, CompressionMode.STORAGE),
     ],
 )
-def test_a_damaged_bag_gives_what_came_before_and_says_where_it_breaks(
+def test_a_damaged_bag_yields_the_frames_before_the_damage(
     tmp_path: Path, plugin: StoragePlugin, compression: CompressionMode
 ) -> None:
-    messages = [raw_message(picture(320, 240, seed=i), i + 1) for i in range(40)]
+    messages = [raw_message(noise(320, 240, seed=i), i + 1) for i in range(40)]
     bag = write_bag(tmp_path / "bag", {"/image": messages}, plugin, compression)
     assert len(read(bag)) == 40
     file = next(file for file in bag.iterdir() if file.suffix in (".mcap", ".db3"))
@@ -393,8 +395,8 @@ def test_a_damaged_bag_gives_what_came_before_and_says_where_it_breaks(
     assert f"bag {bag} cannot be read: " in failure(bag)
 
 
-def test_a_bag_that_was_never_closed_says_how_to_repair_it(tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", {"/image": [raw_message(picture(), 1)]})
+def test_a_bag_without_metadata_is_refused_with_the_way_to_repair_it(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", {"/image": [raw_message(noise(), 1)]})
     (bag / "metadata.yaml").unlink()
     assert "has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'" in failure(bag)
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: nonsense")
@@ -449,7 +451,7 @@ def test_a_scene_as_json_follows_the_schema(scene: Scene, index: int | None) -> 
     assert record.get("index") == index
 
 
-def test_the_json_of_a_scene_says_what_the_scene_says() -> None:
+def test_a_scene_as_json_has_its_tracks_detections_and_caption() -> None:
     record = scene_to_json(example_scene())
     assert record["objects"] == [
         {
@@ -474,7 +476,7 @@ def test_the_json_of_a_scene_says_what_the_scene_says() -> None:
 
 
 def view(width: int, height: int) -> View:
-    frame = Frame(picture(width, height), 12 * 10**9 + 5)
+    frame = Frame(noise(width, height), 12 * 10**9 + 5)
     scene = example_scene(frame.stamp_ns, width, height)
     return View(frame, 12.0, scene.tracks, scene, 0.3)
 
@@ -538,11 +540,11 @@ def test_results_appear_together_and_can_be_read(tmp_path: Path) -> None:
         2,
         3,
     ]
-    film = read(out / "overlay.mp4")
+    video = read(out / "overlay.mp4")
     still = images.decode((out / "overlay.png").read_bytes(), "still")
-    assert len(film) == 4
-    assert film[3].stamp_ns == 3 * 10**8
-    assert np.abs(film[3].image.astype(int) - still).mean() < 8
+    assert len(video) == 4
+    assert video[3].stamp_ns == 3 * 10**8
+    assert np.abs(video[3].image.astype(int) - still).mean() < 8
     with av.open(str(out / "overlay.mp4")) as container:
         codec = container.streams.video[0].codec_context
         assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
@@ -582,7 +584,7 @@ def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_the_bag_holds_messages_that_ros_knows(tmp_path: Path) -> None:
+def test_the_bag_holds_messages_with_the_type_hashes_of_ros(tmp_path: Path) -> None:
     write_results(tmp_path, bag=True)
     types = typestore()
     # The hash by which ROS 2 knows the type of vision_msgs 4.

@@ -1,4 +1,4 @@
-"""What every report states beside its figures: model, settings, versions and machine."""
+"""Provenance of reports: model, settings, versions and machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as they come, in files and in ROS messages, to RGB."""
+"""Conversion of images to RGB: files and ROS messages of every encoding."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lfm_perception.scene import Image
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 SEMI_PLANAR = ("nv12", "nv21")
-"""Encodings with half as many rows of colour below the rows of brightness."""
+"""Encodings with half as many rows of chroma below the rows of luma."""
 
 AVERAGED = frozenset(("mono8", "rgb8", "bgr8", "rgba8", "bgra8", "8UC1", "8UC3"))
-"""Encodings whose pixels are whole bytes side by side, which can be averaged as they are."""
+"""Encodings of interleaved 8-bit channels, which can be averaged before conversion."""
 
 JPEG = b"\xff\xd8"
 REDUCED = (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_2)
-"""JPEG can be decoded at an eighth, a quarter or a half."""
+"""Scales at which JPEG can be decoded: an eighth, a quarter, a half."""
 
 LARGEST_SIDE = 16_384
-"""Pixels. No camera sends more; what claims to is damaged."""
+"""Maximum width and height of an image message, pixels; larger values are taken for damage."""
 
 
 JPEG_QUALITY = 85
@@ -43,11 +43,14 @@ def encode(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> bytes:
 def from_message(message: Any, name: str, width: int | None = None) -> Image:
     """A sensor_msgs Image or CompressedImage, of rclpy or of rosbags, as RGB.
 
-    `name` is what errors call it. With `width`, what only needs a small picture gets it cheaper: pixels of
-    whole bytes are averaged to that width before anything else, JPEG is decoded at a half, a quarter or an
-    eighth, never below that width, and what is neither comes in full size.
+    Args:
+        message: the message.
+        name: name of the image in error messages.
+        width: a width that suffices, for a cheaper conversion: interleaved 8-bit pixels are averaged to it,
+            JPEG is decoded at a half, a quarter or an eighth, not below it; others keep their size.
 
-    Raises PerceptionError for an encoding nobody knows, data that is cut off, and sizes that are none.
+    Raises:
+        PerceptionError: the encoding is unknown, the data is cut off or the size is invalid.
     """
     if hasattr(message, "format"):
         return decode(np.frombuffer(message.data, np.uint8), name, width)
@@ -83,13 +86,13 @@ def from_message(message: Any, name: str, width: int | None = None) -> Image:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error of another library, without its closing full stop."""
+    """The first line of another library's error, without its full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def read(path: Path) -> Image:
-    """The picture in a file as RGB. Raises PerceptionError when it cannot be read or decoded."""
+    """The image of a file as RGB. Raises PerceptionError when it cannot be read or decoded."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -98,26 +101,25 @@ def read(path: Path) -> Image:
 
 
 def decode(data: bytes | NDArray[np.uint8], name: str, width: int | None = None) -> Image:
-    """The picture in `data` as RGB, turned upright where it says how it was held.
+    """The image encoded in `data` as RGB, rotated as its EXIF orientation says.
 
-    Gray becomes RGB, an alpha channel is dropped, 16 bits are scaled to 8. `name` is what errors call
-    it; `width` as in `from_message`. Raises PerceptionError when it cannot be decoded or holds
-    floating-point values.
+    Gray becomes RGB, an alpha channel is dropped, 16 bits are scaled to 8; `name` and `width` as in
+    `from_message`. Raises PerceptionError when it cannot be decoded or has floating-point values.
     """
     encoded = np.frombuffer(data, np.uint8)
-    picture = None
+    decoded = None
     if width is not None and encoded[:2].tobytes() == JPEG:
         reduced = (cv2.imdecode(encoded, flag) for flag in REDUCED)
-        picture = next((small for small in reduced if small is not None and small.shape[1] >= width), None)
-    if picture is None and encoded.size:
+        decoded = next((small for small in reduced if small is not None and small.shape[1] >= width), None)
+    if decoded is None and encoded.size:
         # Not IMREAD_COLOR_RGB: OpenCV 5.0.0 reads 16-bit TIFF wrong with it.
-        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if picture is None:
-        raise PerceptionError(f"{name} cannot be decoded: it is damaged, cut off or not a picture")
-    if picture.dtype == np.uint16:
-        picture = cv2.convertScaleAbs(picture, alpha=255.0 / 65535.0)
-    if picture.dtype != np.uint8:
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if decoded is None:
+        raise PerceptionError(f"{name} cannot be decoded: it is damaged, cut off or not an image")
+    if decoded.dtype == np.uint16:
+        decoded = cv2.convertScaleAbs(decoded, alpha=255.0 / 65535.0)
+    if decoded.dtype != np.uint8:
         raise PerceptionError(
-            f"{name} holds {picture.dtype} values, which have no fixed range: give 8 or 16 bits per channel"
+            f"{name} holds {decoded.dtype} values, which have no fixed range: give 8 or 16 bits per channel"
         )
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -30,10 +30,10 @@ def _find(source: Path) -> list[str]:
     return [] if folder is None else [str(folder)]
 
 
-def _labels_folder(pictures: Path) -> Path | None:
+def _labels_folder(image_dir: Path) -> Path | None:
     """The folder with the .txt files of these images, if there are any."""
-    folders = [pictures]
-    parts = list(pictures.resolve().parts)
+    folders = [image_dir]
+    parts = list(image_dir.resolve().parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
         folders.append(Path(*parts[:last], "labels", *parts[last + 1 :]))
@@ -47,26 +47,26 @@ def _label_files(folder: Path) -> list[Path]:
 @contextmanager
 def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSource]:
     """`labels` is the folder of the .txt files, or the file of the names."""
-    pictures, given = base.image_folder(source), Path(labels)
+    image_dir, given = base.image_folder(source), Path(labels)
     if given.is_dir():
-        folder, names_file = given, _names_file(given, pictures)
+        folder, names_file = given, _names_file(given, image_dir)
     else:
-        folder, names_file = _labels_folder(pictures) or pictures, given
+        folder, names_file = _labels_folder(image_dir) or image_dir, given
     names = _read_names(names_file)
     files = {file.stem: file for file in _label_files(folder)}
-    found = image_files(str(pictures))
+    found = image_files(str(image_dir))
     if not files or not found:
-        missing = f"images in {pictures}" if files else f"labels (.txt) in {folder}"
+        missing = f"images in {image_dir}" if files else f"labels (.txt) in {folder}"
         raise PerceptionError(f"there are no {missing}")
     if without_image := set(files) - {path.stem for path in found}:
         raise PerceptionError(
-            f"{folder} has labels of images that are not in {pictures}: "
+            f"{folder} has labels of images that are not in {image_dir}: "
             f"{base.listed(f'{stem}.txt' for stem in without_image)}"
         )
     truth = {stem: _read_truth(file, names, names_file) for stem, file in files.items()}
     empty = sum(path.stem not in files for path in found)
     yield base.LabelledSource(
-        f"images {pictures}, labels {folder}",
+        f"images {image_dir}, labels {folder}",
         tuple(dict.fromkeys(names.values())),
         len(found),
         (
@@ -77,9 +77,9 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
     )
 
 
-def _names_file(folder: Path, pictures: Path) -> Path:
+def _names_file(folder: Path, image_dir: Path) -> Path:
     """The file of the names: in the folder of the labels or of the images, or up to two above."""
-    places = [folder, pictures, folder.parent, pictures.parent, folder.resolve().parent.parent]
+    places = [folder, image_dir, folder.parent, image_dir.parent, folder.resolve().parent.parent]
     found = [place / name for place in places for name in NAMES_FILES if (place / name).is_file()]
     if not found:
         raise PerceptionError(

@@ -33,7 +33,7 @@ def open_recording(folder: Path, rate: float, *, optional: Collection[str] = ())
     Args:
         folder: the folder of the results.
         rate: frames per second of the source.
-        optional: results wanted beside the usual ones, by name.
+        optional: additional results, by name.
 
     Raises:
         PerceptionError: something cannot be written, here or in any method.
