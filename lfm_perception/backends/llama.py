@@ -1,6 +1,6 @@
 """The `llama` backend in a thread of this process: llama.cpp and its mtmd library.
 
-The thread makes every call into llama.cpp: loading, encoding, decoding, freeing (see `engine.engine`).
+The thread makes every call into llama.cpp: loading, encoding, decoding, freeing (see `engine/engine.py`).
 """
 
 from __future__ import annotations
