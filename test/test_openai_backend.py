@@ -31,7 +31,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.backends.openai import LARGEST_ANSWER, OpenaiVlm, ServerError
+from lfm_perception.backends.openai import OpenaiVlm
+from lfm_perception.backends.openai_transport import MAX_RESPONSE_BYTES, ServerError
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
@@ -262,23 +263,23 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "slow": (hang, "gave no answer within 0.5 s"),
     "dripping": (drip, "gave no answer within 0.5 s"),
     "dripping its head": (drip_head, "gave no answer within 0.5 s"),
-    "hanging up": (hang_up, "broke off or does not speak HTTP"),
-    "breaking off": (break_off, "broke off or does not speak HTTP"),
-    "another protocol": (no_http, "broke off or does not speak HTTP"),
+    "hanging up": (hang_up, "closed the connection or does not speak HTTP"),
+    "breaking off": (break_off, "closed the connection or does not speak HTTP"),
+    "another protocol": (no_http, "closed the connection or does not speak HTTP"),
     "in trouble": (say(500, b"out of memory"), "answered 500: 'out of memory'"),
     "overloaded": (say(503, b'{"error": {"message": "loading model"}}'), "answered 503: 'loading model'"),
     "too many requests": (say(429, b""), "answered 429: ''"),
     "wrong request": (say(400, b'{"detail": "no images here"}'), "answered 400: 'no images here'"),
     "not found": (say(404, b"<html>\n  Not Found</html>"), "answered 404: '<html> Not Found</html>'"),
-    "wants a key": (say(401, b""), "wants another key than openai.key_variable names"),
-    "redirect": (say(302, b"", Location="http://elsewhere/v1"), "points to 'http://elsewhere/v1'"),
+    "wants a key": (say(401, b""), "authentication failed (401): name its API key in openai.key_variable"),
+    "redirect": (say(302, b"", Location="http://elsewhere/v1"), "redirects to 'http://elsewhere/v1'"),
     "endless redirect": (say(308, b"", Location="/v1/chat/completions"), "give the final address"),
-    "nonsense": (say(200, b"\xff\xfe\x00nonsense"), "what is not JSON"),
-    "a web page": (say(200, b"<!DOCTYPE html><html>"), "what is not JSON: '<!DOCTYPE html><html>'"),
-    "half JSON": (say(200, completion(BOX)[:70]), "what is not JSON"),
-    "deep JSON": (say(200, b"[" * 100_000), "what is not JSON"),
-    "10 MB": (say(200, completion("x" * 10_000_000)), f"more than {LARGEST_ANSWER >> 20} MB"),
-    "no object": (say(200, b"[]"), "JSON that is no object"),
+    "nonsense": (say(200, b"\xff\xfe\x00nonsense"), "invalid JSON"),
+    "a web page": (say(200, b"<!DOCTYPE html><html>"), "invalid JSON: '<!DOCTYPE html><html>'"),
+    "half JSON": (say(200, completion(BOX)[:70]), "invalid JSON"),
+    "deep JSON": (say(200, b"[" * 100_000), "invalid JSON"),
+    "10 MB": (say(200, completion("x" * 10_000_000)), f"more than {MAX_RESPONSE_BYTES >> 20} MB"),
+    "no object": (say(200, b"[]"), "JSON that is not an object"),
     "no choices": (say(200, b'{"choices": []}'), "answered without text"),
     "no content": (say(200, completion(None)), "answered without text"),
     "a refusal in words": (say(200, completion("I cannot see.")), "no list of objects: 'I cannot see.'"),
@@ -286,7 +287,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_the_server_does_the_caller_gets_a_sentence_in_time(fault: str, frame: Frame) -> None:
+def test_every_fault_of_the_server_is_an_error_before_the_deadline(fault: str, frame: Frame) -> None:
     reply, said = FAULTS[fault]
     with serving(reply) as server, client(server.url) as vlm:
         for _ in range(2):
@@ -307,7 +308,7 @@ def test_whatever_the_server_does_the_caller_gets_a_sentence_in_time(fault: str,
         assert vlm.health().ready
 
 
-def test_a_server_that_is_down_is_told_at_the_start_and_used_once_it_is_there(frame: Frame) -> None:
+def test_a_server_that_is_down_at_the_start_is_notified_and_used_later(frame: Frame) -> None:
     with serving(GOOD) as server:
         url = server.url
     told: list[str] = []
@@ -323,7 +324,7 @@ def test_a_server_that_is_down_is_told_at_the_start_and_used_once_it_is_there(fr
         assert time.monotonic() - started < BUDGET_S + SLACK_S
 
 
-def test_a_server_that_fails_once_is_asked_again_in_the_same_time(frame: Frame) -> None:
+def test_a_failed_request_is_retried_within_the_timeout(frame: Frame) -> None:
     fail = say(500, b"")
 
     def reply(handler: _Handler) -> None:
@@ -339,7 +340,7 @@ def test_a_server_that_fails_once_is_asked_again_in_the_same_time(frame: Frame) 
             assert len(server.requests) == 5
 
 
-def test_a_refused_request_is_not_repeated(frame: Frame) -> None:
+def test_a_refused_request_is_not_retried(frame: Frame) -> None:
     with serving(say(400, b"no")) as server, client(server.url, openai__retries=5) as vlm:
         with pytest.raises(ServerError):
             vlm.describe(frame, FIND, PLAN)
@@ -356,7 +357,7 @@ def test_a_connection_that_idled_too_long_is_made_anew(frame: Frame) -> None:
             assert vlm.describe(frame, FIND, PLAN).detections
 
 
-def test_a_question_is_taken_back_while_the_server_thinks(frame: Frame) -> None:
+def test_a_request_in_flight_can_be_cancelled(frame: Frame) -> None:
     with serving(hang) as server, client(server.url) as vlm:
         threading.Timer(0.2, vlm.cancel).start()
         started = time.monotonic()
@@ -428,7 +429,7 @@ def test_the_schema_follows_the_dialect() -> None:
     assert "response_format" not in asked(FIND, PLAN, openai__constraint="none")
 
 
-def test_a_server_is_held_to_json_in_the_best_way_that_it_takes(frame: Frame) -> None:
+def test_the_strictest_response_format_that_the_server_supports_is_used(frame: Frame) -> None:
     def reply(handler: _Handler) -> None:
         kind = server.requests[-1][2].get("response_format", {}).get("type")
         refusal = b'{"error": {"message": "body.response_format.type: unknown"}}'
@@ -474,21 +475,24 @@ def test_the_key_comes_from_the_environment(frame: Frame, monkeypatch: pytest.Mo
         refused = client(server.url, openai__key_variable="FLEET_KEY")
         with refused as vlm, pytest.raises(ServerError) as failure:
             vlm.describe(frame, FIND, PLAN)
+        assert "authentication failed (401): check $FLEET_KEY" in str(failure.value)
         assert "s3cret" not in str(failure.value)
 
 
-def test_a_key_is_never_sent_in_the_clear_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_key_is_never_sent_unencrypted_and_a_missing_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FLEET_KEY", "s3cret")
-    with pytest.raises(PerceptionError, match="FLEET_KEY in the clear: use https"):
+    with pytest.raises(PerceptionError, match="FLEET_KEY unencrypted: use https"):
         OpenaiVlm(chosen("http://fleet.example/v1", openai__key_variable="FLEET_KEY"))
     monkeypatch.delenv("FLEET_KEY")
-    with pytest.raises(PerceptionError, match="no such variable in the environment"):
+    with pytest.raises(PerceptionError, match="FLEET_KEY, which is not set"):
         OpenaiVlm(chosen("https://fleet.example/v1", openai__key_variable="FLEET_KEY"))
 
 
 def test_a_redirect_is_not_followed(frame: Frame) -> None:
     with serving(GOOD) as other, serving(say(307, b"", Location=other.url)) as server:
-        with client(server.url) as vlm, pytest.raises(ServerError, match="points to"):
+        with client(server.url) as vlm, pytest.raises(ServerError, match="redirects to"):
             vlm.describe(frame, FIND, PLAN)
         assert other.requests == []
 
@@ -505,7 +509,7 @@ def test_a_redirect_is_not_followed(frame: Frame) -> None:
         "http://f:x/",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(PerceptionError, match=r"openai\.url"):
         OpenaiVlm(chosen(url))
 
@@ -537,12 +541,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_server_must_prove_who_it_is(certificate: Path, frame: Frame, tmp_path: Path) -> None:
+def test_the_certificate_of_the_server_is_verified(certificate: Path, frame: Frame, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with serving(GOOD, context) as server:
         url = server.url.replace("http:", "https:")
-        no_proof = r"does not prove who it is .* openai\.ca_file"
+        no_proof = r"certificate verification of .* failed .* openai\.ca_file"
         with client(url) as vlm, pytest.raises(ServerError, match=no_proof):
             vlm.describe(frame, FIND, PLAN)
         with client(url, openai__ca_file=str(certificate)) as vlm:
@@ -577,7 +581,7 @@ def pieces(*tokens: tuple[str | bytes, float]) -> dict[str, Any]:
     return {"content": content}
 
 
-def test_scores_come_from_the_probabilities_where_the_server_tells_them() -> None:
+def test_scores_come_from_log_probabilities_where_the_server_returns_them() -> None:
     opening, label, between, numbers, end = '[{"label": "', "bøx", '", "bbox": [', "0.1, 0.2, 0.3, 0.4", "]}]"
     text = opening + label + between + numbers + end
     raw = label.encode()
