@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from rosbags.typesys import Stores, get_typestore
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
-from lfm_perception.media import images
+from lfm_perception.media import images, sources
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.media.sinks import AnnotatedFrame, open_recording
 from lfm_perception.media.sinks.bag import BAG
+from lfm_perception.media.sinks.base import Sink
 from lfm_perception.media.sources import open_source
 from lfm_perception.scene import CoordinateStd, Detection, Frame, Image, Scene, Track, Usage, Velocity
 from lfm_perception.scene_json import SCHEMA, scene_to_json
@@ -618,3 +620,30 @@ def test_the_bag_holds_messages_with_the_type_hashes_of_ros(tmp_path: Path) -> N
     assert json.loads(received["/scene"][1][1].data)["index"] == 1
     overlay = images.decode(received["/overlay/compressed"][0][1].data, "overlay")
     assert overlay.shape[1] == 640
+
+
+def test_a_new_sink_and_a_new_source_register_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sink, "KINDS", dict(Sink.KINDS))
+    monkeypatch.setattr(sources.base, "KINDS", list(sources.base.KINDS))
+    monkeypatch.setattr(sources, "KINDS", sources.base.KINDS)
+
+    class Counter(Sink, file="count.txt"):
+        count = 0
+
+        def write(self, annotated: AnnotatedFrame) -> None:
+            self.count += 1
+
+        def finish(self, summary: Mapping[str, Any]) -> None:
+            self._path.write_text(str(self.count))
+
+    @contextmanager
+    def black(text: str, options: sources.base.SourceOptions) -> Iterator[sources.Source]:
+        yield sources.Source(text, iter([Frame(np.zeros((4, 4, 3), np.uint8), 0)]), 1.0)
+
+    sources.base.register(sources.base.SourceKind(9, "black", "black".__eq__, black))
+    write_results(tmp_path, frames=3)
+    assert (tmp_path / "count.txt").read_text() == "3"
+    assert [frame.width for frame in read("black")] == [4]
+    assert "a rosbag2 or black" in failure("missing.mp4")

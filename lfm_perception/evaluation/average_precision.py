@@ -18,18 +18,32 @@ from lfm_perception.evaluation.detection import LabelledBox, Scenes
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AveragePrecision:
     """Average precision of one label, or the mean of several.
 
-    `overall`: mean over the IoU thresholds 0.5, 0.55, ... 0.95; `at_50` and `at_75`: at one of them.
-    `curve`: precision at each of `RECALLS`, at an IoU of 0.5.
+    `precision` has shape (10, 101): at the IoU thresholds 0.5, 0.55, ... 0.95 and each of `RECALLS`.
     """
 
-    overall: float
-    at_50: float
-    at_75: float
-    curve: tuple[float, ...]
+    precision: NDArray[np.float64]
+
+    @property
+    def overall(self) -> float:
+        """Mean over all IoU thresholds."""
+        return float(self.precision.mean())
+
+    @property
+    def at_50(self) -> float:
+        return float(self.precision[0].mean())
+
+    @property
+    def at_75(self) -> float:
+        return float(self.precision[5].mean())
+
+    @property
+    def curve(self) -> list[float]:
+        """Precision at each of `RECALLS`, at an IoU of 0.5."""
+        return [float(value) for value in self.precision[0]]
 
 
 def require_pycocotools() -> None:
@@ -75,19 +89,12 @@ def average_precision(scenes: Scenes) -> dict[str, AveragePrecision]:
         evaluation.accumulate()
     # shape (10 IoU thresholds, 101 recalls, labels): all areas, at most 100 detections
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return {label: _of_curves(precision[:, :, index]) for label, index in categories.items()}
+    return {label: AveragePrecision(precision[:, :, index]) for label, index in categories.items()}
 
 
 def mean_precision(by_label: Sequence[AveragePrecision]) -> AveragePrecision | None:
     """The mean over labels, each with the same weight; None without any."""
-    if not by_label:
-        return None
-    return AveragePrecision(
-        overall=float(np.mean([each.overall for each in by_label])),
-        at_50=float(np.mean([each.at_50 for each in by_label])),
-        at_75=float(np.mean([each.at_75 for each in by_label])),
-        curve=tuple(np.mean([each.curve for each in by_label], axis=0).tolist()),
-    )
+    return AveragePrecision(np.mean([each.precision for each in by_label], axis=0)) if by_label else None
 
 
 def _annotation(item: LabelledBox, category: int) -> dict[str, Any]:
@@ -99,9 +106,3 @@ def _annotation(item: LabelledBox, category: int) -> dict[str, Any]:
         "iscrowd": 0,
         "score": getattr(item, "score", 1.0),
     }
-
-
-def _of_curves(curves: NDArray[np.float64]) -> AveragePrecision:
-    """`curves`: precision at each IoU threshold and recall, shape (10, 101)."""
-    means = curves.mean(axis=1)
-    return AveragePrecision(float(means.mean()), float(means[0]), float(means[5]), tuple(curves[0].tolist()))
