@@ -1,8 +1,7 @@
 """GGUF files of LFM2.5-VL-450M in shape, with random weights, made on first use.
 
-411 MB (a Q4_0 language model as it is published, a bf16 vision file), kept under
-${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. What such a model answers is noise; sizes, times and
-memory are real.
+411 MB (a Q4_0 language model as published, a bf16 vision file), kept under
+${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. The answers are noise; sizes, times and memory are real.
 """
 
 from __future__ import annotations
@@ -105,23 +104,23 @@ def _norms() -> Iterator[tuple[str, int]]:
 
 
 def _q4_0(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Random blocks of 32 weights (scale, 16 bytes of nibbles) with a spread of 1 / sqrt(columns)."""
+    """Random blocks of 32 weights (scale, 16 bytes of nibbles) with standard deviation 1 / sqrt(columns)."""
     blocks = rng.integers(0, 256, (rows, columns // 32, 18), dtype=np.uint8)
-    scale = np.float16(1.0 / (4.6 * columns**0.5))  # 4.6: the spread of a random nibble
+    scale = np.float16(1.0 / (4.6 * columns**0.5))  # 4.6: standard deviation of a random nibble
     blocks[..., :2] = np.frombuffer(scale.tobytes(), dtype=np.uint8)
     return blocks.reshape(rows, -1)
 
 
 def _q6_k(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Random blocks of 256 weights (192 bytes of 6-bit numbers, 16 scales, their scale), likewise."""
+    """Random blocks of 256 weights (192 bytes of 6-bit numbers, 16 scales, their scale), as in `_q4_0`."""
     blocks = rng.integers(0, 256, (rows, columns // 256, 210), dtype=np.uint8)
     blocks[..., 192:208] = 8
-    scale = np.float16(1.0 / (8 * 18.5 * columns**0.5))  # 18.5: the spread of 6 random bits
+    scale = np.float16(1.0 / (8 * 18.5 * columns**0.5))  # 18.5: standard deviation of 6 random bits
     blocks[..., 208:] = np.frombuffer(scale.tobytes(), dtype=np.uint8)
     return blocks.reshape(rows, -1)
 
 
-# --- its vocabulary: LFM2's special tokens and way of cutting, invented words ---------------------------
+# --- the vocabulary: LFM2's special tokens and pre-tokenizer, invented words ----------------------------
 
 _NAMED = {
     0: "<|pad|>",
@@ -164,7 +163,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 
 def _everyday() -> list[str]:
-    """The pieces of prompts and answers, each of which the real vocabulary has as one token."""
+    """The pieces of prompts and answers that are single tokens in the real vocabulary."""
     objects = [(label, Box(0.1, 0.2, 0.3, 0.4)) for label in LABELS]
     texts = ["user\n", "assistant\n", "system\n", CAPTION.user]
     for dialect in DIALECTS.values():

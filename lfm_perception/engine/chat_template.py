@@ -18,6 +18,7 @@ TURN_END = SpecialToken("<|im_end|>")
 IMAGE_START = SpecialToken("<|image_start|>")
 IMAGE_END = SpecialToken("<|image_end|>")
 THUMBNAIL = SpecialToken("<|img_thumbnail|>")
+REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, THUMBNAIL)
 
 
 @dataclass(frozen=True, slots=True)

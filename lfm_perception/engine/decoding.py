@@ -8,7 +8,7 @@ Sampling follows llama.cpp's order, on the allowed tokens only: repetition penal
 temperature; temperature 0 takes the likeliest token. The penalty covers the tokens decided in this answer.
 
 The log-probability of a decision is that of the model's own distribution, over all tokens and at
-temperature 1: it is low where the grammar excluded what the model preferred. Forced tokens have 0.
+temperature 1: it is low where the grammar excluded the model's choice. Forced tokens have 0.
 """
 
 from __future__ import annotations

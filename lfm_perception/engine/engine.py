@@ -17,13 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lfm_perception.answers import parse
-from lfm_perception.engine.chat_template import (
-    IMAGE_END,
-    IMAGE_START,
-    THUMBNAIL,
-    apply_chat_template,
-    tile_markers,
-)
+from lfm_perception.engine.chat_template import REQUIRED_TOKENS, apply_chat_template, tile_markers
 from lfm_perception.engine.cores import CoreMonitor
 from lfm_perception.engine.decoding import DecodedAnswer, Sampler, decode_boxes, decode_text
 from lfm_perception.engine.grammar import Grammar
@@ -80,7 +74,7 @@ class Engine:
         if not self._model:
             raise llama_error(f"llama.cpp cannot load {model}")
         self.vocabulary = Vocabulary(self._model)
-        for special in (IMAGE_START, IMAGE_END, THUMBNAIL):
+        for special in REQUIRED_TOKENS:
             self.vocabulary.special_token(special)
 
         threads = settings.engine.n_threads or monitor.free_cores()
@@ -110,7 +104,7 @@ class Engine:
             raise
 
     def begin(self, stop: StopRequest) -> None:
-        """Let `stop` end what is computed from now on."""
+        """Let `stop` end all computation from now on."""
         self._stop = stop
         self.kv_cache.abort_on(stop)
 

@@ -125,10 +125,10 @@ class _Reader:
         begin = self._skip(self._integer("Q"), "a text")
         return self._data[begin : self._position].decode()
 
-    def _skip(self, length: int, what: str) -> int:
+    def _skip(self, length: int, name: str) -> int:
         """Advance by so many bytes. Returns: the position before them."""
         if self._position + length > len(self._data):
-            raise self._damaged(f"{what} reaches beyond its end")
+            raise self._damaged(f"{name} reaches beyond its end")
         begin, self._position = self._position, self._position + length
         return begin
 

@@ -21,7 +21,7 @@ _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7  # GGUF types
 def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha256: str = "") -> None:
     """Refuse a pair of files that does not make an LFM2-VL model. Empty checksums are not compared.
 
-    Raises PerceptionError with what is wrong, in which file, and what to do.
+    Raises PerceptionError that names the file, the problem and the way out.
     """
     language, vision = read_header(model), read_header(mmproj)
     _check_sha256(model, model_sha256)
@@ -55,7 +55,7 @@ def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha2
 def check_adapter(adapter: Path, model: Path, *, sha256: str = "") -> None:
     """Refuse a file that is no LoRA adapter of this language model. An empty checksum is not compared.
 
-    Raises PerceptionError with what is wrong, and what to do.
+    Raises PerceptionError that names the problem and the way out.
     """
     header = read_header(adapter)
     _check_sha256(adapter, sha256)
@@ -87,7 +87,7 @@ def _check_sha256(path: Path, expected: str) -> None:
 
 
 def _check_language(header: Header) -> None:
-    """Refuse what llama.cpp would load as a language model and then abort the process on."""
+    """Refuse a language model that llama.cpp would load and then abort the process on."""
     _check_epsilon(header, "lfm2.attention.layer_norm_rms_epsilon")
     _check_vectors(header)
     layers = header.metadata.get("lfm2.block_count")

@@ -120,17 +120,9 @@ class _Batch:
 
 
 class KvCache:
-    """The memory of a loaded model. For one thread.
+    """The memory of a loaded model, whose logits have `vocabulary_size` entries. For one thread.
 
-    Args:
-        model: handle of the loaded model.
-        vocabulary_size: number of logits per position.
-        settings: context size, batch size and flash attention.
-        threads: CPU threads for all batches until `set_threads`.
-
-    Raises:
-        PerceptionError: llama.cpp cannot make the context; also from `prefill` and `decode`, when it cannot
-            compute a batch.
+    Raises PerceptionError when llama.cpp cannot make the context or compute a batch.
     """
 
     def __init__(self, model: Any, vocabulary_size: int, settings: EngineSettings, threads: int) -> None:
@@ -145,8 +137,7 @@ class KvCache:
         if not self._context:
             raise llama_error(f"llama.cpp cannot make a context of {settings.n_ctx} tokens")
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._vocabulary_size = vocabulary_size
-        self._n_batch = settings.n_batch
+        self._vocabulary_size, self._n_batch = vocabulary_size, settings.n_batch
         self._stop = StopRequest()
         self._length = 0
         self._prefix: list[tuple[PromptPart, Checkpoint]] = []
@@ -258,8 +249,7 @@ class KvCache:
     def _rollback(self, batch: _Batch) -> _Batch:
         """Roll back the tokens from the batch's start on.
 
-        Returns: the batch to decode now: with the accepted tokens of the last batch before it, where a
-        checkpoint had to be restored.
+        Returns: the batch with the tokens before it that a restored checkpoint needs decoded again.
         """
         last = self._last
         rejected = last.end - batch.start

@@ -60,13 +60,7 @@ def _measure(kv_cache: KvCache, size: int) -> float:
 
 
 class ThreadTuner:
-    """Lowers and raises the number of threads by the measured slowdown of batches.
-
-    Args:
-        kv_cache: its batches are observed, its threads are set.
-        latency: expected cost of each batch.
-        threads: initial and maximum number of threads.
-    """
+    """Sets the threads of a KV cache, at most `threads`, by the slowdown of its batches against `latency`."""
 
     def __init__(self, kv_cache: KvCache, latency: LatencyModel, threads: int) -> None:
         self._kv_cache, self._latency = kv_cache, latency

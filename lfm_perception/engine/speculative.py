@@ -50,9 +50,7 @@ of these tokens cost when they are left out of the batch."""
 class Speculator:
     """Proposes draft tokens for the answers of one grammar and learns their acceptance rates.
 
-    Args:
-        grammar: the automaton of the answers.
-        batch_cost: seconds of a batch of so many tokens.
+    `batch_cost(n)` are the seconds of a batch of n tokens.
     """
 
     def __init__(self, grammar: Grammar, batch_cost: Callable[[int], float]) -> None:
@@ -74,10 +72,7 @@ class Speculator:
         self._next_object, self._close = _fork(grammar, [one, one], [one])
 
     def start(self, draft: Draft | None) -> DraftState:
-        """The state of a draft at the beginning of an answer; None: no draft.
-
-        Objects that the grammar does not allow are followed as far as it does.
-        """
+        """The state of a draft at the beginning of an answer; objects end early where the grammar does."""
         self._verified.clear()
         paths = None if draft is None else tuple(self._path(found) for found in draft)
         return DraftState(paths, (0.0,) * len(draft or ()))
@@ -101,8 +96,7 @@ class Speculator:
     def verify(self, state: State, token: int, draft: DraftState) -> None:
         """Learn from a decision whether the draft token is accepted."""
         place = state, draft.paths is None
-        draft_token = self.draft(state, draft)
-        if draft_token is not None:
+        if (draft_token := self.draft(state, draft)) is not None:
             accepted = draft_token == token
             _observe(self._acceptance_rates, place, accepted, _INITIAL_ACCEPTANCE_RATE)
             self.acceptance_rate += _SMOOTHING * (accepted - self.acceptance_rate)
@@ -201,11 +195,7 @@ def _best_proposal(
 
 
 class TextSpeculator:
-    """Proposes draft tokens of free text from the previous answer to the same question.
-
-    Args:
-        batch_cost: seconds of a batch of so many tokens.
-    """
+    """Proposes draft tokens of free text from the previous answer to the same question."""
 
     def __init__(self, batch_cost: Callable[[int], float]) -> None:
         self.acceptance_rate = _INITIAL_ACCEPTANCE_RATE
@@ -222,8 +212,7 @@ class TextSpeculator:
 
     def verify(self, tokens: Sequence[int], token: int) -> None:
         """Learn from the token after these whether the draft token is accepted."""
-        draft_token = self.draft(tokens)
-        if draft_token is not None:
+        if (draft_token := self.draft(tokens)) is not None:
             self.acceptance_rate += _SMOOTHING * ((draft_token == token) - self.acceptance_rate)
 
     def propose(self, tokens: Sequence[int], known: int, room: int) -> Proposal:

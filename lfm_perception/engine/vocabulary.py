@@ -51,13 +51,10 @@ class Vocabulary:
 
     def encode(self, parts: Iterable[str]) -> list[int]:
         """The tokens of a prompt's parts: special tokens for each `SpecialToken`, else plain text."""
-        return [
-            token
-            for part in parts
-            for token in (
-                [self.special_token(part)] if isinstance(part, SpecialToken) else self.tokenize(part)
-            )
-        ]
+        tokens: list[int] = []
+        for part in parts:
+            tokens += [self.special_token(part)] if isinstance(part, SpecialToken) else self.tokenize(part)
+        return tokens
 
     @cached_property
     def name_tokens(self) -> NameTokens:
