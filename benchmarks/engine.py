@@ -3,12 +3,12 @@
     python benchmarks/engine.py [--sizes 256x128 256x256 512x512] [--objects 1 3 8] [--threads 1 2]
                                 [--rounds 7] [--gpu-layers 0] [--out benchmarks/results]
 
-`naive` is plain llama.cpp: prefill of the whole prompt for every frame, then decoding token by token. The other
-rows add the engine's optimizations one at a time: prefix cache, forced tokens in one batch, speculative decoding.
-`all` is the engine as it runs, with drafts that are right, half right (two sides of each box are wrong), wrong
-or absent. Every round measures every row once, on a frame of its own, and all rows of a round give the same
-answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed and sampled as
-always, then the dictated token is taken.
+`naive` is plain llama.cpp: prefill of the whole prompt for every frame, then decoding token by token. The
+other rows add the engine's optimizations one at a time: prefix cache, forced tokens in one batch, speculative
+decoding. `all` is the engine as it runs, with drafts that are right, half right (two sides of each box are
+wrong), wrong or absent. Every round measures every row once, on a frame of its own, and all rows of a round
+give the same answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed and
+sampled as always, then the dictated token is taken.
 
 Writes engine.json and engine.svg.
 """

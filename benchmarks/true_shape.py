@@ -1,7 +1,8 @@
 """GGUF files of LFM2.5-VL-450M in shape, with random weights, made on first use.
 
 411 MB (a Q4_0 language model as published, a bf16 vision file), kept under
-${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. The answers are noise; sizes, times and memory are real.
+${XDG_CACHE_HOME:-~/.cache}/lfm_perception/true_shape. The answers are noise; sizes, times and memory
+are real.
 """
 
 from __future__ import annotations
