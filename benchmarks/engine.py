@@ -7,8 +7,8 @@
 other rows add the engine's optimizations one at a time: prefix cache, forced tokens in one batch, speculative
 decoding. `all` is the engine as it runs, with drafts that are right, half right (two sides of each box are
 wrong), wrong or absent. Every round measures every row once, on a frame of its own, and all rows of a round
-give the same answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed and
-sampled as always, then the dictated token is taken.
+give the same answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed
+and sampled as always, then the dictated token is taken.
 
 Writes engine.json and engine.svg.
 """
