@@ -1,11 +1,11 @@
-"""What it gains to move the tracks with the camera: sequences of the demo world, more and more of a swing.
+"""Effect of ego-motion compensation on tracking: sequences of the demo world with more and more camera pan.
 
     python benchmarks/camera_motion.py [--sequences 4] [--boxes noisy] [--out FILE]
 
-Every film is followed with the motion of the camera left alone, told automatically and taken always
-(`tracker.camera_motion_compensation`), by the protocol `sparse-late`. `--boxes`: the truth with the noise of
-a vision-language model, the truth itself (clean), or what the demo model sees. HOTA, IDF1, and the median
-error of the speed of what moves, in per cent of it.
+Every sequence is tracked with compensation off, auto and on (`tracker.camera_motion_compensation`), by the
+protocol `sparse-late`. `--boxes`: the ground truth with the noise of a vision-language model, without noise
+(clean), or the detections of the demo model. Prints HOTA, IDF1, and the median velocity error of moving
+objects, in per cent of their speed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lfm_perception.settings import Settings
 
 MODES = ("off", "auto", "on")
 FIRST_SEED = 400
-"""Sequences that nothing was tuned on: the tracker's settings were chosen on seeds below."""
+"""First seed of sequences that nothing was tuned on: the tracker's settings were chosen on lower seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Row:
     mode: str
     hota: float
     idf1: float
-    switches: float
-    speed_error: float
-    speeds_judged: int
+    id_switches: float
+    velocity_error: float
+    velocities_compared: int
 
 
 def compare(pan: float, sequences: int, seconds: float, boxes: str) -> list[Row]:
@@ -74,18 +74,18 @@ def compare(pan: float, sequences: int, seconds: float, boxes: str) -> list[Row]
 def _row(pan: float, mode: str, runs: Sequence[DemoRun]) -> Row:
     metrics = mean_metrics([evaluate_tracks({run.sequence.name: (run.sequence, run.tracks)}) for run in runs])
     errors = [error for run in runs for error in run.velocity_errors]
-    speed_error = 100.0 * float(np.median(errors)) if errors else float("nan")
-    return Row(pan, mode, metrics.hota, metrics.idf1, metrics.id_switches, speed_error, len(errors))
+    velocity_error = 100.0 * float(np.median(errors)) if errors else float("nan")
+    return Row(pan, mode, metrics.hota, metrics.idf1, metrics.id_switches, velocity_error, len(errors))
 
 
 def table(rows: Sequence[Row]) -> Table:
     shown = Table(box=None, pad_edge=False)
-    for head in ("pan", "camera motion", "HOTA", "IDF1", "switches", "speed off by, %", "of"):
+    for head in ("pan", "camera motion", "HOTA", "IDF1", "IDSW", "velocity error, %", "of"):
         shown.add_column(head, justify="right")
     for row in rows:
         shown.add_row(
-            f"{row.pan:g}", row.mode, f"{row.hota:.1f}", f"{row.idf1:.1f}", f"{row.switches:.1f}",
-            f"{row.speed_error:.1f}", str(row.speeds_judged),
+            f"{row.pan:g}", row.mode, f"{row.hota:.1f}", f"{row.idf1:.1f}", f"{row.id_switches:.1f}",
+            f"{row.velocity_error:.1f}", str(row.velocities_compared),
         )  # fmt: skip
     return shown
 

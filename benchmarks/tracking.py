@@ -1,16 +1,16 @@
-"""The tracker beside others, on the same detections, in one run.
+"""Comparison of the tracker with others, on the same detections.
 
     pip install trackers && pip install --no-deps norfair      (norfair asks for an older numpy than it needs)
     python benchmarks/tracking.py --out benchmarks/results/tracking.json
 
-Every peer gets each answer when it arrives and is asked at every frame what it shows, under the protocols of
-`lfm_perception.evaluation.tracking`, on TUD-Campus and TUD-Stadtmitte. None of them knows of delays or of
-frames that nobody looked at, so each is used in the way that suits it best: trackers that only name the
-detections given to them show their last boxes until the next answer; those that predict do so at every frame.
-Each is shown with its own defaults and once more showing tracks as soon as it can.
+Every tracker gets the detections when they arrive and predicts at every frame, under the protocols of
+`lfm_perception.evaluation.tracking`, on TUD-Campus and TUD-Stadtmitte. None of them
+knows latency or frames without inference, so each is used in the way that suits it best: trackers that only
+return the identities of detections hold their last boxes until the next ones; those that predict do so at
+every frame. Each is measured with its own defaults, and once more with tracks confirmed at once.
 
-`bound` is what no tracker can reach: it is told who is who and who is still there, leaves ghosts out, and
-fits the constant velocity that suits the measure best, over the last 2 to 8 detections.
+`bound` is an upper bound: it knows the identities and which objects are still there, has no false positives,
+and fits the constant velocity with the best metrics, over the last 2 to 8 detections.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.kalman import ConstantVelocityFilter
 
 Boxes = NDArray[np.float64]
-REMEMBERED_S = 1.2
-"""How long peers remember what they do not see: the same as our default."""
+MAX_AGE_S = 1.2
+"""Maximum age of the peers' coasting tracks: the same as our default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What a peer shows."""
+    """A box of a peer, with its identity."""
 
     track_id: int
     box: Box
@@ -101,7 +101,7 @@ class Sort:
         self, sequence: TrackingSequence, protocol: TrackingProtocol, *, coast: bool, min_hits: int
     ) -> None:
         self._coast, self._min_hits = coast, min_hits
-        self._forget = round(REMEMBERED_S * sequence.fps) if coast else 1
+        self._forget = round(MAX_AGE_S * sequence.fps) if coast else 1
         self._tracks: list[_SortTrack] = []
         self._given = 0
         self._fresh = False
@@ -263,25 +263,25 @@ PEERS: Mapping[str, Callable[[TrackingSequence, TrackingProtocol], EvaluatedTrac
 def informed(
     sequence: TrackingSequence, protocol: TrackingProtocol, seed: int, memory: int
 ) -> list[list[Labelled]]:
-    """What one would show who knows who is who, with a straight line through the last `memory` detections.
+    """Tracks with known identities, by a straight line through the last `memory` detections.
 
     Draws the same detections as `track_sequence`.
     """
     rng = random.Random(f"{seed} {sequence.name}")
     noise = random.Random(f"{seed} {sequence.name} noise")
-    looks = list(protocol.inferred_frames(len(sequence.frames), rng))
+    inferred = list(protocol.inferred_frames(len(sequence.frames), rng))
     seen: dict[int, list[tuple[int, Boxes]]] = defaultdict(list)
     shown = []
     for index, figures in enumerate(sequence.frames):
-        while looks and looks[0][1] <= index:
-            looked, _ = looks.pop(0)
-            for detection, identity in simulate_detections(sequence.frames[looked], protocol.noise, noise):
+        while inferred and inferred[0][1] <= index:
+            frame, _ = inferred.pop(0)
+            for detection, identity in simulate_detections(sequence.frames[frame], protocol.noise, noise):
                 if identity is not None:
-                    seen[identity].append((looked, detection.box.xyxy))
+                    seen[identity].append((frame, detection.box.xyxy))
         boxes: list[Labelled] = []
         for figure in figures:
             if points := seen[figure.identity][-memory:]:
-                times = np.array([looked for looked, _ in points], dtype=np.float64)
+                times = np.array([frame for frame, _ in points], dtype=np.float64)
                 degree = min(1, len(points) - 1)
                 line = np.polynomial.polynomial.polyfit(
                     times - index, np.array([b for _, b in points]), degree
@@ -291,14 +291,14 @@ def informed(
     return shown
 
 
-# --- all side by side ----------------------------------------------------------------------------------
+# --- comparison ----------------------------------------------------------------------------------
 
 
 OURS = "lfm_perception"
 
 
 def compare(protocol: TrackingProtocol, seeds: Sequence[int]) -> dict[str, TrackingMetrics]:
-    """Everybody's figures under one protocol, means over the seeds."""
+    """Metrics of all trackers under one protocol, means over the seeds."""
     sequences = read_tud()
     trackers = {OURS: lambda sequence, protocol: open_tracker(TrackerSettings()), **PEERS}
     figures = {
@@ -338,7 +338,7 @@ def compare(protocol: TrackingProtocol, seeds: Sequence[int]) -> dict[str, Track
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Median milliseconds: of showing where things are at a frame, and of taking in an answer."""
+    """Median milliseconds of a prediction at a camera frame, and of an update with detections."""
 
     camera_ms: float
     detection_ms: float
@@ -349,7 +349,7 @@ def times(
     tracks: int,
     answers: int = 60,
 ) -> Times:
-    """With so many objects that stand apart, seen in every answer, 10 frames shown after each."""
+    """Times with separate objects, all detected in every update, and 10 predictions after each."""
     protocol = TrackingProtocol("timing", stride=6, latency=6)
     side = int(np.ceil(np.sqrt(tracks)))
     sequence = TrackingSequence("timing", 25.0, 640, 480, ())
@@ -375,7 +375,7 @@ def times(
 
 
 def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
-    """Median microseconds for the filters of so many tracks: ours as arrays, filterpy's one by one."""
+    """Median microseconds for the filters of `tracks` tracks: ours as arrays, filterpy's one by one."""
     rng = np.random.default_rng(1)
     measured, noise = rng.uniform(0.0, 1.0, (tracks, 4)), np.full((tracks, 4), 1e-3)
     motion = ConstantVelocityFilter.from_measurements(measured, noise, np.ones(4))
@@ -383,7 +383,8 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
     single = [KalmanFilter(dim_x=8, dim_z=4) for _ in range(tracks)]
     for kalman in single:
         kalman.H = np.eye(4, 8)
-    transition, drift, spread = np.eye(8) + np.eye(8, k=4) * 0.03, np.eye(8) * 1e-5, np.eye(4) * 1e-3
+    transition = np.eye(8) + np.eye(8, k=4) * 0.03
+    process, measurement = np.eye(8) * 1e-5, np.eye(4) * 1e-3
 
     def median_us(work: Callable[[], object]) -> float:
         taken = []
@@ -395,10 +396,10 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
 
     return {
         "arrays_predict_us": median_us(lambda: motion.predict(0.03, process_noise)),
-        "arrays_fuse_us": median_us(lambda: motion.update(rows, measured, noise)),
-        "filterpy_predict_us": median_us(lambda: [k.predict(F=transition, Q=drift) for k in single]),
-        "filterpy_fuse_us": median_us(
-            lambda: [k.update(z, R=spread) for k, z in zip(single, measured, strict=True)]
+        "arrays_update_us": median_us(lambda: motion.update(rows, measured, noise)),
+        "filterpy_predict_us": median_us(lambda: [k.predict(F=transition, Q=process) for k in single]),
+        "filterpy_update_us": median_us(
+            lambda: [k.update(z, R=measurement) for k, z in zip(single, measured, strict=True)]
         ),
     }
 
@@ -406,7 +407,7 @@ def filters(tracks: int, repeats: int = 200) -> dict[str, float]:
 def table(title: str, figures: Mapping[str, TrackingMetrics], timing: Mapping[str, Times]) -> Table:
     shown = Table(title=title, box=None, pad_edge=False, title_justify="left")
     shown.add_column("tracker", no_wrap=True)
-    for head in ("HOTA", "MOTA", "IDF1", "switches", "false", "missed", "frame ms", "answer ms"):
+    for head in ("HOTA", "MOTA", "IDF1", "IDSW", "FP", "FN", "frame ms", "update ms"):
         shown.add_column(head, justify="right")
     for name, each in figures.items():
         row = (each.hota, each.mota, each.idf1, each.id_switches, each.false_positives, each.false_negatives)

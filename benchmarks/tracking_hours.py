@@ -2,10 +2,10 @@
 
     python benchmarks/tracking_hours.py [--hours 10] [--out benchmarks/results/tracking_hours.json]
 
-Objects come, walk and go before a camera that swings; four times a second an answer arrives a quarter of a
-second late, with jitter, misses, ghosts and names never heard before. At every frame the tracker is told how
-the camera moved and asked where things are. Prints the resident set
-every tenth of the way, and its growth after the first hundredth. Exits 1 when it grew by 1% or more.
+Objects come, walk and go before a camera that swings; detections arrive four times a second, a quarter of a
+second late, with jitter, false negatives, false positives and unknown labels. At every frame the tracker gets
+the camera's motion and predicts the tracks. Prints the resident set every tenth of the way, and its growth
+after the first hundredth. Exits 1 when it grew by 1% or more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lfm_perception.tracking.ego_motion_history import Affine, identity_affine
 ALLOWED_GROWTH = 0.01
 FPS = 30.0
 EVERY, LATE = 8, 8
-"""Camera frames from look to look, and from a look to its answer."""
+"""Camera frames between inferred frames, and latency of the detections in camera frames."""
 
 BEGUN_S = 1.7e9
 """A wall clock, whose numbers are large."""
@@ -44,7 +44,7 @@ def pan(seconds: float) -> float:
 
 
 def answer(seconds: float, rng: random.Random) -> list[Detection]:
-    """What a model makes of the scene at that moment."""
+    """Simulated detections of the scene at that moment."""
     detections = []
     for index in range(OBJECTS):
         life, lived_s = divmod(seconds + index * LIFE_S / OBJECTS, LIFE_S)
@@ -62,12 +62,12 @@ def answer(seconds: float, rng: random.Random) -> list[Detection]:
             detections.append(Detection(label, Box(x1, y1, x2, y2), rng.random()))
     if rng.random() < 0.1:
         x, y = rng.uniform(0.0, 0.8), rng.uniform(0.0, 0.8)
-        detections.append(Detection("ghost", Box(x, y, x + 0.2, y + 0.2), rng.random()))
+        detections.append(Detection("false positive", Box(x, y, x + 0.2, y + 0.2), rng.random()))
     return detections
 
 
 def step(before_s: float, now_s: float) -> Affine:
-    """What the camera does to the image between two moments."""
+    """Motion of the image between two moments."""
     view = identity_affine()
     view[0, 2] = pan(before_s) - pan(now_s)
     return view
@@ -79,17 +79,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     frames = round(options.hours * 3600.0 * FPS)
-    tracker, rng, refused = open_tracker(TrackerSettings()), random.Random(1), Counter[str]()
+    tracker, rng, rejects = open_tracker(TrackerSettings()), random.Random(1), Counter[str]()
     resident: list[int] = []
-    shown = 0
+    published = 0
     started = time.perf_counter()
     for frame in range(frames):
         now_s = frame / FPS
         tracker.add_ego_motion(step(now_s - 1.0 / FPS, now_s), BEGUN_S + now_s)
         if frame % EVERY == 0 and frame >= LATE:
-            looked_s = (frame - LATE) / FPS
-            refused.update(tracker.update(answer(looked_s, rng), BEGUN_S + looked_s))
-        shown += len(tracker.predict(BEGUN_S + now_s))
+            inferred_s = (frame - LATE) / FPS
+            rejects.update(tracker.update(answer(inferred_s, rng), BEGUN_S + inferred_s))
+        published += len(tracker.predict(BEGUN_S + now_s))
         if (frame + 1) % (frames // 100) == 0:
             resident.append(_resident_bytes())
             if len(resident) % 10 == 0:
@@ -98,12 +98,12 @@ def main() -> int:
     report = {
         "hours": options.hours,
         "camera_frames": frames,
-        "answers": len(range(LATE, frames, EVERY)),
+        "inferred_frames": len(range(LATE, frames, EVERY)),
         "settled_mib": resident[0] / 2**20,
         "last_mib": resident[-1] / 2**20,
         "growth": growth,
-        "tracks_shown_mean": shown / frames,
-        "refused": dict(refused),
+        "published_tracks_mean": published / frames,
+        "rejects": dict(rejects),
         "seconds": time.perf_counter() - started,
     }
     if options.out:

@@ -10,7 +10,7 @@ from rich.table import Table
 from lfm_perception.evaluation.demo import TrialReport
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
-TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "switches", "false", "missed")
+TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN")
 DEMO_COLUMNS = ("prec", "recall", "F1", "IoU", "count", "correct", "encode", "prefill", "decode")
 
 

@@ -32,12 +32,7 @@ class Tracker(Protocol):
         A frame older than the last one is rejected whole. A stamp far in the past means that the clock was
         set back, and resets the tracker first.
 
-        Args:
-            detections: of one frame, in any order.
-            stamp_s: capture time of that frame.
-
-        Returns:
-            Number of rejected frames or detections by reason.
+        Returns the number of rejected frames or detections by reason.
         """
         ...
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,13 +128,7 @@ class ConstantVelocityFilter:
         return replace(self, position=position)
 
     def mahalanobis(self, expected: Array, measured: Array, noise: Array) -> Array:
-        """Squared Mahalanobis distance of each box to each of M measurements, shape (N, M).
-
-        Args:
-            expected: predicted measurements, shape (N, 4).
-            measured: measured boxes, shape (M, 4).
-            noise: variances of the measured boxes, shape (M, 4).
-        """
+        """Squared Mahalanobis distances of N `expected` to M `measured` boxes with variances `noise`."""
         innovation = measured[None] - expected[:, None]
         innovation_variance = self.variance[:, None] + noise[None]
         distance: Array = (innovation**2 / innovation_variance).sum(axis=2)
@@ -165,42 +160,40 @@ class ConstantVelocityFilter:
         return corners
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ImmFilter:
     """Interacting multiple model (IMM; Blom and Bar-Shalom, 1988) of N boxes, as an immutable value.
 
     `modes`: the filters with low and with high process noise, shape (2, N, 4). `mode_probabilities`: shape
-    (2, N). `mixed`: mean and variance of the mixture of both modes, axis by axis.
+    (2, N).
     """
 
     modes: ConstantVelocityFilter
     mode_probabilities: Array
-    mixed: ConstantVelocityFilter
-
-    @classmethod
-    def from_modes(cls, modes: ConstantVelocityFilter, mode_probabilities: Array) -> ImmFilter:
-        return cls(modes, mode_probabilities, _mix(modes, mode_probabilities[1]))
 
     @classmethod
     def from_measurements(cls, measured: Array, noise: Array, velocity_std: Array) -> ImmFilter:
         """See `ConstantVelocityFilter.from_measurements`; both modes are equally probable."""
         initial = ConstantVelocityFilter.from_measurements(measured, noise, velocity_std)
         modes = ConstantVelocityFilter(*(np.stack([part, part]) for part in initial._parts))
-        return cls(modes, np.full((2, len(initial)), 0.5), initial)
+        return cls(modes, np.full((2, len(initial)), 0.5))
+
+    @cached_property
+    def mixed(self) -> ConstantVelocityFilter:
+        """Mean and variance of the mixture of both modes, axis by axis."""
+        return _mix(self.modes, self.mode_probabilities[1])
 
     def __getitem__(self, rows: Rows) -> ImmFilter:
-        return ImmFilter(self.modes[rows], self.mode_probabilities[:, rows], self.mixed[rows])
+        return ImmFilter(self.modes[rows], self.mode_probabilities[:, rows])
 
     def concatenate(self, other: ImmFilter) -> ImmFilter:
         """The filters of these boxes, followed by the other ones."""
         mode_probabilities = np.concatenate([self.mode_probabilities, other.mode_probabilities], axis=1)
-        return ImmFilter(
-            self.modes.concatenate(other.modes), mode_probabilities, self.mixed.concatenate(other.mixed)
-        )
+        return ImmFilter(self.modes.concatenate(other.modes), mode_probabilities)
 
     def map(self, change: Callable[[ConstantVelocityFilter], ConstantVelocityFilter]) -> ImmFilter:
         """The same change applied to the filters of both modes."""
-        return ImmFilter.from_modes(change(self.modes), self.mode_probabilities)
+        return ImmFilter(change(self.modes), self.mode_probabilities)
 
     def predict(self, seconds: float, process_noise: Array) -> ImmFilter:
         """Interaction of the modes, and their prediction; `process_noise` is that of the high-noise mode."""
@@ -210,7 +203,7 @@ class ImmFilter:
         mode_probabilities = joint.sum(axis=0)
         interacted = _mix(self.modes, joint[1] / mode_probabilities)
         noise = np.array([LOW_NOISE_SCALE, 1.0])[:, None, None] * process_noise
-        return ImmFilter.from_modes(interacted.predict(seconds, noise), mode_probabilities)
+        return ImmFilter(interacted.predict(seconds, noise), mode_probabilities)
 
     def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ImmFilter:
         """See `ConstantVelocityFilter.update`; the mode with the higher likelihood gains probability."""
@@ -218,7 +211,7 @@ class ImmFilter:
         weights = self.mode_probabilities[:, rows] * np.exp(likelihoods - likelihoods.max(axis=0))
         mode_probabilities = self.mode_probabilities.copy()
         mode_probabilities[:, rows] = weights / weights.sum(axis=0)
-        return ImmFilter.from_modes(self.modes.update(rows, measured, noise), mode_probabilities)
+        return ImmFilter(self.modes.update(rows, measured, noise), mode_probabilities)
 
 
 def _mix(modes: ConstantVelocityFilter, high_weight: Array) -> ConstantVelocityFilter:
