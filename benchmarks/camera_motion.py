@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
 from lfm_perception.evaluation.tracking import (
     NO_NOISE,

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.engine import native
 from lfm_perception.engine.chat_template import (

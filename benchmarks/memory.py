@@ -21,7 +21,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.perception import Perception

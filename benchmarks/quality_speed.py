@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.backends.local import model_files
+from lfm_perception.backends.llama import model_files
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.bodies import HARD, LABELS
 from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.evaluation.detection import evaluate

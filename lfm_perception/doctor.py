@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
-from lfm_perception.backends.local import model_files
+from lfm_perception.backends.llama import model_files
 from lfm_perception.backends.registry import chosen_backend
 from lfm_perception.engine.probe import Probe, probe
 from lfm_perception.errors import PerceptionError

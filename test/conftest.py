@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from lfm_perception.backends.llama import LlamaVlm
-from lfm_perception.backends.local import model_files
+from lfm_perception.backends.llama import model_files
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.engine.native import llama_cpp
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.settings import Settings

@@ -13,7 +13,7 @@ from fake_board import FakeBoard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.board import BoardMonitor, BoardState, Clock, read_sysfs, thermal_summary
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError

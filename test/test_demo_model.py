@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.evaluation.demo import TRIALS, Trial, TrialReport, evaluate_trial, run_trial
 from lfm_perception.settings import Settings

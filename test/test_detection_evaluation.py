@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.cli import main
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import Snapshot, still

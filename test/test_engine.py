@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.engine import native
 from lfm_perception.engine.chat_template import apply_chat_template
@@ -670,7 +670,7 @@ from lfm_perception.image_plan import ImagePlan
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 from lfm_perception.questions import FramePlan
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.questions import CAPTION, ask
 
 for mmproj in sys.argv[2:]:

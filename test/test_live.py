@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LatestWorker, LivePerception

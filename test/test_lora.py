@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImageLimits, plan_image

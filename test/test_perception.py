@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.backends.recorded import NotRecordedError, RecordedVlm, picture, recording
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World

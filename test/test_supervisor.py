@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.backends.supervisor import HEARTBEAT_TIMEOUT_S, SupervisedVlm, WorkerError
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World

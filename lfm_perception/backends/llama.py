@@ -1,92 +1,82 @@
-"""The `llama` backend in a thread of this process: llama.cpp and its mtmd library.
-
-The thread makes every call into llama.cpp: loading, encoding, decoding, freeing (see `engine/engine.py`).
-"""
+"""The `llama` backend: llama.cpp on this machine, in a supervised worker process or in a thread."""
 
 from __future__ import annotations
 
-import weakref
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
-from lfm_perception.backends.local import model_files
-from lfm_perception.engine.engine import Engine
-from lfm_perception.engine.gguf_checks import check_adapter, check_pair
-from lfm_perception.engine.kv_cache import StopRequest
+from lfm_perception.backends.registry import Backend, Notify, register
 from lfm_perception.errors import PerceptionError
-from lfm_perception.questions import FramePlan, Question
-from lfm_perception.scene import Answer, Frame
+from lfm_perception.provenance import file_facts, sha256
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Health
+from lfm_perception.vlm import Vlm
+
+_DEMO = Path(__file__).parents[1] / "demo" / "model"
 
 
-class LlamaVlm:
-    """A `Vlm` in this process. Safe to use from several threads; questions are answered one by one.
-
-    A deadline and `cancel` take effect within a batch of the language model on the CPU, and after the batch
-    on a GPU; the encoding of one tile is never interrupted.
-
-    Raises PerceptionError when the model's files cannot be used.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        model, mmproj = model_files(settings)
-        check_pair(model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
-        if settings.lora.path:
-            check_adapter(Path(settings.lora.path).expanduser(), model, sha256=settings.lora.sha256)
-        self._stops: set[StopRequest] = set()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
-        try:
-            self._engine = self._thread.submit(Engine, model, mmproj, settings).result()
-        except BaseException:
-            self._thread.shutdown(wait=False)
-            raise
-        self._free = weakref.finalize(self, _free, self._thread, self._engine)
-        self._free.atexit = False  # the end of the process frees everything
-
-    def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
-        """See `Vlm.describe`."""
-        stop = StopRequest()
-        self._stops.add(stop)
-        try:
-            job = self._submit(frame, question, plan, stop)
-            try:
-                wait((job,), timeout=None if plan.deadline_s is None else max(0.0, plan.deadline_s))
-            finally:  # the deadline has passed, or Ctrl-C came; a finished job ignores it
-                stop.request()
-            return job.result()
-        finally:
-            self._stops.discard(stop)
-
-    def cancel(self) -> None:
-        """See `Vlm.cancel`."""
-        for stop in tuple(self._stops):
-            stop.request(cancelled=True)
-
-    def health(self) -> Health:
-        """See `Vlm.health`."""
-        return Health()
-
-    def close(self) -> None:
-        """See `Vlm.close`."""
-        self.cancel()
-        self._free()
-        self._thread.shutdown()
-
-    def __enter__(self) -> LlamaVlm:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: StopRequest) -> Future[Answer]:
-        try:
-            return self._thread.submit(self._engine.answer, frame, question, plan, stop)
-        except RuntimeError as error:
-            raise PerceptionError("the model has been closed: open it again before asking") from error
+def model_files(settings: Settings) -> tuple[Path, Path]:
+    """The language model and the vision file (mmproj) of the settings; the demo model's when none is set."""
+    if settings.model.path:
+        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
+    return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
 
 
-def _free(thread: ThreadPoolExecutor, engine: Engine) -> None:
-    """Free the engine after its last job, without waiting: the collector may run this on that very thread."""
-    thread.submit(engine.free)
-    thread.shutdown(wait=False)
+def _open(settings: Settings, notify: Notify) -> Vlm:
+    if settings.engine.isolation == "process":
+        from lfm_perception.backends.supervisor import SupervisedVlm
+
+        return SupervisedVlm(settings, notify)
+    from lfm_perception.backends.llama_vlm import LlamaVlm
+
+    return LlamaVlm(settings)
+
+
+def _display_name(settings: Settings) -> str:
+    return Path(settings.model.path).stem or "demo model"
+
+
+def _provenance(settings: Settings) -> dict[str, Any]:
+    model, mmproj = map(file_facts, model_files(settings))
+    return {"demo": not settings.model.path, "model": model, "mmproj": mmproj}
+
+
+def checked_files(settings: Settings) -> tuple[Path, Path]:
+    """`model_files`, verified. Raises PerceptionError when they, or the adapter, do not fit together."""
+    from lfm_perception.engine.gguf_checks import check_adapter, check_pair
+
+    model, mmproj = model_files(settings)
+    check_pair(model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
+    if settings.lora.path:
+        check_adapter(Path(settings.lora.path).expanduser(), model, sha256=settings.lora.sha256)
+    return model, mmproj
+
+
+def _check(settings: Settings) -> str:
+    files = checked_files(settings)
+    if not settings.model.path:
+        _check_demo(files)
+    known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
+    checked = "checksums right" if known else "no checksums in the settings, so not compared"
+    return f"{files[0].name} and {files[1].name}, {checked}"
+
+
+def _check_demo(files: tuple[Path, Path]) -> None:
+    """Compare the demo model with the checksums beside it."""
+    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split() for line in lines)}
+    for file in files:
+        if sha256(file) != sums[file.name]:
+            raise PerceptionError(f"{file} is not the file that ships: install the package again")
+
+
+register(
+    Backend(
+        name="llama",
+        open=_open,
+        display_name=_display_name,
+        provenance=_provenance,
+        check=_check,
+        remedy="give whole files of one LFM2-VL model (lfm-perception models pull); when memory is short, "
+        "lower engine.n_ctx or image.max_tokens, or use a smaller model",
+    )
+)

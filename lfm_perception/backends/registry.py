@@ -39,7 +39,6 @@ class Backend:
     remedy: str
 
 
-_FILES = {"llama": "local"}
 _BACKENDS: dict[str, Backend] = {}
 
 
@@ -52,5 +51,5 @@ def chosen_backend(settings: Settings) -> Backend:
     """The backend that `engine.backend` names."""
     name = settings.engine.backend
     if name not in _BACKENDS:
-        import_module(f"{__package__}.{_FILES.get(name, name)}")
+        import_module(f"{__package__}.{name}")
     return _BACKENDS[name]

@@ -57,7 +57,7 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
     imported = threading.Event()
     threading.Thread(target=send_heartbeats, name="heartbeat", daemon=True).start()
     os.nice(NICENESS)
-    from lfm_perception.backends.llama import LlamaVlm
+    from lfm_perception.backends.llama_vlm import LlamaVlm
 
     imported.set()
     try:

@@ -41,7 +41,7 @@ def demo(
     the other dialect, captions. `right` is the share of answers without a false positive; for captions, the
     share that is entirely true. Detections match at an IoU of 0.5.
     """
-    from lfm_perception.backends.llama import LlamaVlm
+    from lfm_perception.backends.llama_vlm import LlamaVlm
     from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import demo_table

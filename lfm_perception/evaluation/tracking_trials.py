@@ -107,7 +107,7 @@ def run_demo_trials(
     on_progress: OnProgress,
 ) -> TrackingTrials:
     """The model on sequences of the demo world, one for each seed."""
-    from lfm_perception.backends.llama import LlamaVlm
+    from lfm_perception.backends.llama_vlm import LlamaVlm
 
     runs: dict[str, list[DemoRun]] = {name: [] for name in protocols}
     with LlamaVlm(settings) as vlm:

@@ -17,7 +17,7 @@ from robot import QUICK, Film, Robot, robot  # isort: split - chooses how messag
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.backends.recorded import recording
 from lfm_perception.media.sources import open_source
 from lfm_perception.perception import Perception

@@ -24,7 +24,7 @@ import torch
 from demo_model import tokenizer as vocabulary
 from demo_model.export import load_checkpoint, write_all
 from demo_model.parity import SIZES, Parity, compare
-from lfm_perception.backends.llama import LlamaVlm
+from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, TrialReport, evaluate_trial, run_trial
