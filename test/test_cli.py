@@ -95,7 +95,7 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
     assert [scene["index"] for scene in scenes] == [0, 6, 12]
     assert scenes[0]["global_caption"]
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["frames"], summary["inferred_frames"], summary["ended"]) == (13, 3, "complete")
+    assert (summary["frames"], summary["scenes"], summary["ended"]) == (13, 3, "complete")
     assert summary["model"]["demo"] is True
     assert len(summary["model"]["model"]["sha256"]) == 64
     assert summary["settings"]["image.max_tokens"] == 256
@@ -313,7 +313,7 @@ def test_ctrl_c_ends_with_complete_files_of_the_results(
     assert names(tmp_path) == RESULTS
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["ended"] == "interrupted"
-    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["inferred_frames"] >= 1
+    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["scenes"] >= 1
     assert str(tmp_path) in out
 
 

@@ -65,7 +65,7 @@ class Report:
         wall_s = time.perf_counter() - self._started
         return {
             "frames": self.frames,
-            "inferred_frames": self.inferred_frames,
+            "scenes": self.inferred_frames,
             "source_s": round(to_seconds(self._last_ns - self._first_ns), 3),
             "wall_s": round(wall_s, 3),
             "frames_per_s": round(self.frames / wall_s, 2),
@@ -93,7 +93,7 @@ def table(summary: dict[str, Any]) -> Table:
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold")
     shown.add_column()
-    frames, inferred = summary["frames"], summary["inferred_frames"]
+    frames, inferred = summary["frames"], summary["scenes"]
     shown.add_row(
         "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, {inferred} inferred"
     )
