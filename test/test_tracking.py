@@ -19,7 +19,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import CoordinateStd, Detection, Track
 from lfm_perception.settings import Settings, TrackerSettings
-from lfm_perception.tracking import Tracker, open_tracker
+from lfm_perception.tracking import Tracker, open_tracker, register_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 from lfm_perception.tracking.ego_motion_history import EgoMotionHistory, identity_affine
 from lfm_perception.tracking.kalman import (
@@ -53,6 +53,20 @@ def seen(x: float, y: float = 0.5, size: float = 0.1, label: str = "box", score:
 
 def following(**values: Any) -> Tracker:
     return open_tracker(TrackerSettings(**values))
+
+
+# --- the registry -----------------------------------------------------------------------------------------
+
+
+def test_a_tracker_is_chosen_by_its_registered_name() -> None:
+    made = open_tracker(TrackerSettings())
+    register_tracker("same tracker")(lambda settings: made)
+    assert open_tracker(TrackerSettings(algorithm="same tracker")) is made
+
+
+def test_an_unknown_tracker_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(PerceptionError, match=r"tracker\.algorithm is 'sort': choose one of kalman"):
+        open_tracker(TrackerSettings(algorithm="sort"))
 
 
 # --- what a controller gets -------------------------------------------------------------------------------

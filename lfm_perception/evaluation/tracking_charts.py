@@ -66,6 +66,8 @@ def draw_reliability(file: Path, bins: Sequence[ReliabilityBin]) -> None:
             [each.precision for each in bins],
             [MARKER_AREA * each.count / most for each in bins],
             COLOURS[0],
+            clip_on=False,
+            zorder=3,
         )
         axes.set(xlabel="score", ylabel="share of correct tracks", xlim=(0, 1), ylim=(0, 1))
         figure.savefig(file)
