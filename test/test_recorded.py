@@ -12,7 +12,7 @@ import pytest
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.llama_vlm import LlamaVlm
-from lfm_perception.backends.recorded import NotRecordedError, RecordedVlm, picture, recording
+from lfm_perception.backends.recorded import NotRecordedError, RecordedVlm, image_hash, recording
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
@@ -49,7 +49,7 @@ def replaying(path: Path, **values: object) -> Settings:
     return Settings().with_values({"engine.backend": "recorded", "recorded.path": str(path), **dotted})
 
 
-def test_what_was_recorded_is_given_again_to_the_last_digit(answers: Path, vlm: LlamaVlm) -> None:
+def test_recorded_answers_are_replayed_to_the_last_digit(answers: Path, vlm: LlamaVlm) -> None:
     recorded = open_vlm(replaying(answers))
     assert isinstance(recorded, RecordedVlm)
     for frame in film():
@@ -62,7 +62,7 @@ def test_what_was_recorded_is_given_again_to_the_last_digit(answers: Path, vlm: 
     recorded.close()
 
 
-def test_perception_sees_the_same_with_recorded_answers(answers: Path, vlm: LlamaVlm) -> None:
+def test_scenes_from_recorded_answers_equal_those_of_the_model(answers: Path, vlm: LlamaVlm) -> None:
     def scenes(looking: Perception) -> list[Scene]:
         return [looking.infer(frame) for frame in film()]
 
@@ -85,28 +85,28 @@ def test_a_frame_that_was_not_recorded_is_a_problem_that_says_so(answers: Path) 
         recorded.describe(film()[0], detect(BBOX, ["zebra"]), PLAN)
 
 
-def test_a_frame_is_known_by_its_pixels_or_by_its_stamp(answers: Path) -> None:
+def test_a_frame_is_identified_by_its_pixels_or_by_its_stamp(answers: Path) -> None:
     first = film()[0]
     restamped = Frame(first.image, 77, first.frame_id)
     touched = Frame(np.where(first.image > 250, first.image - 1, first.image + 1), first.stamp_ns)
-    by_picture, by_stamp = (
+    by_image, by_stamp = (
         RecordedVlm(replaying(answers)),
         RecordedVlm(replaying(answers, recorded__match="stamp")),
     )
-    assert by_picture.describe(restamped, FIND, PLAN) == by_stamp.describe(touched, FIND, PLAN)
-    with pytest.raises(NotRecordedError, match="known by their picture"):
-        by_picture.describe(touched, FIND, PLAN)
-    with pytest.raises(NotRecordedError, match="known by their stamp"):
+    assert by_image.describe(restamped, FIND, PLAN) == by_stamp.describe(touched, FIND, PLAN)
+    with pytest.raises(NotRecordedError, match="identified by their image"):
+        by_image.describe(touched, FIND, PLAN)
+    with pytest.raises(NotRecordedError, match="identified by their stamp"):
         by_stamp.describe(restamped, FIND, PLAN)
 
 
-def test_a_picture_is_its_pixels_and_its_shape() -> None:
+def test_an_image_hash_covers_pixels_and_shape() -> None:
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert picture(Frame(image, 1)) == picture(Frame(image.copy(), 2, "other"))
-    assert picture(Frame(image, 1)) != picture(Frame(image.reshape(4, 2, 3), 1))
+    assert image_hash(Frame(image, 1)) == image_hash(Frame(image.copy(), 2, "other"))
+    assert image_hash(Frame(image, 1)) != image_hash(Frame(image.reshape(4, 2, 3), 1))
     turned = image.transpose(1, 0, 2)
-    assert picture(Frame(turned, 1)) == picture(Frame(np.ascontiguousarray(turned), 1))
-    assert len(picture(Frame(image, 1))) == 32
+    assert image_hash(Frame(turned, 1)) == image_hash(Frame(np.ascontiguousarray(turned), 1))
+    assert len(image_hash(Frame(image, 1))) == 32
 
 
 def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_
     assert (head["format"], head["version"], head["source"]) == ("lfm_perception answers", 2, "a film")
     assert len(lines) == 2 * FRAMES
     assert set(lines[0]) == {
-        *("picture", "stamp_ns", "frame_id", "system", "user", "dialect", "labels", "closed"),
+        *("image", "stamp_ns", "frame_id", "system", "user", "dialect", "labels", "closed"),
         *("text", "truncated", "rejects", "detections", "usage"),
     }
     later = {**lines[1], "text": "Something else.", "note": "a key of a later version"}
@@ -133,14 +133,14 @@ def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_
         (b"[" * 100_000, "not a file of recorded answers"),
         (b'{"format": "lfm_perception answers", "version": 1}\n', "version 1.*reads version 2.*again"),
         (
-            b'{"format": "lfm_perception answers", "version": 2}\n\n{"picture": "ab"}\n',
+            b'{"format": "lfm_perception answers", "version": 2}\n\n{"image": "ab"}\n',
             "line 3 is no recorded",
         ),
         (b'{"format": "lfm_perception answers", "version": 2}\n[]\n', "line 2 is no recorded answer"),
         (b'{"format": "lfm_perception answers", "version": 2}\n{"half', "line 2 is no recorded answer"),
     ],
 )
-def test_what_is_no_file_of_answers_is_refused_with_the_line(
+def test_an_invalid_recording_is_refused_with_the_line(
     content: bytes | None, said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "answers.jsonl"

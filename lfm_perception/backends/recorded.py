@@ -1,20 +1,19 @@
-"""Answers that were recorded before, given again: a robot's software is tested without a model or a GPU.
+"""The `recorded` backend: replays recorded answers, so that software is tested without a model or a GPU.
 
-The file is text in UTF-8, one JSON object in each line. The first says what it is:
+A recording is JSON lines in UTF-8. The first line is
 
     {"format": "lfm_perception answers", "version": 2, ...}
 
-with whatever else is known of the recording (source, model, settings). Each other line is one answer:
+with further facts about the recording (source, model, settings). Each other line is one answer:
 
-    picture   the frame's pixels: BLAKE2b-128 of "WIDTHxHEIGHT\\n" and the RGB bytes, in hexadecimal
+    image   the frame's pixels: BLAKE2b-128 of "WIDTHxHEIGHT\\n" and the RGB bytes, in hexadecimal
     stamp_ns, frame_id   of the frame
-    system, user, dialect, labels, closed   the question; dialect is null where words were asked for
+    system, user, dialect, labels, closed   the question; dialect is null for free text
     text, truncated, rejects   as in `scene.Answer`
     detections   as in `scene.schema.json`, not rounded
     usage   as in `scene.Usage`
 
-A later line replaces an earlier one about the same frame and question. Readers pass over keys that they do
-not know; a change that they could not bear makes a new version.
+A later line replaces an earlier one about the same frame and question. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from typing import IO, Any
 import numpy as np
 
 from lfm_perception.backends.registry import Backend, register
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.provenance import file_facts
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, Usage
@@ -47,19 +46,19 @@ FORMAT, VERSION = "lfm_perception answers", 2
 
 
 class NotRecordedError(PerceptionError):
-    """The frame, or this question about it, is not in the file."""
+    """The recording does not hold the frame, or this question about it."""
 
 
-def picture(frame: Frame) -> str:
-    """The frame's pixels in 32 hexadecimal digits. Takes about 1 ms for 640x480."""
+def image_hash(frame: Frame) -> str:
+    """Hash of the frame's pixels, 32 hexadecimal digits. Takes about 1 ms for 640x480."""
     digest = hashlib.blake2b(f"{frame.width}x{frame.height}\n".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(frame.image).data)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
-    """A question as far as it makes the answer another one."""
+class _QuestionKey:
+    """The parts of a question that an answer depends on."""
 
     system: str
     user: str
@@ -68,46 +67,46 @@ class _Words:
     closed: bool
 
     @classmethod
-    def of(cls, question: Question) -> _Words:
+    def of(cls, question: Question) -> _QuestionKey:
         prompt, dialect = question.prompt, question.dialect
         name = None if dialect is None else dialect.name
         return cls(prompt.system, prompt.user, name, question.labels, question.closed)
 
 
 class RecordedVlm:
-    """A `Vlm` that knows the answers in a file and no others. What a plan allows does not matter to it.
+    """A `Vlm` that replays a recording; it ignores plans.
 
-    Raises PerceptionError when the file cannot be read or is none of answers, with the line.
+    Raises PerceptionError, with the line, when the file cannot be read or is not a recording.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._path = Path(settings.recorded.path).expanduser()
+        self._path = _path(settings)
         self._by_stamp = settings.recorded.match == "stamp"
-        self._answers: dict[str, dict[_Words, Answer]] = {}
+        self._answers: dict[str, dict[_QuestionKey, Answer]] = {}
         for line in _lines(self._path):
-            frame = str(line.stamp_ns) if self._by_stamp else line.picture
-            self._answers.setdefault(frame, {})[line.words] = line.answer
+            frame = str(line.stamp_ns) if self._by_stamp else line.image
+            self._answers.setdefault(frame, {})[line.question] = line.answer
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """The answer recorded for this frame and question. Raises NotRecordedError when there is none."""
-        known = self._answers.get(str(frame.stamp_ns) if self._by_stamp else picture(frame))
+        answers = self._answers.get(str(frame.stamp_ns) if self._by_stamp else image_hash(frame))
         name = f"the {frame.width}x{frame.height} frame stamped {to_seconds(frame.stamp_ns):.3f} s"
-        if known is None:
+        if answers is None:
             raise NotRecordedError(
-                f"{name} is not in {self._path}, where frames are known by their "
-                f"{'stamp' if self._by_stamp else 'picture'}: record this source with lfm-perception record"
+                f"{name} is not in {self._path}, where frames are identified by their "
+                f"{'stamp' if self._by_stamp else 'image'}: record this source with lfm-perception record"
             )
-        answer = known.get(_Words.of(question))
+        answer = answers.get(_QuestionKey.of(question))
         if answer is None:
-            asked = ", ".join(_short(words.user) for words in list(known)[:3])
+            recorded = ", ".join(_short(key.user) for key in list(answers)[:3])
             raise NotRecordedError(
                 f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
-                f"{asked}: record it with the same labels, dialect and prompts"
+                f"{recorded}: record it with the same labels, dialect and prompts"
             )
         return answer
 
     def cancel(self) -> None:
-        """See `Vlm.cancel`. Answers are there at once."""
+        """See `Vlm.cancel`."""
 
     def health(self) -> Health:
         """See `Vlm.health`."""
@@ -118,21 +117,21 @@ class RecordedVlm:
 
 
 class RecordingVlm:
-    """Another `Vlm`, whose answers are written to a file."""
+    """Wraps a `Vlm` and writes its answers to a file."""
 
     def __init__(self, vlm: Vlm, file: IO[str]) -> None:
         self._vlm, self._file = vlm, file
-        self._seen: tuple[Frame, str] | None = None
+        self._hashed: tuple[Frame, str] | None = None
         self.count = 0
         """Answers written."""
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises OSError when the file cannot be written."""
         answer = self._vlm.describe(frame, question, plan)
-        if self._seen is None or self._seen[0] is not frame:
-            self._seen = frame, picture(frame)
-        line = _Line(self._seen[1], frame.stamp_ns, frame.frame_id, _Words.of(question), answer)
-        self._file.write(json.dumps(_as_json(line), ensure_ascii=False) + "\n")
+        if self._hashed is None or self._hashed[0] is not frame:
+            self._hashed = frame, image_hash(frame)
+        line = _Line(self._hashed[1], frame.stamp_ns, frame.frame_id, _QuestionKey.of(question), answer)
+        self._file.write(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
         self.count += 1
         return answer
 
@@ -151,9 +150,9 @@ class RecordingVlm:
 
 @contextmanager
 def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[RecordingVlm]:
-    """Record what a `Vlm` answers. The file gets its name at the end, whole, and never without an answer.
+    """Record the answers of a `Vlm`. The file appears at the end, complete, and only with an answer.
 
-    `about` goes into the first line. Raises PerceptionError when the file cannot be written.
+    `about` is added to the first line. Raises PerceptionError when the file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -166,9 +165,7 @@ def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[Record
         if writer.count:
             unfinished.replace(path)
     except OSError as error:
-        raise PerceptionError(
-            f"{path} cannot be written: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise PerceptionError(f"{path} cannot be written: {os_reason(error)}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -178,11 +175,44 @@ def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[Record
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    picture: str
+    image: str
     stamp_ns: int
     frame_id: str
-    words: _Words
+    question: _QuestionKey
     answer: Answer
+
+    def to_json(self) -> dict[str, Any]:
+        answer = self.answer
+        return {
+            "image": self.image,
+            "stamp_ns": self.stamp_ns,
+            "frame_id": self.frame_id,
+            **dataclasses.asdict(self.question),
+            "text": answer.text,
+            "truncated": answer.truncated,
+            "rejects": dict(answer.rejects),
+            "detections": list(map(detection_to_json, answer.detections)),
+            "usage": dataclasses.asdict(answer.usage),
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> _Line:
+        dialect = entry["dialect"]
+        key = _QuestionKey(
+            system=str(entry["system"]),
+            user=str(entry["user"]),
+            dialect=None if dialect is None else str(dialect),
+            labels=tuple(map(str, entry["labels"])),
+            closed=bool(entry["closed"]),
+        )
+        answer = Answer(
+            text=str(entry["text"]),
+            detections=tuple(map(detection_from_json, entry["detections"])),
+            truncated=bool(entry["truncated"]),
+            rejects=MappingProxyType({str(key): int(n) for key, n in entry["rejects"].items()}),
+            usage=_usage(entry["usage"]),
+        )
+        return cls(str(entry["image"]), int(entry["stamp_ns"]), str(entry["frame_id"]), key, answer)
 
 
 def _lines(path: Path) -> Iterator[_Line]:
@@ -193,7 +223,7 @@ def _lines(path: Path) -> Iterator[_Line]:
                 if text.strip():
                     yield _line(text, number)
     except OSError as error:
-        raise PerceptionError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise PerceptionError(f"cannot read {path}: {os_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise PerceptionError(f"{path}: not a text file in UTF-8, so no recorded answers") from error
     except PerceptionError as error:
@@ -213,44 +243,9 @@ def _check_head(text: str) -> None:
         )
 
 
-def _as_json(line: _Line) -> dict[str, Any]:
-    answer = line.answer
-    return {
-        "picture": line.picture,
-        "stamp_ns": line.stamp_ns,
-        "frame_id": line.frame_id,
-        **dataclasses.asdict(line.words),
-        "text": answer.text,
-        "truncated": answer.truncated,
-        "rejects": dict(answer.rejects),
-        "detections": list(map(detection_to_json, answer.detections)),
-        "usage": dataclasses.asdict(answer.usage),
-    }
-
-
 def _line(text: str, number: int) -> _Line:
     try:
-        entry = json.loads(text)
-        dialect = entry["dialect"]
-        return _Line(
-            picture=str(entry["picture"]),
-            stamp_ns=int(entry["stamp_ns"]),
-            frame_id=str(entry["frame_id"]),
-            words=_Words(
-                system=str(entry["system"]),
-                user=str(entry["user"]),
-                dialect=None if dialect is None else str(dialect),
-                labels=tuple(map(str, entry["labels"])),
-                closed=bool(entry["closed"]),
-            ),
-            answer=Answer(
-                text=str(entry["text"]),
-                detections=tuple(map(detection_from_json, entry["detections"])),
-                truncated=bool(entry["truncated"]),
-                rejects=MappingProxyType({str(key): int(n) for key, n in entry["rejects"].items()}),
-                usage=_usage(entry["usage"]),
-            ),
-        )
+        return _Line.from_json(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PerceptionError(
             f"line {number} is no recorded answer ({error!r}): record the file again"
@@ -258,16 +253,8 @@ def _line(text: str, number: int) -> _Line:
 
 
 def _usage(entry: Mapping[str, Any]) -> Usage:
-    known = dataclasses.asdict(Usage())
-    return Usage(**{key: type(known[key])(value) for key, value in entry.items() if key in known})
-
-
-_EXCERPT = reprlib.Repr()
-_EXCERPT.maxstring = 200
-
-
-def _short(text: str) -> str:
-    return _EXCERPT.repr(text)
+    defaults = dataclasses.asdict(Usage())
+    return Usage(**{key: type(defaults[key])(value) for key, value in entry.items() if key in defaults})
 
 
 def _path(settings: Settings) -> Path:
@@ -276,6 +263,11 @@ def _path(settings: Settings) -> Path:
 
 def _check(settings: Settings) -> str:
     return f"{_path(settings)}, {sum(1 for _ in _lines(_path(settings)))} answers"
+
+
+_EXCERPT = reprlib.Repr()
+_EXCERPT.maxstring = 200
+_short = _EXCERPT.repr
 
 
 register(
