@@ -1,11 +1,11 @@
-"""Parse a million broken answers: no exception, no box outside the image, and how fast.
+"""Fuzz the answer parser with a million broken answers: exceptions, invalid boxes and throughput.
 
     python benchmarks/parser_fuzz.py [--count 1000000] [--seed 0] [--json FILE]
 
 The inputs are answers as the two built-in dialects write them and as unconstrained models write them
 (see `SHAPES`), each changed in up to four places: characters deleted, doubled, swapped for others, parts
 repeated, moved, cut off, numbers replaced by impossible ones. The same seed gives the same inputs. Time
-is the parser's own CPU time; a megabyte is a million bytes of UTF-8. Exits 1 when anything is wrong.
+is the CPU time of the parser; a megabyte is a million bytes of UTF-8. Exits with 1 after any failure.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LABELS = (
     "عربة",
     "pallet (empty)",
 )
-"""Names that stress the reader: spaces, an apostrophe, other scripts, brackets."""
+"""Labels that are hard to parse: spaces, an apostrophe, other scripts, brackets."""
 
 Objects = list[tuple[str, Box]]
 
@@ -80,7 +80,7 @@ SHAPES: dict[str, Callable[[Objects], str]] = {
     "no quotes": lambda objects: BBOX.answer(objects).replace('"', ""),
     "prose": lambda objects: " ".join(f"There is a {label} at {_numbers(box)}." for label, box in objects),
 }
-"""The ways of writing an answer that are then broken."""
+"""Formats of the answers before faults are added."""
 
 _PIECES = (
     *"[]{}(),:\"'\\`.-+ \n\t0123456789eE",
@@ -130,7 +130,7 @@ def _with_fault(text: str, chance: random.Random) -> str:
 
 
 def faults(parsed: Parsed, text: str) -> Iterator[str]:
-    """What is wrong with a parsed answer, in words; nothing when all is well."""
+    """Violated invariants of a parsed answer, one sentence each."""
     for found in parsed.objects:
         x1, y1, x2, y2 = found.box.x1, found.box.y1, found.box.x2, found.box.y2
         if not (0.0 <= x1 < x2 <= 1.0 and 0.0 <= y1 < y2 <= 1.0):
@@ -162,7 +162,7 @@ def main() -> int:
         start = time.process_time()
         try:
             parsed = parse(text, dialects[number % 2], labels=LABELS[: number % 4], closed=number % 8 == 3)
-        except Exception as error:  # the very thing looked for
+        except Exception as error:  # a finding
             problems.append(f"{error!r} for {text!r}")
             continue
         took = time.process_time() - start
