@@ -115,6 +115,10 @@ def _check_vision(header: Header) -> None:
         triple = header.metadata.get(key)
         if not isinstance(triple, tuple) or len(triple) != 3 or not all(map(math.isfinite, triple)):
             raise _unusable(header, f"{key} is {triple}, not three numbers")
+    _check_vision_shapes(header, width)
+
+
+def _check_vision_shapes(header: Header, width: int) -> None:
     for name, shape in _vision_shapes(header, width):
         tensor = header.tensors.get(name)
         if tensor is None and name.endswith(".weight"):
