@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
+from lfm_perception.backends import chosen_backend
 from lfm_perception.backends.llama import model_files
-from lfm_perception.backends.registry import chosen_backend
 from lfm_perception.engine.probe import Probe, probe
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.store import Store

@@ -66,16 +66,12 @@ def scene_from_json(record: Mapping[str, Any]) -> Scene:
 
 def detection_to_json(detection: Detection, *, decimals: int | None = None) -> dict[str, Any]:
     """One entry of the schema's `detections`; numbers keep all digits unless `decimals` limits them."""
-
-    def rounded(*numbers: float) -> list[float]:
-        return [*numbers] if decimals is None else [round(number, decimals) for number in numbers]
-
     std = detection.std
     return {
         "label": detection.label,
-        "confidence": rounded(detection.score)[0],
-        "bbox": rounded(*dataclasses.astuple(detection.box)),
-        "bbox_std": None if std is None else rounded(*dataclasses.astuple(std)),
+        "confidence": _rounded((detection.score,), decimals)[0],
+        "bbox": _rounded(dataclasses.astuple(detection.box), decimals),
+        "bbox_std": None if std is None else _rounded(dataclasses.astuple(std), decimals),
     }
 
 
@@ -128,5 +124,5 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _rounded(numbers: tuple[float, ...], decimals: int = 5) -> list[float]:
-    return [round(number, decimals) for number in numbers]
+def _rounded(numbers: tuple[float, ...], decimals: int | None = 5) -> list[float]:
+    return [*numbers] if decimals is None else [round(number, decimals) for number in numbers]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lfm_perception.backends import model_name, model_provenance
-from lfm_perception.backends.registry import chosen_backend
+from lfm_perception.backends import chosen_backend, model_name, model_provenance
 from lfm_perception.errors import PerceptionError
 from lfm_perception.settings import Settings
 

@@ -1,32 +1,71 @@
-"""Inference backends: each gives a model the interface of `lfm_perception.vlm`. See `registry` to add one."""
+"""Inference backends: each gives a model the interface of `lfm_perception.vlm`.
+
+The file NAME.py in this package registers the backend NAME and is imported when `engine.backend` chooses it.
+To add one, write that file, and add its settings group and its name to the choices of `engine.backend`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from lfm_perception.backends.registry import Notify, chosen_backend
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
+Notify = Callable[[str], None]
+"""Receives one sentence for each loss and each recovery of a process or a server, on any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way of running the model.
+
+    Attributes:
+        name: The value of `engine.backend`, and the name of the module.
+        open: Loads or connects the model. Raises PerceptionError when the settings cannot be used.
+        display_name: The model's name for overlays, logs and diagnostics.
+        provenance: Files and checksums, or server and model name, as JSON for reports.
+        check: Examines settings and files without opening the model; returns what was checked in a phrase.
+            Raises PerceptionError for the first problem.
+        remedy: Advice for the case that no answer comes.
+    """
+
+    name: str
+    open: Callable[[Settings, Notify], Vlm]
+    display_name: Callable[[Settings], str]
+    provenance: Callable[[Settings], dict[str, Any]]
+    check: Callable[[Settings], str]
+    remedy: str
+
+
+_BACKENDS: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Make a backend available under its name."""
+    _BACKENDS[backend.name] = backend
+
+
+def chosen_backend(settings: Settings) -> Backend:
+    """The backend that `engine.backend` names."""
+    name = settings.engine.backend
+    if name not in _BACKENDS:
+        import_module(f"{__name__}.{name}")
+    return _BACKENDS[name]
+
 
 def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
-    """Load the model, or connect to the server, of the chosen backend.
-
-    Args:
-        settings: All settings; `engine.backend` names the backend.
-        notify: Receives one sentence for each loss and each recovery of a process or a server.
-
-    Raises:
-        PerceptionError: The settings name something that cannot be used.
-    """
+    """Open the chosen backend. Raises PerceptionError when the settings cannot be used."""
     return chosen_backend(settings).open(settings, notify)
 
 
 def model_name(settings: Settings) -> str:
-    """The model's name for pictures, logs and diagnostics."""
+    """The `display_name` of the chosen backend."""
     return chosen_backend(settings).display_name(settings)
 
 
 def model_provenance(settings: Settings) -> dict[str, Any]:
-    """Files and checksums, or server and model name, as JSON for reports."""
+    """The `provenance` of the chosen backend."""
     return chosen_backend(settings).provenance(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.backends.registry import Backend, Notify, register
+from lfm_perception.backends import Backend, Notify, register
 from lfm_perception.errors import PerceptionError
 from lfm_perception.provenance import file_facts, sha256
 from lfm_perception.settings import Settings

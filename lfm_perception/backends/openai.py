@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from lfm_perception.backends import Backend, Notify, register
 from lfm_perception.backends import openai_protocol as protocol
 from lfm_perception.backends.openai_transport import InFlight, ServerError, Transport, UnreachableError
-from lfm_perception.backends.registry import Backend, Notify, register
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame

@@ -32,7 +32,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lfm_perception.backends.registry import Backend, register
+from lfm_perception.backends import Backend, register
 from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.provenance import file_facts
 from lfm_perception.questions import FramePlan, Question

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lfm_perception.backends import Notify
 from lfm_perception.backends import worker_messages as messages
-from lfm_perception.backends.registry import Notify
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, SharedFrame, SharedMemory
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
