@@ -166,7 +166,7 @@ def test_a_bench_writes_a_page_and_its_figures(command: Command, tmp_path: Path)
     assert found["start_ms"]["model"] > 0.0
     assert found["start_ms"]["first_inference"] > 0.0
     # the model's weights alone are larger than this
-    assert found["memory_mb"]["the model's process"] > 20.0
+    assert found["memory_mb"]["the worker process"] > 20.0
     assert found["memory_mb"]["this process"] > 20.0
     assert found["celsius"]["max"] == 71.5
     assert found["watts"]["max"] == pytest.approx(4.97, abs=0.01)

@@ -197,14 +197,8 @@ class _Line:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> _Line:
-        dialect = entry["dialect"]
-        key = _QuestionKey(
-            system=str(entry["system"]),
-            user=str(entry["user"]),
-            dialect=None if dialect is None else str(dialect),
-            labels=tuple(map(str, entry["labels"])),
-            closed=bool(entry["closed"]),
-        )
+        system, user, dialect = (entry[part] and str(entry[part]) for part in ("system", "user", "dialect"))
+        key = _QuestionKey(system, user, dialect, tuple(map(str, entry["labels"])), bool(entry["closed"]))
         answer = Answer(
             text=str(entry["text"]),
             detections=tuple(map(detection_from_json, entry["detections"])),

@@ -102,7 +102,7 @@ def bench(
                 inference_s = time.perf_counter() - started
                 now_s = time.perf_counter() - began
                 samples.append(Sample(now_s, inference_s, scene, board.state))
-        processes = {"this process": os.getpid(), "the model's process": vlm.health().pid}
+        processes = {"this process": os.getpid(), "the worker process": vlm.health().pid}
         peaks = {name: _peak_memory(pid) for name, pid in processes.items() if pid is not None}
     memory = {name: peak for name, peak in peaks.items() if peak is not None}
     return BenchRun(start_s, first_s, tuple(samples), memory)

@@ -1,4 +1,4 @@
-"""The node with recorded answers and on a hot board: what it costs, what it says."""
+"""The node with recorded answers and with thermal throttling: cost and diagnostics."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def image(frame: Frame) -> Image:
     return messages.image(frame.image, messages.header(frame.stamp_ns, frame.frame_id))
 
 
-def test_a_frame_that_was_recorded_is_answered_and_another_is_counted(
+def test_a_recorded_frame_is_answered_and_any_other_is_counted_as_failed(
     replaying: Robot, frames: list[Frame]
 ) -> None:
     known, unknown = frames
@@ -74,7 +74,7 @@ def test_a_frame_that_was_recorded_is_answered_and_another_is_counted(
     assert "answers.jsonl" in status.message
 
 
-def test_with_recorded_answers_the_node_is_small_and_starts_soon(answers: Path, tmp_path: Path) -> None:
+def test_with_recorded_answers_the_node_uses_little_cpu_and_memory(answers: Path, tmp_path: Path) -> None:
     """Judged by its time on the processor, which other work on the machine does not lengthen."""
     parameters = {"engine.backend": "recorded", "recorded.path": str(answers)}
     with processes.NodeProcess(processes.PERCEPTION_MODULE, tmp_path / "node.log", parameters) as process:
@@ -109,7 +109,7 @@ def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVl
         assert said[0] == said[1]
 
 
-def test_a_hot_board_is_told_step_by_step_and_looked_through_again(
+def test_diagnostics_report_each_degradation_level_and_the_recovery(
     answers: Path, frames: list[Frame], tmp_path: Path
 ) -> None:
     board = FakeBoard(tmp_path / "sys")
