@@ -34,7 +34,7 @@ def generate_launch_description() -> LaunchDescription:
         )
         for each in ARGUMENTS
     ]
-    # The node selects its transport itself; this is for rviz and whatever else is launched with it.
+    # The node selects its transport itself; this is for rviz and other launched nodes.
     shared_memory = [SetEnvironmentVariable(*variable) for variable in transport.environment().items()]
     return LaunchDescription([*declared, *shared_memory, OpaqueFunction(function=start)])
 

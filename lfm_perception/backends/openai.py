@@ -3,7 +3,7 @@
     describe() ──image, prompt──► thread `server` ──POST /chat/completions──► server
                ◄── answer, or an error when the deadline has passed
 
-The caller waits until its deadline at most, whatever the server or the network do; then its thread shuts the
+The caller waits until its deadline at most; then its thread shuts the
 connection down.
 """
 

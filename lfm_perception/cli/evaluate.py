@@ -117,7 +117,7 @@ def tracking(
         print(line)
     if out:
         trials.write(out, {"source": source, **provenance(chosen, with_model=source == DEMO)})
-        print(f"figures and picture in {out}")
+        print(f"figures and charts in {out}")
 
 
 @app.command()

@@ -32,7 +32,7 @@ class Difficulty:
 
 EASY = Difficulty()
 HARD = Difficulty(max_objects=10, max_overlap=0.5, far=0.28, motion_blur=0.02)
-FILM = Difficulty(max_objects=8, max_overlap=0.85, far=0.5, near=1.0, motion_blur=0.01, max_cut=0.8)
+SEQUENCE = Difficulty(max_objects=8, max_overlap=0.85, far=0.5, near=1.0, motion_blur=0.01, max_cut=0.8)
 
 
 _BEYOND = 0.1
@@ -42,7 +42,7 @@ _LANE = 1.0 + 2.0 * _BEYOND
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One thing on the floor. `style` feeds its looks; speeds are per second."""
+    """One body on the floor. `style` holds the random numbers of its appearance; speeds are per second."""
 
     label: str
     x: float

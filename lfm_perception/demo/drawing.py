@@ -75,7 +75,7 @@ class _Brush:
         self.draw(colour, *((x + reach * c, y + radius * s) for c, s in _CIRCLE))
 
     def next(self, low: float = 0.0, high: float = 1.0) -> float:
-        """The next of the body's fixed random looks."""
+        """The next random number of the body's appearance, scaled to low..high."""
         return low + (high - low) * next(self.style)
 
 

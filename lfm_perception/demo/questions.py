@@ -1,4 +1,4 @@
-"""What the demo model is asked in training, and what it should say: many wordings, both dialects.
+"""Prompts and true answers for training the demo model: many wordings, both dialects.
 
 The wordings in `HELD_OUT` are never trained on; they measure how far rewording carries.
 """

@@ -1,8 +1,8 @@
 """The demo world: a moving camera over a warehouse floor, rendered with exact ground truth.
 
-People walk, forklifts drive, boxes, cones and pallets stand. `World` is a film of it (seeded, any
+People walk, forklifts drive, boxes, cones and pallets stand. `World` is a sequence of frames (seeded, any
 frame by its index); `still` is one random scene, as the demo model is trained and tested on. Both
-draw the same bodies with the same brush, so what is learned from stills holds in the film.
+draw the same bodies with the same brush, so a model trained on stills works on sequences.
 
 A body stands on the floor at `x` (image widths from the left edge) and `depth` (0 at the horizon, 1 at
 the lower edge of the image); its size grows with depth. Everything is drawn back to front with
@@ -22,7 +22,7 @@ import numpy as np
 
 from lfm_perception.demo.bodies import (
     EASY,
-    FILM,
+    SEQUENCE,
     LABELS,
     Body,
     Difficulty,
@@ -36,10 +36,10 @@ from lfm_perception.scene import ZERO_VELOCITY, Frame, Velocity
 from lfm_perception.stamps import from_seconds
 
 VISIBLE_FRACTION = 0.3
-"""A body counts as an object when at least this share of what lies in the image is not hidden..."""
+"""Minimum visible share of a body inside the image for it to count as an object."""
 
 VISIBLE_SIDE = 0.02
-"""...and its visible box is at least this share of the image in both directions."""
+"""Minimum width and height of its visible box, as a share of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def describe(labels: Sequence[str]) -> str:
 
 
 class World:
-    """A film of the demo world: `snapshot(i)` is frame i, the same for the same seed and size.
+    """A sequence of the demo world: `snapshot(i)` is frame i, the same for the same seed and size.
 
     `width` and `height` in pixels; `fps` frames per second; `bodies` how many move or stand about;
     `pan` how far the camera swings, in image widths (0 for a fixed camera).
@@ -90,7 +90,7 @@ class World:
     ) -> None:
         self.seed, self.width, self.height, self.fps, self.pan = seed, width, height, fps, pan
         rng = random.Random(f"film {seed}")
-        self.stage = replace(random_stage(rng, FILM), blur=0.3)
+        self.stage = replace(random_stage(rng, SEQUENCE), blur=0.3)
         labels = [LABELS[i % len(LABELS)] if i < len(LABELS) else rng.choice(LABELS) for i in range(bodies)]
         self.bodies = tuple(random_body(rng, label, moving=True) for label in labels)
         self.phase = rng.uniform(0.0, 2.0 * math.pi)

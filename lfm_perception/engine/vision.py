@@ -55,7 +55,7 @@ class VisionEncoder:
         planned = height // TOKEN_SIDE * (width // TOKEN_SIDE)
         if height % TOKEN_SIDE or width % TOKEN_SIDE or not 0 < planned <= MAX_TILE_TOKENS:
             raise PerceptionError(
-                f"the plan has a picture of {width}x{height}: its sides must be multiples of {TOKEN_SIDE} "
+                f"the plan has an image of {width}x{height}: its sides must be multiples of {TOKEN_SIDE} "
                 f"and it may have at most {MAX_TILE_TOKENS} image tokens"
             )
         pixels = tile.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
@@ -66,15 +66,15 @@ class VisionEncoder:
             text = mtmd_cpp.mtmd_input_text(marker, len(marker), False, False)
             bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
             if mtmd_cpp.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1):
-                raise llama_error(f"llama.cpp cannot take a picture of {width}x{height}")
+                raise llama_error(f"llama.cpp cannot take an image of {width}x{height}")
             (chunk,) = _image_chunks(chunks)
             tokens = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)
             if tokens != planned:
                 raise PerceptionError(
-                    f"llama.cpp makes {tokens} tokens of a picture of {width}x{height}, planned are {planned}"
+                    f"llama.cpp makes {tokens} tokens of an image of {width}x{height}, planned are {planned}"
                 )
             if mtmd_cpp.mtmd_encode_chunk(self._context, chunk):
-                raise llama_error(f"llama.cpp could not encode a picture of {width}x{height}")
+                raise llama_error(f"llama.cpp could not encode an image of {width}x{height}")
             embeddings = mtmd_cpp.mtmd_get_output_embd(self._context)
             return np.ctypeslib.as_array(embeddings, shape=(tokens, self._hidden_size)).copy()
         finally:

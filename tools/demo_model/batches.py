@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model import tokenizer as vocabulary
-from lfm_perception.demo.bodies import EASY, FILM, HARD, LABELS
+from lfm_perception.demo.bodies import EASY, SEQUENCE, HARD, LABELS
 from lfm_perception.demo.questions import Lesson, lesson
 from lfm_perception.demo.world import Snapshot, still
 
@@ -74,7 +74,7 @@ def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank:
     rng = random.Random(f"{run.seed} {step} {rank}")
     count = max(2, round(run.scale / run.processes * min(1.0, 65_536 / (width * height))))
     snapshots = [
-        still(rng, width, height, rng.choices((EASY, HARD, FILM), (42, 36, 22))[0]) for _ in range(count)
+        still(rng, width, height, rng.choices((EASY, HARD, SEQUENCE), (42, 36, 22))[0]) for _ in range(count)
     ]
     return collate(tokenizer, [(snapshot, lesson(rng, snapshot)) for snapshot in snapshots])
 
