@@ -22,8 +22,8 @@ import numpy as np
 
 from lfm_perception.demo.bodies import (
     EASY,
-    SEQUENCE,
     LABELS,
+    SEQUENCE,
     Body,
     Difficulty,
     outline_of,

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model import tokenizer as vocabulary
-from lfm_perception.demo.bodies import EASY, SEQUENCE, HARD, LABELS
+from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE
 from lfm_perception.demo.questions import Lesson, lesson
 from lfm_perception.demo.world import Snapshot, still
 
