@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from lfm_perception.demo.bodies import EASY, FILM, HARD, LABELS, Difficulty
+from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE, Difficulty
 from lfm_perception.demo.world import VISIBLE_FRACTION, TrueObject, World, describe, still
 from lfm_perception.evaluation.demo import caption_is_true
 from lfm_perception.geometry import Box
@@ -33,7 +33,7 @@ def test_every_size_renders(width: int, height: int) -> None:
     assert frame.image.dtype == np.uint8
 
 
-@pytest.mark.parametrize("difficulty", [EASY, HARD, FILM])
+@pytest.mark.parametrize("difficulty", [EASY, HARD, SEQUENCE])
 def test_boxes_enclose_exactly_the_visible_pixels(difficulty: Difficulty) -> None:
     rng = random.Random(5)
     for _ in range(20):
@@ -47,7 +47,7 @@ def test_boxes_enclose_exactly_the_visible_pixels(difficulty: Difficulty) -> Non
 
 def test_hidden_objects_are_not_in_the_truth() -> None:
     rng = random.Random(6)
-    snapshots = [still(rng, 256, 256, FILM) for _ in range(60)]
+    snapshots = [still(rng, 256, 256, SEQUENCE) for _ in range(60)]
     for snapshot in snapshots:
         listed = {thing.object_id + 1 for thing in snapshot.objects}
         assert set(np.unique(snapshot.instances)) <= listed | {0}
