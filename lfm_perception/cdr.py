@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.stamps import join_stamp
+from lfm_perception.text import safe_line
 
 Buffer = bytes | memoryview
 
@@ -104,7 +105,8 @@ def _aligned(offset: int) -> int:
 def _string(raw: bytes, offset: int, order: str) -> tuple[str, int]:
     """A string, and the offset behind its terminating zero."""
     (length,) = struct.unpack_from(f"{order}I", raw, offset)
-    return raw[offset + 4 : offset + 4 + length - 1].decode(errors="replace"), offset + 4 + length
+    text = raw[offset + 4 : offset + 4 + length - 1].decode(errors="replace")
+    return safe_line(text), offset + 4 + length
 
 
 def _bytes(raw: bytes, offset: int, order: str) -> memoryview:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import reprlib
 
+from lfm_perception.text import sentence
+
 
 class PerceptionError(Exception):
     """An input that cannot be used. The message is one sentence: the name, the value, the way out.
 
-    The command line prints it as one line and exits with 1; library callers may show it as it is.
+    The command line prints it as one line and exits with 1; library callers may show it as it is: whatever
+    the value, it is printable, on one line and at most `text.MAX_SENTENCE` characters long.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(sentence(str(message)))
 
 
 def os_reason(error: OSError) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
+from lfm_perception.text import is_safe
 
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
 """Text that the tokenizer reads as a special token, or llama.cpp as the place of an image."""
@@ -23,8 +24,8 @@ MAX_COORDINATE_STEPS = 10_000
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text is valid UTF-8 without control characters other than line break and tab."""
-    return not re.search(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
+    """Whether a text can be encoded and holds no control characters other than line break and tab."""
+    return is_safe(text)
 
 
 def check_prompt_text(name: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """The values that travel through the package: frozen, without ROS, files or model code.
 
+Text is safe to encode and print, and bounded, from the moment a value is made (see `text`).
 Stamps are integer nanoseconds (as in `builtin_interfaces/Time`, without rounding); durations are
 float seconds. Boxes are normalized (see `geometry`). Images are RGB.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box
+from lfm_perception.text import safe_line, safe_text
 
 Image = NDArray[np.uint8]
 """RGB image, uint8, shape (height, width, 3)."""
@@ -27,6 +29,9 @@ class Frame:
     image: Image
     stamp_ns: int
     frame_id: str = "camera"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame_id", safe_line(self.frame_id))
 
     @property
     def width(self) -> int:
@@ -57,6 +62,9 @@ class Detection:
     box: Box
     score: float
     std: CoordinateStd | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", safe_line(self.label))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,12 @@ class Answer:
     truncated: bool = False
     rejects: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     usage: Usage = Usage()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", safe_text(self.text))
+        rejects = {safe_line(reason): count for reason, count in self.rejects.items()}
+        if rejects != self.rejects:
+            object.__setattr__(self, "rejects", MappingProxyType(rejects))
 
 
 class Velocity(NamedTuple):

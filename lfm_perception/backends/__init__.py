@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from lfm_perception.settings import Settings
+from lfm_perception.text import safe_line
 from lfm_perception.vlm import Vlm
 
 Notify = Callable[[str], None]
@@ -63,7 +64,7 @@ def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
 
 def model_name(settings: Settings) -> str:
     """The `display_name` of the chosen backend."""
-    return chosen_backend(settings).display_name(settings)
+    return safe_line(chosen_backend(settings).display_name(settings))
 
 
 def model_provenance(settings: Settings) -> dict[str, Any]:

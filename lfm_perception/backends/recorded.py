@@ -22,7 +22,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.scene_json import detection_from_json, detection_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
+from lfm_perception.text import safe_line
 from lfm_perception.vlm import Health, Vlm
 
 FORMAT, VERSION = "lfm_perception answers", 2
@@ -98,7 +98,7 @@ class RecordedVlm:
             )
         answer = answers.get(_QuestionKey.of(question))
         if answer is None:
-            recorded = ", ".join(_short(key.user) for key in list(answers)[:3])
+            recorded = ", ".join(_short(key.user) for key in list(answers)[:2])
             raise NotRecordedError(
                 f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
                 f"{recorded}: record it with the same labels, dialect and prompts"
@@ -156,7 +156,7 @@ def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[Record
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("x", encoding="utf-8") as file:
+        with unfinished.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"format": FORMAT, "version": VERSION, **about}, ensure_ascii=False) + "\n")
             writer = RecordingVlm(vlm, file)
             yield writer
@@ -259,9 +259,8 @@ def _check(settings: Settings) -> str:
     return f"{_path(settings)}, {sum(1 for _ in _lines(_path(settings)))} answers"
 
 
-_EXCERPT = reprlib.Repr()
-_EXCERPT.maxstring = 200
-_short = _EXCERPT.repr
+def _short(text: str) -> str:
+    return repr(safe_line(text, 40))
 
 
 register(

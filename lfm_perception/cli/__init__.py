@@ -6,6 +6,7 @@ import slow modules inside their functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -36,6 +37,8 @@ app.add_typer(models.app, name="models")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; `arguments` default to the process's own."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         app(arguments, prog_name="lfm-perception")
     except PerceptionError as error:

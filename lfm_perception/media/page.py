@@ -20,7 +20,9 @@ def write_page(path: Path, template: str, **content: object) -> None:
         lstrip_blocks=True,
     )
     environment.filters["jpeg"] = lambda image: data_uri("image/jpeg", images.encode(image, ".jpg"))
-    path.write_text(environment.get_template(template).render(content) + "\n", encoding="utf-8")
+    path.write_text(
+        environment.get_template(template).render(content) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def data_uri(kind: str, data: bytes) -> str:

@@ -98,7 +98,9 @@ def run_demo(
         with writing(out):
             still = _draw(run, staging, model_name(settings), on_progress)
             lines = [json.dumps(scene_to_json(received.scene), ensure_ascii=False) for received in run.scenes]
-            (staging.path / SCENES).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            (staging.path / SCENES).write_text(
+                "".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace"
+            )
             write_json(staging.path / SUMMARY, summary)
             write_live_page(staging.path / PAGE, run, report, still, about)
             staging.publish()

@@ -145,7 +145,9 @@ def replay(
             "recorded": dict(recorder.counts),
         }
         with writing(out):
-            (staging.path / SCENES).write_text("".join(f"{scene}\n" for scene in scenes), encoding="utf-8")
+            (staging.path / SCENES).write_text(
+                "".join(f"{scene}\n" for scene in scenes), encoding="utf-8", errors="backslashreplace"
+            )
             write_json(staging.path / SUMMARY, summary)
             staging.publish()
     return summary

@@ -19,7 +19,7 @@ class ScenesFile(Sink, file=SCENES):
 
     def __init__(self, path: Path, rate: float) -> None:
         super().__init__(path, rate)
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, annotated: AnnotatedFrame) -> None:
         if annotated.scene is not None:
