@@ -10,16 +10,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.text import safe_line, safe_text
 
 Image = NDArray[np.uint8]
 """RGB image, uint8, shape (height, width, 3)."""
+
+MAX_PIXELS = 64_000_000
+"""Maximum pixels of an image, whatever way it comes in: twice 8K video (33 million), and at most 0.6 GB while
+it is decoded. Headers of a few bytes can announce any size."""
+
+MAX_SIDE = 65_535
+"""Maximum width and height of an image, pixels: that of JPEG."""
+
+MAX_SMALL_ASPECT = 4
+"""Maximum height of a small copy in widths; a longer one is compressed."""
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise PerceptionError when an image of this size, called `name`, must not be decoded."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise PerceptionError(f"{name} cannot be an image of {width} x {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise PerceptionError(
+            f"{name} has {width} x {height} pixels, over the limit of {MAX_PIXELS:,}: send a smaller image"
+        )
+
+
+def check_image(image: NDArray[Any], name: str) -> None:
+    """Raise PerceptionError for an array that is no RGB image of an allowed size."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise PerceptionError(
+            f"{name} must be a uint8 RGB image of shape (height, width, 3), got {image.dtype} {image.shape}: "
+            f"convert it first"
+        )
+    check_size(image.shape[1], image.shape[0], name)
+
+
+def small_size(width: int, height: int, to_width: int) -> tuple[int, int]:
+    """Width and height of a small copy, both bounded, with the aspect ratio unless that is extreme."""
+    return to_width, min(max(round(to_width * height / width), 1), MAX_SMALL_ASPECT * to_width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

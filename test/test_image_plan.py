@@ -151,7 +151,7 @@ def test_a_frame_of_the_planned_size_is_used_as_it_is() -> None:
     ],
 )
 def test_an_array_that_is_no_rgb_image_is_refused(image: Image) -> None:
-    with pytest.raises(PerceptionError, match="must be uint8 RGB"):
+    with pytest.raises(PerceptionError, match="must be a uint8 RGB image"):
         resize(image, ImagePlan(32, 32))
 
 

@@ -31,7 +31,7 @@ from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, SharedFrame, SharedMemory
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
-from lfm_perception.scene import Answer, Frame
+from lfm_perception.scene import Answer, Frame, check_image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError, Health
 
@@ -93,11 +93,7 @@ class SupervisedVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises WorkerError when the worker is lost."""
-        image = frame.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise PerceptionError(
-                f"a frame must be a uint8 RGB image, got {image.dtype} of shape {image.shape}"
-            )
+        check_image(frame.image, "a frame")
         with self._one_request, self._changed:
             cancels = self._cancels
             worker = self._await_worker(cancels)
@@ -163,6 +159,7 @@ class SupervisedVlm:
                 f"a frame of {shared.size:,} bytes does not fit into shared memory: {error.strerror}"
             ) from error
         np.copyto(self._memory.image(shared), frame.image)
+        self._memory.give_back(shared)
         self._shared = frame
         return shared
 

@@ -73,6 +73,7 @@ class SharedMemory:
     def __init__(self, file: int) -> None:
         self.file = file
         self._map: mmap.mmap | None = None
+        self._filled = 0
 
     def grow(self, size: int) -> None:
         """Enlarge the file to at least `size` bytes."""
@@ -85,6 +86,16 @@ class SharedMemory:
             self._map = mmap.mmap(self.file, os.fstat(self.file).st_size)
         shape = (frame.height, frame.width, 3)
         return np.frombuffer(self._map, np.uint8, frame.size).reshape(shape)
+
+    def give_back(self, frame: SharedFrame) -> None:
+        """Free the pages behind the frame, which a larger one before it filled.
+
+        The file keeps its length, so that a worker that still reads the larger one is not killed (SIGBUS).
+        """
+        start = -(-frame.size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if frame.size < self._filled and self._map is not None and start < len(self._map):
+            self._map.madvise(mmap.MADV_REMOVE, start)
+        self._filled = frame.size
 
     def close(self) -> None:
         """Free the memory. May be called twice."""

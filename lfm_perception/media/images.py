@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.image import ImageError, message_to_cvimage
-from rosbags.image.image import to_cvtype
 
-from lfm_perception.errors import PerceptionError
-from lfm_perception.scene import Image
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.media.bit_depth import BitDepth
+from lfm_perception.media.image_header import identify
+from lfm_perception.media.raw_images import BAYER, demosaiced, from_raw
+from lfm_perception.scene import MAX_PIXELS, Image, check_size
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-SEMI_PLANAR = ("nv12", "nv21")
-"""Encodings with half as many rows of chroma below the rows of luma."""
+FILE_KINDS = ("JPEG", "PNG", "BMP", "WebP", "PNM", "TIFF")
+TOPIC_KINDS = ("JPEG", "PNG")
+"""Kinds of encoded images that are read from files, and from messages."""
 
-AVERAGED = frozenset(("mono8", "rgb8", "bgr8", "rgba8", "bgra8", "8UC1", "8UC3"))
-"""Encodings of interleaved 8-bit channels, which can be averaged before conversion."""
+MAX_FILE_BYTES = 8 * MAX_PIXELS
+"""Maximum size of a file: 4 channels of 16 bits without compression."""
 
-JPEG = b"\xff\xd8"
-REDUCED = (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_2)
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 """Scales at which JPEG can be decoded: an eighth, a quarter, a half."""
 
-LARGEST_SIDE = 16_384
-"""Maximum width and height of an image message, pixels; larger values are taken for damage."""
-
+VIDEO = re.compile(r"h\.?26[3456]|x26[45]|hevc|avc|av1|vp[89]|theora|ffmpeg|nvenc|mpeg[124]", re.IGNORECASE)
+"""Formats of video codecs, as ffmpeg_image_transport and Foxglove write them."""
 
 JPEG_QUALITY = 85
 
@@ -40,49 +41,48 @@ def encode(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> bytes:
     return cv2.imencode(suffix, bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes()
 
 
-def from_message(message: Any, name: str, width: int | None = None) -> Image:
+def from_message(message: Any, name: str, width: int | None = None, depth: BitDepth | None = None) -> Image:
     """A sensor_msgs Image or CompressedImage, of rclpy or of rosbags, as RGB.
 
     Args:
         message: the message.
         name: name of the image in error messages.
-        width: a width that suffices, for a cheaper conversion: interleaved 8-bit pixels are averaged to it,
-            JPEG is decoded at a half, a quarter or an eighth, not below it; others keep their size.
+        width: a width that suffices, for a cheaper conversion: separate pixels are averaged to it, JPEG is
+            decoded at a half, a quarter or an eighth, not below it; others keep their size.
+        depth: that of the stream, for 16-bit images; one of its own by default.
 
     Raises:
-        PerceptionError: the encoding is unknown, the data is cut off or the size is invalid.
+        PerceptionError: the encoding is not read, the data is cut off or the size is invalid.
     """
+    depth = depth or BitDepth()
     if hasattr(message, "format"):
-        return decode(np.frombuffer(message.data, np.uint8), name, width)
-    if not (0 < message.width <= LARGEST_SIDE and 0 < message.height <= LARGEST_SIDE):
-        raise PerceptionError(f"{name} cannot be an image of {message.width} x {message.height} pixels")
-    data = np.frombuffer(message.data, np.uint8)
-    try:
-        bits, _, _, channels = to_cvtype(message.encoding)
-        row = message.width * channels * bits // 8
-        height = message.height * 3 // 2 if message.encoding in SEMI_PLANAR else message.height
-        pixels: NDArray[Any] = data[: message.step * height].reshape(height, message.step)[:, :row]
-        size = message.width, height  # rows may end in spare bytes
-        if width is not None and message.width > width and message.encoding in AVERAGED:
-            size = width, max(round(width * message.height / message.width), 1)
-            pixels = cv2.resize(
-                pixels.reshape(message.height, message.width, channels), size, interpolation=cv2.INTER_AREA
-            )
-        plain: Any = SimpleNamespace(
-            height=size[1],
-            width=size[0],
-            encoding=message.encoding,
-            is_bigendian=message.is_bigendian,
-            step=size[0] * channels * bits // 8,
-            data=np.ascontiguousarray(pixels).reshape(-1),
-        )
-        image = message_to_cvimage(plain, "rgb8")
-    except (ImageError, TypeError, ValueError, cv2.error) as error:
+        return _from_compressed(message, name, width, depth)
+    return from_raw(message, name, width, depth)
+
+
+def _from_compressed(message: Any, name: str, width: int | None, depth: BitDepth) -> Image:
+    """A CompressedImage; `format` names the encoding before compression, and after it that of the file.
+
+    As in compressed_image_transport: `rgb8; jpeg compressed bgr8`. Bayer images are compressed as they are.
+    """
+    described = str(message.format)
+    original, _, file = described.partition(";")
+    if "compressedDepth" in described:
         raise PerceptionError(
-            f"{name} cannot be converted to RGB ({message.width} x {message.height}, encoding "
-            f"{message.encoding!r}, {data.size} bytes in rows of {message.step}): {reason(error)}"
-        ) from error
-    return np.ascontiguousarray(image, dtype=np.uint8)
+            f"{name} holds distances (format {shown(described)}), not a picture: "
+            f"use the compressed topic of the color or infrared camera"
+        )
+    data = bytes(message.data)
+    if VIDEO.search(described) and identify(data).kind not in TOPIC_KINDS:
+        raise PerceptionError(
+            f"{name} is a piece of a video (format {shown(described)}), which is not read: "
+            f"decode it with image_transport republish and use the raw topic"
+        )
+    pattern = original.rstrip("0123456789")
+    if pattern in BAYER and not re.search("bgr|rgb", file):
+        return demosaiced(decode(data, name, kinds=TOPIC_KINDS, depth=depth)[..., 0], pattern)
+    rgb = decode(data, name, width, kinds=TOPIC_KINDS, depth=depth)
+    return np.ascontiguousarray(rgb[..., ::-1]) if "compressed rgb" in file else rgb
 
 
 def reason(error: Exception) -> str:
@@ -91,33 +91,51 @@ def reason(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def read(path: Path) -> Image:
+def read(path: Path, depth: BitDepth | None = None) -> Image:
     """The image of a file as RGB. Raises PerceptionError when it cannot be read or decoded."""
     try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise PerceptionError(f"image {path} has {size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
         data = path.read_bytes()
     except OSError as error:
         raise PerceptionError(f"image {path} cannot be read: {error.strerror}") from error
-    return decode(data, f"image {path}")
+    return decode(data, f"image {path}", depth=depth)
 
 
-def decode(data: bytes | NDArray[np.uint8], name: str, width: int | None = None) -> Image:
+def decode(
+    data: bytes | NDArray[np.uint8],
+    name: str,
+    width: int | None = None,
+    *,
+    kinds: Sequence[str] = FILE_KINDS,
+    depth: BitDepth | None = None,
+) -> Image:
     """The image encoded in `data` as RGB, rotated as its EXIF orientation says.
 
-    Gray becomes RGB, an alpha channel is dropped, 16 bits are scaled to 8; `name` and `width` as in
-    `from_message`. Raises PerceptionError when it cannot be decoded or has floating-point values.
+    Gray becomes RGB, an alpha channel is dropped, 16 bits are scaled to 8; `name`, `width` (before the
+    rotation) and `depth` as in `from_message`. Kind and size are read before anything is decoded.
+
+    Raises:
+        PerceptionError: it cannot be decoded, is of none of `kinds`, too large, or has floating-point values.
     """
-    encoded = np.frombuffer(data, np.uint8)
-    decoded = None
-    if width is not None and encoded[:2].tobytes() == JPEG:
-        reduced = (cv2.imdecode(encoded, flag) for flag in REDUCED)
-        decoded = next((small for small in reduced if small is not None and small.shape[1] >= width), None)
-    if decoded is None and encoded.size:
-        # Not IMREAD_COLOR_RGB: OpenCV 5.0.0 reads 16-bit TIFF wrong with it.
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    data = bytes(data)
+    encoded = identify(data)
+    if encoded.kind and encoded.kind not in kinds:
+        raise PerceptionError(f"{name} is {encoded.kind}, which is not read: give {' or '.join(kinds)}")
+    damaged = PerceptionError(f"{name} cannot be decoded: it is damaged, cut off or not an image")
+    if not encoded.width or not encoded.height:
+        raise damaged
+    check_size(encoded.width, encoded.height, name)
+    # Not IMREAD_COLOR_RGB: OpenCV 5.0.0 reads 16-bit TIFF wrong with it.
+    flag = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if width is not None and encoded.kind == "JPEG":
+        flag = next((flag for scale, flag in REDUCED.items() if encoded.width > (width - 1) * scale), flag)
+    decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if decoded is None:
-        raise PerceptionError(f"{name} cannot be decoded: it is damaged, cut off or not an image")
+        raise damaged
     if decoded.dtype == np.uint16:
-        decoded = cv2.convertScaleAbs(decoded, alpha=255.0 / 65535.0)
+        decoded = (depth or BitDepth()).to_8_bits(decoded)
     if decoded.dtype != np.uint8:
         raise PerceptionError(
             f"{name} holds {decoded.dtype} values, which have no fixed range: give 8 or 16 bits per channel"

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import TILE_SIDE, ImagePlan
-from lfm_perception.scene import Image
+from lfm_perception.scene import Image, check_image
 
 
 def resize(image: Image, plan: ImagePlan) -> Image:
@@ -47,11 +46,7 @@ def tile_image(image: Image, plan: ImagePlan) -> Iterator[Image]:
 
 
 def _resized(image: Image, width: int, height: int) -> Image:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PerceptionError(
-            f"an image must be uint8 RGB of shape (height, width, 3), got {image.dtype} {image.shape}: "
-            f"convert it first"
-        )
+    check_image(image, "an image")
     source = np.ascontiguousarray(image)
     source_height, source_width = source.shape[:2]
     if (source_width, source_height) == (width, height):

@@ -22,6 +22,7 @@ from lfm_perception import cdr, scene
 from lfm_perception.colours import track_colour
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.stamps import join_stamp, split_stamp
 
 NAMESPACES = ("boxes", "names", "velocities", "velocity_spreads")
@@ -46,20 +47,22 @@ def header(nanoseconds: int, frame_id: str) -> Header:
     return Header(stamp=time(nanoseconds), frame_id=frame_id)
 
 
-def frame(raw: bytes, topic: str, *, compressed: bool, width: int | None = None) -> scene.Frame:
+def frame(
+    raw: bytes, topic: str, *, compressed: bool, width: int | None = None, depth: BitDepth | None = None
+) -> scene.Frame:
     """Decode a serialized Image or CompressedImage.
 
     Args:
         topic: what error messages call the source of the image.
-        width: decode a wider image to about this width in pixels, where that is less work
-            (see `images.from_message`).
+        width: decode a wider image to about this width in pixels, where that is less work.
+        depth: that of the stream, for 16-bit images (see `images.from_message`).
 
     Raises:
         PerceptionError: the encoding is not supported, or the data is damaged or cut off.
     """
     header = cdr.image_header(raw, topic, compressed=compressed)
     fields = cdr.image_fields(raw, header, topic)
-    rgb = images.from_message(fields, f"an image on {topic}", width)
+    rgb = images.from_message(fields, f"an image on {topic}", width, depth)
     return scene.Frame(rgb, header.stamp_ns, header.frame_id)
 
 

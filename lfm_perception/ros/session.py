@@ -22,6 +22,7 @@ from lfm_perception.board import BoardMonitor
 from lfm_perception.cdr import image_header
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.questions import Prompt
 from lfm_perception.ros import messages
@@ -49,6 +50,7 @@ class Session:
         self._compressed = settings.node.image_transport == "compressed"
         self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
+        self._depth = BitDepth(settings.image.depth_bits)
         self._size = (0, 0)
         self._track_count = 0
         self._last_status: NodeStatus | None = None
@@ -190,7 +192,7 @@ class Session:
 
     def _decode(self, raw: bytes, width: int | None) -> Frame:
         """Decode a serialized image, reduced to about `width` pixels if given. Raises PerceptionError."""
-        return messages.frame(raw, self.topic, compressed=self._compressed, width=width)
+        return messages.frame(raw, self.topic, compressed=self._compressed, width=width, depth=self._depth)
 
     def _on_query(self, message: String) -> None:
         try:

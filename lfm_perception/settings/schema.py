@@ -120,6 +120,12 @@ class ImageSettings:
     max_tiles: int = parameter(1, "maximum number of 512 x 512 tiles per frame; 1: no tiling", (1, MAX_TILES))
     splitting: bool = parameter(True, "splitting of large frames into tiles, up to image.max_tiles")
     thumbnail: bool = parameter(True, "thumbnail of a tiled frame, within image.max_tokens")
+    depth_bits: str = parameter(
+        "auto",
+        "significant bits of 16-bit images; auto: measured",
+        ("auto", *map(str, range(8, 17))),
+        read_only=SUBSCRIBED,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class ParameterSpec:
         # YAML reads a bare on and off as true and false
         if isinstance(value, bool) and {"on", "off"} <= set(self.choices):
             value = "on" if value else "off"
+        if type(value) is int and str(value) in self.choices:
+            value = str(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 2**53 else math.inf
         if self.kind is tuple and isinstance(value, list):

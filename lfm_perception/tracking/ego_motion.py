@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import BoxArray
-from lfm_perception.scene import Image
+from lfm_perception.scene import Image, small_size
 from lfm_perception.tracking.ego_motion_history import Affine, identity_affine
 
 PixelAffine = NDArray[np.float64]
@@ -20,7 +20,8 @@ Points = NDArray[np.float32]
 Grey = NDArray[np.uint8]
 
 FLOW_WIDTH = 160
-"""Width in pixels of the image that optical flow is computed on; its height keeps the aspect ratio."""
+"""Width in pixels of the image that optical flow is computed on; its height keeps the aspect ratio
+(see `scene.small_size`)."""
 
 CELL_SIZE = 12
 """Side of the cells in pixels. The best corner of each is tracked, so that a large moving object does not
@@ -141,8 +142,8 @@ class EgoMotionEstimator:
 
 def downscale(image: Image) -> Image:
     """The image at the size that optical flow is computed on."""
-    height, width = image.shape[:2]
-    size = (FLOW_WIDTH, max(round(FLOW_WIDTH * height / width), CELL_SIZE))
+    width, height = small_size(image.shape[1], image.shape[0], FLOW_WIDTH)
+    size = width, max(height, CELL_SIZE)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 

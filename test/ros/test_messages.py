@@ -23,9 +23,8 @@ from visualization_msgs.msg import Marker
 from lfm_perception import scene
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
-from lfm_perception.media.images import LARGEST_SIDE
 from lfm_perception.ros import messages
-from lfm_perception.scene import Detection, Track, Usage, Velocity
+from lfm_perception.scene import MAX_SIDE, Detection, Track, Usage, Velocity
 
 STAMP_NS = 1_700_000_000_123_456_789
 HEADER = messages.header(STAMP_NS, "front")
@@ -169,7 +168,7 @@ def test_a_message_that_is_cut_off_anywhere_is_one_sentence(compressed: bool) ->
     ("broken", "said"),
     [
         (message(picture(), "rgb8", 0, 0, 0), "0 x 0"),
-        (message(picture(), "rgb8", LARGEST_SIDE + 1, 20, 60), f"{LARGEST_SIDE + 1} x 20"),
+        (message(picture(), "rgb8", MAX_SIDE + 1, 20, 60), f"{MAX_SIDE + 1} x 20"),
         (message(picture(), "rgb8", 64, 200, 192), "64 x 200"),
         (message(picture(), "rgb8", 64, 48, 12), "in rows of 12"),
         (message(picture(), "rgb8", 64, 48, 0), "in rows of 0"),
