@@ -1,15 +1,16 @@
-"""LFM2-VL's image preprocessing as integer arithmetic: sizes, tiles, thumbnail and tokens. Pure functions.
+"""LFM2-VL's image preprocessing as arithmetic: sizes, tiles, thumbnail and tokens. Pure functions.
 
-One image token covers 32x32 pixels (2x2 patches of 16x16). A frame whose area is at most twice `max_tokens`
-becomes one tile with sides that are multiples of 32. A larger one becomes 2 to 10 tiles of 512x512, in the
-grid nearest to its aspect ratio, followed by a thumbnail of the whole frame. The sizes are those of llama.cpp
-(`tools/mtmd/mtmd-image.cpp`) and Transformers (`models/lfm2_vl`), in 32-bit floats as llama.cpp computes
-them, so that a frame on the border between two sizes falls on the same side. (The model card's one example
-of tiling, 1,020 tokens for 1000x3000, is what neither computes: both give 3 x 256 + 9 x 27 = 1,011.)
+One image token covers 32x32 pixels (2x2 patches of 16x16). A frame whose area is at most `pixel_tolerance`
+times `max_tokens` becomes one tile with sides that are multiples of 32. A larger one becomes tiles of
+`tile_size`, in the grid nearest to its aspect ratio, followed by a thumbnail of the whole frame. The sizes
+are those of Transformers (`models/lfm2_vl`), which rounds halves to the even neighbour; llama.cpp rounds them
+up and makes 416x288 of 400x300 where Transformers and a plan make 384x288. (The model card's one example of
+tiling, 1,020 tokens for 1000x3000, is what neither computes: both give 3 x 256 + 9 x 27 = 1,011.)
 
-One difference is on purpose: a plan never exceeds `max_tokens`. The preprocessor does when it enlarges a
+Two differences are on purpose. A plan never exceeds `max_tokens`: the preprocessor does when it enlarges a
 small image (100x100 at 32 to 32 tokens gives 36) and for long, thin images; a plan takes the next smaller
-size, or refuses an image that is too long and thin.
+size, or refuses an image that is too long and thin. And where a grid of one tile is nearest (`min_tiles` 1),
+Transformers cuts a tile of 512x512 but counts the tokens of a single tile; a plan is that single tile.
 
 **llama.cpp keeps planned images unchanged.** The frame is resized here to the planned size and given to
 llama.cpp tile by tile (`planning.resize.tile_image`). Load it with `image_min_tokens=1` and an
@@ -24,38 +25,35 @@ are therefore the same in the frame, in the resized image and in the thumbnail.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
-
-import numpy as np
 
 from lfm_perception.errors import PerceptionError
 
 TOKEN_SIDE = 32
 """Pixels on each side of the square that one image token covers."""
 
-TILE_SIDE = 512
-"""Pixels on each side of a tile."""
-
-TILE_TOKENS = (TILE_SIDE // TOKEN_SIDE) ** 2
+MAX_TILE_SIZE = 1024
+"""Pixels on each side of the largest tile that llama.cpp is loaded for."""
 
 MAX_TILES = 10
 """The largest grid the models were trained with."""
 
 _PATCH_SIDE = 16
 _TOKEN_AREA = TOKEN_SIDE**2
-_TILING_TOLERANCE = 2.0  # `max_pixels_tolerance` of the preprocessor
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Limits of an image plan.
+    """Limits of an image plan, as the group `image` of the parameters has them.
 
-    `min_tokens` and `max_tokens` bound a single tile and the thumbnail; a tile of a grid always has 256
-    tokens. `max_tiles` is 1 to 10; with 1, or without `splitting`, a frame is never tiled. `thumbnail` adds
-    a small view of the whole frame to a grid.
+    `min_tokens` and `max_tokens` bound a single tile and the thumbnail; a tile of a grid has `tile_size`
+    pixels on each side. A grid has `min_tiles` to `max_tiles` tiles; with `max_tiles` 1, or without
+    `splitting`, a frame is never tiled. `thumbnail` adds a small view of the whole frame to a grid.
+    `resample` is the filter of resizing: bilinear or bicubic.
 
-    Raises PerceptionError when a limit is out of range or the two bounds contradict each other.
+    Raises PerceptionError when a limit is out of range or two contradict each other.
     """
 
     min_tokens: int = 32
@@ -63,24 +61,43 @@ class ImageLimits:
     max_tiles: int = 1
     splitting: bool = True
     thumbnail: bool = True
+    min_tiles: int = 2
+    tile_size: int = 512
+    pixel_tolerance: float = 2.0
+    resample: str = "bilinear"
 
     def __post_init__(self) -> None:
         if self.min_tokens < 1 or self.max_tokens < self.min_tokens:
             raise PerceptionError(
-                f"image.min_tokens {self.min_tokens} and image.max_tokens {self.max_tokens} contradict each "
-                f"other: give 1 <= min_tokens <= max_tokens"
+                f"image.min_tokens {self.min_tokens} is above image.max_tokens {self.max_tokens}: "
+                "lower the one or raise the other"
             )
         if not 1 <= self.max_tiles <= MAX_TILES:
             raise PerceptionError(f"image.max_tiles must be 1 to {MAX_TILES}, got {self.max_tiles}")
+        if self.tile_size % TOKEN_SIDE or not 0 < self.tile_size <= MAX_TILE_SIZE:
+            raise PerceptionError(
+                f"image.tile_size must be a multiple of {TOKEN_SIDE} up to {MAX_TILE_SIZE}, "
+                f"got {self.tile_size}"
+            )
+
+    @property
+    def tile_tokens(self) -> int:
+        """Image tokens of one tile of a grid."""
+        return self.tile_size**2 // _TOKEN_AREA
+
+    @property
+    def tiles_frames(self) -> bool:
+        """Whether a large frame is tiled."""
+        return self.splitting and self.max_tiles >= max(2, self.min_tiles)
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
     """How one frame is resized and tiled.
 
-    The whole frame is resized to `width` x `height` pixels: multiples of 32 for a single tile, and
-    `columns * 512` x `rows * 512` for a grid. `thumbnail_width` and `thumbnail_height` are 0 when there
-    is no thumbnail.
+    The whole frame is resized to `width` x `height` pixels, multiples of 32, with the filter `resample`, and
+    cut into `columns` x `rows` square tiles. `thumbnail_width` and `thumbnail_height` are 0 when there is no
+    thumbnail.
     """
 
     width: int
@@ -89,11 +106,17 @@ class ImagePlan:
     rows: int = 1
     thumbnail_width: int = 0
     thumbnail_height: int = 0
+    resample: str = "bilinear"
 
     @property
     def tiled(self) -> bool:
-        """Whether the frame is cut into tiles of 512x512."""
+        """Whether the frame is cut into tiles."""
         return self.columns * self.rows > 1
+
+    @property
+    def tile_tokens(self) -> int:
+        """Image tokens of each tile of the grid, or of the single tile."""
+        return self.width * self.height // (self.columns * self.rows * _TOKEN_AREA)
 
     @property
     def tokens(self) -> int:
@@ -113,17 +136,19 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
     if width < 1 or height < 1:
         raise PerceptionError(f"the image is {width}x{height} and has no pixels: check the image source")
     single_width, single_height = _single_tile(width, height, limits)
-    tiling = limits.splitting and limits.max_tiles > 1
-    if not (tiling and _exceeds_single_tile(width, height, limits.max_tokens)):
-        return ImagePlan(single_width, single_height)
-    columns, rows = _nearest_grid(width, height, limits.max_tiles)
+    columns, rows = 1, 1
+    if limits.tiles_frames and _exceeds_single_tile(width, height, limits):
+        columns, rows = _nearest_grid(width, height, limits)
+    if columns * rows == 1:
+        return ImagePlan(single_width, single_height, resample=limits.resample)
     return ImagePlan(
-        width=columns * TILE_SIDE,
-        height=rows * TILE_SIDE,
+        width=columns * limits.tile_size,
+        height=rows * limits.tile_size,
         columns=columns,
         rows=rows,
         thumbnail_width=single_width if limits.thumbnail else 0,
         thumbnail_height=single_height if limits.thumbnail else 0,
+        resample=limits.resample,
     )
 
 
@@ -147,59 +172,53 @@ def _tokens(size: tuple[int, int]) -> int:
 
 
 def _aligned(width: int, height: int) -> tuple[int, int]:
-    """Both sides rounded to the nearest multiple of 32, halves up, at least 32."""
-    across, down = (max(1, (2 * side + TOKEN_SIDE) // (2 * TOKEN_SIDE)) for side in (width, height))
-    return across * TOKEN_SIDE, down * TOKEN_SIDE
+    """Both sides rounded to the nearest multiple of 32, halves to the even one, at least 32."""
+    across, down = (max(TOKEN_SIDE, _rounded(side)) for side in (width, height))
+    return across, down
+
+
+def _rounded(side: int) -> int:
+    return round(side / TOKEN_SIDE) * TOKEN_SIDE
 
 
 def _shrunk(width: int, height: int, max_tokens: int) -> tuple[int, int]:
     """Both sides scaled down to an area of `max_tokens`, then rounded down to multiples of 32."""
-    area = np.float32(height) * np.float32(width)
-    factor = np.sqrt(area / np.float32(max_tokens * _TOKEN_AREA))
-    across, down = (
-        max(1, int(np.floor(np.float32(side) / factor / np.float32(TOKEN_SIDE)))) for side in (width, height)
-    )
+    factor = math.sqrt(height * width / (max_tokens * _TOKEN_AREA))
+    across, down = (max(1, math.floor(side / factor / TOKEN_SIDE)) for side in (width, height))
     return across * TOKEN_SIDE, down * TOKEN_SIDE
 
 
 def _enlarged(width: int, height: int, min_tokens: int) -> tuple[int, int]:
     """Both sides scaled up to an area of `min_tokens`, then rounded up to multiples of 32."""
-    area = np.float32(height) * np.float32(width)
-    factor = np.sqrt(np.float32(min_tokens * _TOKEN_AREA) / area)
-    across, down = (
-        int(np.ceil(np.float32(side) * factor / np.float32(TOKEN_SIDE))) for side in (width, height)
-    )
+    factor = math.sqrt(min_tokens * _TOKEN_AREA / (height * width))
+    across, down = (math.ceil(side * factor / TOKEN_SIDE) for side in (width, height))
     return across * TOKEN_SIDE, down * TOKEN_SIDE
 
 
-def _exceeds_single_tile(width: int, height: int, max_tokens: int) -> bool:
-    """Whether the image's rounded area is more than twice `max_tokens`.
-
-    Here, unlike in `_aligned`, halves round to the even neighbour and a side is at least one patch.
-    """
-    across, down = (max(_PATCH_SIDE, round(side / TOKEN_SIDE) * TOKEN_SIDE) for side in (width, height))
-    return across * down > max_tokens * _TOKEN_AREA * _TILING_TOLERANCE
+def _exceeds_single_tile(width: int, height: int, limits: ImageLimits) -> bool:
+    """Whether the image's rounded area is beyond the tolerance. A side is at least one patch here."""
+    across, down = (max(_PATCH_SIDE, _rounded(side)) for side in (width, height))
+    return across * down > limits.max_tokens * _TOKEN_AREA * limits.pixel_tolerance
 
 
-def _nearest_grid(width: int, height: int, max_tiles: int) -> tuple[int, int]:
+def _nearest_grid(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:
     """Columns and rows of the grid whose aspect ratio is nearest to the image's.
 
     Of equally near grids a larger one is chosen when the image has more than half of its pixels.
     """
-    aspect = np.float32(width) / np.float32(height)
-    best, best_distance = (1, 1), np.float32(np.inf)
-    for columns, rows in _grids(max_tiles):
-        distance = abs(aspect - np.float32(columns) / np.float32(rows))
+    best, best_distance = (1, 1), math.inf
+    for columns, rows in _grids(limits.min_tiles, limits.max_tiles):
+        distance = abs(width / height - columns / rows)
         if distance < best_distance:
             best, best_distance = (columns, rows), distance
-        elif distance == best_distance and 2 * width * height > columns * rows * TILE_SIDE**2:
+        elif distance == best_distance and 2 * width * height > columns * rows * limits.tile_size**2:
             best = columns, rows
     return best
 
 
 @cache
-def _grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All grids of 2 to `max_tiles` tiles, in the order of their size."""
+def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All grids of `min_tiles` to `max_tiles` tiles, in the order of their size."""
     sides = range(1, max_tiles + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if 2 <= columns * rows <= max_tiles]
+    grids = [(across, down) for across in sides for down in sides if min_tiles <= across * down <= max_tiles]
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.image_plan import TILE_TOKENS, ImagePlan
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.planning.latency import StageLatencyModel
 from lfm_perception.planning.motion_gate import MotionGate, downsample, frame_difference
 from lfm_perception.planning.planner import Planner
@@ -24,7 +24,7 @@ def usage(image: ImagePlan, slowness: float = 1.0) -> Usage:
     encode_s = sum(
         0.001 * tokens + 0.00001 * tokens**2
         for tokens in (
-            [TILE_TOKENS] * image.columns * image.rows + [image.tokens % TILE_TOKENS]
+            [image.tile_tokens] * image.columns * image.rows + [image.tokens % image.tile_tokens]
             if image.tiled
             else [image.tokens]
         )

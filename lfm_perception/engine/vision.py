@@ -16,11 +16,11 @@ import numpy as np
 from lfm_perception.engine.kv_cache import FLASH_ATTENTION, Embeddings
 from lfm_perception.engine.native import llama_cpp, llama_error, mtmd_cpp
 from lfm_perception.errors import PerceptionError
-from lfm_perception.image_plan import TOKEN_SIDE
+from lfm_perception.image_plan import MAX_TILE_SIZE, TOKEN_SIDE
 from lfm_perception.scene import Image
 from lfm_perception.settings import EngineSettings
 
-MAX_TILE_TOKENS = 1024
+MAX_TILE_TOKENS = (MAX_TILE_SIZE // TOKEN_SIDE) ** 2
 """Image tokens of the largest tile; mtmd is loaded with this limit, so that it resizes none."""
 
 

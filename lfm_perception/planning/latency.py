@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lfm_perception.image_plan import TILE_TOKENS, ImagePlan
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.scene import Usage
 
 SAME_SIZE_WEIGHT = 0.2
@@ -33,14 +33,13 @@ class StageLatencyModel:
     def time_to_first_token_s(self, image: ImagePlan) -> float:
         """Seconds of encode and prefill."""
         tiles = image.columns * image.rows if image.tiled else 0
-        single = image.tokens - tiles * TILE_TOKENS
-        encode_s = tiles * self._encode.at(TILE_TOKENS) + self._encode.at(single)
+        single = image.tokens - tiles * image.tile_tokens
+        encode_s = tiles * self._encode.at(image.tile_tokens) + self._encode.at(single)
         return encode_s + self._prefill.at(image.tokens + self._text_tokens)
 
     def observe(self, image: ImagePlan, usage: Usage) -> None:
         """Updates the model with the usage of a frame's first question."""
-        tile_tokens = TILE_TOKENS if image.tiled else image.tokens
-        self._encode.observe(tile_tokens, usage.encode_s * tile_tokens / image.tokens)
+        self._encode.observe(image.tile_tokens, usage.encode_s * image.tile_tokens / image.tokens)
         self._prefill.observe(image.tokens + usage.text_tokens, usage.prefill_s)
         self._text_tokens = usage.text_tokens
         if usage.answer_tokens:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.image_plan import TILE_TOKENS, ImageLimits, ImagePlan, plan_image
+from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.planning.latency import StageLatencyModel
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Frame, Usage
@@ -126,11 +126,10 @@ class Planner:
 
 def _image_limits(settings: Settings) -> ImageLimits:
     """The image settings, tightened so that the token budget leaves room for an answer."""
-    image, budget = settings.image, settings.budget.tokens
-    max_tokens, max_tiles = image.max_tokens, image.max_tiles
-    if budget:
-        room = max(image.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * MAX_IMAGE_SHARE)))
-        max_tokens = min(max_tokens, room)
-        thumbnail_tokens = max_tokens if image.thumbnail else 0
-        max_tiles = min(max_tiles, max(1, (room - thumbnail_tokens) // TILE_TOKENS))
-    return ImageLimits(image.min_tokens, max_tokens, max_tiles, image.splitting, image.thumbnail)
+    limits, budget = settings.image.limits, settings.budget.tokens
+    if not budget:
+        return limits
+    room = max(limits.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * MAX_IMAGE_SHARE)))
+    max_tokens = min(limits.max_tokens, room)
+    tiles = (room - (max_tokens if limits.thumbnail else 0)) // limits.tile_tokens
+    return replace(limits, max_tokens=max_tokens, max_tiles=min(limits.max_tiles, max(1, tiles)))

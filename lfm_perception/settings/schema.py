@@ -6,11 +6,11 @@ A new parameter is one more field here; `make docs` writes it into the YAML file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.image_plan import MAX_TILES
+from lfm_perception.image_plan import MAX_TILE_SIZE, MAX_TILES, TOKEN_SIDE, ImageLimits
 from lfm_perception.questions import CAPTION
 from lfm_perception.settings.spec import parameter, specs_of
 from lfm_perception.settings.validation import ONE_OBJECT_TOKENS, RENAMED, suggestion, unknown_name
@@ -117,7 +117,7 @@ class ImageSettings:
     max_tokens: int = parameter(
         256, "maximum image tokens; a larger frame is shrunk or tiled", (1, 1024), "tokens"
     )
-    max_tiles: int = parameter(1, "maximum number of 512 x 512 tiles per frame; 1: no tiling", (1, MAX_TILES))
+    max_tiles: int = parameter(1, "maximum number of tiles per frame; 1: no tiling", (1, MAX_TILES))
     splitting: bool = parameter(True, "splitting of large frames into tiles, up to image.max_tiles")
     thumbnail: bool = parameter(True, "thumbnail of a tiled frame, within image.max_tokens")
     depth_bits: str = parameter(
@@ -126,6 +126,21 @@ class ImageSettings:
         ("auto", *map(str, range(8, 17))),
         read_only=SUBSCRIBED,
     )
+    min_tiles: int = parameter(2, "minimum number of tiles of a tiled frame", (1, MAX_TILES))
+    tile_size: int = parameter(
+        512, "width and height of a tile, a multiple of 32", (TOKEN_SIDE, MAX_TILE_SIZE), "px"
+    )
+    pixel_tolerance: float = parameter(
+        2.0, "area above which a frame is tiled, as a multiple of image.max_tokens", (1.0, 100.0)
+    )
+    resample: str = parameter(
+        "bilinear", "antialiased filter of resizing, as the model was trained with", ("bilinear", "bicubic")
+    )
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The limits of image plans. PerceptionError when they contradict each other."""
+        return ImageLimits(**{entry.name: getattr(self, entry.name) for entry in fields(ImageLimits)})
 
 
 @dataclass(frozen=True, slots=True)

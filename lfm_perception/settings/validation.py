@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.image_plan import TILE_TOKENS
+from lfm_perception.image_plan import ImageLimits
 from lfm_perception.questions import check_prompt_text
 
 if TYPE_CHECKING:
@@ -103,10 +103,11 @@ def _check_prompts(settings: Settings) -> None:
 
 def _check_tokens(settings: Settings) -> None:
     image, engine, budget = settings.image, settings.engine, settings.budget
-    if image.min_tokens > image.max_tokens:
+    limits = image.limits
+    if 1 < image.max_tiles < image.min_tiles:
         raise PerceptionError(
-            f"image.min_tokens {image.min_tokens} is above image.max_tokens {image.max_tokens}: "
-            "lower the one or raise the other"
+            f"image.min_tiles {image.min_tiles} is above image.max_tiles {image.max_tiles}: "
+            "lower the one or raise the other, or give image.max_tiles 1 for no tiling"
         )
     if engine.n_batch > engine.n_ctx:
         raise PerceptionError(
@@ -119,7 +120,7 @@ def _check_tokens(settings: Settings) -> None:
             f"budget.tokens {budget.tokens} is too small for any answer: give at least {least}, which is "
             f"image.min_tokens {image.min_tokens} + {ONE_OBJECT_TOKENS} for one object, or 0 for no limit"
         )
-    needed = _context_tokens(settings)
+    needed = _context_tokens(settings, limits)
     if needed > engine.n_ctx:
         raise PerceptionError(
             f"engine.n_ctx {engine.n_ctx} cannot hold image, prompt and answer, about {needed} tokens: "
@@ -127,13 +128,12 @@ def _check_tokens(settings: Settings) -> None:
         )
 
 
-def _context_tokens(settings: Settings) -> int:
+def _context_tokens(settings: Settings, limits: ImageLimits) -> int:
     """Estimated tokens of the largest frame (text at 3 bytes a token); the engine counts exactly."""
-    image = settings.image
-    image_tokens = image.max_tokens
-    if image.splitting and image.max_tiles > 1:
-        thumbnail = image.max_tokens if image.thumbnail else 0
-        image_tokens = max(image_tokens, image.max_tiles * TILE_TOKENS + thumbnail)
+    image_tokens = limits.max_tokens
+    if limits.tiles_frames:
+        thumbnail = limits.max_tokens if limits.thumbnail else 0
+        image_tokens = max(image_tokens, limits.max_tiles * limits.tile_tokens + thumbnail)
     prompt = settings.dialect.prompt(settings.detect.labels)
     questions = [(f"{prompt.system}{prompt.user}", settings.detect.max_tokens)]
     if settings.caption.enabled:
