@@ -103,7 +103,15 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_engine(settings: Settings) -> Iterator[Finding]:
-    """Check llama.cpp (loaded in another process first, as it may crash), GPU, model and an inference."""
+    """Check llama.cpp (loaded in another process first, as it may crash), GPU, model and an inference.
+
+    A backend that does without llama.cpp is asked alone.
+    """
+    if settings.engine.backend != "llama":
+        yield Finding("llama.cpp", f"not used by engine.backend {settings.engine.backend}", skipped=True)
+        yield check_model(settings)
+        yield check_inference(settings)
+        return
     try:
         found = probe(model_files(settings)[0], settings.engine.n_gpu_layers)
     except PerceptionError as error:

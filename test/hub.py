@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -19,7 +21,8 @@ class Fault:
 
     `cuts`: numbers of bytes after which the next responses end; `flip`: position of a changed byte;
     `pause_s`: pause between blocks of 64 kB; `held`: no body is sent while it is set; `stalls`: number of
-    next responses that never begin; `ranges`: whether range requests are supported.
+    next responses that never begin; `ranges`: whether range requests are supported; `answer`: the kind of
+    answer that is sent in place of the file, see `_wrong_answer`.
     """
 
     cuts: list[int] = field(default_factory=list)
@@ -28,6 +31,7 @@ class Fault:
     held: bool = False
     stalls: int = 0
     ranges: bool = True
+    answer: str = ""
 
 
 class Hub:
@@ -42,6 +46,8 @@ class Hub:
         self.faults: dict[str, Fault] = {name: Fault() for name in files}
         self.etags = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         self.asked: list[tuple[str, int]] = []
+        self.tokens: dict[str, str] = {}
+        """The last authorization sent to each host: the hub, and the one where its files are."""
         self.gated = False
         hub = self
 
@@ -74,6 +80,8 @@ class Hub:
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
+        host = request.headers["Host"].partition(":")[0]
+        self.tokens[host] = request.headers.get("Authorization", "")
         if request.path.startswith("/storage/"):
             self._body(request, request.path.removeprefix("/storage/"), body=body)
             return
@@ -111,6 +119,10 @@ class Hub:
             fault.stalls -= 1
             time.sleep(30.0)
             return
+        if fault.answer:
+            with suppress(ConnectionError):  # the client hangs up
+                _wrong_answer(request, fault.answer, content, begin)
+            return
         request.send_response(206 if begin else 200)
         if begin:
             request.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
@@ -129,3 +141,33 @@ class Hub:
             time.sleep(fault.pause_s)
         if end < len(sent):
             request.close_connection = True
+
+
+def _wrong_answer(request: BaseHTTPRequestHandler, kind: str, content: bytes, begin: int) -> None:
+    """An answer as portals, proxies and broken servers give it."""
+    length = len(content)
+    right_range = f"bytes {begin}-{length - 1}/{length}"
+    status, headers, body = {
+        "log-in page": (200, {}, b"<html>please log in</html>"),
+        "empty range": (206, {"Content-Range": right_range}, b""),
+        "one byte of unknown length": (206, {"Content-Range": right_range, "Content-Length": ""}, b"x"),
+        "compressed": (200, {"Content-Encoding": "gzip"}, gzip.compress(content, 1)),
+        "longer": (200, {}, content + b"more"),
+        "endless": (200, {"Content-Length": ""}, b""),
+        "trickle": (200, {"Content-Length": str(length)}, b""),
+        "other range": (206, {"Content-Range": f"bytes 7-{length - 1}/{length}"}, content[begin:]),
+        "no such range": (416, {}, b""),
+        "redirect to itself": (302, {"Location": request.path}, b""),
+    }[kind]
+    request.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        if value:
+            request.send_header(name, value)
+    request.end_headers()
+    request.close_connection = True
+    request.wfile.write(body)
+    while kind == "endless":
+        request.wfile.write(b"A" * (1 << 16))
+    while kind == "trickle":
+        request.wfile.write(b"x")
+        time.sleep(0.5)

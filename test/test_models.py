@@ -278,6 +278,45 @@ def test_a_request_to_a_hub_that_hangs_is_repeated(computer: Computer, files: di
     assert computer.store.find(NAME).files[0].read_bytes() == files[MODEL]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("log-in page", "the answer for demo.gguf is not the file (it has 26 bytes, not"),
+        ("empty range", "the answer for demo.gguf is not the file (it has 0 bytes, not"),
+        ("one byte of unknown length", "demo.gguf does not come, 3000"),
+        ("compressed", "the answer for demo.gguf is not the file (it is encoded as 'gzip')"),
+        ("longer", "the answer for demo.gguf is not the file (it has"),
+        ("endless", "demo.gguf arrived with SHA-256"),
+        ("trickle", "demo.gguf does not come,"),
+        ("other range", "the answer for demo.gguf is not the file (it is the range 'bytes 7-"),
+        ("no such range", "the hub cannot be reached or broke off (Client error '416"),
+        ("redirect to itself", "the hub cannot be reached or broke off (Exceeded maximum allowed redirects"),
+    ],
+)
+def test_an_answer_that_is_not_the_file_ends_the_pull_in_seconds(
+    computer: Computer, files: dict[str, bytes], answer: str, said: str
+) -> None:
+    part = computer.store.root / f".{NAME}.unfinished" / f"{hashlib.sha256(files[MODEL]).hexdigest()}.part"
+    part.parent.mkdir()
+    part.write_bytes(files[MODEL][:300_000])
+    computer.hub.faults[MODEL].answer = answer
+    computer.environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "1"
+    computer.environment["HF_TOKEN"] = "hf_secret"
+    outcome = computer.pull()
+    assert outcome.sentence.startswith(said)
+    assert len(outcome.sentence) <= 300
+    assert "hf_secret" not in outcome.out + outcome.err
+    assert len(computer.hub.asked) <= 20
+    assert not part.exists() or part.stat().st_size <= len(files[MODEL])
+    assert computer.final_names() == []
+
+
+def test_the_token_is_sent_to_the_hub_only(computer: Computer) -> None:
+    computer.environment["HF_TOKEN"] = "hf_secret"
+    assert computer.pull().code == 0
+    assert computer.hub.tokens == {"127.0.0.1": "Bearer hf_secret", "localhost": ""}
+
+
 def test_a_damaged_transfer_is_detected_and_leaves_no_model(
     computer: Computer, files: dict[str, bytes]
 ) -> None:

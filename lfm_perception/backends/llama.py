@@ -51,8 +51,44 @@ def checked_files(settings: Settings) -> tuple[Path, Path]:
     return model, mmproj
 
 
+def check_loads(settings: Settings) -> None:
+    """Load the model once in a worker process, because llama.cpp aborts its process on some damaged files.
+
+    The demo model's files, known by their checksums, and files that this process has loaded are not loaded.
+
+    Raises:
+        PerceptionError: The files cannot be used; names the one on which the worker process died.
+    """
+    from lfm_perception.backends.supervisor import SupervisedVlm
+
+    files = [*checked_files(settings)]
+    if settings.lora.path:
+        files.append(Path(settings.lora.path).expanduser())
+    unknown = {_identity(file) for file in files if not _is_shipped(file)}
+    if not unknown <= _LOADED:
+        SupervisedVlm(settings).close()
+        _LOADED.update(unknown)
+
+
+_LOADED: set[tuple[str, int, int]] = set()
+"""The `_identity` of all files that `check_loads` has loaded."""
+
+
+def _identity(file: Path) -> tuple[str, int, int]:
+    """Path, size in bytes and time of the last change of a file."""
+    status = file.stat()
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+def _is_shipped(file: Path) -> bool:
+    """Whether a file is one of the demo model's, wherever it lies."""
+    sizes = {path.stat().st_size for path in _DEMO.glob("*.gguf")}
+    return file.stat().st_size in sizes and sha256(file) in _demo_sums().values()
+
+
 def _check(settings: Settings) -> str:
     files = checked_files(settings)
+    check_loads(settings)
     if not settings.model.path:
         _check_demo(files)
     known = not settings.model.path or (settings.model.sha256 and settings.mmproj.sha256)
@@ -62,11 +98,15 @@ def _check(settings: Settings) -> str:
 
 def _check_demo(files: tuple[Path, Path]) -> None:
     """Compare the demo model with the checksums beside it."""
-    lines = (files[0].parent / "SHA256SUMS").read_text().splitlines()
-    sums = {name: digest for digest, name in (line.split() for line in lines)}
     for file in files:
-        if sha256(file) != sums[file.name]:
+        if sha256(file) != _demo_sums()[file.name]:
             raise PerceptionError(f"{file} is not the file that ships: install the package again")
+
+
+def _demo_sums() -> dict[str, str]:
+    """SHA-256 of the demo model's files by their names."""
+    lines = (_DEMO / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 register(

@@ -29,6 +29,7 @@ import numpy as np
 from lfm_perception.backends import Notify
 from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, SharedFrame, SharedMemory
+from lfm_perception.engine.probe import fatal_file
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, check_image
@@ -216,7 +217,10 @@ class SupervisedVlm:
             if deadline_s is not None and now > deadline_s:
                 limit = self._settings.engine.answer_timeout
                 return f"the worker process hangs: no answer within engine.answer_timeout {limit:g} s"
-            if isinstance(message, messages.Loaded):
+            if isinstance(message, messages.Loading):
+                worker.loading = Path(message.path)
+            elif isinstance(message, messages.Loaded):
+                worker.loading = None
                 if message.error:
                     return message.error
                 timeout_s = HEARTBEAT_TIMEOUT_S
@@ -242,6 +246,8 @@ class _Worker:
     """One worker process."""
 
     def __init__(self, memory_file: int) -> None:
+        self.loading: Path | None = None
+        """The file that llama.cpp is reading."""
         self.pipe, worker_end = Pipe()
         self._sending = threading.Lock()
         with worker_end:
@@ -276,9 +282,12 @@ class _Worker:
         if code >= 0:
             return f"the worker process exited with code {code}"
         name = {number.value: number.name for number in signal.Signals}.get(-code, f"signal {-code}")
+        if self.loading and name != "SIGKILL":
+            return fatal_file(self.loading, name)
         hint = {
             "SIGKILL": " (out of memory, or killed by hand)",
             "SIGABRT": " (llama.cpp or CUDA aborted; its last output is above)",
+            "SIGBUS": " (a model file was changed or cut short while in use)",
         }.get(name, "")
         return f"the worker process was killed by {name}{hint}"
 

@@ -61,7 +61,7 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
 
     imported.set()
     try:
-        vlm = LlamaVlm(pipe.recv())
+        vlm = LlamaVlm(pipe.recv(), on_file=lambda path: send(messages.Loading(str(path))))
     except PerceptionError as error:
         send(messages.Loaded(str(error)))
         return

@@ -41,7 +41,7 @@ def demo(
     the other dialect, captions. `right` is the share of answers without a false positive; for captions, the
     share that is entirely true. Detections match at an IoU of 0.5.
     """
-    from lfm_perception.backends.llama_vlm import LlamaVlm
+    from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import demo_table
@@ -52,7 +52,7 @@ def demo(
         raise PerceptionError(f"{json_} cannot be written: there is no folder {json_.parent}")
     chosen = options.load_settings(settings, set_)
     trials = [each for each in TRIALS if not trial or each.name in trial]
-    with LlamaVlm(chosen) as vlm, frame_progress() as progress:
+    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
         task = progress.add_task("", total=scenes * len(trials))
         reports = []
         for each in trials:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from lfm_perception.answers import parse
 from lfm_perception.engine.chat_template import REQUIRED_TOKENS, apply_chat_template, tile_markers
@@ -35,6 +38,11 @@ from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError
 
+_SMALL_TILE = np.zeros((64, 64, 3), np.uint8)
+
+OnFile = Callable[[Path], None]
+"""Receives the path of each file before llama.cpp reads it."""
+
 
 class Engine:
     """A loaded model. All methods are for one thread.
@@ -47,7 +55,9 @@ class Engine:
     latency: LatencyModel
     threads: ThreadTuner
 
-    def __init__(self, model: Path, mmproj: Path, settings: Settings) -> None:
+    def __init__(
+        self, model: Path, mmproj: Path, settings: Settings, on_file: OnFile = lambda path: None
+    ) -> None:
         self._model = None
         self._vision: VisionEncoder | None = None
         self._sampling = settings.sampling
@@ -61,33 +71,40 @@ class Engine:
         monitor = CoreMonitor()
         capture_log()
         try:
-            self._load(model, mmproj, settings, monitor)
+            self._load(model, settings, monitor, on_file)
+            on_file(mmproj)
+            self._vision = VisionEncoder(mmproj, self._model, settings.engine, self.threads.threads)
+            self._vision.encode(_SMALL_TILE)  # llama.cpp aborts here rather than at the first frame
         except BaseException:
             self.free()
             raise
 
-    def _load(self, model: Path, mmproj: Path, settings: Settings, monitor: CoreMonitor) -> None:
+    def _load(self, model: Path, settings: Settings, monitor: CoreMonitor, on_file: OnFile) -> None:
+        on_file(model)
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.engine.n_gpu_layers
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
         if not self._model:
             raise llama_error(f"llama.cpp cannot load {model}")
-        self.vocabulary = Vocabulary(self._model)
-        for special in REQUIRED_TOKENS:
-            self.vocabulary.special_token(special)
+        try:
+            self.vocabulary = Vocabulary(self._model)
+            for special in REQUIRED_TOKENS:
+                self.vocabulary.special_token(special)
+        except PerceptionError as error:
+            raise PerceptionError(f"{model} cannot be used: {error}") from error
 
         threads = settings.engine.n_threads or monitor.free_cores()
         self.kv_cache = KvCache(self._model, len(self.vocabulary.pieces), settings.engine, threads)
         if settings.lora.path:
             path = Path(settings.lora.path).expanduser()
+            on_file(path)
             adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not adapter:
                 raise llama_error(f"llama.cpp cannot apply {settings.lora.path}")
             self.kv_cache.apply_lora(adapter, settings.lora.scale)  # freed with the model
         self.latency = LatencyModel(self.kv_cache)
         self.threads = ThreadTuner(self.kv_cache, self.latency, threads)
-        self._vision = VisionEncoder(mmproj, self._model, settings.engine, threads)
 
     def answer(self, frame: Frame, question: Question, plan: FramePlan, stop: StopRequest) -> Answer:
         """See `Vlm.describe`; `stop` ends the answer early.

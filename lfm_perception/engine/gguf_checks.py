@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lfm_perception.engine.gguf import STRING, Header, read_header
 from lfm_perception.engine.native import llama_cpp
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.provenance import sha256 as file_sha256
 
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7  # GGUF types
@@ -23,7 +23,7 @@ def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha2
 
     Raises PerceptionError that names the file, the problem and the way out.
     """
-    language, vision = read_header(model), read_header(mmproj)
+    language, vision = _read_whole(model), _read_whole(mmproj)
     _check_sha256(model, model_sha256)
     _check_sha256(mmproj, mmproj_sha256)
     if language.architecture == "clip" and vision.architecture == "lfm2":
@@ -32,22 +32,23 @@ def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha2
         )
     if language.architecture != "lfm2":
         raise PerceptionError(
-            f"{model} is a model of architecture {language.architecture!r}, not 'lfm2': "
+            f"{model} is a model of architecture {shown(language.architecture)}, not 'lfm2': "
             f"give the language model of an LFM2-VL"
         )
     projector = vision.metadata.get("clip.projector_type")
     if vision.architecture != "clip" or projector != "lfm2":
         raise PerceptionError(
-            f"{mmproj} is not the vision part of an LFM2-VL (architecture {vision.architecture!r}, "
-            f"projector {projector!r}): give the mmproj file that belongs to {model.name}"
+            f"{mmproj} is not the vision part of an LFM2-VL (architecture {shown(vision.architecture)}, "
+            f"projector {shown(projector)}): give the mmproj file that belongs to {model.name}"
         )
     _check_language(language)
+    _check_vocabulary(language)
     _check_vision(vision)
     hidden_size = language.metadata.get("lfm2.embedding_length")
     projected = vision.metadata.get("clip.vision.projection_dim")
     if hidden_size != projected:
         raise PerceptionError(
-            f"{mmproj} projects to a width of {projected}, but {model} has {hidden_size}: "
+            f"{mmproj} projects to a width of {shown(projected)}, but {model} has {shown(hidden_size)}: "
             f"the two belong to different models"
         )
 
@@ -62,9 +63,9 @@ def check_adapter(adapter: Path, model: Path, *, sha256: str = "") -> None:
     file_type, adapter_type = header.metadata.get("general.type"), header.metadata.get("adapter.type")
     if (file_type, adapter_type) != ("adapter", "lora") or header.architecture != "lfm2":
         raise PerceptionError(
-            f"{adapter} is not a LoRA adapter of an LFM2 model (general.type {file_type!r}, adapter.type "
-            f"{adapter_type!r}, architecture {header.architecture!r}): convert it with llama.cpp's "
-            "convert_lora_to_gguf.py"
+            f"{adapter} is not a LoRA adapter of an LFM2 model (general.type {shown(file_type)}, "
+            f"adapter.type {shown(adapter_type)}, architecture {shown(header.architecture)}): "
+            "convert it with llama.cpp's convert_lora_to_gguf.py"
         )
     tensors = read_header(model).tensors
     for name in header.tensors:
@@ -74,6 +75,18 @@ def check_adapter(adapter: Path, model: Path, *, sha256: str = "") -> None:
                 f"{adapter} changes {target or name}, which {model.name} does not have: "
                 "it belongs to another model"
             )
+
+
+def _read_whole(path: Path) -> Header:
+    """The header of a file that is not one part of several."""
+    header = read_header(path)
+    parts = header.metadata.get("split.count", 0)
+    if parts and parts != 1:
+        raise PerceptionError(
+            f"{path} is one of {shown(parts)} parts of a split model: merge it with "
+            "llama-gguf-split --merge FIRST_PART MERGED.gguf, and give the merged file"
+        )
+    return header
 
 
 def _check_sha256(path: Path, expected: str) -> None:
@@ -92,7 +105,36 @@ def _check_language(header: Header) -> None:
     _check_vectors(header)
     layers = header.metadata.get("lfm2.block_count")
     if not isinstance(layers, int) or f"blk.{layers - 1}.attn_norm.weight" not in header.tensors:
-        raise _unusable(header, f"lfm2.block_count is {layers}")
+        raise _unusable(header, f"lfm2.block_count is {shown(layers)}")
+
+
+def _check_vocabulary(header: Header) -> None:
+    """Refuse a vocabulary on which llama.cpp would abort the process, as far as it is plainly visible."""
+    kind = header.metadata.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise _unusable(header, f"tokenizer.ggml.model is {shown(kind)}, not 'gpt2'")
+    tokens, merges = (header.texts.get(f"tokenizer.ggml.{name}", ()) for name in ("tokens", "merges"))
+    count = len(tokens)
+    embeddings = _outputs(header, "token_embd.weight")
+    if count != embeddings:
+        raise _unusable(header, f"it has {count} tokens and the embeddings of {embeddings}")
+    if header.metadata.get("lfm2.vocab_size", count) != count:
+        raise _unusable(header, f"it has {count} tokens, not lfm2.vocab_size")
+    if len(set(tokens)) < count:
+        raise _unusable(header, "its vocabulary has repeated tokens")
+    for name in ("token_type", "scores"):
+        if header.lengths.get(f"tokenizer.ggml.{name}", count) != count:
+            raise _unusable(header, f"tokenizer.ggml.{name} does not have {count} entries")
+    if not merges or not all(b" " in merge[1:-1] for merge in merges):
+        raise _unusable(header, "tokenizer.ggml.merges are not pairs of tokens")
+    try:
+        b"\n".join(tokens + merges).decode()
+    except UnicodeDecodeError as error:
+        raise _unusable(header, "its vocabulary is not UTF-8") from error
+    for key, value in header.metadata.items():
+        is_token = key.startswith("tokenizer.ggml.") and key.endswith("_token_id")
+        if is_token and not (isinstance(value, int) and 0 <= value < count):
+            raise _unusable(header, f"{shown(key)} is {shown(value)}, and it has {count} tokens")
 
 
 def _check_vision(header: Header) -> None:
@@ -114,7 +156,7 @@ def _check_vision(header: Header) -> None:
     for key in ("clip.vision.image_mean", "clip.vision.image_std"):
         triple = header.metadata.get(key)
         if not isinstance(triple, tuple) or len(triple) != 3 or not all(map(math.isfinite, triple)):
-            raise _unusable(header, f"{key} is {triple}, not three numbers")
+            raise _unusable(header, f"{key} is {shown(triple)}, not three numbers")
     _check_vision_shapes(header, width)
 
 
@@ -130,7 +172,7 @@ def _check_vision_shapes(header: Header, width: int) -> None:
 def _check_epsilon(header: Header, key: str) -> None:
     epsilon = header.metadata.get(key)
     if not isinstance(epsilon, float) or not 0.0 <= epsilon < 1.0:
-        raise _unusable(header, f"{key} is {epsilon}")
+        raise _unusable(header, f"{key} is {shown(epsilon)}")
 
 
 def _check_vectors(header: Header) -> None:
@@ -191,7 +233,7 @@ def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[i
 def _size(header: Header, key: str) -> int:
     value = header.metadata.get(f"clip.vision.{key}")
     if not isinstance(value, int) or not 0 < value < 2**31:
-        raise _unusable(header, f"clip.vision.{key} is {value}")
+        raise _unusable(header, f"clip.vision.{key} is {shown(value)}")
     return value
 
 

@@ -31,7 +31,8 @@ except (ImportError, OSError, RuntimeError) as error:
 __all__ = ["capture_log", "libggml", "llama_cpp", "llama_error", "mtmd_cpp"]
 
 _ERROR_LEVEL = 4
-_errors: deque[str] = deque(maxlen=3)
+_MAX_MESSAGE = 100
+_errors: deque[str] = deque(maxlen=2)
 
 
 def capture_log() -> None:
@@ -42,11 +43,12 @@ def capture_log() -> None:
 
 
 def llama_error(failure: str) -> PerceptionError:
-    """An error that states the failure and llama.cpp's last log messages about it."""
+    """An error that states the failure and the beginnings of llama.cpp's last log messages about it."""
     return PerceptionError(f"{failure}: {'; '.join(_errors) or 'it does not say why'}")
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _data: object) -> None:
     if level == _ERROR_LEVEL:
-        _errors.append(" ".join(text.decode(errors="replace").split()))
+        message = " ".join(text.decode(errors="replace").split())
+        _errors.append("".join(filter(str.isprintable, message))[:_MAX_MESSAGE])

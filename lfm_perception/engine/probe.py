@@ -17,7 +17,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.provenance import sha256
 
 TIMEOUT_S = 120.0
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
@@ -45,16 +46,30 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
         raise PerceptionError(
             f"llama.cpp did not load {model.name} within {TIMEOUT_S:.0f} s: is the disk or the GPU busy?"
         ) from error
-    if process.returncode == -signal.SIGILL:
-        raise PerceptionError(
-            "llama.cpp was compiled for another processor than this one: "
-            "delete ~/.cache/lfm_perception/wheels and install again here"
-        )
+    if process.returncode < 0 and process.returncode != -signal.SIGKILL:
+        raise PerceptionError(fatal_file(model, signal.Signals(-process.returncode).name))
     last = (process.stderr.strip().splitlines() or ["it does not say why"])[-1]
     if process.returncode:
         raise PerceptionError(f"llama.cpp cannot be used (exit code {process.returncode}): {last}")
     found = json.loads(process.stdout)
     return Probe(found["gpu_build"], tuple(found["gpus"]), found["offloaded"], found["layers"])
+
+
+def fatal_file(path: Path, signal_name: str) -> str:
+    """The sentence about a file that made llama.cpp end its process while it read it."""
+    if signal_name == "SIGILL":
+        return (
+            "llama.cpp was compiled for another processor than this one: "
+            "delete ~/.cache/lfm_perception/wheels and install again here"
+        )
+    try:
+        checksum = sha256(path)
+    except OSError as error:
+        checksum = os_reason(error)
+    return (
+        f"{path} (SHA-256 {checksum}) makes llama.cpp end its process ({signal_name}): "
+        "it is damaged or was changed while it was read, download it again"
+    )
 
 
 def _main(model: str, n_gpu_layers: int) -> Probe:

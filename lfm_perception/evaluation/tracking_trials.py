@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lfm_perception.backends import open_vlm
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
@@ -107,10 +109,8 @@ def run_demo_trials(
     on_progress: OnProgress,
 ) -> TrackingTrials:
     """The model on sequences of the demo world, one for each seed."""
-    from lfm_perception.backends.llama_vlm import LlamaVlm
-
     runs: dict[str, list[DemoRun]] = {name: [] for name in protocols}
-    with LlamaVlm(settings) as vlm:
+    with closing(open_vlm(settings)) as vlm:
         for seed in seeds:
             demo = DemoSequence(seed, seconds, pan)
             detector = demo.detector(vlm, settings)

@@ -8,27 +8,31 @@ reuses the partial file of a process that ended: on a slow link, a model of 3 GB
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lfm_perception.engine import gguf_checks
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.models.registry import COMMIT, SHA256, HubFile, Model
-from lfm_perception.models.store import Store, StoredFile, StoredModel, free_bytes, measure
+from lfm_perception.models.store import Store, StoredFile, StoredModel, check_files, free_bytes, measure
 
 SPARE_BYTES = 64 << 20
 """Disk space that a pull leaves free, bytes."""
 
-TRIES = 5
-PAUSE_S = 1.0
-"""Number of requests without a single byte, and the pause between them in seconds, before a pull fails."""
+TRIES = 4
+PAUSE_S = 0.5
+"""Number of requests without progress, and the pause between them in seconds, before a pull fails."""
+
+MIN_PROGRESS_BYTES = 64 << 10
+"""Progress of a request, and of every HF_HUB_DOWNLOAD_TIMEOUT during it, in bytes of the promised file."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, the bytes received so far, and its size in bytes."""
 
 _PARTIAL_CONTENT = 206
+_MAX_REASON = 120
 
 
 def pull(
@@ -62,7 +66,7 @@ def pull(
         source = f"{model.repo}@{remotes[0].revision}"
         pulled = StoredModel(model.name, folder, stored[0], stored[1], source, model.settings)
         try:
-            gguf_checks.check_pair(*pulled.files)
+            check_files(*pulled.files)
         except PerceptionError:
             for path in pulled.files:  # the hub's own files are unusable
                 path.unlink()
@@ -106,7 +110,8 @@ def _look_up(model: Model, file: HubFile) -> HubFile:
 
 def _check_room(folder: Path, remotes: list[HubFile]) -> None:
     needed = sum(remote.size for remote in remotes) + SPARE_BYTES
-    needed -= sum(path.stat().st_size for path in folder.iterdir())
+    names = {name for remote in remotes for name in (Path(remote.file).name, f"{remote.sha256}.part")}
+    needed -= sum(path.stat().st_size for path in folder.iterdir() if path.name in names)
     free = free_bytes(folder)
     if needed > free:
         raise PerceptionError(
@@ -134,43 +139,89 @@ def _fetch(folder: Path, repo: str, remote: HubFile, on_progress: Progress) -> S
 
 
 def _load(repo: str, remote: HubFile, part: Path, on_progress: Progress) -> None:
-    """Complete the partial file, with a new request after each interruption as long as bytes arrive."""
+    """Complete the partial file, with a new request after each interruption as long as the file grows.
+
+    Raises PerceptionError when `TRIES` requests in a row bring nothing new, or an answer is not the file.
+    """
     from httpx2 import TransportError
 
     part.touch()
-    tries = TRIES
-    while (size := part.stat().st_size) != remote.size:
+    if part.stat().st_size > remote.size:
+        os.truncate(part, 0)
+    longest, tries = part.stat().st_size, TRIES
+    while (size := part.stat().st_size) < remote.size:
+        reason = "the answer ended early"
         try:
             _append(repo, remote, part, size, on_progress)
-        except TransportError:  # noqa: PERF203, the loop repeats failed requests
-            tries = TRIES if part.stat().st_size > size else tries - 1
-            if not tries:
-                raise
+        except TransportError as error:
+            reason = _first_line(error)
+        size = part.stat().st_size
+        if size >= min(longest + MIN_PROGRESS_BYTES, remote.size):
+            longest, tries = size, TRIES
+        elif tries > 1:
+            tries -= 1
             time.sleep(PAUSE_S)
+        else:
+            raise PerceptionError(
+                f"{remote.file} does not come, {size} of {remote.size} bytes were received ({reason}): "
+                "check the network and HTTPS_PROXY, and pull again; received bytes are kept"
+            )
 
 
 def _append(repo: str, remote: HubFile, part: Path, size: int, on_progress: Progress) -> None:
-    """Request the bytes from `size` on, or all of them when the partial file is too long."""
+    """Request the bytes from `size` on and append them, but never more than the file has.
+
+    A hub that does not know ranges sends the whole file, which then replaces the partial one.
+    """
+    from httpx2 import ReadTimeout
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     url = hf_hub_url(repo, remote.file, revision=remote.revision)
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if size < remote.size:
-        headers["Range"] = f"bytes={size}-"
-    with (
-        part.open("ab") as file,
-        get_session().stream("GET", url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response,
-    ):
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={size}-"}
+    with get_session().stream("GET", url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        if response.status_code != _PARTIAL_CONTENT:
-            file.truncate(0)
-        for block in response.iter_raw():
-            file.write(block)
-            on_progress(remote.file, file.tell(), remote.size)
-        file.flush()
-        os.fsync(file.fileno())
+        begin = size if response.status_code == _PARTIAL_CONTENT else 0
+        if problem := _contradiction(response.headers, begin, remote.size):
+            raise PerceptionError(
+                f"the answer for {remote.file} is not the file ({problem}): check whether a proxy or a "
+                "log-in page answers in place of the hub, and pull again"
+            )
+        with part.open("r+b") as file:
+            file.truncate(begin)
+            file.seek(begin)
+            judged_s, judged_bytes = time.monotonic(), begin
+            for block in response.iter_raw():
+                file.write(block[: remote.size - file.tell()])
+                on_progress(remote.file, file.tell(), remote.size)
+                if file.tell() == remote.size:
+                    break
+                if file.tell() >= judged_bytes + MIN_PROGRESS_BYTES:
+                    judged_s, judged_bytes = time.monotonic(), file.tell()
+                elif time.monotonic() - judged_s > HF_HUB_DOWNLOAD_TIMEOUT:
+                    raise ReadTimeout("the transfer is too slow")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _contradiction(headers: Mapping[str, str], begin: int, size: int) -> str:
+    """How the headers of an answer contradict a file of `size` bytes sent from `begin` on; or nothing."""
+    encoding, length = headers.get("Content-Encoding", "identity"), headers.get("Content-Length")
+    range_ = headers.get("Content-Range")
+    if encoding != "identity":
+        return f"it is encoded as {shown(encoding)}"
+    if length is not None and length != str(size - begin):
+        return f"it has {length:.20} bytes, not {size - begin}"
+    if begin and range_ != f"bytes {begin}-{size - 1}/{size}":
+        return f"it is the range {shown(range_)}, not the bytes from {begin} on"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """The reason without the address, which may hold a signature."""
+    line = (str(error) or type(error).__name__).splitlines()[0].strip()
+    return re.sub(r" for url \S+", "", line)[:_MAX_REASON]
 
 
 @contextmanager
@@ -200,5 +251,4 @@ def _hub_errors(repo: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
         sentence = next(text for kind, text in sentences.items() if isinstance(error, kind))
-        reason = (str(error) or type(error).__name__).splitlines()[0].strip()
-        raise PerceptionError(sentence.replace("{error}", reason)) from error
+        raise PerceptionError(sentence.replace("{error}", _first_line(error))) from error

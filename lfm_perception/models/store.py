@@ -108,10 +108,8 @@ class Store:
         Raises:
             PerceptionError: The name is invalid or taken, or the files are not those of one LFM2-VL model.
         """
-        from lfm_perception.engine import gguf_checks
-
         self.check_name(name)
-        gguf_checks.check_pair(model, mmproj)
+        check_files(model, mmproj)
         _checked(settings)
         with self.preparing(name) as folder:
             files = [StoredFile(str(path.resolve()), *measure(path)) for path in (model, mmproj)]
@@ -214,6 +212,14 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def check_files(model: Path, mmproj: Path) -> None:
+    """Load two files once in a worker process. Raises PerceptionError when they are no LFM2-VL model."""
+    from lfm_perception.backends.llama import check_loads  # here, for a fast `--help`
+    from lfm_perception.settings import Settings
+
+    check_loads(Settings().with_values({"model.path": str(model), "mmproj.path": str(mmproj)}))
 
 
 def _read_record(path: Path) -> StoredModel:
