@@ -549,7 +549,7 @@ def test_results_appear_together_and_can_be_read(tmp_path: Path) -> None:
     assert np.abs(video[3].image.astype(int) - still).mean() < 8
     with av.open(str(out / "overlay.mp4")) as container:
         codec = container.streams.video[0].codec_context
-        assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+        assert (codec.name, codec.pix_fmt) == ("vp9", "yuv420p")
 
 
 def test_a_recording_that_is_not_finished_leaves_no_trace(tmp_path: Path) -> None:
