@@ -1,4 +1,4 @@
-"""Provenance of results: checksums of files and versions of packages. Imports the standard library only."""
+"""Provenance of results: checksums of files and versions of packages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lfm_perception import __version__
+from lfm_perception.files import open_file
 
 REPORTED_PACKAGES = ("llama-cpp-python", "numpy", "opencv-python-headless", "av", "filterpy", "rosbags")
 """Packages whose versions a report states."""
@@ -19,7 +20,7 @@ _BLOCK = 1 << 20
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, read in blocks. Raises OSError when the file cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

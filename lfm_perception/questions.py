@@ -19,13 +19,11 @@ from lfm_perception.text import is_safe
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
 """Text that the tokenizer reads as a special token, or llama.cpp as the place of an image."""
 
+MAX_LABELS_PLACES = 5
+"""Maximum number of places in a prompt at which the labels stand."""
+
 MAX_COORDINATE_STEPS = 10_000
 """Maximum number of steps from 0 to the end of a coordinate."""
-
-
-def is_printable(text: str) -> bool:
-    """Whether a text can be encoded and holds no control characters other than line break and tab."""
-    return is_safe(text)
 
 
 def check_prompt_text(name: str, text: str) -> None:
@@ -79,18 +77,21 @@ class Dialect:
     decimals: int = 3
 
     def __post_init__(self) -> None:
-        where = f"dialect '{self.name}'"
+        where = f"dialect {shown(self.name)}"
         Prompt(self.user, self.system)
-        if "{labels}" not in self.user:
-            raise PerceptionError(f"{where}: 'user' must contain {{labels}}, got {self.user!r}")
+        places = self.user.count("{labels}")
+        if not places:
+            raise PerceptionError(f"{where}: 'user' must contain {{labels}}, got {shown(self.user)}")
+        if places > MAX_LABELS_PLACES:
+            raise PerceptionError(f"{where}: 'user' contains {{labels}} {places} times: once will do")
         for key in (self.label_key, self.box_key):
             if self.keys.count(key) != 1:
-                raise PerceptionError(f"{where}: 'keys' must hold {key!r} once, got {self.keys}")
+                raise PerceptionError(f"{where}: 'keys' must hold {shown(key)} once, got {shown(self.keys)}")
         if self.label_key == self.box_key:
-            raise PerceptionError(f"{where}: label_key and box_key are both {self.box_key!r}")
+            raise PerceptionError(f"{where}: label_key and box_key are both {shown(self.box_key)}")
         if len(set(self.keys)) < len(self.keys) or not all(re.fullmatch(r"\w+", key) for key in self.keys):
             raise PerceptionError(
-                f"{where}: 'keys' must be different names of letters, digits and '_', got {self.keys}"
+                f"{where}: 'keys' must be different names of letters, digits and '_', got {shown(self.keys)}"
             )
         if self.coordinate_range < 1 or not 0 <= self.decimals <= 6:
             raise PerceptionError(
@@ -202,8 +203,8 @@ def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> 
         PerceptionError: for `closed` without labels, and for blank labels or those with control characters.
     """
     for label in labels:
-        if not label.strip() or not is_printable(label) or re.search(r"[\n\t]", label):
-            raise PerceptionError(f"a label must not be blank or hold control characters, got {label!r}")
+        if not label.strip() or not is_safe(label) or re.search(r"[\n\t]", label):
+            raise PerceptionError(f"a label must not be blank or hold control characters, got {shown(label)}")
     if closed and not labels:
         raise PerceptionError("a closed vocabulary needs at least one label")
     return Question(dialect.prompt(labels), dialect, tuple(labels), closed)

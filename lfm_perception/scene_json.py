@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import json_problem, typed
 from lfm_perception.geometry import Box
 from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity
 from lfm_perception.stamps import from_seconds, join_stamp, split_stamp, to_seconds
+from lfm_perception.text import safe_line
 
 SCHEMA = Path(__file__).parent / "scene.schema.json"
 VERSION = 1
@@ -42,25 +45,41 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
     }
 
 
-def scene_from_json(record: Mapping[str, Any]) -> Scene:
-    """The scene that `scene_to_json` wrote, up to its rounding."""
-    stamp_ns = join_stamp(record["stamp"]["sec"], record["stamp"]["nanosec"])
-    caption_age_s = record["caption_age_s"]
-    caption_usage = record["usage"]["caption"]
+def scene_from_json(record: object) -> Scene:
+    """The scene that `scene_to_json` wrote, up to its rounding.
+
+    Raises PerceptionError when it is not one.
+    """
+    try:
+        return _scene(typed(record, dict))
+    except (KeyError, TypeError, ValueError) as error:
+        raise PerceptionError(f"not a scene: {json_problem(error)}") from error
+
+
+def _scene(record: Mapping[str, Any]) -> Scene:
+    stamp, usage = typed(record["stamp"], dict), typed(record["usage"], dict)
+    stamp_ns = join_stamp(typed(stamp["sec"], int), typed(stamp["nanosec"], int))
+    caption, caption_age_s, caption_usage = (
+        record["global_caption"],
+        record["caption_age_s"],
+        usage["caption"],
+    )
     return Scene(
         stamp_ns=stamp_ns,
-        frame_id=record["frame_id"],
-        width=record["width"],
-        height=record["height"],
-        detections=tuple(map(detection_from_json, record["detections"])),
-        tracks=tuple(_as_track(entry) for entry in record["objects"]),
-        caption=record["global_caption"],
-        truncated=record["truncated"],
-        over_latency_budget=record["over_latency_budget"],
-        rejects=record["rejects"],
-        usage=Usage(**record["usage"]["detect"]),
-        caption_stamp_ns=None if caption_age_s is None else stamp_ns - from_seconds(caption_age_s),
-        caption_usage=None if caption_usage is None else Usage(**caption_usage),
+        frame_id=safe_line(typed(record["frame_id"], str)),
+        width=typed(record["width"], int),
+        height=typed(record["height"], int),
+        detections=tuple(map(detection_from_json, typed(record["detections"], list))),
+        tracks=tuple(map(_as_track, typed(record["objects"], list))),
+        caption=None if caption is None else typed(caption, str),
+        truncated=typed(record["truncated"], bool),
+        over_latency_budget=typed(record["over_latency_budget"], bool),
+        rejects=counts_from_json(record["rejects"]),
+        usage=usage_from_json(usage["detect"]),
+        caption_stamp_ns=None
+        if caption_age_s is None
+        else stamp_ns - from_seconds(typed(caption_age_s, float)),
+        caption_usage=None if caption_usage is None else usage_from_json(caption_usage),
     )
 
 
@@ -75,31 +94,70 @@ def detection_to_json(detection: Detection, *, decimals: int | None = None) -> d
     }
 
 
-def detection_from_json(entry: Mapping[str, Any]) -> Detection:
+def detection_from_json(entry: object) -> Detection:
     """The detection that `detection_to_json` wrote.
 
-    Raises KeyError, TypeError, ValueError or PerceptionError when the entry is not one.
+    Raises KeyError, TypeError or ValueError when the entry is not one.
     """
-    std = entry["bbox_std"]
+    fields = typed(entry, dict)
+    std = fields["bbox_std"]
     return Detection(
-        label=str(entry["label"]),
-        box=Box(*map(float, entry["bbox"])),
-        score=float(entry["confidence"]),
-        std=None if std is None else CoordinateStd(*map(float, std)),
+        label=_label(fields["label"]),
+        box=Box(*_numbers(fields["bbox"], 4)),
+        score=_score(fields["confidence"]),
+        std=None if std is None else CoordinateStd(*map(abs, _numbers(std, 4))),
     )
 
 
-def _as_track(entry: Mapping[str, Any]) -> Track:
+def usage_from_json(entry: object) -> Usage:
+    """The usage that `dataclasses.asdict` gave; unknown keys are passed over, missing ones are 0.
+
+    Raises TypeError or ValueError.
+    """
+    fields, kinds = typed(entry, dict), dataclasses.asdict(Usage())
+    values = {key: typed(fields[key], type(zero)) for key, zero in kinds.items() if key in fields}
+    if any(value < 0 for value in values.values()):
+        raise ValueError(f"expected counts and seconds above 0, got {shown(fields)}")
+    return Usage(**values)
+
+
+def counts_from_json(entry: object) -> dict[str, int]:
+    """Counts by name. Raises TypeError."""
+    return {safe_line(name): typed(count, int) for name, count in typed(entry, dict).items()}
+
+
+def _as_track(entry: object) -> Track:
+    fields = typed(entry, dict)
     return Track(
-        track_id=entry["track_id"],
-        label=entry["label"],
-        box=Box(*entry["bbox"]),
-        score=entry["confidence"],
-        velocity=Velocity(*entry["velocity"]),
-        age_s=entry["age_s"],
-        time_since_update_s=entry["time_since_update_s"],
-        velocity_std=Velocity(*entry["velocity_std"]),
+        track_id=typed(fields["track_id"], int),
+        label=_label(fields["label"]),
+        box=Box(*_numbers(fields["bbox"], 4)),
+        score=_score(fields["confidence"]),
+        velocity=Velocity(*_numbers(fields["velocity"], 2)),
+        age_s=typed(fields["age_s"], float),
+        time_since_update_s=typed(fields["time_since_update_s"], float),
+        velocity_std=Velocity(*_numbers(fields["velocity_std"], 2)),
     )
+
+
+def _label(value: object) -> str:
+    if not (label := safe_line(typed(value, str))):
+        raise ValueError("expected a label, got blank text")
+    return label
+
+
+def _score(value: object) -> float:
+    score = typed(value, float)
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(f"expected a confidence from 0 to 1, got {score:g}")
+    return score
+
+
+def _numbers(value: object, count: int) -> list[float]:
+    numbers = [typed(number, float) for number in typed(value, list)]
+    if len(numbers) != count:
+        raise ValueError(f"expected {count} numbers, got {shown(value)}")
+    return numbers
 
 
 def _object(track: Track, width: int, height: int) -> dict[str, Any]:

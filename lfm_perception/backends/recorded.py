@@ -25,6 +25,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -32,17 +34,26 @@ from typing import IO, Any
 import numpy as np
 
 from lfm_perception.backends import Backend, register
-from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.files import json_problem, open_file, parse_json, typed
 from lfm_perception.provenance import file_facts
 from lfm_perception.questions import FramePlan, Question
-from lfm_perception.scene import Answer, Frame, Usage
-from lfm_perception.scene_json import detection_from_json, detection_to_json
+from lfm_perception.scene import Answer, Frame
+from lfm_perception.scene_json import (
+    counts_from_json,
+    detection_from_json,
+    detection_to_json,
+    usage_from_json,
+)
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
 from lfm_perception.text import safe_line
 from lfm_perception.vlm import Health, Vlm
 
 FORMAT, VERSION = "lfm_perception answers", 2
+
+MAX_LINE = 1 << 22
+"""Maximum length of a line, characters; a longer one is cut off and so no JSON."""
 
 
 class NotRecordedError(PerceptionError):
@@ -197,23 +208,33 @@ class _Line:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> _Line:
-        system, user, dialect = (entry[part] and str(entry[part]) for part in ("system", "user", "dialect"))
-        key = _QuestionKey(system, user, dialect, tuple(map(str, entry["labels"])), bool(entry["closed"]))
-        answer = Answer(
-            text=str(entry["text"]),
-            detections=tuple(map(detection_from_json, entry["detections"])),
-            truncated=bool(entry["truncated"]),
-            rejects=MappingProxyType({str(key): int(n) for key, n in entry["rejects"].items()}),
-            usage=_usage(entry["usage"]),
+        dialect = entry["dialect"]
+        key = _QuestionKey(
+            system=typed(entry["system"], str),
+            user=typed(entry["user"], str),
+            dialect=None if dialect is None else typed(dialect, str),
+            labels=tuple(typed(label, str) for label in typed(entry["labels"], list)),
+            closed=typed(entry["closed"], bool),
         )
-        return cls(str(entry["image"]), int(entry["stamp_ns"]), str(entry["frame_id"]), key, answer)
+        answer = Answer(
+            text=typed(entry["text"], str),
+            detections=tuple(map(detection_from_json, typed(entry["detections"], list))),
+            truncated=typed(entry["truncated"], bool),
+            rejects=MappingProxyType(counts_from_json(entry["rejects"])),
+            usage=usage_from_json(entry["usage"]),
+        )
+        image, frame_id = typed(entry["image"], str), typed(entry["frame_id"], str)
+        return cls(image, typed(entry["stamp_ns"], int), frame_id, key, answer)
 
 
 def _lines(path: Path) -> Iterator[_Line]:
     try:
-        with path.open(encoding="utf-8") as file:
-            _check_head(file.readline())
-            for number, text in enumerate(file, start=2):
+        with TextIOWrapper(open_file(path), encoding="utf-8-sig") as file:
+            _check_head(file.readline(MAX_LINE))
+            for number in count(start=2):
+                text = file.readline(MAX_LINE)
+                if not text:
+                    return
                 if text.strip():
                     yield _line(text, number)
     except OSError as error:
@@ -226,29 +247,24 @@ def _lines(path: Path) -> Iterator[_Line]:
 
 def _check_head(text: str) -> None:
     head: Any = None
-    with suppress(ValueError, RecursionError):
-        head = json.loads(text)
+    with suppress(PerceptionError):
+        head = parse_json(text)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise PerceptionError("not a file of recorded answers: make one with lfm-perception record")
     if head.get("version") != VERSION:
         raise PerceptionError(
-            f"recorded answers of version {head.get('version')}, this program reads version {VERSION}: "
-            "record them again with lfm-perception record"
+            f"recorded answers of version {shown(head.get('version'))}, this program reads version "
+            f"{VERSION}: record them again with lfm-perception record"
         )
 
 
 def _line(text: str, number: int) -> _Line:
     try:
-        return _Line.from_json(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _Line.from_json(typed(parse_json(text), dict))
+    except (ValueError, TypeError, KeyError, PerceptionError) as error:
         raise PerceptionError(
-            f"line {number} is no recorded answer ({error!r}): record the file again"
+            f"line {number} is no recorded answer ({json_problem(error)}): record the file again"
         ) from error
-
-
-def _usage(entry: Mapping[str, Any]) -> Usage:
-    defaults = dataclasses.asdict(Usage())
-    return Usage(**{key: type(defaults[key])(value) for key, value in entry.items() if key in defaults})
 
 
 def _path(settings: Settings) -> Path:

@@ -28,6 +28,7 @@ def bench(
     from lfm_perception.evaluation.bench import KIND, measures, write_bench_page
     from lfm_perception.evaluation.bench import bench as measure
     from lfm_perception.evaluation.reports import page_facts, provenance
+    from lfm_perception.media.page import drawing
     from lfm_perception.media.staging import staged, write_json, writing
 
     if not (match := re.fullmatch(r"(\d{2,4})x(\d{2,4})", size)):
@@ -43,9 +44,10 @@ def bench(
         found = {"kind": KIND, **measures(bench_run), "camera": size, **provenance(chosen)}
         with writing(out):
             write_json(staging.path / "bench.json", found)
-            write_bench_page(
-                staging.path / "bench.html", bench_run, found, {**page_facts(chosen), "camera": size}
-            )
+            with drawing("the page"):
+                write_bench_page(
+                    staging.path / "bench.html", bench_run, found, {**page_facts(chosen), "camera": size}
+                )
             staging.publish()
     print(
         f"{found['inferences_per_s']:.2f} inferences per second; results in {out}: open {out / 'bench.html'}"

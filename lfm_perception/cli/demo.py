@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from lfm_perception.cli import options
@@ -44,6 +43,6 @@ def demo(
     shown = Table(box=None, show_header=False, pad_edge=False)
     for row in figures(report):
         shown.add_row(*row)
-    Console().print(shown)
+    options.show_table(shown)
     print(f"results in {out}: open {out / 'index.html'}")
     job.finish(out)

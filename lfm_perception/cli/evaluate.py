@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import frame_progress, running
@@ -62,7 +61,7 @@ def demo(
                 results.append(result)
                 progress.advance(task)
             reports.append(evaluate_trial(each, results))
-    Console().print(demo_table(reports))
+    options.show_table(demo_table(reports))
     if json_:
         figures = {report.name: as_json(report) for report in reports}
         write_json(json_, {**provenance(chosen), "trials": figures})
@@ -112,7 +111,7 @@ def tracking(
             trials = run_demo_trials(chosen, protocol or ["sparse-late"], range(seeds), seconds, pan, advance)
         else:
             trials = run_trials(source, chosen, protocol or list(PROTOCOLS), range(seeds), advance)
-    Console().print(tracking_table(trials.metrics))
+    options.show_table(tracking_table(trials.metrics))
     for line in trials.remarks:
         print(line)
     if out:
@@ -181,7 +180,7 @@ def detection(
         with writing(out):
             found = evaluation.write(staging.path)
             staging.publish()
-    Console().print(table(found))
+    options.show_table(table(found))
     if found["figures"]["reliability"]:
         error = found["figures"]["calibration_error"]
         print(f"The calibration error is {error:.3f}. {platt_scaling_advice(found['figures'])}")
@@ -208,7 +207,7 @@ def compare(
         with staged(out) as staging, writing(out):
             write_compare_page(staging.path / "compare.html", *reports)
             staging.publish()
-    Console().print(table(*reports))
+    options.show_table(table(*reports))
     if out:
         print(f"results in {out}: open {out / 'compare.html'}")
 

@@ -26,7 +26,9 @@ from lfm_perception.errors import PerceptionError
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
     """A description, a bar and `columns` for each task, on standard error."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=Console(stderr=True))
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), *columns, console=Console(stderr=True)
+    )
 
 
 class _FrameRate(ProgressColumn):

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
 from lfm_perception.models.registry import SHIPPED, License, Registry
@@ -50,10 +50,16 @@ def list_models() -> None:
             model.license.key if model.license else "",
             model.repo,
         )
-    for found in (store.find(name) for name in stored if name not in registry):
+    damaged = []
+    for name in (name for name in stored if name not in registry):
+        if problem := store.damage(name):
+            damaged.append(problem)
+            continue
+        found = store.find(name)
         size = _megabytes(found.model.size + found.mmproj.size)
-        table.add_row(found.name, size, "yes", "yes", "", found.source)
-    Console().print(table)
+        table.add_row(name, size, "yes", "yes", "", found.source)
+    options.show_table(table)
+    print(*damaged, sep="\n", end="\n" if damaged else "")
 
 
 @app.command()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lfm_perception.media.run import Limits
     from lfm_perception.settings import Settings
 
@@ -44,11 +46,16 @@ Changes = Annotated[
 ]
 
 
+def show_table(table: Table) -> None:
+    """Print a table. Labels and file names are not read as rich's markup: `[/b]` is a text."""
+    Console(markup=False).print(table)
+
+
 def _show_comparison(reports: tuple[Path, Path] | None) -> None:
     if reports:
         from lfm_perception.evaluation.compare import compare, table
 
-        Console().print(table(*compare(*reports)))
+        show_table(table(*compare(*reports)))
         raise typer.Exit
 
 
@@ -72,19 +79,19 @@ def load_settings(
     Raises:
         PerceptionError: The file or a setting is invalid.
     """
+    from lfm_perception.files import parse_yaml
     from lfm_perception.settings import Settings
-    from lfm_perception.settings.yaml_file import parse
 
     values: dict[str, object] = {"sampling.seed": seed} if seed else {}
     for change in changes or []:
         key, equals, text = change.partition("=")
         if not equals:
-            raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
+            raise typer.BadParameter(f"{shown(change)} is not KEY=VALUE", param_hint="--set")
         try:
-            values[key.strip()] = parse(text)
+            values[key.strip()] = parse_yaml(text)
         except PerceptionError as error:
             raise typer.BadParameter(
-                f"the value of {change!r} is not valid YAML", param_hint="--set"
+                f"the value of {shown(change)} is not valid YAML", param_hint="--set"
             ) from error
     if labels is not None:
         values["detect.labels"] = split(labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
@@ -75,6 +74,6 @@ def run(
             **provenance(chosen),
         }
         recording.finish(summary)
-    Console().print(table(summary))
+    options.show_table(table(summary))
     print(f"results in {out}")
     job.finish(out)

@@ -11,12 +11,13 @@ from typing import Any
 
 from rich.table import Table
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation import bench, detection_page
 from lfm_perception.evaluation.tables import new_table
+from lfm_perception.files import parse_json, read_text
 from lfm_perception.media.charts import bars
-from lfm_perception.media.images import reason
 from lfm_perception.media.page import write_page
+from lfm_perception.text import safe_line
 
 ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "settings", "versions")
 """Keys of a report that are no figures."""
@@ -40,6 +41,13 @@ DRAWN = (
     ("By language", "languages.", r"(\w+)\.f1", "F1"),
 )
 """Charts: title, beginning of the figures' paths, the rest as a pattern with the bar's name, axis."""
+
+
+MAX_REPORT_BYTES = 1 << 26
+"""Maximum size of a report."""
+
+MAX_DEPTH, MAX_SETUP = 10, 2000
+"""Maximum depth of the figures in a report, and maximum length of a value of its setup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +111,9 @@ def compare(first: Path, second: Path) -> tuple[Report, Report]:
 def read_report(path: Path) -> Report:
     """Read `bench.json` or `detection.json`. Raises PerceptionError when it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PerceptionError(f"report {path} cannot be read: {reason(error)}") from error
+        content = parse_json(read_text(path, MAX_REPORT_BYTES))
+    except PerceptionError as error:
+        raise PerceptionError(f"report {path}: {error}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in (bench.KIND, detection_page.KIND):
         raise PerceptionError(f"{path} is no report: give bench.json or detection.json")
@@ -115,7 +123,7 @@ def read_report(path: Path) -> Report:
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     about = {
-        ".".join(parts): json.dumps(value, ensure_ascii=False)
+        ".".join(parts): _brief(value)
         for parts, value in _leaves({key: content.get(key) for key in ABOUT})
         if value is not None
     }
@@ -175,11 +183,22 @@ def _charts(compared: Sequence[Pair]) -> dict[str, str]:
 
 def _leaves(value: object, *parts: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The values in nested objects, with their paths."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and len(parts) < MAX_DEPTH:
         for key, each in value.items():
             yield from _leaves(each, *parts, str(key))
     else:
         yield parts, value
+
+
+def _brief(value: object) -> str:
+    """A value of the setup; lists of a report are short and flat, and one that is not is cut off."""
+    return safe_line(json.dumps(value, ensure_ascii=False) if _is_flat(value) else shown(value), MAX_SETUP)
+
+
+def _is_flat(value: object) -> bool:
+    return not isinstance(value, dict) and not (
+        isinstance(value, list) and any(isinstance(each, (dict, list)) for each in value)
+    )
 
 
 def _text(value: float | None) -> str:

@@ -13,6 +13,7 @@ from lfm_perception.evaluation.labels import LabelledImage, LabelledSource
 from lfm_perception.evaluation.languages import LANGUAGES, languages
 from lfm_perception.evaluation.reports import page_facts, provenance
 from lfm_perception.evaluation.stress import STRESSES
+from lfm_perception.media.page import drawing
 from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -77,7 +78,8 @@ class DetectionRun:
         }
         facts = {"source": name, "notes": "; ".join(notes) or "none", **page_facts(self._settings)}
         write_json(folder / "detection.json", found)
-        write_detection_page(folder / "detection.html", found, self._trial, facts)
+        with drawing("the page"):
+            write_detection_page(folder / "detection.html", found, self._trial, facts)
         return found
 
 

@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.labels.base import parsed
+from lfm_perception.files import parse_yaml
 from lfm_perception.questions import BBOX, BBOX_2D, Dialect
+from lfm_perception.text import is_safe
 
-_CONTENT = yaml.safe_load(files(__package__).joinpath("languages.yaml").read_text(encoding="utf-8"))
+_CONTENT = parse_yaml(files(__package__).joinpath("languages.yaml").read_text(encoding="utf-8"))
 TRANSLATIONS: dict[str, dict[str, str]] = {
     dialect.name: {"en": dialect.user, **_CONTENT[dialect.name]} for dialect in (BBOX, BBOX_2D)
 }
@@ -76,7 +76,7 @@ def languages(
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    content = parsed(file, yaml.safe_load, "words")
+    content = parsed(file, parse_yaml, "words")
     if not isinstance(content, dict) or not all(_is_language(entry) for entry in content.values()):
         raise PerceptionError(
             f"words {file} must hold languages: "
@@ -92,7 +92,11 @@ def _is_language(entry: object) -> bool:
     return (
         isinstance(entry.get("wording", ""), str)
         and isinstance(words, dict)
-        and all(isinstance(text, str) and text.strip() for pair in words.items() for text in pair)
+        and all(
+            isinstance(text, str) and text.strip() and is_safe(text)
+            for pair in words.items()
+            for text in pair
+        )
     )
 
 

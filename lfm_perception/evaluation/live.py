@@ -6,7 +6,6 @@ logged at the time of their arrival, from which ages are computed. No ROS is nee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rosbags.rosbag2 import Reader
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import Counts, count_matches, match
+from lfm_perception.files import parse_json
 from lfm_perception.geometry import Box
 from lfm_perception.media.bags import message_box, typestore
 from lfm_perception.scene import Scene, Velocity
@@ -98,7 +98,7 @@ def read_run(bag: Path, width: int, height: int) -> LiveRun:
         for connection, received_ns, raw in reader.messages(wanted):
             message: Any = types.deserialize_cdr(raw, connection.msgtype)
             if connection.topic == "/scene":
-                scenes.append(ReceivedScene(scene_from_json(json.loads(message.data)), received_ns))
+                scenes.append(ReceivedScene(scene_from_json(parse_json(message.data)), received_ns))
             else:
                 stamp = message.header.stamp
                 items = tuple(_named_box(d, width, height) for d in message.detections)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.tracking import TrackingSequence, TrueObject
+from lfm_perception.files import MAX_DATA_BYTES, read_text
 from lfm_perception.geometry import Box
 
 TUD = ("TUD-Campus", "TUD-Stadtmitte")
@@ -59,9 +60,9 @@ def _read_truth(name: str, file: Path, fps: float, width: int, height: int) -> T
     """Reads frame, id, left, top, width, height, considered, class; pixels, frames and corners from 1."""
     frames: dict[int, list[TrueObject]] = defaultdict(list)
     try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise PerceptionError(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from error
+        lines = read_text(file, MAX_DATA_BYTES).splitlines()
+    except PerceptionError as error:
+        raise PerceptionError(f"{file}: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
             frame, identity, left, top, wide, high, considered, kind, *rest = map(float, line.split(","))

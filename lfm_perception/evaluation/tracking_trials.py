@@ -26,6 +26,7 @@ from lfm_perception.evaluation.tracking import (
     track_sequence,
 )
 from lfm_perception.evaluation.tracking_charts import draw_reliability, draw_tracks
+from lfm_perception.media.page import drawing
 from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
@@ -72,9 +73,11 @@ class TrackingTrials:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "tracking.json", record)
-            draw_tracks(folder / "tracks.png", self.runs)
+            with drawing("tracks.png"):
+                draw_tracks(folder / "tracks.png", self.runs)
             if self.reliability:
-                draw_reliability(folder / "reliability.png", self.reliability)
+                with drawing("reliability.png"):
+                    draw_reliability(folder / "reliability.png", self.reliability)
         except OSError as error:
             raise PerceptionError(f"cannot write to {folder}: {error.strerror or error}") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lfm_perception.media.page import data_uri
+from lfm_perception.media.page import data_uri, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +21,13 @@ WIDE = 9.6
 BAR = 0.24
 """Height of a bar in inches."""
 
+MAX_HEIGHT = 300.0
+"""Maximum height of a chart in inches, at which 500 labels with two bars each are still legible."""
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: the reader's computer has fonts for every language
     "svg.hashsalt": "lfm_perception",  # the same chart gives the same file
+    "text.parse_math": False,  # a label with dollar signs is no formula
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": RULE,
@@ -118,15 +122,17 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
 
 
 def _drawn(width: float, height: float, draw: Callable[[Axes], None]) -> str:
+    """The chart as a data URI; empty, with a warning in the log, when it cannot be drawn."""
     from matplotlib import rc_context  # takes half a second, which only pages should cost
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE), warnings.catch_warnings():
+    text = io.StringIO()
+    with drawing("a chart"), rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's font has it
-        figure: Figure = Figure(figsize=(width, height), layout="constrained")
+        figure: Figure = Figure(figsize=(width, min(height, MAX_HEIGHT)), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
-        text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return data_uri("image/svg+xml", text.getvalue().encode())
+        return data_uri("image/svg+xml", text.getvalue().encode())
+    return ""

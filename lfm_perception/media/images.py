@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.files import read_bytes
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.image_header import identify
 from lfm_perception.media.raw_images import BAYER, demosaiced, from_raw
@@ -91,16 +92,16 @@ def reason(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def read(path: Path, depth: BitDepth | None = None) -> Image:
-    """The image of a file as RGB. Raises PerceptionError when it cannot be read or decoded."""
+def read(path: Path, depth: BitDepth | None = None, *, as_stored: bool = False) -> Image:
+    """The image of a file as RGB, `as_stored` without its EXIF orientation.
+
+    Raises PerceptionError when it cannot be read or decoded.
+    """
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise PerceptionError(f"image {path} has {size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
-        raise PerceptionError(f"image {path} cannot be read: {error.strerror}") from error
-    return decode(data, f"image {path}", depth=depth)
+        raise PerceptionError(f"image {path} cannot be read: {os_reason(error)}") from error
+    return decode(data, f"image {path}", depth=depth, as_stored=as_stored)
 
 
 def decode(
@@ -110,8 +111,9 @@ def decode(
     *,
     kinds: Sequence[str] = FILE_KINDS,
     depth: BitDepth | None = None,
+    as_stored: bool = False,
 ) -> Image:
-    """The image encoded in `data` as RGB, rotated as its EXIF orientation says.
+    """The image encoded in `data` as RGB, rotated as its EXIF orientation says unless `as_stored`.
 
     Gray becomes RGB, an alpha channel is dropped, 16 bits are scaled to 8; `name`, `width` (before the
     rotation) and `depth` as in `from_message`. Kind and size are read before anything is decoded.
@@ -131,6 +133,8 @@ def decode(
     flag = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if width is not None and encoded.kind == "JPEG":
         flag = next((flag for scale, flag in REDUCED.items() if encoded.width > (width - 1) * scale), flag)
+    if as_stored:
+        flag |= cv2.IMREAD_IGNORE_ORIENTATION
     decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if decoded is None:
         raise damaged

@@ -6,15 +6,15 @@ A file is pinned when its revision, size and SHA-256 are known. A file that is n
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import parse_json, read_text
+from lfm_perception.text import is_safe
 
 SHIPPED = Path(__file__).with_name("registry.json")
 
@@ -23,7 +23,6 @@ SHA256 = re.compile("[0-9a-f]{64}")
 _NAME = re.compile(r"\w[\w.-]*")
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _FILE = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*\.gguf")
-_TEXT = re.compile(r"\s*\S(.|\s)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Registry:
 
     def _add_file(self, path: Path) -> None:
         try:
-            self._add(_Entry("", _read(path)))
+            self._add(_Entry("", parse_json(read_text(path))))
         except PerceptionError as error:
             raise PerceptionError(f"{path}: {error}") from error
 
@@ -168,7 +167,7 @@ class _Entry:
     def __init__(self, where: str, value: object) -> None:
         self.where = where
         if not isinstance(value, dict):
-            raise PerceptionError(f"{where or 'the file'} must be an object, got {reprlib.repr(value)}")
+            raise PerceptionError(f"{where or 'the file'} must be an object, got {shown(value)}")
         self._value = value
 
     def has(self, key: str) -> bool:
@@ -190,9 +189,11 @@ class _Entry:
     def mapping(self, key: str) -> Mapping[str, Any]:
         return _Entry(self._place(key), self._get(key))._value
 
-    def text(self, key: str, pattern: re.Pattern[str] = _TEXT, expected: str = "text") -> str:
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, expected: str = "text") -> str:
         value = self._get(key)
-        if not isinstance(value, str) or not pattern.fullmatch(value):
+        if not isinstance(value, str) or not value.strip() or not is_safe(value):
+            raise self._invalid(key, expected)
+        if pattern and not pattern.fullmatch(value):
             raise self._invalid(key, expected)
         return value
 
@@ -203,7 +204,7 @@ class _Entry:
         return value
 
     def _invalid(self, key: str, expected: str) -> PerceptionError:
-        value = reprlib.repr(self._value[key])
+        value = shown(self._value[key])
         return PerceptionError(f"{self._place(key)} must be {expected}, got {value}")
 
     def _get(self, key: str) -> object:
@@ -213,24 +214,3 @@ class _Entry:
 
     def _place(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
-
-
-def _read(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
-    except OSError as error:
-        raise PerceptionError(f"cannot read the registry: {os_reason(error)}") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise PerceptionError(f"not valid JSON, {place}: {error.msg.lower()}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise PerceptionError(f"not valid JSON in UTF-8: {error}") from error
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object. Refuses duplicate keys, of which JSON would silently keep the last."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise PerceptionError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-    return entries

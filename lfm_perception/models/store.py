@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.files import json_problem, parse_json, read_text, typed
 from lfm_perception.models.registry import SHA256, License
 from lfm_perception.provenance import sha256
 
@@ -87,10 +88,18 @@ class Store:
         if not _NAME.fullmatch(name) or not path.is_file():
             stored = ", ".join(self.names()) or "none"
             raise PerceptionError(
-                f"the model {name!r} is not on this computer (available: {stored}): "
+                f"the model {shown(name)} is not on this computer (available: {stored}): "
                 f"lfm-perception models pull {name}, or models add"
             )
         return _read_record(path)
+
+    def damage(self, name: str) -> str:
+        """The problem of a stored model's record; empty when it can be read."""
+        try:
+            self.find(name)
+        except PerceptionError as error:
+            return str(error)
+        return ""
 
     def problem(self, name: str) -> str:
         """The problem of a stored model's files; empty when they are unchanged."""
@@ -119,7 +128,7 @@ class Store:
         """Raise PerceptionError when a name is invalid or taken."""
         if not _NAME.fullmatch(name):
             raise PerceptionError(
-                f"a model's name consists of letters, digits, '.', '_' and '-', got {name!r}"
+                f"a model's name consists of letters, digits, '.', '_' and '-', got {shown(name)}"
             )
         if (self.root / name).exists():
             raise PerceptionError(
@@ -202,7 +211,8 @@ def default_root() -> Path:
 def measure(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file. Raises PerceptionError when it cannot be read."""
     try:
-        return path.stat().st_size, sha256(path)
+        digest = sha256(path)  # first: it refuses what is not a file
+        return path.stat().st_size, digest
     except OSError as error:
         raise PerceptionError(f"cannot read {path}: {os_reason(error)}") from error
 
@@ -224,20 +234,18 @@ def check_files(model: Path, mmproj: Path) -> None:
 
 def _read_record(path: Path) -> StoredModel:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         return StoredModel(
             path.parent.name,
             path.parent,
             _stored_file(content["model"]),
             _stored_file(content["mmproj"]),
-            str(content["source"]),
-            _checked(content["settings"]),
+            typed(content["source"], str),
+            _checked(typed(content["settings"], dict)),
         )
-    except OSError as error:
-        raise PerceptionError(f"cannot read {path}: {os_reason(error)}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, PerceptionError) as error:
+    except (TypeError, ValueError, KeyError, PerceptionError) as error:
         remedy = f"delete {path.parent} and pull or add the model again"
-        raise PerceptionError(f"{path} is damaged ({error!r}): {remedy}") from error
+        raise PerceptionError(f"{path} is damaged ({json_problem(error)}): {remedy}") from error
 
 
 def _checked(settings: Mapping[str, object]) -> Mapping[str, object]:
@@ -249,9 +257,7 @@ def _checked(settings: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _stored_file(entry: Mapping[str, object]) -> StoredFile:
-    path, size, sha256 = entry["path"], entry["size"], entry["sha256"]
-    if not isinstance(path, str) or type(size) is not int or not isinstance(sha256, str):
-        raise ValueError(f"not a file's path, size and checksum: {entry}")
+    path, size, sha256 = typed(entry["path"], str), typed(entry["size"], int), typed(entry["sha256"], str)
     if not SHA256.fullmatch(sha256):
-        raise ValueError(f"not a SHA-256: {sha256!r}")
+        raise ValueError(f"not a SHA-256: {shown(sha256)}")
     return StoredFile(path, size, sha256)

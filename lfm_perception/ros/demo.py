@@ -24,6 +24,7 @@ from lfm_perception.evaluation.live import Boxes, LiveReport, LiveRun, evaluate_
 from lfm_perception.evaluation.live_page import write_live_page
 from lfm_perception.media import images
 from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.page import drawing
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.media.sinks.json_files import SCENES, SUMMARY
 from lfm_perception.media.sinks.overlay import STILL, VIDEO, VideoFile
@@ -102,7 +103,8 @@ def run_demo(
                 "".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace"
             )
             write_json(staging.path / SUMMARY, summary)
-            write_live_page(staging.path / PAGE, run, report, still, about)
+            with drawing("the page"):
+                write_live_page(staging.path / PAGE, run, report, still, about)
             staging.publish()
     return report, summary
 

@@ -27,7 +27,7 @@ def user_dialects(entry: object) -> tuple[Dialect, ...]:
 
 
 def _user_dialect(name: object, parts: object) -> Dialect:
-    where = f"dialects.{name}"
+    where = f"dialects.{name:.40}" if isinstance(name, str) else ""
     if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
         raise PerceptionError(f"a dialect's name must be letters, digits, '_' and '-', got {shown(name)}")
     if name in DIALECTS:

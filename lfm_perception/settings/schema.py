@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import parse_yaml
 from lfm_perception.image_plan import MAX_TILE_SIZE, MAX_TILES, TOKEN_SIDE, ImageLimits
 from lfm_perception.questions import CAPTION
 from lfm_perception.settings.spec import parameter, specs_of
 from lfm_perception.settings.validation import ONE_OBJECT_TOKENS, RENAMED, suggestion, unknown_name
-from lfm_perception.settings.yaml_file import parse
 
 LOADED = "the model is loaded with it"
 STARTED = "the node has started with it"
@@ -288,7 +288,7 @@ class TrackerSettings:
                     f"tracker.per_label cannot change {shown(key)} for one label{suggestion(key, PER_LABEL)}"
                 )
             try:
-                value = parse(text)
+                value = parse_yaml(text)
             except PerceptionError as error:
                 raise PerceptionError(f"tracker.per_label: {shown(text)} is no value for {key}") from error
             values[key] = specs[key].check(value)

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.questions import is_printable
+from lfm_perception.text import is_safe
+
+MAX_TEXT = 10_000
+"""Maximum length of a text, characters."""
+
+MAX_LIST = 100_000
+"""Maximum length of a list of texts, characters with one between two texts."""
 
 Value = bool | int | float | str | tuple[str, ...]
 T = TypeVar("T", bool, int, float, str, tuple[str, ...])
@@ -88,9 +94,17 @@ class ParameterSpec:
             value = float(value) if abs(value) < 2**53 else math.inf
         if self.kind is tuple and isinstance(value, list):
             value = tuple(value)
+        self._check_length(value)
         if not self._fits(value):
             raise PerceptionError(f"{self.name} must be {self.allowed}, got {shown(given)}")
         return value  # type: ignore[return-value]
+
+    def _check_length(self, value: object) -> None:
+        texts = [item for item in value if isinstance(item, str)] if isinstance(value, tuple) else [value]
+        length = sum(len(text) + 1 for text in texts if isinstance(text, str)) - 1
+        limit = MAX_TEXT if isinstance(value, str) else MAX_LIST
+        if length > limit:
+            raise PerceptionError(f"{self.name} has {length} characters, more than {limit}: shorten it")
 
     def _fits(self, value: object) -> bool:
         if type(value) is not self.kind:
@@ -98,9 +112,9 @@ class ParameterSpec:
         if isinstance(value, (int, float)) and self.minimum is not None and self.maximum is not None:
             return self.minimum <= value <= self.maximum
         if isinstance(value, tuple):
-            return all(isinstance(item, str) and is_printable(item) for item in value)
+            return all(isinstance(item, str) and is_safe(item) for item in value)
         if isinstance(value, str):
-            return is_printable(value) and (not self.choices or value in self.choices)
+            return is_safe(value) and (not self.choices or value in self.choices)
         return True
 
 

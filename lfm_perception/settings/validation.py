@@ -6,6 +6,7 @@ import difflib
 import re
 import reprlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,9 @@ def _check_files(settings: Settings) -> None:
 
 def _check_prompts(settings: Settings) -> None:
     detect, dialects = settings.detect, settings.known_dialects
-    for label in detect.labels:
+    for label, count in Counter(detect.labels).items():
         check_prompt_text("detect.labels", label)
-        if detect.labels.count(label) > 1:
+        if count > 1:
             raise PerceptionError(f"detect.labels holds {shown(label)} more than once")
     _ = settings.tracker.rules  # refuses entries that cannot be parsed
     if detect.closed and not detect.labels:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.evaluation.labels import base
 from lfm_perception.evaluation.labels.coco import read_coco
+from lfm_perception.files import MAX_DIGITS
 from lfm_perception.media.bags import BOXES_TYPE, is_bag, message_box, open_bag, typestore
 from lfm_perception.media.images import reason
 from lfm_perception.media.sources import open_source
@@ -41,49 +42,52 @@ def _open(source: Path, labels: str, topic: str | None) -> Iterator[base.Labelle
     if labels.endswith(".json"):
         coco = read_coco(Path(labels))
         by_stamp = {_stamp(image.name, labels): image.truth for image in coco.images}
-        names, place, notes = coco.labels, f"labels {labels}", coco.notes
+        names, place, omissions = coco.labels, f"labels {labels}", coco.omissions
     else:
         by_stamp = _read_boxes(source, labels)
         names = tuple(sorted({_label(box) for boxes in by_stamp.values() for box in boxes}))
-        place, notes = f"labels on {labels}", ()
+        place, omissions = f"labels on {labels}", Counter()
     with open_source(str(source), topic=topic) as opened:
         name = f"{opened.name}, {place}"
         # the stamps of a bag are known only once it has been read
         count = min(len(by_stamp), opened.count or len(by_stamp))
-        yield base.LabelledSource(name, names, count, _images(opened.frames, by_stamp, name), notes)
+        yield base.LabelledSource(
+            name, names, count, _images(opened.frames, by_stamp, name, omissions), omissions
+        )
 
 
 def _images(
-    frames: Iterator[Frame], by_stamp: Mapping[int, Sequence[Any]], name: str
+    frames: Iterator[Frame], by_stamp: Mapping[int, Sequence[Any]], name: str, omissions: Counter[str]
 ) -> Iterator[base.LabelledImage]:
     seen: Counter[bool] = Counter()
     for frame in frames:
         boxes = by_stamp.get(frame.stamp_ns)
         seen[boxes is not None] += 1
         if boxes is not None:
-            yield base.LabelledImage(f"{frame.stamp_ns} ns", frame, _truth(boxes, frame))
+            yield base.LabelledImage(f"{frame.stamp_ns} ns", frame, _truth(boxes, frame, omissions))
     if not seen[True]:
         raise PerceptionError(
             f"none of the {seen[False]} images has a stamp for which there are labels ({name})"
         )
 
 
-def _truth(boxes: Sequence[Any], frame: Frame) -> base.Truth:
+def _truth(boxes: Sequence[Any], frame: Frame, omissions: Counter[str]) -> base.Truth:
     """Annotations as they are; messages of detections, in pixels, as annotations of this frame."""
-    where = f"the message at {frame.stamp_ns} ns"
-    return tuple(
-        box
-        if isinstance(box, Annotation)
-        else Annotation(_label(box), base.clipped_box(message_box(box, frame.width, frame.height), where))
-        for box in boxes
-    )
+    where, truth = f"the message at {frame.stamp_ns} ns", []
+    for box in boxes:
+        if isinstance(box, Annotation):
+            truth.append(box)
+        elif sides := base.clipped_box(message_box(box, frame.width, frame.height), where, omissions):
+            truth.append(Annotation(_label(box), sides))
+    return tuple(truth)
 
 
 def _stamp(name: str, file: str) -> int:
     stem = Path(name).stem
-    if not stem.isdecimal():
+    if not stem.isdecimal() or len(stem) > MAX_DIGITS:
         raise PerceptionError(
-            f"labels {file} of a bag: file_name must be the stamp of the image in nanoseconds, got {name!r}"
+            f"labels {file} of a bag: file_name must be the stamp of the image in nanoseconds, "
+            f"got {shown(name)}"
         )
     return int(stem)
 
@@ -116,7 +120,7 @@ def _read_boxes(path: Path, topic: str) -> dict[int, Sequence[Any]]:
 def _label(detection: Any) -> str:
     """The label of the hypothesis with the highest confidence."""
     best = max(detection.results, key=lambda result: result.hypothesis.score)
-    return str(best.hypothesis.class_id)
+    return base.label_name(best.hypothesis.class_id, "a box")
 
 
 base.register(

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
+from lfm_perception.files import MAX_TEXT_BYTES, read_text
 from lfm_perception.geometry import Box
-from lfm_perception.media.images import reason
 from lfm_perception.media.sources.images import image_files
+from lfm_perception.questions import check_prompt_text
 from lfm_perception.scene import Frame
+from lfm_perception.text import MAX_LABEL, is_safe
 
 ROUNDING = 0.005
-"""Tolerance for boxes beyond the edge of their image, in image sizes; they are clipped."""
+"""Distance of a box beyond the edge of its image that is not worth a note, in image sizes."""
+
+FARTHEST = 1.0
+"""Distance beyond the edge from which a box is taken to be in other units, in image sizes."""
 
 LISTED = 3
 """Number of names that a message lists before it counts the others."""
@@ -37,13 +41,21 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSource:
-    """Labelled images in order. `labels`: all labels that occur; `notes`: omissions, one sentence each."""
+    """Labelled images in order. `labels`: all labels that occur; `omissions` is counted while they are read.
+
+    The boxes refer to the image as it is shown, with its EXIF orientation.
+    """
 
     name: str
     labels: tuple[str, ...]
     count: int
     images: Iterator[LabelledImage]
-    notes: tuple[str, ...] = ()
+    omissions: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Omissions so far, one sentence each."""
+        return tuple(f"{count} {omission}" for omission, count in self.omissions.items() if count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +76,20 @@ FORMATS: list[LabelFormat] = []
 register = FORMATS.append
 
 
-def parsed(file: Path, parse: Callable[[str], Any], what: str) -> Any:
+def parsed(file: Path, parse: Callable[[str], Any], what: str, limit: int = MAX_TEXT_BYTES) -> Any:
     """The content of a text file. Raises PerceptionError when it cannot be read or parsed."""
     try:
-        return parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PerceptionError(f"{what} {file} cannot be read: {reason(error)}") from error
+        return parse(read_text(file, limit))
+    except PerceptionError as error:
+        raise PerceptionError(f"{what} {file} cannot be used: {error}") from error
+
+
+def label_name(text: object, where: str) -> str:
+    """The name of a class, without spaces around it. Raises PerceptionError when it cannot be asked for."""
+    if not isinstance(text, str) or not text.strip() or not is_safe(text) or len(text) > MAX_LABEL:
+        raise PerceptionError(f"{where} has no name that can be asked for, got {shown(text)}")
+    check_prompt_text(where, text)
+    return " ".join(text.split())
 
 
 def image_folder(source: Path) -> Path:
@@ -78,18 +98,22 @@ def image_folder(source: Path) -> Path:
     return inner if inner.is_dir() and not image_files(str(source)) else source
 
 
-def clipped_box(sides: Sequence[float], where: str) -> Box:
-    """The box with normalized sides `xyxy`, clipped to the image by at most `ROUNDING`.
+def clipped_box(sides: Sequence[float], where: str, omissions: Counter[str]) -> Box | None:
+    """The box with normalized sides `xyxy`, clipped to the image; None without area in it. Both are counted.
 
-    Raises PerceptionError for a box outside the image or without area; `where` names it.
+    Raises PerceptionError for a box that is not in these units; `where` names it.
     """
-    x1, y1, x2, y2 = sides
-    shown = ", ".join(f"{side:.4g}" for side in sides)
-    if not all(-ROUNDING <= side <= 1.0 + ROUNDING for side in sides):
-        raise PerceptionError(f"{where} has a box outside its image: ({shown}) of 0 to 1")
+    # a comparison with NaN is false
+    if not all(-FARTHEST <= side <= 1.0 + FARTHEST for side in sides):
+        shown_sides = ", ".join(f"{side:.4g}" for side in sides)
+        raise PerceptionError(f"{where} has a box far outside its image: ({shown_sides}) of 0 to 1")
+    x1, y1, x2, y2 = (min(max(side, 0.0), 1.0) for side in sides)
     if x2 <= x1 or y2 <= y1:
-        raise PerceptionError(f"{where} has a box without area: ({shown}) of 0 to 1")
-    return Box(*(min(max(side, 0.0), 1.0) for side in sides))
+        omissions["boxes without area in their image were left out"] += 1
+        return None
+    if not all(-ROUNDING <= side <= 1.0 + ROUNDING for side in sides):
+        omissions["boxes beyond the edge of their image were clipped"] += 1
+    return Box(x1, y1, x2, y2)
 
 
 def listed(names: Iterable[str]) -> str:

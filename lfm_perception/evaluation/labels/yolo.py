@@ -1,20 +1,20 @@
 """Labels in the format of YOLO: for each image a .txt with lines of `class cx cy w h`.
 
 The files lie beside the images or under labels/ instead of images/; the names of the classes in data.yaml
-or classes.txt. An image without a .txt shows nothing.
+or classes.txt, by line. An image without a .txt shows nothing; a .txt without an image is left out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.evaluation.labels import base
+from lfm_perception.files import parse_yaml
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
 from lfm_perception.media.sources.images import image_files
@@ -37,11 +37,12 @@ def _labels_folder(image_dir: Path) -> Path | None:
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
         folders.append(Path(*parts[:last], "labels", *parts[last + 1 :]))
-    return next((folder for folder in folders if _label_files(folder)), None)
+    stems = {path.stem for path in image_files(str(image_dir))}
+    return next((folder for folder in folders if stems & _label_files(folder).keys()), None)
 
 
-def _label_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.txt") if file.name not in NAMES_FILES)
+def _label_files(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob("*.txt")) if file.name not in NAMES_FILES}
 
 
 @contextmanager
@@ -53,18 +54,19 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
     else:
         folder, names_file = _labels_folder(image_dir) or image_dir, given
     names = _read_names(names_file)
-    files = {file.stem: file for file in _label_files(folder)}
-    found = image_files(str(image_dir))
-    if not files or not found:
-        missing = f"images in {image_dir}" if files else f"labels (.txt) in {folder}"
-        raise PerceptionError(f"there are no {missing}")
-    if without_image := set(files) - {path.stem for path in found}:
-        raise PerceptionError(
-            f"{folder} has labels of images that are not in {image_dir}: "
-            f"{base.listed(f'{stem}.txt' for stem in without_image)}"
-        )
-    truth = {stem: _read_truth(file, names, names_file) for stem, file in files.items()}
-    empty = sum(path.stem not in files for path in found)
+    files, found = _label_files(folder), image_files(str(image_dir))
+    stems = {path.stem for path in found}
+    if not stems & files.keys():
+        raise PerceptionError(f"there is no .txt in {folder} for any image of {image_dir}")
+    omissions = Counter(
+        {
+            "images have no .txt and are taken to show nothing": len(stems - files.keys()),
+            "files .txt without an image were left out": len(files.keys() - stems),
+        }
+    )
+    truth = {
+        stem: _read_truth(file, names, names_file, omissions) for stem, file in files.items() if stem in stems
+    }
     yield base.LabelledSource(
         f"images {image_dir}, labels {folder}",
         tuple(dict.fromkeys(names.values())),
@@ -73,7 +75,7 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
             base.LabelledImage(path.name, Frame(images.read(path), index), truth.get(path.stem, ()))
             for index, path in enumerate(found)
         ),
-        (f"{empty} images have no .txt and are taken to show nothing",) if empty else (),
+        omissions,
     )
 
 
@@ -90,22 +92,22 @@ def _names_file(folder: Path, image_dir: Path) -> Path:
 
 
 def _read_names(file: Path) -> dict[int, str]:
+    """The names by number; in a .txt the number is that of the line, and a blank line has no name."""
     if file.suffix == ".txt":
-        content = base.parsed(
-            file, lambda text: [line.strip() for line in text.strip().splitlines()], "names"
-        )
+        lines = base.parsed(file, str.splitlines, "names")
+        content: object = {number: line for number, line in enumerate(lines) if line.strip()}
     else:
-        content = base.parsed(file, yaml.safe_load, "names")
+        content = base.parsed(file, parse_yaml, "names")
         content = content.get("names") if isinstance(content, dict) else None
     names = dict(enumerate(content)) if isinstance(content, list) else content
-    if not isinstance(names, dict) or not all(
-        isinstance(number, int) and isinstance(name, str) and name.strip() for number, name in names.items()
-    ):
+    if not isinstance(names, dict) or not names or not all(type(number) is int for number in names):
         raise PerceptionError(f"{file} holds no names of classes: `names: [person, box]` or one a line")
-    return {number: name.strip() for number, name in names.items()}
+    return {number: base.label_name(name, f"class {number} in {file}") for number, name in names.items()}
 
 
-def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> base.Truth:
+def _read_truth(
+    file: Path, names: Mapping[int, str], names_file: Path, omissions: Counter[str]
+) -> base.Truth:
     truth = []
     for number, line in enumerate(base.parsed(file, str.splitlines, "labels"), start=1):
         if not line.strip():
@@ -114,11 +116,12 @@ def _read_truth(file: Path, names: Mapping[int, str], names_file: Path) -> base.
         try:
             kind, x, y, w, h = map(float, line.split())
         except ValueError as error:
-            raise PerceptionError(f"{where} is not `class cx cy w h`: {line.strip()[:60]!r}") from error
+            raise PerceptionError(f"{where} is not `class cx cy w h`: {shown(line.strip())}") from error
         if kind not in names:
             raise PerceptionError(f"{where} has class {kind:g}, which has no name in {names_file}")
-        box = base.clipped_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2), where)
-        truth.append(Annotation(names[int(kind)], box))
+        sides = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        if box := base.clipped_box(sides, where, omissions):
+            truth.append(Annotation(names[int(kind)], box))
     return tuple(truth)
 
 

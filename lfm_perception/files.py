@@ -1,0 +1,208 @@
+"""Files from outside: opened only when regular, read up to a limit, and parsed within limits.
+
+A reader of settings, registries, labels, recordings or reports uses these functions, so that a pipe, an
+endless file, a bomb of aliases or a number of a million digits is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
+from lfm_perception.errors import PerceptionError, os_reason, shown
+
+MAX_TEXT_BYTES = 1 << 20
+"""Maximum size of settings, registries, records and names."""
+
+MAX_DATA_BYTES = 1 << 30
+"""Maximum size of labels, recordings and reports; the largest file of COCO has 0.45 GB."""
+
+MAX_DIGITS = 20
+"""Maximum number of digits of a JSON integer: those of 64 bits."""
+
+MAX_DEPTH = 40
+"""Maximum depth of nested YAML."""
+
+MAX_NODES = 30_000
+"""Maximum number of values in a YAML text after its aliases are expanded."""
+
+_LONG_NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-F_:.xobXOB+-]{100,}")
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)",
+    re.DOTALL,
+)
+
+T = TypeVar("T", bool, int, float, str, "dict[str, Any]", "list[Any]")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, open for reading bytes; a pipe, device or folder never blocks.
+
+    Raises OSError with the reason.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a null character or a surrogate
+        raise OSError(errno.EINVAL, "not a valid path") from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is a directory" if stat.S_ISDIR(mode) else "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file. Raises OSError with the reason, also for more than `limit` bytes."""
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size <= limit:
+            content = file.read(limit + 1)  # it may grow
+            if len(content) <= limit:
+                return content
+    raise OSError(errno.EFBIG, f"larger than {limit} bytes")
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """The content of a text file in UTF-8, without a byte order mark.
+
+    Raises PerceptionError, without the path, when it cannot be read.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except OSError as error:
+        raise PerceptionError(f"cannot be read: {os_reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise PerceptionError("not a text file in UTF-8: save it in this encoding") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Numbers are finite, integers have 64 bits; half characters become U+FFFD.
+
+    Raises PerceptionError with the place of the mistake, also for a repeated key.
+    """
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPE.sub(_whole, text)
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_not_finite,
+        )
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise PerceptionError(f"not valid JSON, {place}: {error.msg.lower()}") from error
+    except RecursionError as error:
+        raise PerceptionError("not valid JSON: it is nested too deeply") from error
+
+
+def typed(value: object, kind: type[T]) -> T:
+    """A JSON value that must be of this type; an integer is a float too, but a bool is no number.
+
+    Raises TypeError.
+    """
+    if kind is float and type(value) is int:
+        return float(value)  # type: ignore[return-value]
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, got {shown(value)}")
+    return value
+
+
+def json_problem(error: Exception) -> str:
+    """What is wrong with a JSON object, from the error of reading its keys and values."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, read as ROS parameter files are (YAML 1.1: on and yes are true).
+
+    Raises PerceptionError with line and column of the mistake, also for a repeated key.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = (1, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)  # 1e-3 is a number
+            _check_size(yaml.parse(text))
+            return yaml.load(text)
+    except PerceptionError:
+        raise
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = str(error.problem).partition(" with value")[0]
+        raise PerceptionError(f"not valid YAML{place}: {problem}") from error
+    except Exception as error:  # an impossible date or tag surfaces as whatever the parser stumbles over
+        raise PerceptionError(f"not valid YAML: {error or type(error).__name__}") from error
+
+
+def _check_size(events: Iterable[Any]) -> None:
+    """Refuses YAML that is too deep or, with its aliases expanded, too large, before any value is made."""
+    nodes, sizes = 0, dict[str, int]()
+    begun: list[tuple[str | None, int]] = []
+    for event in events:
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, CollectionStartEvent):
+            begun.append((anchor, nodes))
+            nodes += 1
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = begun.pop()
+            if anchor:
+                sizes[anchor] = nodes - before
+        elif isinstance(event, AliasEvent):
+            if anchor in {name for name, _ in begun}:
+                raise PerceptionError(f"not valid YAML: *{anchor} stands inside of &{anchor}")
+            nodes += sizes.get(anchor or "", 1)
+        elif isinstance(event, ScalarEvent):
+            if _LONG_NUMBER.fullmatch(event.value):
+                raise PerceptionError(f"not valid YAML: a number of {len(event.value)} characters")
+            nodes += 1
+            if anchor:
+                sizes[anchor] = 1
+        if len(begun) > MAX_DEPTH or nodes > MAX_NODES:
+            limit = f"{MAX_DEPTH} levels" if len(begun) > MAX_DEPTH else f"{MAX_NODES} values"
+            raise PerceptionError(f"not valid YAML: it has more than {limit}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Refuses duplicate keys, of which JSON would silently keep the last."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise PerceptionError(f"{shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
+    return entries
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise PerceptionError(f"not valid JSON: an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise PerceptionError(f"not valid JSON: the number {digits:.20} is not finite")
+    return number
+
+
+def _not_finite(name: str) -> NoReturn:
+    raise PerceptionError(f"not valid JSON: {name} is no number")
+
+
+def _whole(escape: re.Match[str]) -> str:
+    """An escape of a JSON text; half a surrogate pair becomes U+FFFD."""
+    found = escape.group()
+    return "\\ufffd" if found[1] == "u" and len(found) == 6 else found
