@@ -39,7 +39,8 @@ JPEG_QUALITY = 85
 def encode(image: Image, suffix: str, quality: int = JPEG_QUALITY) -> bytes:
     """The image (RGB) as the content of a file of this kind, `.png` or `.jpg` for example."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(suffix, bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))[1].tobytes()
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality) if suffix in (".jpg", ".jpeg") else ()
+    return cv2.imencode(suffix, bgr, options)[1].tobytes()
 
 
 def from_message(message: Any, name: str, width: int | None = None, depth: BitDepth | None = None) -> Image:
