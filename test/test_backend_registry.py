@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from lfm_perception.backends import chosen_backend, model_name, model_provenance
+from lfm_perception.backends import chosen_backend, model_name, model_provenance, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.settings import Settings
 
@@ -50,3 +51,10 @@ def test_a_check_names_the_first_problem_before_anything_is_opened() -> None:
     ):
         with pytest.raises(PerceptionError, match=re.escape(problem)):
             chosen_backend(settings).check(settings)
+
+
+def test_boxes_of_a_model_without_a_documented_prompt_are_announced() -> None:
+    said: list[str] = []
+    with closing(open_vlm(Settings().with_values({"model.grounding": "undocumented"}), said.append)):
+        assert len(said) == 1
+        assert "documents no prompt for boxes, so boxes in the dialect bbox may be poor" in said[0]

@@ -15,6 +15,8 @@ from lfm_perception.settings import Settings
 from lfm_perception.text import safe_line
 from lfm_perception.vlm import Vlm
 
+UNDOCUMENTED = "its vendor documents no prompt for boxes"
+
 Notify = Callable[[str], None]
 """Receives one sentence for each loss and each recovery of a process or a server, on any thread."""
 
@@ -59,7 +61,13 @@ def chosen_backend(settings: Settings) -> Backend:
 
 def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
     """Open the chosen backend. Raises PerceptionError when the settings cannot be used."""
-    return chosen_backend(settings).open(settings, notify)
+    vlm = chosen_backend(settings).open(settings, notify)
+    if settings.model.grounding == "undocumented":
+        notify(
+            f"{model_name(settings)}: {UNDOCUMENTED}, so boxes in the dialect {settings.detect.dialect} may "
+            "be poor: measure them with lfm-perception eval detection"
+        )
+    return vlm
 
 
 def model_name(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
-from lfm_perception.models.registry import SHIPPED, License, Registry
+from lfm_perception.models.registry import SHIPPED, License, Model, Registry
 from lfm_perception.models.store import Store
 
 app = typer.Typer(no_args_is_help=True)
@@ -37,7 +38,7 @@ def list_models() -> None:
     store = Store()
     registry, stored = _registry(store), store.names()
     table = Table(box=None, pad_edge=False)
-    for head in ("model", "size", "pinned", "stored", "license", "source"):
+    for head in ("model", "size", "pinned", "stored", "boxes", "license", "source"):
         table.add_column(head, justify="right" if head == "size" else "left", no_wrap=head == "model")
     for model in registry:
         files = (model.file, model.mmproj(None))
@@ -47,6 +48,7 @@ def list_models() -> None:
             _megabytes(sum(file.size for file in files)) if pinned else "",
             "yes" if pinned else "not yet",
             "yes" if model.name in stored else "",
+            _boxes(model),
             model.license.key if model.license else "",
             model.repo,
         )
@@ -57,9 +59,11 @@ def list_models() -> None:
             continue
         found = store.find(name)
         size = _megabytes(found.model.size + found.mmproj.size)
-        table.add_row(name, size, "yes", "yes", "", found.source)
+        table.add_row(name, size, "yes", "yes", "", "", found.source)
+    for name in registry.servers:
+        table.add_row(name, "", "", "needs a server", "", "", "")
     options.show_table(table)
-    print(*damaged, sep="\n", end="\n" if damaged else "")
+    print(*_remarks(registry), *damaged, sep="\n")
 
 
 @app.command()
@@ -168,6 +172,21 @@ def _registry(store: Store) -> Registry:
     """The models of the package and of the team."""
     team = store.user_registry
     return Registry(SHIPPED, *([team] if team.exists() else []))
+
+
+def _boxes(model: Model) -> str:
+    """The dialect of a model for which its vendor documents one."""
+    documented = model.settings.get("model.grounding") == "documented"
+    return str(model.settings.get("detect.dialect", "bbox")) if documented else "not documented"
+
+
+def _remarks(registry: Registry) -> Iterator[str]:
+    """What to know before choosing a model, a sentence each."""
+    yield "boxes: the dialect that the vendor documents; of a model without one, measure boxes before use"
+    for note in dict.fromkeys(model.note for model in registry if model.note):
+        names = [model.name for model in registry if model.note == note]
+        yield f"{', '.join(names)}: {note}"
+    yield from (f"{name} needs a server: {reason}" for name, reason in registry.servers.items())
 
 
 def _megabytes(size: int) -> str:

@@ -30,6 +30,11 @@ def check_pair(model: Path, mmproj: Path, *, model_sha256: str = "", mmproj_sha2
         raise PerceptionError(
             f"{model} is the vision file and {mmproj} the language model: swap model.path and mmproj.path"
         )
+    if language.architecture == "lfm3":
+        raise PerceptionError(
+            f"{model} is of architecture lfm3, which llama.cpp b11960 or newer runs and llama-cpp-python "
+            "here does not: run it on a server and choose engine.backend openai"
+        )
     if language.architecture != "lfm2":
         raise PerceptionError(
             f"{model} is a model of architecture {shown(language.architecture)}, not 'lfm2': "

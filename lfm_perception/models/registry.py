@@ -52,7 +52,8 @@ class License:
 @dataclass(frozen=True, slots=True)
 class Model:
     """One quantization of a model. `mmprojs`: vision files by quantization, the recommended one first;
-    `settings`: recommended settings by dotted name; `license`: terms to accept, if any.
+    `settings`: recommended settings by dotted name, `sources`: where each comes from; `license`: terms to
+    accept, if any; `note`: a sentence for whoever chooses the model.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Model:
     mmprojs: Mapping[str, HubFile]
     settings: Mapping[str, object]
     license: License | None
+    sources: Mapping[str, str]
+    note: str
 
     def mmproj(self, quantization: str | None) -> HubFile:
         """The vision file of this quantization (None: the recommended one)."""
@@ -74,7 +77,8 @@ class Model:
 
 
 class Registry:
-    """The models of several registry files, by name.
+    """The models of several registry files, by name. `servers`: models that only a server can run, with the
+    reason.
 
     Raises:
         PerceptionError: A file is invalid; the message has the file's name and the place in it.
@@ -83,6 +87,7 @@ class Registry:
     def __init__(self, *paths: Path) -> None:
         self._models: dict[str, Model] = {}
         self._families: dict[str, Model] = {}
+        self.servers: dict[str, str] = {}
         for path in paths:
             self._add_file(path)
 
@@ -96,6 +101,8 @@ class Registry:
         """The model of this name; without a quantization in the name, the recommended one."""
         if found := self._models.get(name) or self._families.get(name):
             return found
+        if name in self.servers:
+            raise PerceptionError(f"{name} cannot be pulled: {self.servers[name]}")
         close = difflib.get_close_matches(name, [*self._models, *self._families], n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see lfm-perception models list"
         raise PerceptionError(f"there is no model {name!r} in the registry: {hint}")
@@ -111,7 +118,9 @@ class Registry:
             key: License(key, entry.text("title"), entry.text("notice"), entry.text("text"))
             for key, entry in (content.entries("licenses") if content.has("licenses") else ())
         }
-        content.only("licenses", "models")
+        content.only("licenses", "models", "servers")
+        if content.has("servers"):
+            self.servers |= content.entry("servers").texts()
         for family, entry in content.entries("models"):
             first: Model | None = None
             for model in _models(family, entry, licenses):
@@ -126,7 +135,7 @@ class Registry:
 def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iterator[Model]:
     from lfm_perception.settings import Settings  # here, for a fast `--help`
 
-    entry.only("repo", "license", "settings", "files", "mmproj")
+    entry.only("repo", "license", "settings", "sources", "note", "files", "mmproj")
     repo = entry.text("repo", _REPO, "ORGANIZATION/NAME")
     key = entry.text("license") if entry.has("license") else ""
     if key and key not in licenses:
@@ -136,11 +145,24 @@ def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iter
         Settings().with_values(settings)
     except PerceptionError as error:
         raise PerceptionError(f"{entry.where}.settings: {error}") from error
+    sources = entry.entry("sources").texts() if entry.has("sources") else {}
+    if unknown := sorted(sources.keys() - settings.keys()):
+        raise PerceptionError(f"{entry.where}.sources names {unknown[0]!r}, which 'settings' does not hold")
+    note = entry.text("note") if entry.has("note") else ""
     mmprojs = {quantization: _file(each) for quantization, each in entry.entries("mmproj")}
     if not mmprojs:
         raise PerceptionError(f"{entry.where}.mmproj names no file")
     for quantization, each in entry.entries("files"):
-        yield Model(f"{family}-{quantization}", repo, _file(each), mmprojs, settings, licenses.get(key))
+        yield Model(
+            f"{family}-{quantization}",
+            repo,
+            _file(each),
+            mmprojs,
+            settings,
+            licenses.get(key),
+            sources,
+            note,
+        )
 
 
 def _file(entry: _Entry) -> HubFile:
@@ -186,8 +208,15 @@ class _Entry:
                 )
             yield name, _Entry(f"{self._place(key)}.{name}", value)
 
+    def entry(self, key: str) -> _Entry:
+        return _Entry(self._place(key), self._get(key))
+
     def mapping(self, key: str) -> Mapping[str, Any]:
-        return _Entry(self._place(key), self._get(key))._value
+        return self.entry(key)._value
+
+    def texts(self) -> dict[str, str]:
+        """All values of an object of texts."""
+        return {key: self.text(key) for key in self._value}
 
     def text(self, key: str, pattern: re.Pattern[str] | None = None, expected: str = "text") -> str:
         value = self._get(key)

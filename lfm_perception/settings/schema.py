@@ -35,6 +35,11 @@ class ModelSettings:
 
     path: str = parameter("", "GGUF file of the language model; empty: the demo model")
     sha256: str = parameter("", SHA256)
+    grounding: str = parameter(
+        "unknown",
+        "documentation of a grounding dialect by the model's vendor",
+        ("unknown", "documented", "undocumented"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
