@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.scene import Detection
+from lfm_perception.scene import Answer, Detection
 from lfm_perception.settings import DetectSettings
 
 MAX_SCORE = 0.999
@@ -63,8 +62,8 @@ class PlattScaling:
 IDENTITY = PlattScaling()
 
 
-def calibrated(detections: Iterable[Detection], settings: DetectSettings) -> tuple[Detection, ...]:
+def calibrated(answer: Answer, settings: DetectSettings) -> tuple[Detection, ...]:
     """The detections whose calibrated score is at least `detect.min_score`, with that score."""
-    scaling = PlattScaling(settings.score_gain, settings.score_bias)
-    scored = (replace(each, score=scaling.apply(each.score)) for each in detections)
+    scaling = IDENTITY if answer.calibrated else PlattScaling(settings.score_gain, settings.score_bias)
+    scored = (replace(each, score=scaling.apply(each.score)) for each in answer.detections)
     return tuple(detection for detection in scored if detection.score >= settings.min_score)

@@ -26,7 +26,7 @@ are therefore the same in the frame, in the resized image and in the thumbnail.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from lfm_perception.errors import PerceptionError
@@ -40,6 +40,10 @@ MAX_TILE_SIZE = 1024
 MAX_TILES = 10
 """The largest grid the models were trained with."""
 
+SERVER_MIN_TOKENS, SERVER_MAX_TOKENS = 64, 256
+"""Fewest and most image tokens of a picture or thumbnail on a server, which keeps to the model's limits."""
+
+_TWO_TILES_SCALE = 1.0625  # 1088x544 for 1024x512: 578 tokens, multiples of 32
 _PATCH_SIDE = 16
 _TOKEN_AREA = TOKEN_SIDE**2
 
@@ -52,6 +56,7 @@ class ImageLimits:
     pixels on each side. A grid has `min_tiles` to `max_tiles` tiles; with `max_tiles` 1, or without
     `splitting`, a frame is never tiled. `thumbnail` adds a small view of the whole frame to a grid.
     `resample` is the filter of resizing: bilinear or bicubic.
+    On a `server`, which gets the picture at its planned size, the thumbnail is made from the grid.
 
     Raises PerceptionError when a limit is out of range or two contradict each other.
     """
@@ -65,6 +70,16 @@ class ImageLimits:
     tile_size: int = 512
     pixel_tolerance: float = 2.0
     resample: str = "bilinear"
+    server: bool = False
+
+    def for_server(self) -> ImageLimits:
+        """These limits as a server can keep them: pictures of 64 to 256 tokens, grids with a thumbnail."""
+        least, most = (
+            min(max(tokens, SERVER_MIN_TOKENS), SERVER_MAX_TOKENS)
+            for tokens in (self.min_tokens, self.max_tokens)
+        )
+        own = {"min_tiles": 2, "tile_size": 512, "pixel_tolerance": 2.0, "thumbnail": True}
+        return replace(self, min_tokens=least, max_tokens=most, server=True, **own)
 
     def __post_init__(self) -> None:
         if self.min_tokens < 1 or self.max_tokens < self.min_tokens:
@@ -123,6 +138,21 @@ class ImagePlan:
         """Image tokens of tiles and thumbnail, without the text tokens that mark image, row and column."""
         return (self.width * self.height + self.thumbnail_width * self.thumbnail_height) // _TOKEN_AREA
 
+    @property
+    def marker_tokens(self) -> int:
+        """Text tokens that mark begin and end of the image, each tile and the thumbnail."""
+        tiles = self.columns * self.rows if self.tiled else 0
+        return 2 + tiles + bool(self.thumbnail_width)
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Width and height of the picture that a server's own preprocessing turns into this plan.
+
+        Servers tile what has more than 512 tokens, so that two tiles need a picture that is a little larger.
+        """
+        scale = _TWO_TILES_SCALE if self.columns * self.rows == 2 else 1.0
+        return round(self.width * scale), round(self.height * scale)
+
 
 def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
     """Plans a frame of `width` x `height` pixels.
@@ -141,6 +171,11 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
         columns, rows = _nearest_grid(width, height, limits)
     if columns * rows == 1:
         return ImagePlan(single_width, single_height, resample=limits.resample)
+    if limits.server:
+        whole = replace(limits, max_tokens=SERVER_MAX_TOKENS)
+        single_width, single_height = _single_tile(
+            columns * limits.tile_size, rows * limits.tile_size, whole
+        )
     return ImagePlan(
         width=columns * limits.tile_size,
         height=rows * limits.tile_size,

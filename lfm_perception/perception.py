@@ -159,7 +159,7 @@ class Perception:
 
     def _calibrated(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
         """The detections with calibrated scores of at least `detect.min_score`, and all rejects by reason."""
-        detections = calibrated(answer.detections, self._settings.detect)
+        detections = calibrated(answer, self._settings.detect)
         rejects = Counter(answer.rejects)
         if len(detections) < len(answer.detections):
             rejects[LOW_SCORE] = len(answer.detections) - len(detections)

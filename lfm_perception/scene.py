@@ -129,7 +129,7 @@ class Answer:
 
     `text` is the decoded answer without special tokens. `detections` is empty for captions and free
     questions. `truncated`: the token or time limit ended the answer. `rejects` counts dropped objects by
-    reason.
+    reason. `calibrated`: the scores are no raw ones, and are published as they are.
     """
 
     text: str
@@ -137,6 +137,7 @@ class Answer:
     truncated: bool = False
     rejects: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     usage: Usage = Usage()
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", safe_text(self.text))

@@ -115,7 +115,7 @@ def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_
     assert len(lines) == 2 * FRAMES
     assert set(lines[0]) == {
         *("image", "stamp_ns", "frame_id", "system", "user", "dialect", "labels", "closed"),
-        *("text", "truncated", "rejects", "detections", "usage"),
+        *("text", "truncated", "calibrated", "rejects", "detections", "usage"),
     }
     later = {**lines[1], "text": "Something else.", "note": "a key of a later version"}
     copy = tmp_path / "copy.jsonl"

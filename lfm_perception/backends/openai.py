@@ -3,26 +3,34 @@
     describe() ──image, prompt──► thread `server` ──POST /chat/completions──► server
                ◄── answer, or an error when the deadline has passed
 
-The caller waits until its deadline at most; then its thread shuts the
-connection down.
+The caller waits until its deadline at most, whatever the server or the network do; then the request is ended.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError as FutureCancelledError
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_perception.backends import Backend, Notify, register
 from lfm_perception.backends import openai_protocol as protocol
-from lfm_perception.backends.openai_transport import InFlight, ServerError, Transport, UnreachableError
+from lfm_perception.backends.openai_fields import RequestFields
+from lfm_perception.backends.openai_transport import (
+    Endpoint,
+    Response,
+    ServerError,
+    Transport,
+    UnreachableError,
+)
 from lfm_perception.errors import PerceptionError
-from lfm_perception.questions import FramePlan, Question
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.questions import FramePlan, Prompt, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError, Health
@@ -35,16 +43,23 @@ MIN_BACKOFF_S = 0.05
 CONNECT_TIMEOUT_S = 2.0
 """Longest wait for the server when the backend opens. A server that starts later is used from then on."""
 
+UNNAMED_REFUSALS = (400, 422)
+"""Statuses of a refusal that may be of a field without naming it."""
+
+MAX_COUNTED = 64
+"""Most prompts whose text tokens are remembered."""
+
 
 class OpenaiVlm:
-    """A `Vlm` on a server. Safe to use from several threads; questions are answered one by one.
+    """A `Vlm` on a server. Safe to use from several threads.
 
     A timeout, a failing server and an unusable reply raise ServerError. In `Usage`, `encode_s` is the time of
-    the JPEG encoding and `decode_s` that of the request.
+    the JPEG encoding and `decode_s` that of the request; the image tokens are those that the server counted.
 
     Args:
         settings: Without `openai.model`, the first model that the server lists is used.
-        notify: Receives a sentence when the server is unreachable at the start, and when it answers again.
+        notify: Receives a sentence when the server is unreachable at the start, when it answers again, and
+            when it refuses a part of the requests.
 
     Raises:
         PerceptionError: Address, key or certificate in the settings cannot be used.
@@ -52,15 +67,14 @@ class OpenaiVlm:
 
     def __init__(self, settings: Settings, notify: Notify = lambda sentence: None) -> None:
         self._settings, self._sampling, self._notify = settings.openai, settings.sampling, notify
-        self._transport = Transport(settings.openai)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server")
-        self._in_flight: set[InFlight] = set()
+        self._transport = Transport(Endpoint.of(settings.openai))
         self._health = Health()
         self._model = settings.openai.model
-        constraint = settings.openai.constraint
-        self._constraints = list(protocol.CONSTRAINTS if constraint == "auto" else (constraint,))
+        self._fields = RequestFields(settings.openai.constraint, notify)
+        self._text_tokens: dict[Prompt, int] = {}
+        self._counting: asyncio.Task[None] | None = None
         try:
-            self._run(self._model_name, CONNECT_TIMEOUT_S)
+            self._run(self._model_name(), CONNECT_TIMEOUT_S)
         except ServerError as error:
             notify(f"{error}; every frame tries again")
 
@@ -73,12 +87,14 @@ class OpenaiVlm:
         limit_s = self._settings.timeout
         if plan.deadline_s is not None:
             limit_s = min(limit_s, plan.deadline_s)
-        return self._run(lambda request: self._answer(frame, question, plan, request), limit_s)
+        started_s = time.monotonic()
+        image_url = protocol.data_url(frame, plan.image, self._settings.jpeg_quality)
+        encode_s = time.monotonic() - started_s
+        return self._run(self._answer(image_url, question, plan, encode_s), limit_s, encode_s)
 
     def cancel(self) -> None:
         """See `Vlm.cancel`."""
-        for request in tuple(self._in_flight):
-            request.stop(cancelled=True)
+        self._transport.cancel()
 
     def health(self) -> Health:
         """See `Vlm.health`."""
@@ -86,89 +102,121 @@ class OpenaiVlm:
 
     def close(self) -> None:
         """See `Vlm.close`."""
-        self.cancel()
-        self._thread.shutdown(wait=False)
         self._transport.close()
 
-    def _run(self, job: Callable[[InFlight], T], limit_s: float) -> T:
-        """Run a job on the thread; returns its result or raises within `limit_s`."""
-        request = InFlight(self._transport, time.monotonic() + limit_s)
-        self._in_flight.add(request)
+    def _run(self, job: Coroutine[Any, Any, T], limit_s: float, spent_s: float = 0.0) -> T:
+        """Run a job on the thread; returns or raises within `limit_s`, of which `spent_s` have passed."""
         try:
-            result = self._submit(job, request).result(max(0.0, limit_s))
-        except FutureTimeoutError:
-            request.stop()
+            result = self._transport.run(job, limit_s - spent_s)
+        except FutureCancelledError as error:
+            raise CancelledError("the question was cancelled") from error
+        except TimeoutError:
             late = ServerError(f"{self._transport.url} gave no answer within {limit_s:.3g} s")
             self._failed(late)
             raise late from None
         except ServerError as error:
-            if request.cancelled:
-                raise CancelledError("the question was cancelled") from error
             self._failed(error)
             raise
-        finally:
-            self._in_flight.discard(request)
         if not self._health.ready:
             self._health = Health()
             self._notify(f"{self._transport.url} answers again")
         return result
-
-    def _submit(self, job: Callable[[InFlight], T], request: InFlight) -> Future[T]:
-        try:
-            return self._thread.submit(job, request)
-        except RuntimeError as error:
-            raise PerceptionError("the model has been closed: open it again before asking") from error
 
     def _failed(self, error: ServerError) -> None:
         self._health = replace(self._health, ready=False, problem=str(error))
 
     # --- on the thread -------------------------------------------------------------------------------
 
-    def _model_name(self, request: InFlight) -> str:
+    async def _model_name(self) -> str:
         """The name of the model on the server."""
         if not self._model:
-            self._model = protocol.first_model(self._exchange(request, "GET", "/models", None))
+            response = await self._exchange("GET", "/models", None, protocol.max_bytes(0))
+            self._model = protocol.first_model(self._reply(response))
             if not self._model:
                 raise ServerError(f"{self._transport.url} lists no model: name one in openai.model")
         return self._model
 
-    def _answer(self, frame: Frame, question: Question, plan: FramePlan, request: InFlight) -> Answer:
-        started_s = time.perf_counter()
-        image_url = protocol.data_url(frame, plan.image, self._settings.jpeg_quality)
-        encoded_s = time.perf_counter()
-        model = self._model_name(request)
-        body = protocol.completion_body(model, question, image_url, plan.answer_tokens, self._sampling)
-        reply = self._complete(request, body, question)
-        decode_s = time.perf_counter() - encoded_s
-        answer = protocol.answer_of(reply, self._transport.url, question, plan.image, self._settings.score)
-        return replace(answer, usage=replace(answer.usage, encode_s=encoded_s - started_s, decode_s=decode_s))
+    async def _answer(self, image_url: str, question: Question, plan: FramePlan, encode_s: float) -> Answer:
+        started_s = time.monotonic()
+        model = await self._model_name()
+        wanted = protocol.wanted_fields(model, question, image_url, plan, self._sampling)
+        reply = await self._complete(wanted, protocol.response_formats(question))
+        answer = protocol.answer_of(reply, self._transport.url, question, plan, self._settings.score)
+        image_tokens = self._image_tokens(wanted, question, plan.image, reply)
+        usage = replace(
+            answer.usage,
+            image_tokens=image_tokens,
+            text_tokens=max(0, protocol.prompt_tokens(reply) - image_tokens),
+            encode_s=encode_s,
+            decode_s=time.monotonic() - started_s,
+        )
+        return replace(answer, usage=usage)
 
-    def _complete(self, request: InFlight, body: Mapping[str, Any], question: Question) -> Mapping[str, Any]:
-        """Request a completion with the strictest `response_format` that the server supports."""
+    def _image_tokens(
+        self, wanted: Mapping[str, Any], question: Question, plan: ImagePlan, reply: Mapping[str, Any]
+    ) -> int:
+        """The image's tokens as the server counted them, without markers; the plan's where that is unknown.
+
+        The server counts image and text together. The text alone is counted once for each prompt for boxes,
+        after its first answer.
+        """
+        together, text = protocol.prompt_tokens(reply), self._text_tokens.get(question.prompt)
+        if text is None and together and question.dialect and len(self._text_tokens) < MAX_COUNTED:
+            self._text_tokens[question.prompt] = 0
+            self._counting = asyncio.create_task(self._count_text(wanted, question.prompt))
+        counted = together - (text or 0) - plan.marker_tokens
+        return counted if text and counted > 0 else plan.tokens
+
+    async def _count_text(self, wanted: Mapping[str, Any], prompt: Prompt) -> None:
+        with suppress(ServerError):  # then the plan's tokens are used
+            reply = await self._complete(protocol.text_only(wanted), {})
+            self._text_tokens[prompt] = protocol.prompt_tokens(reply)
+
+    async def _complete(self, wanted: Mapping[str, Any], formats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Request a completion with as much of the wanted fields as the server takes."""
+        limit = protocol.max_bytes(wanted["max_tokens"])
+
+        async def post(body: Mapping[str, Any]) -> Response:
+            return await self._exchange("POST", "/chat/completions", body, limit)
+
         while True:
-            kind = self._constraints[0]
-            constraint = protocol.response_format(kind, question)
-            try:
-                return self._exchange(request, "POST", "/chat/completions", {**body, **constraint})
-            except protocol.ConstraintError:
-                if not constraint or len(self._constraints) == 1:
-                    raise
-                self._constraints.remove(kind)
+            body = self._fields.body(wanted, formats)
+            response = await post(body)
+            if response.status == 200:
+                return self._reply(response)
+            if not self._fields.learn(body, response):
+                break
+        if response.status in UNNAMED_REFUSALS:
+            for bare in self._fields.bare(body):
+                other = await post(bare)
+                if other.status == 200:
+                    self._fields.accepted(body, bare)
+                    return self._reply(other)
+        return self._reply(response)
 
-    def _exchange(
-        self, request: InFlight, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> Mapping[str, Any]:
-        """The server's reply, after `openai.retries` retries at most."""
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, max_bytes: int
+    ) -> Response:
+        """The server's response, after `openai.retries` retries at most of what may pass."""
         content = None if body is None else json.dumps(body).encode()
-        retry = 0
-        while True:
+        for retry in range(self._settings.retries + 1):
+            if retry:
+                await asyncio.sleep(MIN_BACKOFF_S * 2.0 ** (retry - 1))
+            last = retry == self._settings.retries
             try:
-                response = self._transport.send(request, method, path, content)
-                return protocol.reply_of(response, self._transport.url, self._settings.key_variable)
+                response = await self._transport.send(method, path, content, max_bytes)
             except UnreachableError:
-                if retry == self._settings.retries or request.stopped.wait(MIN_BACKOFF_S * 2.0**retry):
+                if last:
                     raise
-            retry += 1
+                continue
+            if last or not protocol.may_pass(response) or self._fields.named(body or {}, response):
+                return response
+        raise AssertionError("unreachable")
+
+    def _reply(self, response: Response) -> Mapping[str, Any]:
+        if response.status != 200:
+            raise protocol.refusal_of(response, self._transport.url, self._settings.key_variable)
+        return protocol.reply_of(response, self._transport.url)
 
 
 def _display_name(settings: Settings) -> str:
@@ -177,7 +225,7 @@ def _display_name(settings: Settings) -> str:
 
 
 def _check(settings: Settings) -> str:
-    Transport(settings.openai)
+    Endpoint.of(settings.openai)
     return f"address, API key and certificates for {settings.openai.url} are valid"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-import reprlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,38 +14,45 @@ from typing import Any, TypeVar
 import cv2
 
 from lfm_perception.answers import TokenLogProb, parse
+from lfm_perception.backends.openai_fields import refusal_text
 from lfm_perception.backends.openai_transport import Response, ServerError, UnreachableError
-from lfm_perception.image_plan import ImagePlan
+from lfm_perception.image_plan import SERVER_MAX_TOKENS, SERVER_MIN_TOKENS, ImagePlan
 from lfm_perception.planning.resize import resize
-from lfm_perception.questions import Dialect, Question
+from lfm_perception.questions import Dialect, FramePlan, Question
 from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.settings import SamplingSettings
+from lfm_perception.text import MAX_SENTENCE, safe_line
 
 T = TypeVar("T")
 
-CONSTRAINTS = ("json_schema", "json_object", "none")
-"""Kinds of `response_format`, the strictest first; `openai.constraint` auto takes the first that works."""
+CHARACTERS_PER_TOKEN = 32
+"""Most characters of an answer for each token that was allowed; the rest is not read."""
+
+BYTES_PER_TOKEN, OTHER_BYTES = 2_000, 64_000
+"""Largest reply: for each token that was allowed, with its log-probability, and besides."""
 
 
-class ConstraintError(ServerError):
-    """The server does not support this kind of `response_format`."""
+def max_bytes(tokens: int) -> int:
+    """Size of the longest reply with an answer of so many tokens."""
+    return OTHER_BYTES + BYTES_PER_TOKEN * tokens
 
 
 # --- requests ----------------------------------------------------------------------------------------
 
 
 def data_url(frame: Frame, plan: ImagePlan, jpeg_quality: int) -> str:
-    """The frame at its planned size as a `data:` URL: JPEG, or PNG for quality 0."""
-    bgr = cv2.cvtColor(resize(frame.image, plan), cv2.COLOR_RGB2BGR)
+    """The frame in the size that a server needs for the plan, as a `data:` URL: JPEG, or PNG (quality 0)."""
+    width, height = plan.picture
+    bgr = cv2.cvtColor(resize(frame.image, ImagePlan(width, height)), cv2.COLOR_RGB2BGR)
     kind, options = ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]) if jpeg_quality else ("png", [])
     _, encoded = cv2.imencode(f".{kind}", bgr, options)
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def completion_body(
-    model: str, question: Question, image_url: str, max_tokens: int, sampling: SamplingSettings
+def wanted_fields(
+    model: str, question: Question, image_url: str, plan: FramePlan, sampling: SamplingSettings
 ) -> dict[str, Any]:
-    """The body of a chat-completions request, without `response_format`."""
+    """The fields of a request for a server that knows them all, without `response_format`."""
     system = [{"role": "system", "content": question.prompt.system}] if question.prompt.system else []
     content = [
         {"type": "image_url", "image_url": {"url": image_url}},
@@ -54,26 +61,54 @@ def completion_body(
     return {
         "model": model,
         "messages": [*system, {"role": "user", "content": content}],
-        "max_tokens": max_tokens,
+        "max_tokens": plan.answer_tokens,
         "temperature": sampling.temperature,
         "seed": sampling.seed,
-        # vLLM's and SGLang's names, then llama.cpp's; servers ignore names that they do not know
+        # vLLM's and SGLang's names, then llama.cpp's
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repeat_penalty,
         "repeat_penalty": sampling.repeat_penalty,
+        "mm_processor_kwargs": _processor(plan.image),
         **({} if question.dialect is None else {"logprobs": True, "top_logprobs": 1}),
     }
 
 
-def response_format(kind: str, question: Question) -> dict[str, Any]:
-    """The part of the request that constrains the answer to the question's dialect; empty for `none`."""
-    if question.dialect is None or kind == "none":
+def text_only(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The request without its image and with one token of answer, to count the tokens of the text."""
+    *before, user = wanted["messages"]
+    content = [part for part in user["content"] if part["type"] == "text"]
+    return {**wanted, "messages": [*before, {**user, "content": content}], "max_tokens": 1}
+
+
+def _processor(plan: ImagePlan) -> dict[str, Any]:
+    """vLLM's options of the image processor, under which it computes exactly the plan."""
+    tiles = plan.columns * plan.rows
+    if plan.tiled:
+        return {
+            "do_image_splitting": True,
+            "min_tiles": tiles,
+            "max_tiles": tiles,
+            "use_thumbnail": plan.thumbnail_width > 0,
+            "min_image_tokens": SERVER_MIN_TOKENS,
+            "max_image_tokens": SERVER_MAX_TOKENS,
+        }
+    return {
+        "do_image_splitting": False,
+        "min_image_tokens": min(SERVER_MIN_TOKENS, plan.tokens),
+        "max_image_tokens": max(SERVER_MAX_TOKENS, plan.tokens),
+    }
+
+
+def response_formats(question: Question) -> dict[str, Any]:
+    """The values of `response_format` that constrain the answer to the question's dialect, by kind."""
+    if question.dialect is None:
         return {}
     schema = _schema(question.dialect, question.labels if question.closed else ())
-    if kind == "json_schema":
-        named = {"name": "objects", "schema": schema, "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": named}}
-    return {"response_format": {"type": "json_object", "schema": schema}}
+    named = {"name": "objects", "schema": schema, "strict": True}
+    return {
+        "json_schema": {"type": "json_schema", "json_schema": named},
+        "json_object": {"type": "json_object", "schema": schema},
+    }
 
 
 def _schema(dialect: Dialect, labels: Sequence[str]) -> dict[str, Any]:
@@ -95,10 +130,13 @@ def _schema(dialect: Dialect, labels: Sequence[str]) -> dict[str, Any]:
 # --- replies -----------------------------------------------------------------------------------------
 
 
-def reply_of(response: Response, url: str, key_variable: str) -> Mapping[str, Any]:
-    """The JSON object in a response. Raises ServerError for any other status than 200 and other content."""
-    if response.status != 200:
-        raise _refusal(response, f"{url} answered {response.status}", key_variable)
+def may_pass(response: Response) -> bool:
+    """Whether a retry may help: the server is overloaded or failed."""
+    return response.status == 429 or response.status >= 500
+
+
+def reply_of(response: Response, url: str) -> Mapping[str, Any]:
+    """The JSON object in a response of status 200. Raises ServerError for other content."""
     try:
         reply = json.loads(response.content)
     except (ValueError, RecursionError) as error:
@@ -108,39 +146,91 @@ def reply_of(response: Response, url: str, key_variable: str) -> Mapping[str, An
     return reply
 
 
+def refusal_of(response: Response, url: str, key_variable: str) -> ServerError:
+    """The error for a response of another status than 200."""
+    status, message = response.status, _short(refusal_text(response))
+    answered = f"{url} answered {status}"
+    if 300 <= status < 400:
+        target = _short(response.location or "nowhere")
+        return ServerError(f"{answered} and redirects to {target}: give the final address in openai.url")
+    if status in (401, 403):
+        remedy = f"check ${key_variable}" if key_variable else "name its API key in openai.key_variable"
+        return ServerError(f"{answered}: authentication failed ({status}): {remedy}")
+    if may_pass(response):
+        return UnreachableError(f"{answered}: {message}")
+    return ServerError(f"{answered}: {message}")
+
+
 def first_model(reply: Mapping[str, Any]) -> str:
     """The name of the first model in the reply to GET /models; empty when there is none."""
     return next((_get(model, "id", str) or "" for model in _get(reply, "data", list) or ()), "")
 
 
+def prompt_tokens(reply: Mapping[str, Any]) -> int:
+    """The tokens of the prompt, image included, as the server counted them; 0 when it tells none."""
+    return _count(reply, "prompt_tokens")
+
+
 def answer_of(
-    reply: Mapping[str, Any], url: str, question: Question, plan: ImagePlan, default_score: float
+    reply: Mapping[str, Any], url: str, question: Question, plan: FramePlan, default_score: float
 ) -> Answer:
     """The answer in a reply, with token counts. Raises ServerError when the reply holds none."""
     choice = next(iter(_get(reply, "choices", list) or ()), None)
-    text = _get(_get(choice, "message", dict), "content", str)
-    if text is None:
-        raise ServerError(f"{url} answered without text: {_short(json.dumps(reply))}")
-    usage = _usage(reply, plan)
-    truncated = _get(choice, "finish_reason", str) == "length"
+    text = _text(_get(choice, "message", dict), url)
+    limit = CHARACTERS_PER_TOKEN * plan.answer_tokens
+    truncated = _get(choice, "finish_reason", str) == "length" or len(text) > limit
+    text = text[:limit]
+    usage = _usage(reply, plan.image)
     if question.dialect is None:
-        return Answer(text, truncated=truncated, usage=usage)
+        return Answer(_THOUGHTS.sub("", text), truncated=truncated, usage=usage)
     parsed = parse(text, question.dialect, labels=question.labels, closed=question.closed)
     if not parsed.objects and not parsed.rejects and "[" not in text:
         # an empty list would mean that nothing is visible
         raise ServerError(f"{url} answered with no list of objects: {_short(text)}")
-    if tokens := _log_probs(choice, text):
+    tokens = _log_probs(choice, text)
+    if tokens:
         detections = parsed.scored(tokens)
     else:
         detections = tuple(replace(found, score=default_score) for found in parsed.detections)
-    return Answer(text, detections, truncated, parsed.rejects, usage)
+    return Answer(text, detections, truncated, parsed.rejects, usage, calibrated=not tokens)
+
+
+_THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def _text(message: Mapping[str, Any] | None, url: str) -> str:
+    """The text of a message, whose content may be a list of parts; reasoning is no part of it."""
+    content = _get(message, "content", str)
+    if parts := _get(message, "content", list):
+        content = "".join(_get(part, "text", str) or "" for part in parts if _is_text(part))
+    if content:
+        return content
+    if _get(message, "reasoning_content", str) or _get(message, "reasoning", str):
+        raise ServerError(
+            f"{url} answered with reasoning and no text: switch the model's reasoning off on the server"
+        )
+    if content is None:
+        raise ServerError(f"{url} answered without text: {_short(json.dumps(message))}")
+    return content
+
+
+def _is_text(part: Any) -> bool:
+    return _get(part, "type", str) in ("text", "output_text", None)
 
 
 def _usage(reply: Mapping[str, Any], plan: ImagePlan) -> Usage:
-    counts = _get(reply, "usage", dict)
-    prompt, answer = (max(0, _get(counts, key, int) or 0) for key in ("prompt_tokens", "completion_tokens"))
-    text = max(0, prompt - plan.tokens)
-    return Usage(image_tokens=plan.tokens, text_tokens=text, answer_tokens=answer)
+    text = max(0, prompt_tokens(reply) - plan.tokens)
+    return Usage(image_tokens=plan.tokens, text_tokens=text, answer_tokens=_count(reply, "completion_tokens"))
+
+
+def _count(reply: Mapping[str, Any], key: str) -> int:
+    """A count of tokens in a reply's usage; 0 where it is missing or cannot be true."""
+    count = _get(_get(reply, "usage", dict), key, int) or 0
+    return count if 0 <= count <= MAX_COUNT else 0
+
+
+MAX_COUNT = 1_000_000
+"""Most tokens that a server can have counted."""
 
 
 def _log_probs(choice: Any, text: str) -> list[TokenLogProb]:
@@ -150,47 +240,31 @@ def _log_probs(choice: Any, text: str) -> list[TokenLogProb]:
     for entry in _get(_get(choice, "logprobs", dict), "content", list) or ():
         if position == len(raw):  # the end token
             break
-        piece = _piece(entry)
-        log_prob = _get(entry, "logprob", (int, float))
-        if not piece or log_prob is None or math.isnan(log_prob) or not raw.startswith(piece, position):
+        piece, log_prob = _piece(entry), _log_prob(entry)
+        if not piece or log_prob is None or not raw.startswith(piece, position):
             return []
         first = characters - (piece[0] & 0xC0 == 0x80)  # a token may begin inside a character
         position += len(piece)
         characters += sum(byte & 0xC0 != 0x80 for byte in piece)
-        tokens.append(TokenLogProb(first, characters, min(0.0, float(log_prob))))
+        tokens.append(TokenLogProb(first, characters, log_prob))
     return tokens if position == len(raw) else []
 
 
+def _log_prob(entry: Any) -> float | None:
+    value = _get(entry, "logprob", (int, float))
+    with suppress(TypeError, OverflowError):  # none, or an integer of 400 digits
+        return None if math.isnan(value) else min(0.0, float(value))  # type: ignore[arg-type]
+    return None
+
+
 def _piece(entry: Any) -> bytes:
-    """The bytes of a token, whose text cannot show a part of a character."""
-    with suppress(TypeError, ValueError, AttributeError):
-        return bytes(entry["bytes"]) if entry.get("bytes") else str(entry["token"]).encode()
-    return b""
-
-
-def _refusal(response: Response, answered: str, key_variable: str) -> ServerError:
-    status, message = response.status, _error_message(response.content)
-    if 300 <= status < 400:
-        target = _short(response.headers.get("Location", "nowhere"))
-        return ServerError(f"{answered} and redirects to {target}: give the final address in openai.url")
-    if status in (401, 403):
-        remedy = f"check ${key_variable}" if key_variable else "name its API key in openai.key_variable"
-        return ServerError(f"{answered}: authentication failed ({status}): {remedy}")
-    if "response_format" in message or "json_schema" in message:
-        return ConstraintError(f"{answered} to openai.constraint: {_short(message)}")
-    if status == 429 or status >= 500:
-        return UnreachableError(f"{answered}: {_short(message)}")
-    return ServerError(f"{answered}: {_short(message)}")
-
-
-def _error_message(content: bytes) -> str:
-    """The message of an error response, which servers wrap in different ways."""
-    text = content.decode(errors="replace")
-    with suppress(ValueError, RecursionError):
-        reply = json.loads(text)
-        error = reply.get("error", reply) if isinstance(reply, dict) else reply
-        return _get(error, "message", str) or _get(error, "detail", str) or text
-    return text
+    """The bytes of a token, whose text cannot show a part of a character; empty when it has none."""
+    values = _get(entry, "bytes", list)
+    if values:
+        with suppress(TypeError, ValueError):
+            return bytes(values)
+        return b""
+    return (_get(entry, "token", str) or "").encode(errors="replace")
 
 
 def _get(value: Any, key: str, kind: type[T] | tuple[type[T], ...]) -> T | None:
@@ -199,11 +273,11 @@ def _get(value: Any, key: str, kind: type[T] | tuple[type[T], ...]) -> T | None:
     return found if isinstance(found, kind) and not isinstance(found, bool) else None
 
 
-_EXCERPT = reprlib.Repr()
-_EXCERPT.maxstring = 160
-
-
 def _short(text: str | bytes) -> str:
-    """An excerpt on one line."""
-    decoded = text if isinstance(text, str) else text[:1000].decode(errors="replace")
-    return _EXCERPT.repr(" ".join(decoded[:1000].split()))
+    """An excerpt on one line, in quotes."""
+    decoded = text[:MAX_SENTENCE] if isinstance(text, str) else text[:MAX_SENTENCE].decode(errors="replace")
+    return f"'{safe_line(decoded.strip(), EXCERPT)}'"
+
+
+EXCERPT = 120
+"""Characters of a server's message that an error shows."""

@@ -1,29 +1,40 @@
-"""HTTP transport of the `openai` backend: one kept connection that can be interrupted from any thread.
+"""HTTP transport of the `openai` backend: an asynchronous client on a thread of its own.
 
-The API key comes from the environment and never travels without TLS, except to this machine. Certificates are
-always verified. Redirects are not followed.
+The caller's deadline ends a request wherever it stands: look-up, connection, TLS, any byte of the answer.
+The API key comes from the environment, never travels without TLS except to this machine, and is masked in
+every response. Certificates are always verified. Redirects are not followed, and proxies are not used.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import ipaddress
 import os
-import socket
+import re
 import ssl
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
+
+import httpx2
 
 from lfm_perception.errors import PerceptionError, os_reason
 from lfm_perception.settings import OpenaiSettings
 
-MAX_RESPONSE_BYTES = 4 << 20
-"""Longest response that is read; 512 tokens with their log-probabilities are about 100 kB."""
+T = TypeVar("T")
+
+MASK = "***"
+MASKED_CHARACTERS = 8
+"""A run of text that begins with so many characters of the API key is masked."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""Longest wait for the end of connections that are closed."""
 
 
 class ServerError(PerceptionError):
@@ -36,139 +47,175 @@ class UnreachableError(ServerError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response, complete."""
+    """An HTTP response, complete, with the API key masked."""
 
     status: int
-    headers: Mapping[str, str]
     content: bytes
+    location: str = ""
 
 
-class InFlight:
-    """A request in flight: its deadline (monotonic clock), and whether it was stopped or cancelled."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Address, API key and certificates of a server.
 
-    def __init__(self, transport: Transport, deadline_s: float) -> None:
-        self._transport, self._deadline_s = transport, deadline_s
-        self.stopped = threading.Event()
-        self.cancelled = False
+    Raises PerceptionError when those of the settings cannot be used.
+    """
 
-    @property
-    def left_s(self) -> float:
-        """Time left before the deadline."""
-        return self._deadline_s - time.monotonic()
+    url: str
+    key: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
 
-    def stop(self, *, cancelled: bool = False) -> None:
-        """End the request, also in the middle of a transfer. From any thread."""
-        self.cancelled |= cancelled
-        self.stopped.set()
-        self._transport.interrupt(self)
+    @classmethod
+    def of(cls, settings: OpenaiSettings) -> Endpoint:
+        """The endpoint of the settings. Raises PerceptionError when they cannot be used."""
+        parts, key = _split(settings.url), _key(settings.key_variable)
+        if key and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            raise PerceptionError(
+                f"openai.url {settings.url} would send the API key in ${settings.key_variable} unencrypted: "
+                "use https, or no key"
+            )
+        tls = _tls(settings.ca_file) if parts.scheme == "https" else None
+        return cls(settings.url.rstrip("/"), key, tls)
+
+    def masked(self, content: bytes) -> bytes:
+        """The content without the API key, and without what follows its first characters."""
+        if not self.key:
+            return content
+        beginning = self.key[:MASKED_CHARACTERS].encode()
+        # each character plain or in one of JSON's escapes
+        characters = (rb"(?:\\?%s|\\u00%02x)" % (re.escape(b"%c" % byte), byte) for byte in beginning)
+        flags = re.IGNORECASE if len(self.key) > MASKED_CHARACTERS else 0
+        return re.sub(b"".join(characters) + rb"""[^\s"'\\]*""", MASK.encode(), content, flags=flags)
 
 
 class Transport:
-    """The connection to the server. For one thread, except `interrupt` and `close`.
+    """The client of one server. Safe to use from several threads."""
 
-    Raises PerceptionError when address, key or certificates of the settings cannot be used.
-    """
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self.url = endpoint, endpoint.url
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if endpoint.key:
+            headers["Authorization"] = f"Bearer {endpoint.key}"
+        self._client = httpx2.AsyncClient(
+            headers=headers,
+            verify=True if endpoint.tls is None else endpoint.tls,
+            timeout=None,
+            trust_env=False,
+            limits=httpx2.Limits(keepalive_expiry=None),
+        )
+        self._kept = False
+        self._running: set[Future[Any]] = set()
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
+        self._thread.start()
 
-    def __init__(self, settings: OpenaiSettings) -> None:
-        parts = _split(settings.url)
-        self.url = settings.url.rstrip("/")
-        self._host, self._port, self._path = parts.hostname or "", parts.port, parts.path.rstrip("/")
-        self._tls = _tls(settings.ca_file) if parts.scheme == "https" else None
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key := _key(settings.key_variable):
-            if self._tls is None and not _is_loopback(self._host):
-                raise PerceptionError(
-                    f"openai.url {self.url} would send the API key in ${settings.key_variable} unencrypted: "
-                    "use https, or no key"
-                )
-            self._headers["Authorization"] = f"Bearer {key}"
-        self._connection: http.client.HTTPConnection | None = None
-        self._lock = threading.Lock()
-        self._in_flight: InFlight | None = None
+    def run(self, job: Coroutine[Any, Any, T], limit_s: float) -> T:
+        """Run a job on the thread. Raises TimeoutError after `limit_s`, CancelledError after `cancel`."""
+        if self._closed:
+            job.close()
+            raise PerceptionError("the model has been closed: open it again before asking")
+        future = asyncio.run_coroutine_threadsafe(job, self._loop)
+        self._running.add(future)
+        try:
+            return future.result(max(0.0, limit_s))
+        except FutureTimeoutError:
+            raise TimeoutError from None
+        finally:
+            future.cancel()  # after the deadline or Ctrl-C
+            self._running.discard(future)
 
-    def send(self, request: InFlight, method: str, path: str, content: bytes | None) -> Response:
+    def cancel(self) -> None:
+        """End the running jobs, from any thread."""
+        for future in tuple(self._running):
+            future.cancel()
+
+    def close(self) -> None:
+        """End the running jobs and the thread. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.cancel()
+        with suppress(FutureTimeoutError):
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(CLOSE_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _shut_down(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+
+    async def send(self, method: str, path: str, content: bytes | None, max_bytes: int) -> Response:
         """Send a request and read its response. A kept connection that fails is replaced once.
 
         Raises:
             UnreachableError: The network or the server failed.
             ServerError: TLS failed, or the response is too long.
         """
-        kept = self._connection is not None
+        kept, self._kept = self._kept, False
         try:
-            return self._transfer(request, method, path, content)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self.close()
-            if kept and not request.stopped.is_set():  # the server may have closed an idle connection
-                return self.send(request, method, path, content)
+            response = await self._transfer(method, path, content, max_bytes)
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            if kept:  # the server may have closed an idle connection
+                return await self.send(method, path, content, max_bytes)
             raise self._failure(error) from error
+        self._kept = True
+        return response
 
-    def interrupt(self, request: InFlight) -> None:
-        """Shut the connection down if it carries this request, from any thread."""
-        with self._lock:
-            connection = self._connection if self._in_flight is request else None
-            if connection is not None and connection.sock is not None:
-                with suppress(OSError):
-                    # of the plain socket: that of TLS would wait for the other side
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the connection; the next request opens another."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _transfer(self, request: InFlight, method: str, path: str, content: bytes | None) -> Response:
-        with self._lock:
-            self._in_flight = request
+    async def _transfer(self, method: str, path: str, content: bytes | None, max_bytes: int) -> Response:
+        request = self._client.build_request(method, self.url + path, content=content)
+        response = await self._client.send(request, stream=True)
         try:
-            connection = self._connected(request)
-            connection.request(method, self._path + path, content, self._headers)
-            response = connection.getresponse()
-            received = response.read(MAX_RESPONSE_BYTES + 1)
-            if len(received) > MAX_RESPONSE_BYTES:
-                self.close()
-                raise ServerError(f"{self.url} answered with more than {MAX_RESPONSE_BYTES >> 20} MB")
-            if response.length:  # a read with a limit does not raise this itself
-                raise http.client.IncompleteRead(received, response.length)
-            if response.will_close:
-                self.close()
-            return Response(response.status, dict(response.headers), received)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise ServerError(f"{self.url} answered compressed, which was not asked for")
+            received = bytearray()
+            async for block in response.aiter_raw():
+                received += block
+                if len(received) > max_bytes:
+                    raise ServerError(f"{self.url} answered with more than {max_bytes >> 10} kB")
         finally:
-            with self._lock:
-                self._in_flight = None
-
-    def _connected(self, request: InFlight) -> http.client.HTTPConnection:
-        left_s = request.left_s
-        if left_s <= 0.0 or request.stopped.is_set():
-            raise TimeoutError("the time is up")
-        connection = self._connection
-        if connection is None:
-            connection = (
-                http.client.HTTPConnection(self._host, self._port, timeout=left_s)
-                if self._tls is None
-                else http.client.HTTPSConnection(self._host, self._port, timeout=left_s, context=self._tls)
-            )
-            connection.connect()
-            with self._lock:
-                self._connection = connection
-        assert connection.sock is not None
-        connection.sock.settimeout(left_s)
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+            await response.aclose()
+        masked = self._endpoint.masked
+        location = masked(response.headers.get("Location", "").encode(errors="replace"))
+        return Response(response.status_code, masked(bytes(received)), location.decode(errors="replace"))
 
     def _failure(self, error: Exception) -> ServerError:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return ServerError(
-                f"certificate verification of {self.url} failed ({error.verify_message}): "
-                "name the certificate of its authority in openai.ca_file"
-            )
-        if isinstance(error, ssl.SSLError):
-            return ServerError(f"the TLS connection to {self.url} failed ({error.reason or error})")
-        if isinstance(error, http.client.HTTPException):
-            return UnreachableError(f"{self.url} closed the connection or does not speak HTTP ({error!r})")
-        reason = os_reason(error) if isinstance(error, OSError) else str(error).lower()
-        return UnreachableError(f"{self.url} cannot be reached ({reason}): is the server running?")
+        causes = _causes(error)
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return ServerError(
+                    f"certificate verification of {self.url} failed ({cause.verify_message}): "
+                    "name the certificate of its authority in openai.ca_file"
+                )
+            if isinstance(cause, ssl.SSLError):
+                return ServerError(f"the TLS connection to {self.url} failed ({cause.reason or cause})")
+        if isinstance(error, httpx2.ConnectError):
+            reasons = [_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.errno]
+            reason = reasons[-1] if reasons else str(error).lower()
+            return UnreachableError(f"{self.url} cannot be reached ({reason}): is the server running?")
+        reason = str(error) or type(error).__name__
+        reason = self._endpoint.masked(reason.encode(errors="replace")).decode(errors="replace")
+        return UnreachableError(f"{self.url} closed the connection or does not speak HTTP ({reason})")
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what it was raised from, the first cause last."""
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        nested = getattr(error, "exceptions", ())
+        error = nested[0] if nested else error.__cause__ or error.__context__
+    return causes
+
+
+def _reason(error: OSError) -> str:
+    """The operating system's reason; asyncio replaces it by a text with the address."""
+    return os.strerror(error.errno).lower() if (error.errno or 0) > 0 else os_reason(error)
 
 
 def _split(url: str) -> SplitResult:

@@ -9,7 +9,7 @@ with further facts about the recording (source, model, settings). Each other lin
     image   the frame's pixels: BLAKE2b-128 of "WIDTHxHEIGHT\\n" and the RGB bytes, in hexadecimal
     stamp_ns, frame_id   of the frame
     system, user, dialect, labels, closed   the question; dialect is null for free text
-    text, truncated, rejects   as in `scene.Answer`
+    text, truncated, calibrated, rejects   as in `scene.Answer`
     detections   as in `scene.schema.json`, not rounded
     usage   as in `scene.Usage`
 
@@ -201,6 +201,7 @@ class _Line:
             **dataclasses.asdict(self.question),
             "text": answer.text,
             "truncated": answer.truncated,
+            "calibrated": answer.calibrated,
             "rejects": dict(answer.rejects),
             "detections": list(map(detection_to_json, answer.detections)),
             "usage": dataclasses.asdict(answer.usage),
@@ -222,6 +223,7 @@ class _Line:
             truncated=typed(entry["truncated"], bool),
             rejects=MappingProxyType(counts_from_json(entry["rejects"])),
             usage=usage_from_json(entry["usage"]),
+            calibrated=typed(entry.get("calibrated", False), bool),
         )
         image, frame_id = typed(entry["image"], str), typed(entry["frame_id"], str)
         return cls(image, typed(entry["stamp_ns"], int), frame_id, key, answer)

@@ -79,7 +79,7 @@ class DemoSequence:
         @functools.cache
         def infer(index: int) -> Sequence[Detection]:
             answer = vlm.describe(self._snapshot(index).frame, question, plan)
-            return calibrated(answer.detections, settings.detect)
+            return calibrated(answer, settings.detect)
 
         return infer
 

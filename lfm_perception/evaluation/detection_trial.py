@@ -107,7 +107,7 @@ class Trial:
             answer, _ = self._inferencer.infer(frame, variant.question, self._settings.detect.max_tokens)
             detections = tuple(
                 Detection(variant.label_of.get(d.label.casefold(), d.label), d.box, d.score, d.std)
-                for d in calibrated(answer.detections, self._settings.detect)
+                for d in calibrated(answer, self._settings.detect)
             )
             results = self.results[variant.name]
             results.scenes.append((detections, truth))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
+from lfm_perception.image_plan import SERVER_MAX_TOKENS, ImageLimits, ImagePlan, plan_image
 from lfm_perception.planning.latency import StageLatencyModel
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Frame, Usage
@@ -127,9 +127,12 @@ class Planner:
 def _image_limits(settings: Settings) -> ImageLimits:
     """The image settings, tightened so that the token budget leaves room for an answer."""
     limits, budget = settings.image.limits, settings.budget.tokens
+    if settings.engine.backend == "openai":
+        limits = limits.for_server()
     if not budget:
         return limits
     room = max(limits.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * MAX_IMAGE_SHARE)))
     max_tokens = min(limits.max_tokens, room)
-    tiles = (room - (max_tokens if limits.thumbnail else 0)) // limits.tile_tokens
+    thumbnail_tokens = SERVER_MAX_TOKENS if limits.server else max_tokens if limits.thumbnail else 0
+    tiles = (room - thumbnail_tokens) // limits.tile_tokens
     return replace(limits, max_tokens=max_tokens, max_tiles=min(limits.max_tiles, max(1, tiles)))

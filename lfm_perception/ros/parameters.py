@@ -113,13 +113,16 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
         limits = FloatingPointRange(from_value=float(spec.minimum or 0), to_value=float(spec.maximum or 0))
         described["floating_point_range"] = [limits]
     constraints = spec.allowed
-    if spec.read_only:
+    if spec.fixed:
+        constraints += "; only at the start of the node, by a parameter file, launch or the command line"
+    elif spec.read_only:
         constraints += f"; only before the node is configured: {spec.read_only}"
     return ParameterDescriptor(
         name=spec.name,
         type=TYPES[spec.kind],
         description=spec.description,
         additional_constraints=constraints,
+        read_only=spec.fixed,
         # a number without a point is a number too, and [] a list of texts
         dynamic_typing=spec.kind in (float, tuple),
         **described,

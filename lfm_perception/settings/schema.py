@@ -85,10 +85,14 @@ class EngineSettings:
 class OpenaiSettings:
     """The server of the inference backend `openai`: vLLM, SGLang, llama-server and the like."""
 
-    url: str = parameter("http://127.0.0.1:8000/v1", "base URL of the server's API, up to /v1")
+    url: str = parameter("http://127.0.0.1:8000/v1", "base URL of the server's API, up to /v1", fixed=True)
     model: str = parameter("", "name of the model on the server; empty: the first one listed")
-    key_variable: str = parameter("", "environment variable with the API key; empty: no authentication")
-    ca_file: str = parameter("", "PEM file of the certificate authority; empty: the system's authorities")
+    key_variable: str = parameter(
+        "", "environment variable LFM_PERCEPTION_* with the API key; empty: no authentication", fixed=True
+    )
+    ca_file: str = parameter(
+        "", "PEM file of the certificate authority; empty: the system's authorities", fixed=True
+    )
     timeout: float = parameter(
         10.0, "maximum duration of a request, where budget.latency allows more", (0.01, 600.0), "s"
     )
@@ -304,7 +308,9 @@ class TrackerSettings:
 class ThermalSettings:
     """Thermal throttling policy: sensors of the board, and degradation levels by temperature."""
 
-    sysfs: str = parameter("/sys", "root folder of the sensor files; another one for a simulation")
+    sysfs: str = parameter(
+        "/sys", "root folder of the sensor files; another one for a simulation", fixed=True
+    )
     period: float = parameter(1.0, "time between two readings of the sensors", (0.05, 60.0), "s")
     ignored_sensors: tuple[str, ...] = parameter(
         ("PMIC-Die",), "names of ignored sensors; PMIC-Die is a constant 100 °C on some Jetsons"

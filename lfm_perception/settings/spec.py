@@ -26,13 +26,14 @@ def parameter(
     unit: str = "",
     *,
     read_only: str = "",
+    fixed: bool = False,
 ) -> T:
     """A dataclass field that is a parameter, see `ParameterSpec`.
 
     Args:
         allowed: minimum and maximum of a number, or the choices of a text.
     """
-    about: dict[str, Any] = {"description": description, "unit": unit, "read_only": read_only}
+    about: dict[str, Any] = {"description": description, "unit": unit, "read_only": read_only, "fixed": fixed}
     if isinstance(default, str):
         about["choices"] = allowed
     elif allowed:
@@ -46,7 +47,8 @@ class ParameterSpec:
 
     `description` is a noun phrase; `unit` and range are not repeated in it. `minimum` and `maximum` are
     inclusive and set for numbers only, `choices` for text with a fixed set of values. `read_only` is the
-    reason why the parameter cannot change while the node runs; empty: it can.
+    reason why the parameter cannot change while the node runs; empty: it can. `fixed`: over ROS it can be set
+    at the start only (by a parameter file, launch or the command line), because other processes must not.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ParameterSpec:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     read_only: str = ""
+    fixed: bool = False
 
     @property
     def group(self) -> str:

@@ -23,6 +23,9 @@ ONE_OBJECT_TOKENS = 32
 TEMPLATE_TOKENS = 32
 """Upper bound on the tokens of the chat template and the image markers."""
 
+KEY_PREFIX = "LFM_PERCEPTION_"
+"""Begin of the names of environment variables that may hold an API key."""
+
 RENAMED = {
     "gate.difference": "inference.motion_threshold",
     "gate.longest": "inference.max_interval",
@@ -76,6 +79,12 @@ def _check_files(settings: Settings) -> None:
             raise PerceptionError(
                 f"{group}.sha256 must be 64 hexadecimal digits or empty, got {shown(digest)}"
             )
+    variable = settings.openai.key_variable
+    if variable and not re.fullmatch(f"{KEY_PREFIX}[A-Za-z0-9_]+", variable):
+        raise PerceptionError(
+            f"openai.key_variable must be a name that begins with {KEY_PREFIX}, got {shown(variable)}: "
+            "export the API key under such a name, so that no setting can read other variables"
+        )
     if settings.engine.backend == "recorded" and not settings.recorded.path:
         raise PerceptionError("engine.backend is recorded and recorded.path is empty: name the file")
     if bool(model.path) != bool(mmproj.path):
