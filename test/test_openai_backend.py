@@ -15,8 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai_server import (
+    BOX,
+    BUDGET_S,
+    GOOD,
+    PATIENCE_S,
+    PLAN,
+    SLACK_S,
+    Handler,
+    Reply,
+    chosen,
+    client,
+    completion,
+    say,
+    serving,
+)
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.openai import OpenaiVlm
@@ -41,40 +55,14 @@ from lfm_perception.image_plan import ImagePlan
 from lfm_perception.live import LivePerception
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
 from lfm_perception.scene import Frame, Scene
-from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError
 
-PATIENCE_S = 60.0
-BUDGET_S = 0.5
-SLACK_S = 0.5
-"""What a busy machine may add to a budget."""
-
-PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=200, deadline_s=BUDGET_S)
 FIND = detect(BBOX, LABELS)
-BOX = '[{"label": "box", "bbox": [0.1, 0.2, 0.3, 0.4]}]'
 
 
 @pytest.fixture(scope="module")
 def frame() -> Frame:
     return World(seed=1, width=256, height=256).snapshot(0).frame
-
-
-def chosen(url: str, **values: object) -> Settings:
-    """Settings for a server, `values` named `group__key`."""
-    dotted = {name.replace("__", "."): value for name, value in values.items()}
-    return Settings().with_values(
-        {
-            "engine.backend": "openai",
-            "openai.url": url,
-            "openai.model": "demo",
-            "sampling.temperature": 0.0,
-            **dotted,
-        }
-    )
-
-
-def client(url: str, **values: object) -> closing[OpenaiVlm]:
-    return closing(OpenaiVlm(chosen(url, **values)))
 
 
 # --- a real server -----------------------------------------------------------------------------------
@@ -147,87 +135,12 @@ def test_an_answer_of_a_real_server_that_reaches_its_tokens_is_truncated(real: s
 
 # --- a server that does as it is told ----------------------------------------------------------------
 
-Reply = Callable[["_Handler"], None]
 
-
-class Server(ThreadingHTTPServer):
-    """Answers as `reply` says, and remembers what it was sent: path, headers, body."""
-
-    daemon_threads = True
-    request_queue_size = 50
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.reply = reply
-        self.requests: list[tuple[str, dict[str, str], Any]] = []
-        self.released = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_: object) -> None:
-        """Clients that hang up are expected."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.path, dict(self.headers), json.loads(body) if body else None))
-        self.server.reply(self)
-
-    do_GET = do_POST  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-
-@contextmanager
-def serving(reply: Reply, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    server = Server(reply)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def say(status: int, content: bytes, **headers: str) -> Reply:
-    def reply(handler: _Handler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return reply
-
-
-def completion(content: object, **choice: object) -> bytes:
-    message = {"role": "assistant", "content": content}
-    return json.dumps(
-        {"choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}]}
-    ).encode()
-
-
-GOOD = say(200, completion(BOX))
-
-
-def hang(handler: _Handler) -> None:
+def hang(handler: Handler) -> None:
     handler.server.released.wait(PATIENCE_S)
 
 
-def drip(handler: _Handler) -> None:
+def drip(handler: Handler) -> None:
     """A byte now and then, which no timeout between two bytes would end."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
@@ -236,17 +149,17 @@ def drip(handler: _Handler) -> None:
         handler.wfile.write(b" ")
 
 
-def drip_head(handler: _Handler) -> None:
+def drip_head(handler: Handler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     while not handler.server.released.wait(0.05):
         handler.wfile.write(b"x")
 
 
-def hang_up(handler: _Handler) -> None:
+def hang_up(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def break_off(handler: _Handler) -> None:
+def break_off(handler: Handler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.end_headers()
@@ -254,7 +167,7 @@ def break_off(handler: _Handler) -> None:
     handler.close_connection = True
 
 
-def no_http(handler: _Handler) -> None:
+def no_http(handler: Handler) -> None:
     handler.wfile.write(b"220 mail.example ESMTP\r\n" * 10)
     handler.close_connection = True
 
@@ -327,7 +240,7 @@ def test_a_server_that_is_down_at_the_start_is_notified_and_used_later(frame: Fr
 def test_a_failed_request_is_retried_within_the_timeout(frame: Frame) -> None:
     fail = say(500, b"")
 
-    def reply(handler: _Handler) -> None:
+    def reply(handler: Handler) -> None:
         (fail if len(server.requests) % 3 else GOOD)(handler)
 
     with serving(reply) as server:
@@ -348,7 +261,7 @@ def test_a_refused_request_is_not_retried(frame: Frame) -> None:
 
 
 def test_a_connection_that_idled_too_long_is_made_anew(frame: Frame) -> None:
-    def reply(handler: _Handler) -> None:
+    def reply(handler: Handler) -> None:
         GOOD(handler)
         handler.close_connection = True  # unannounced: the client keeps its end
 
@@ -430,7 +343,7 @@ def test_the_schema_follows_the_dialect() -> None:
 
 
 def test_the_strictest_response_format_that_the_server_supports_is_used(frame: Frame) -> None:
-    def reply(handler: _Handler) -> None:
+    def reply(handler: Handler) -> None:
         kind = server.requests[-1][2].get("response_format", {}).get("type")
         refusal = b'{"error": {"message": "body.response_format.type: unknown"}}'
         (GOOD if kind == "json_object" else say(422, refusal))(handler)
@@ -449,7 +362,7 @@ def test_the_strictest_response_format_that_the_server_supports_is_used(frame: F
 
 
 def test_without_a_name_the_first_model_that_is_listed_is_asked(frame: Frame) -> None:
-    def reply(handler: _Handler) -> None:
+    def reply(handler: Handler) -> None:
         listed = say(200, b'{"data": [{"id": "LFM2.5-VL-450M"}, {"id": "other"}]}')
         (listed if handler.path == "/v1/models" else GOOD)(handler)
 

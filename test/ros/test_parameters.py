@@ -13,6 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import rclpy
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.ros.parameters import Parameters
@@ -56,3 +57,18 @@ def test_a_name_that_does_not_exist_is_refused_with_the_right_one(
     file.write_text(f"/**:\n  ros__parameters:\n    {line}\n")
     with parameters(file) as declared, pytest.raises(PerceptionError, match=re.escape(said)):
         declared.settings()
+
+
+def test_where_pictures_and_keys_go_is_fixed_when_the_process_starts(tmp_path: Path) -> None:
+    """Whoever is on the DDS graph can set parameters of a node, but not these."""
+    file = tmp_path / "parameters.yaml"
+    lines = "openai: {url: 'https://fleet/v1', key_variable: LFM_PERCEPTION_KEY}"
+    file.write_text(f"/**:\n  ros__parameters:\n    {lines}\n")
+    with parameters(file) as declared:
+        before = declared.settings()
+        assert (before.openai.url, before.openai.key_variable) == ("https://fleet/v1", "LFM_PERCEPTION_KEY")
+        for name in ("openai.url", "openai.key_variable", "openai.ca_file", "thermal.sysfs"):
+            (result,) = declared._node.set_parameters([Parameter(name, value="elsewhere")])
+            assert not result.successful
+            assert "read-only" in result.reason
+        assert declared.settings() == before
