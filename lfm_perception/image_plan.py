@@ -78,8 +78,17 @@ class ImageLimits:
             min(max(tokens, SERVER_MIN_TOKENS), SERVER_MAX_TOKENS)
             for tokens in (self.min_tokens, self.max_tokens)
         )
-        own = {"min_tiles": 2, "tile_size": 512, "pixel_tolerance": 2.0, "thumbnail": True}
-        return replace(self, min_tokens=least, max_tokens=most, server=True, **own)
+        default = ImageLimits()
+        return replace(
+            self,
+            min_tokens=least,
+            max_tokens=most,
+            min_tiles=default.min_tiles,
+            tile_size=default.tile_size,
+            pixel_tolerance=default.pixel_tolerance,
+            thumbnail=True,
+            server=True,
+        )
 
     def __post_init__(self) -> None:
         if self.min_tokens < 1 or self.max_tokens < self.min_tokens:
@@ -173,9 +182,7 @@ def plan_image(width: int, height: int, limits: ImageLimits) -> ImagePlan:
         return ImagePlan(single_width, single_height, resample=limits.resample)
     if limits.server:
         whole = replace(limits, max_tokens=SERVER_MAX_TOKENS)
-        single_width, single_height = _single_tile(
-            columns * limits.tile_size, rows * limits.tile_size, whole
-        )
+        single_width, single_height = _single_tile(columns * limits.tile_size, rows * limits.tile_size, whole)
     return ImagePlan(
         width=columns * limits.tile_size,
         height=rows * limits.tile_size,
@@ -194,6 +201,8 @@ def _single_tile(width: int, height: int, limits: ImageLimits) -> tuple[int, int
         size = _enlarged(width, height, limits.min_tokens)
     if _tokens(size) > limits.max_tokens:
         size = _shrunk(width, height, limits.max_tokens)
+    if limits.server and _tokens(size) < limits.min_tokens:  # the server would enlarge it
+        size = _of_nearest_aspect(width, height, limits)
     if _tokens(size) > limits.max_tokens:
         raise PerceptionError(
             f"the image is {width}x{height}, too long and thin for {limits.max_tokens} image tokens of "
@@ -221,6 +230,16 @@ def _shrunk(width: int, height: int, max_tokens: int) -> tuple[int, int]:
     factor = math.sqrt(height * width / (max_tokens * _TOKEN_AREA))
     across, down = (max(1, math.floor(side / factor / TOKEN_SIDE)) for side in (width, height))
     return across * TOKEN_SIDE, down * TOKEN_SIDE
+
+
+def _of_nearest_aspect(width: int, height: int, limits: ImageLimits) -> tuple[int, int]:
+    """The size within the limits whose aspect ratio is nearest to the image's."""
+    sizes = (
+        (columns * TOKEN_SIDE, rows * TOKEN_SIDE)
+        for columns in range(1, limits.max_tokens + 1)
+        for rows in range(-(-limits.min_tokens // columns), limits.max_tokens // columns + 1)
+    )
+    return min(sizes, key=lambda size: abs(math.log(size[0] * height / (size[1] * width))))
 
 
 def _enlarged(width: int, height: int, min_tokens: int) -> tuple[int, int]:

@@ -138,7 +138,8 @@ def test_the_parts_of_a_message_are_joined_and_reasoning_is_no_part_of_it() -> N
     ]
     assert answered(parts).text == BOX
     assert answered(BOX, reasoning_content="[no]").text == BOX
-    for content in (None, "", []):
+    nothing: tuple[object, ...] = (None, "", [])
+    for content in nothing:
         with pytest.raises(ServerError, match="with reasoning and no text"):
             answered(content, reasoning_content="A box. " + BOX)
 

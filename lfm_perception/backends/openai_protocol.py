@@ -43,7 +43,9 @@ def max_bytes(tokens: int) -> int:
 def data_url(frame: Frame, plan: ImagePlan, jpeg_quality: int) -> str:
     """The frame in the size that a server needs for the plan, as a `data:` URL: JPEG, or PNG (quality 0)."""
     width, height = plan.picture
-    bgr = cv2.cvtColor(resize(frame.image, ImagePlan(width, height)), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(
+        resize(frame.image, ImagePlan(width, height, resample=plan.resample)), cv2.COLOR_RGB2BGR
+    )
     kind, options = ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]) if jpeg_quality else ("png", [])
     _, encoded = cv2.imencode(f".{kind}", bgr, options)
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
@@ -86,6 +88,7 @@ def _processor(plan: ImagePlan) -> dict[str, Any]:
     if plan.tiled:
         return {
             "do_image_splitting": True,
+            "tile_size": plan.width // plan.columns,
             "min_tiles": tiles,
             "max_tiles": tiles,
             "use_thumbnail": plan.thumbnail_width > 0,

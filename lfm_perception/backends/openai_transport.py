@@ -215,7 +215,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def _reason(error: OSError) -> str:
     """The operating system's reason; asyncio replaces it by a text with the address."""
-    return os.strerror(error.errno).lower() if (error.errno or 0) > 0 else os_reason(error)
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else os_reason(error)
 
 
 def _split(url: str) -> SplitResult:

@@ -149,7 +149,8 @@ class ImageSettings:
     @property
     def limits(self) -> ImageLimits:
         """The limits of image plans. PerceptionError when they contradict each other."""
-        return ImageLimits(**{entry.name: getattr(self, entry.name) for entry in fields(ImageLimits)})
+        names = {entry.name for entry in fields(ImageLimits)} & {entry.name for entry in fields(self)}
+        return ImageLimits(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,11 +124,14 @@ def _check_tokens(settings: Settings) -> None:
             f"engine.n_batch {engine.n_batch} is above engine.n_ctx {engine.n_ctx}: "
             "a batch must fit the KV cache"
         )
-    least = image.min_tokens + ONE_OBJECT_TOKENS
+    on_server = engine.backend == "openai"
+    image_tokens = limits.for_server().min_tokens if on_server else image.min_tokens
+    least = image_tokens + ONE_OBJECT_TOKENS
     if 0 < budget.tokens < least:
+        name = "a picture on a server with" if on_server else "image.min_tokens"
         raise PerceptionError(
             f"budget.tokens {budget.tokens} is too small for any answer: give at least {least}, which is "
-            f"image.min_tokens {image.min_tokens} + {ONE_OBJECT_TOKENS} for one object, or 0 for no limit"
+            f"{name} {image_tokens} + {ONE_OBJECT_TOKENS} for one object, or 0 for no limit"
         )
     needed = _context_tokens(settings, limits)
     if needed > engine.n_ctx:
