@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.stamps import join_stamp
-from lfm_perception.text import safe_line
+from lfm_perception.text import safe_line, safe_text
 
 Buffer = bytes | memoryview
 
@@ -63,6 +63,26 @@ def image_header(raw: bytes, topic: str, *, compressed: bool) -> ImageHeader:
         return ImageHeader(stamp_ns, frame_id, width, height, end + 8)
     except (struct.error, IndexError) as error:
         raise _cut_off(raw, topic) from error
+
+
+def string(raw: bytes, topic: str, limit: int) -> str:
+    """The text of a serialized `std_msgs/String`.
+
+    Args:
+        topic: what error messages call the source of the text.
+        limit: maximum length in characters; a longer text is not decoded.
+
+    Raises:
+        PerceptionError: the message is cut off or longer than `limit`.
+    """
+    if len(raw) <= 4 * limit + 12:
+        try:
+            text = bytes(_bytes(raw, 4, _byte_order(raw))[:-1]).decode(errors="replace")
+        except (struct.error, IndexError) as error:
+            raise PerceptionError(f"a text on {topic} is cut off after {len(raw)} bytes") from error
+        if len(text) <= limit:
+            return safe_text(text)
+    raise PerceptionError(f"a text of {len(raw)} bytes on {topic} is longer than {limit} characters")
 
 
 def image_fields(raw: bytes, header: ImageHeader, topic: str) -> SimpleNamespace:

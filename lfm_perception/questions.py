@@ -33,6 +33,12 @@ def check_prompt_text(name: str, text: str) -> None:
     check_special_tokens(name, text)
 
 
+def check_label(name: str, label: str) -> None:
+    """Refuses a label that no answer can hold, with a PerceptionError that begins with `name`."""
+    if not label.strip() or not is_safe(label) or re.search(r"[\n\t]", label):
+        raise PerceptionError(f"{name} must not be blank or hold control characters, got {shown(label)}")
+
+
 def check_special_tokens(name: str, text: str) -> None:
     """Refuses special tokens with a PerceptionError that begins with `name`."""
     if found := SPECIAL_TOKEN.search(text):
@@ -203,8 +209,7 @@ def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> 
         PerceptionError: for `closed` without labels, and for blank labels or those with control characters.
     """
     for label in labels:
-        if not label.strip() or not is_safe(label) or re.search(r"[\n\t]", label):
-            raise PerceptionError(f"a label must not be blank or hold control characters, got {shown(label)}")
+        check_label("a label", label)
     if closed and not labels:
         raise PerceptionError("a closed vocabulary needs at least one label")
     return Question(dialect.prompt(labels), dialect, tuple(labels), closed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,9 @@ from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.engine.native import llama_cpp
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.settings import Settings
+
+if TYPE_CHECKING:
+    from robot import Robot
 
 # Property tests judge values, not the speed of a busy machine.
 settings.register_profile("everyday", deadline=None)
@@ -41,3 +45,21 @@ def vlm() -> Iterator[LlamaVlm]:
     """The demo model, loaded, at temperature 0."""
     with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Robot]:
+    """An active node that the tests of one file share; each leaves it as it found it."""
+    from robot import robot
+
+    with robot() as started:
+        yield started.bring_up()
+
+
+@pytest.fixture(scope="module")
+def compressed() -> Iterator[Robot]:
+    """An active node that subscribes to compressed images."""
+    from robot import robot
+
+    with robot({"node.image_transport": "compressed"}) as started:
+        yield started.bring_up()

@@ -17,7 +17,7 @@ from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.board import BoardMonitor, BoardState, Clock, read_sysfs, thermal_summary
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import LivePerception
+from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.planning.thermal import DegradationLevel, degraded, next_level
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, ThermalSettings
@@ -193,7 +193,7 @@ def test_each_level_reduces_the_load_and_gives_valid_settings() -> None:
 # --- monitor, and degradation beside a camera --------------------------------------------------------
 
 
-class Recorder:
+class Recorder(LiveCallbacks):
     """Records levels and scenes, and lets a test wait for them."""
 
     def __init__(self) -> None:

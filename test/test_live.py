@@ -12,7 +12,7 @@ import pytest
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.live import LatestWorker, LivePerception
+from lfm_perception.live import LatestWorker, LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -23,7 +23,7 @@ SETTINGS = Settings().with_values(
 )
 
 
-class Recorder:
+class Recorder(LiveCallbacks):
     """Callbacks that record results, and let a test wait for them."""
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, evaluate_trial, run_trial
 from lfm_perception.image_plan import ImagePlan
-from lfm_perception.live import LivePerception
+from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.vlm import CancelledError
@@ -583,7 +583,7 @@ def test_no_reply_is_too_strange(frame: Frame) -> None:
 # --- beside a camera ---------------------------------------------------------------------------------
 
 
-class Notes:
+class Notes(LiveCallbacks):
     """A listener that lets a test wait."""
 
     def __init__(self) -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live.latest_worker import LatestWorker
+from lfm_perception.live.questions import QuestionQueue, check_question
 from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
 from lfm_perception.perception import Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
@@ -31,9 +31,6 @@ from lfm_perception.tracking.ego_motion import FLOW_WIDTH
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
-
-MAX_PENDING_QUESTIONS = 8
-"""Questions that may wait for a frame; a further one replaces the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class _Requests:
 
 
 class LiveCallbacks(Protocol):
-    """Receives results on the thread `perception`; an implementation must return quickly."""
+    """Receives results on the threads of `live`; an implementation must return quickly."""
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         """A frame was inferred."""
@@ -64,9 +61,21 @@ class LiveCallbacks(Protocol):
         """A question was answered about the frame of this stamp."""
         ...
 
+    def on_refusal(self, question: str, reason: str) -> None:
+        """A question will not be answered; also on the thread that asks."""
+        self.on_error("question", reason)
+
+    def on_reset(self) -> None:
+        """Tracks and caption were removed."""
+        return
+
     def on_error(self, kind: str, message: str) -> None:
-        """A frame or a question failed or was rejected; perception goes on."""
+        """A frame failed or was rejected; perception goes on."""
         ...
+
+    def on_unexpected(self, where: str, error: Exception) -> None:
+        """A bug cost a frame; perception goes on."""
+        self.on_error(type(error).__name__, f"{where}: a frame failed unexpectedly: {error!r}")
 
 
 class LivePerception(Generic[T]):
@@ -99,7 +108,7 @@ class LivePerception(Generic[T]):
         self._lock = threading.Lock()
         self._stamps = StampFilter()
         self._requests = _Requests()
-        self._questions = deque[str](maxlen=MAX_PENDING_QUESTIONS)
+        self._questions = QuestionQueue(self.refuse)
         self._enabled = True
         self._level = DegradationLevel.NONE
         self.scene: Scene | None = None
@@ -114,16 +123,17 @@ class LivePerception(Generic[T]):
             self._ego_motion = LatestWorker(
                 "ego motion",
                 lambda item: self._perception.update_ego_motion(self._decode(item, FLOW_WIDTH)),
-                lambda error: self._report(error, f"ego motion: a frame failed unexpectedly: {error!r}"),
+                lambda error: self._fail("ego motion", error),
             )
-            self._worker = LatestWorker("perception", self._try, self._fail)
+            self._worker = LatestWorker("perception", self._try, lambda error: self._fail("inference", error))
 
     def stop(self) -> None:
-        """Discards the frame that waits and cancels the inference. The tracks stay; `start` resumes."""
+        """Discards the frame and the questions that wait and cancels the inference. The tracks stay."""
         if self._worker is not None and self._ego_motion is not None:
             self._worker.close(self._vlm.cancel)
             self._ego_motion.close()
             self._worker = self._ego_motion = None
+        self._questions.clear("the inference was stopped")
 
     # --- frames --------------------------------------------------------------------------------------
 
@@ -142,7 +152,7 @@ class LivePerception(Generic[T]):
         if rejection is not None:
             self.reject(*rejection)
             return None
-        self._statistics.record_frame(now_s)
+        self._statistics.record_frame(now_s, stamp_ns)
         # until the reset is applied, the tracks belong to a time that is over
         tracks = () if resetting else self._perception.tracks(stamp_ns)
         worker, ego_motion = self._worker, self._ego_motion
@@ -162,8 +172,18 @@ class LivePerception(Generic[T]):
     # --- requests ------------------------------------------------------------------------------------
 
     def ask(self, question: str) -> None:
-        """Answers a free-form question about the next frame."""
-        self._questions.append(question)
+        """Answers a free-form question about the newest frame, or refuses it (see `QuestionQueue`)."""
+        try:
+            check_question(question)
+        except PerceptionError as error:
+            self.refuse(question, str(error))
+        else:
+            self._questions.add(question)
+
+    def refuse(self, question: str, reason: str) -> None:
+        """Counts a question as refused and reports why."""
+        self._statistics.count(questions_refused=1)
+        self._callbacks.on_refusal(question, reason)
 
     def request_caption(self) -> None:
         """Captions the next frame."""
@@ -216,32 +236,47 @@ class LivePerception(Generic[T]):
         except CancelledError:
             pass
         except PerceptionError as error:
-            self._fail(error)
+            self._statistics.record_failure(type(error).__name__)
+            self._report(type(error).__name__, str(error))
 
-    def _fail(self, error: Exception) -> None:
-        expected = isinstance(error, PerceptionError)
-        self._statistics.record_failure(type(error).__name__)
-        self._report(error, str(error) if expected else f"a frame failed unexpectedly: {error!r}")
+    def _fail(self, where: str, error: Exception) -> None:
+        if where == "inference":
+            self._statistics.record_failure(type(error).__name__)
+        self._statistics.last_error = f"{where}: a frame failed unexpectedly: {error!r}"
+        self._callbacks.on_unexpected(where, error)
 
     def _infer(self, queued: QueuedFrame[T]) -> None:
         if self._ego_motion is not None:
             self._ego_motion.wait_idle()
         self._apply_requests()
         frame = self._decode(queued.item, None)
-        if not self._questions and not self._perception.should_infer(frame):
-            self._statistics.count(frames_skipped=1)
-            return
-        scene = self._perception.infer(frame)
-        now_s = time.monotonic()
-        with self._lock:
-            if self._requests.reset:  # the clock was set back meanwhile: the scene belongs to the past
+        with self._questions.turn() as question:
+            if question is None and not self._perception.should_infer(frame):
+                self._statistics.count(frames_skipped=1)
                 return
-            self.scene, self.latency_s = scene, now_s - queued.submitted_s
-        self._statistics.record_inference(scene, self.latency_s, now_s)
-        self._callbacks.on_scene(scene, frame)
-        while self._questions:
-            question = self._questions.popleft()
-            self._callbacks.on_answer(question, self._perception.answer(frame, question), frame.stamp_ns)
+            scene = self._perception.infer(frame)
+            now_s = time.monotonic()
+            with self._lock:
+                reset = self._requests.reset
+                if not reset:
+                    self.scene, self.latency_s = scene, now_s - queued.submitted_s
+            if not reset:  # else the clock was set back meanwhile: the scene belongs to the past
+                self._statistics.record_inference(scene, self.latency_s, now_s)
+                self._callbacks.on_scene(scene, frame)
+            if question is not None:
+                self._answer(question, frame)
+
+    def _answer(self, question: str, frame: Frame) -> None:
+        began_s = time.monotonic()
+        try:
+            text = self._perception.answer(frame, question)
+        except PerceptionError as error:
+            self.refuse(question, str(error))
+            return
+        finally:
+            self._questions.record_answer(time.monotonic() - began_s)
+        self._statistics.count(questions_answered=1)
+        self._callbacks.on_answer(question, text, frame.stamp_ns)
 
     def _apply_requests(self) -> None:
         with self._lock:
@@ -250,11 +285,13 @@ class LivePerception(Generic[T]):
                 self._perception.reset()
                 self._statistics.count(tracker_resets=1)
                 self.scene = None
+        if requests.reset:
+            self._callbacks.on_reset()
         if requests.settings is not None:
             self._perception.reconfigure(requests.settings)
         if requests.caption:
             self._perception.request_caption()
 
-    def _report(self, cause: str | Exception, message: str) -> None:
+    def _report(self, reason: str, message: str) -> None:
         self._statistics.last_error = message
-        self._callbacks.on_error(cause if isinstance(cause, str) else type(cause).__name__, message)
+        self._callbacks.on_error(reason, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ LATENCY_WINDOW = 200
 RATE_WINDOW_S = 2.0
 """Window over which the input rate is computed, in seconds."""
 
+LOSS_WINDOW, MIN_LOSS_FRAMES = 100, 20
+"""Maximum and minimum number of frames from whose stamps the share of lost frames is estimated."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveStatistics:
@@ -29,8 +32,9 @@ class LiveStatistics:
     cycle, `frames_rejected` (by reason) had an invalid stamp, and `frames_failed` (by type of error) could
     not be decoded or inferred. `objects_rejected` counts objects in answers by reason. `over_latency_budget`
     inferences were not expected to meet `budget.latency`. `input_hz` is the rate of the frames that were not
-    rejected. `time_since_frame_s` and `inference_age_s` count from the last such frame and from the last
-    inference, or from the start before the first. Latencies run from `submit` to the scene.
+    rejected, `lost_share` the estimated share of the camera's frames that did not arrive. Questions were
+    answered or refused. `time_since_frame_s` and `inference_age_s` count from the last such frame and from
+    the last inference, or from the start before the first. Latencies run from `submit` to the scene.
     """
 
     enabled: bool
@@ -39,6 +43,7 @@ class LiveStatistics:
     frames_failed: Mapping[str, int]
     objects_rejected: Mapping[str, int]
     input_hz: float
+    lost_share: float
     time_since_frame_s: float
     inference_age_s: float
     latency_p50_s: float
@@ -53,6 +58,8 @@ class LiveStatistics:
     over_latency_budget: int = 0
     tokens: int = 0
     tracker_resets: int = 0
+    questions_answered: int = 0
+    questions_refused: int = 0
 
 
 class StatisticsRecorder:
@@ -63,6 +70,7 @@ class StatisticsRecorder:
         self._counts = Counter[str]()
         self._rejected, self._failed, self._objects_rejected = Counter[str](), Counter[str](), Counter[str]()
         self._frame_times_s = deque[float](maxlen=1000)
+        self._stamps_ns = deque[int](maxlen=LOSS_WINDOW)
         self._latencies_s = deque[float](maxlen=LATENCY_WINDOW)
         self._last_inference_s: float | None = None
         self.last_error = ""
@@ -77,11 +85,12 @@ class StatisticsRecorder:
         with self._lock:
             self._counts.update(increments)
 
-    def record_frame(self, now_s: float) -> None:
+    def record_frame(self, now_s: float, stamp_ns: int) -> None:
         """A frame with a valid stamp was received."""
         with self._lock:
             self._counts["frames_received"] += 1
             self._frame_times_s.append(now_s)
+            self._stamps_ns.append(stamp_ns)
 
     def record_rejection(self, reason: str) -> None:
         """A frame was received and rejected."""
@@ -114,7 +123,7 @@ class StatisticsRecorder:
         with self._lock:
             p50_s, p95_s = np.percentile(list(self._latencies_s) or [0.0], (50, 95)).tolist()
             recent = sum(now_s - moment_s <= RATE_WINDOW_S for moment_s in self._frame_times_s)
-            last_frame_s = self._frame_times_s[-1] if self._frame_times_s else self._started_s
+            last_frame_s = max([self._started_s, *list(self._frame_times_s)[-1:]])
             return LiveStatistics(
                 enabled=enabled,
                 degradation_level=level,
@@ -122,6 +131,7 @@ class StatisticsRecorder:
                 frames_failed=Counter(self._failed),
                 objects_rejected=Counter(self._objects_rejected),
                 input_hz=recent / RATE_WINDOW_S,
+                lost_share=lost_share(list(self._stamps_ns)),
                 time_since_frame_s=now_s - last_frame_s,
                 inference_age_s=now_s - (self._last_inference_s or self._started_s),
                 latency_p50_s=p50_s,
@@ -130,3 +140,18 @@ class StatisticsRecorder:
                 frames_waiting=waiting,
                 **self._counts,
             )
+
+
+def lost_share(stamps_ns: Sequence[int]) -> float:
+    """The estimated share of frames that were lost, from the gaps between the stamps of those that arrived.
+
+    The camera's period is taken as the 10th percentile of the gaps; 0 for less than `MIN_LOSS_FRAMES` frames.
+    """
+    if len(stamps_ns) < MIN_LOSS_FRAMES:
+        return 0.0
+    gaps = np.diff(np.asarray(stamps_ns, np.float64))
+    gaps = gaps[gaps > 0]
+    if not len(gaps):
+        return 0.0
+    sent = np.maximum(np.round(gaps / np.quantile(gaps, 0.1)), 1.0).sum()
+    return float(1.0 - len(gaps) / sent)

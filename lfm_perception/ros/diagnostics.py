@@ -5,7 +5,7 @@ Each status describes the present: its level returns to OK when the cause is gon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -14,58 +14,99 @@ from std_msgs.msg import Header
 from lfm_perception.board import BoardState, thermal_summary
 from lfm_perception.live import LiveStatistics
 from lfm_perception.planning.thermal import DegradationLevel
+from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss
 from lfm_perception.settings import NodeSettings
+from lfm_perception.text import sentence
 from lfm_perception.vlm import Health
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
 @dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """The node at one moment.
+class NodeState:
+    """The node itself: `problem` is the reason why it could not be configured, `unexpected` counts bugs."""
 
-    `active` is the lifecycle state; `topic` the camera's, `tracks` the number in the last message.
+    configured: bool
+    configuring: bool
+    problem: str
+    unexpected: int
+    last_unexpected: str
+    is_unexpected_recent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A configured node at one moment.
+
+    `active` is the lifecycle state; `topic` the camera's, `tracks` the number in the last message,
+    `image_age_s` the age of the last image on arrival, `camera_hint` what to check when it is silent.
     """
 
     active: bool
     topic: str
     model: str
     tracks: int
+    image_age_s: float
+    camera_hint: str
     live: LiveStatistics
     health: Health
     board: BoardState
 
 
-def diagnostic_array(
-    now: NodeStatus, before: NodeStatus | None, thresholds: NodeSettings, name: str, header: Header
-) -> DiagnosticArray:
-    """The statuses `camera`, `model` and `platform` of the node `name`.
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """The status of one part: `camera`, `model`, `platform` or `node`."""
+
+    part: str
+    level: bytes
+    message: str
+    values: Mapping[str, object]
+
+
+def part_statuses(
+    now: NodeStatus, before: NodeStatus | None, thresholds: NodeSettings
+) -> Sequence[PartStatus]:
+    """The statuses of camera, model and platform.
 
     Args:
         before: the status of the previous message; counts that grew since then raise the level.
     """
     live = before.live if before else None
-    camera_level, camera_message = _camera_level(now, live, thresholds)
-    model_level, model_message = _model_level(now, live, thresholds)
-    platform_level, platform_message = _platform_level(now)
-    parts = (
-        ("camera", camera_level, camera_message, _camera_values(now)),
-        ("model", model_level, model_message, _model_values(now)),
-        ("platform", platform_level, platform_message, _platform_values(now)),
+    return (
+        PartStatus("camera", *_camera_level(now, live, thresholds), _camera_values(now)),
+        PartStatus("model", *_model_level(now, live, thresholds), _model_values(now)),
+        PartStatus("platform", *_platform_level(now), _platform_values(now)),
     )
+
+
+def diagnostic_array(
+    parts: Sequence[PartStatus], state: NodeState, name: str, hardware_id: str, header: Header
+) -> DiagnosticArray:
+    """The statuses of the parts and of the node `name` itself."""
+    values = {"unexpected errors": state.unexpected, "last unexpected error": state.last_unexpected}
     return DiagnosticArray(
         header=header,
         status=[
             DiagnosticStatus(
-                name=f"{name}: {part}",
-                level=level,
-                message=message,
-                hardware_id=now.topic,
-                values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+                name=f"{name}: {part.part}",
+                level=part.level,
+                message=sentence(part.message),
+                hardware_id=hardware_id,
+                values=[KeyValue(key=key, value=sentence(str(value))) for key, value in part.values.items()],
             )
-            for part, level, message, values in parts
+            for part in (*parts, PartStatus("node", *_node_level(state), values))
         ],
     )
+
+
+def _node_level(state: NodeState) -> tuple[bytes, str]:
+    if state.is_unexpected_recent:
+        return ERROR, f"{state.unexpected} unexpected errors, see the log; the last: {state.last_unexpected}"
+    if state.configuring:
+        return WARN, "is being configured: the model is loading"
+    if not state.configured:
+        return ERROR, state.problem or "is not configured"
+    return OK, "configured"
 
 
 def _camera_level(
@@ -77,9 +118,17 @@ def _camera_level(
         return OK, "not active"
     if live.time_since_frame_s > thresholds.camera_timeout:
         silence_s = round(live.time_since_frame_s, 1)
-        return ERROR, f"no usable image on {now.topic} for {silence_s} s: is the camera running?"
+        hint = now.camera_hint or "is the camera running?"
+        return ERROR, f"no usable image on {now.topic} for {silence_s} s: {hint}"
     if rejected:
         return WARN, f"images on {now.topic} are rejected: {_listed(rejected)}"
+    if now.image_age_s > thresholds.image_age_warn:
+        return WARN, (
+            f"images on {now.topic} are {now.image_age_s:.1f} s old on arrival, over node.image_age_warn "
+            f"{thresholds.image_age_warn:g}: compare the clocks, or set use_sim_time for a bag"
+        )
+    if live.lost_share > MAX_LOST_SHARE:
+        return WARN, loss(now.topic, live)
     if live.input_hz < thresholds.input_hz_warn:
         limit_hz = thresholds.input_hz_warn
         return WARN, f"{live.input_hz:.1f} Hz on {now.topic}, below node.input_hz_warn {limit_hz:g}"
@@ -91,6 +140,8 @@ def _camera_values(now: NodeStatus) -> dict[str, object]:
     return {
         "topic": now.topic,
         "input rate (Hz)": f"{live.input_hz:.2f}",
+        "image age on arrival (s)": f"{now.image_age_s:.3f}",
+        "estimated share of lost images": f"{live.lost_share:.2f}",
         "time since last frame (s)": f"{live.time_since_frame_s:.3f}",
         "frames received": live.frames_received,
         "frames inferred": live.frames_inferred,
@@ -140,6 +191,8 @@ def _model_values(now: NodeStatus) -> dict[str, object]:
         "inference age (s)": f"{live.inference_age_s:.3f}",
         "tokens": live.tokens,
         "answers truncated": live.answers_truncated,
+        "questions answered": live.questions_answered,
+        "questions refused": live.questions_refused,
         "answers over latency budget": live.over_latency_budget,
         **_by_reason("objects rejected", live.objects_rejected),
         **_by_reason("frames failed", live.frames_failed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,17 +18,44 @@ from rclpy.task import Task
 START_POLL_S = 0.001
 """Polling period while a transition's thread starts."""
 
+ERROR_PAUSE_S = 0.01
+"""Pause after an unexpected exception, so that one that repeats leaves the processor to others."""
+
 
 class CameraExecutor(SingleThreadedExecutor):
     """Runs callbacks on the spinning thread; those of `slow_group` run on a thread of their own each.
 
     rclpy's MultiThreadedExecutor yields a callback again until a thread starts it, which keeps all threads
     from starting (https://github.com/ros2/rclpy/issues/1452): images arrived up to 0.5 s late, or not at all.
+
+    Args:
+        on_error: receives the exceptions that rclpy itself or a callback raises; spinning goes on.
     """
 
-    def __init__(self, slow_group: CallbackGroup, *, context: Context | None = None) -> None:
+    def __init__(
+        self,
+        slow_group: CallbackGroup,
+        on_error: Callable[[str, Exception], None],
+        *,
+        context: Context | None = None,
+    ) -> None:
         super().__init__(context=context)
-        self._slow_group = slow_group
+        self._slow_group, self._on_error = slow_group, on_error
+
+    def spin(self) -> None:
+        """Execute callbacks until the executor or its context is shut down."""
+        while self._spin_to_error():
+            time.sleep(ERROR_PAUSE_S)
+
+    def _spin_to_error(self) -> bool:
+        try:
+            super().spin()
+        except ExternalShutdownException:
+            raise
+        except Exception as error:
+            self._on_error("a callback", error)
+            return True
+        return False
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """The next callback for the spinning thread; starts the slow ones that are ready before it."""
@@ -40,9 +67,15 @@ class CameraExecutor(SingleThreadedExecutor):
 
     def _start(self, task: Task[None]) -> None:
         """Start a task on a thread of its own. It would be yielded again until that thread executes it."""
-        threading.Thread(target=task, name="transition", daemon=True).start()
+        threading.Thread(target=self._run, args=(task,), name="transition", daemon=True).start()
         while not (task.executing() or task.done()):
             time.sleep(START_POLL_S)
+
+    def _run(self, task: Task[None]) -> None:
+        task()
+        error = task.exception()
+        if isinstance(error, Exception):
+            self._on_error("a transition", error)
 
 
 @contextmanager

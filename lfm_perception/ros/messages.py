@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
@@ -23,10 +23,16 @@ from lfm_perception.colours import track_colour
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bit_depth import BitDepth
-from lfm_perception.stamps import join_stamp, split_stamp
+from lfm_perception.stamps import NANOSECONDS, join_stamp, split_stamp
 
 NAMESPACES = ("boxes", "names", "velocities", "velocity_spreads")
 """Namespaces of the four markers of a track; each marker has the track's id."""
+
+MIN_STAMP_NS, MAX_STAMP_NS = join_stamp(-(2**31), 0), join_stamp(2**31 - 1, NANOSECONDS - 1)
+"""The range of stamps in messages."""
+
+LIFETIME = Duration(sec=2)
+"""Time after which a marker vanishes unless it is published again."""
 
 LINE_M = 0.004
 TEXT_M = 0.03
@@ -38,8 +44,8 @@ def stamp_ns(stamp: Time) -> int:
 
 
 def time(nanoseconds: int) -> Time:
-    """Nanoseconds as a stamp."""
-    sec, nanosec = split_stamp(nanoseconds)
+    """Nanoseconds as the nearest stamp that a message can hold."""
+    sec, nanosec = split_stamp(min(max(nanoseconds, MIN_STAMP_NS), MAX_STAMP_NS))
     return Time(sec=sec, nanosec=nanosec)
 
 
@@ -145,7 +151,7 @@ def markers(tracks_: Sequence[scene.Track], header: Header, aspect: float) -> Ma
 
 def image_markers(tracks_: Sequence[scene.Track], header: Header, width: int, height: int) -> ImageMarker:
     """The outlines of all tracks over the image, in pixels, for Foxglove and rqt."""
-    lines = ImageMarker(header=header, ns="tracks", type=ImageMarker.LINE_LIST, scale=2.0)
+    lines = ImageMarker(header=header, ns="tracks", type=ImageMarker.LINE_LIST, scale=2.0, lifetime=LIFETIME)
     for track in tracks_:
         x1, y1, x2, y2 = track.box.in_pixels(width, height).tolist()
         corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
@@ -155,8 +161,14 @@ def image_markers(tracks_: Sequence[scene.Track], header: Header, width: int, he
     return lines
 
 
+def no_image_markers(header: Header) -> ImageMarker:
+    """Removes the outlines."""
+    return ImageMarker(header=header, ns="tracks", action=ImageMarker.REMOVE)
+
+
 def _marker(header: Header, namespace: int, track: scene.Track, kind: int) -> Marker:
     marker = Marker(header=header, ns=NAMESPACES[namespace], id=track.track_id % 2**31, type=kind)
+    marker.lifetime = LIFETIME
     marker.pose.orientation.w = 1.0
     marker.color = _colour(track.track_id)
     return marker

@@ -10,37 +10,47 @@ cleanup frees the model. A configured node owns a `Session`.
 from __future__ import annotations
 
 import ctypes
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
+from types import FrameType
 from typing import Any, TypeVar
 
 import cv2
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
-from lfm_perception.ros import transport
+from lfm_perception.ros import messages, transport
+from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
+from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.ros.topics import PERCEPTION
+from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import from_seconds
+from lfm_perception.text import sentence
 from lfm_perception.tracking import association
 from lfm_perception.vlm import Vlm
 
 Response = TypeVar("Response", SetBool.Response, Trigger.Response)
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
 
 WARNING_PERIOD_S = 5.0
 """Minimum time between two log lines of one kind; diagnostics count every event."""
@@ -54,62 +64,118 @@ LOADING_PERIOD_S = 5.0
 
 
 class PerceptionNode(LifecycleNodeMixin, Node):
-    """A `LifecycleNode` whose lifecycle services have a callback group of their own."""
+    """A `LifecycleNode` whose lifecycle services have a callback group of their own.
+
+    Publishers, timers and services live as long as the node; the model and what runs beside it are the
+    session's, from configure to cleanup. No callback ends the node: see `UnexpectedErrors`.
+    """
 
     def __init__(self, name: str = "perception", **options: Any) -> None:
+        self._parameter_lock = threading.RLock()
+        self._settings: Settings | None = None
+        """The settings in force: from the begin of configure, while the model loads, to cleanup."""
         Node.__init__(self, name, **options)
+        self.unexpected = UnexpectedErrors(self.get_logger())
         # Reentrant: requests for the state are answered while a model is loading.
         self.transition_group = ReentrantCallbackGroup()
         LifecycleNodeMixin.__init__(self, callback_group=self.transition_group)
         self._session: Session | None = None
+        self._resources = ExitStack()
+        self._problem = ""
         self._warned_s: dict[str, float] = {}
         self._declared = Parameters(self)
-        self.add_on_set_parameters_callback(self._on_parameters)
-        callbacks = {
+        guarded = self.unexpected.guarded
+        self.add_on_set_parameters_callback(guarded("parameters", self._on_parameters, _refused))
+        self._outputs = Publishers(self, PERCEPTION.publishers)
+        timers = {"diagnostics": self._publish_diagnostics, "camera": self._watch_camera}
+        # Steady clock: diagnostics are published also while simulated time stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._periodic = {
+            timer.parameter: self.create_timer(1.0, guarded(timer.name, timers[timer.name]), clock=steady)
+            for timer in PERCEPTION.timers
+        }
+        self._set_periods(Settings())
+        services = {
             "~/enable": self._on_enable,
             "~/reset": self._on_reset,
             "~/caption_now": self._on_caption_now,
         }
         for service in PERCEPTION.services:
-            self.create_service(service.service_class(), service.name, callbacks[service.name])
+            callback = guarded(service.name, services[service.name], _failed)
+            self.create_service(service.service_class(), service.name, callback)
+
+    # --- lifecycle -----------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Validate all parameters and load the model. A failure is logged and changes nothing."""
         try:
-            settings = self._declared.settings()
-            self._session = Session(self, settings, self._load(settings), self._warn)
+            self._configure()
         except PerceptionError as error:
-            self.get_logger().error(f"cannot be configured: {error}")
-            return FAILURE
-        return SUCCESS
+            self._problem = f"cannot be configured: {error}"
+        except Exception as error:
+            self.unexpected.record("configure", error)
+            self._problem = f"cannot be configured: {self.unexpected.last}"
+        else:
+            self._problem = ""
+            return SUCCESS
+        self.get_logger().error(sentence(self._problem))
+        return FAILURE
+
+    def _configure(self) -> None:
+        with ExitStack() as acquired:
+            with self._parameter_lock:
+                settings = self._declared.settings()
+                self._declared.store(settings)
+                self._settings = settings
+                self._set_periods(settings)
+            acquired.callback(self._forget)
+            vlm = acquired.enter_context(closing(self._load(settings)))
+            with self._parameter_lock:  # a parameter may have been set while the model was loading
+                self._session = Session(
+                    self, self._settings, vlm, self._outputs, self._warn, self.unexpected, acquired
+                )
+            self._resources = acquired.pop_all()
+
+    def _forget(self) -> None:
+        with self._parameter_lock:
+            self._session = self._settings = None
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start inference and subscribe."""
-        assert self._session is not None
-        self._session.start()
-        self.get_logger().info(f"subscribed to {self._session.topic}")
-        return SUCCESS
+
+        def start() -> None:
+            assert self._session is not None
+            self._session.start()
+            self.get_logger().info(f"subscribed to {self._session.topic}")
+
+        return self._transition("activate", start)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, and cancel the inference under way."""
         assert self._session is not None
-        self._session.stop()
-        return SUCCESS
+        return self._transition("deactivate", self._session.stop)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
-        self.release()
-        return SUCCESS
+        return self._transition("cleanup", self.release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free the model, from any state."""
-        self.release()
-        return SUCCESS
+        return self._transition("shutdown", self.release)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release everything after an unexpected error, so that the node can be configured again."""
-        self.release()
+        self._transition("error processing", self.release)
         return SUCCESS
+
+    def _transition(self, name: str, act: Callable[[], None]) -> TransitionCallbackReturn:
+        """Do what a transition does. After an unexpected exception, everything is released (`on_error`)."""
+
+        def run() -> TransitionCallbackReturn:
+            act()
+            return SUCCESS
+
+        return self.unexpected.guarded(name, run, lambda: ERROR)()
 
     def bring_up(self) -> None:
         """Configure and activate, if `node.autostart` is set.
@@ -121,10 +187,9 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             self.trigger_activate()
 
     def release(self) -> None:
-        """Close the session. May be called in any state."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        """Close the session and free the model. May be called in any state."""
+        resources, self._resources = self._resources, ExitStack()
+        resources.close()
 
     def _load(self, settings: Settings) -> Vlm:
         """Load the model, logging progress every `LOADING_PERIOD_S`."""
@@ -144,22 +209,74 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self.get_logger().info(f"{name} is loaded after {time.monotonic() - began_s:.1f} s")
         return vlm
 
-    def _warn(self, kind: str, sentence: str) -> None:
-        """Log a sentence, at most one of each `kind` per `WARNING_PERIOD_S`. Thread-safe."""
+    def _warn(self, kind: str, message: str, period_s: float = WARNING_PERIOD_S) -> None:
+        """Log a sentence, at most one of each `kind` per `period_s`. Thread-safe."""
         now = time.monotonic()
-        if now - self._warned_s.get(kind, -WARNING_PERIOD_S) >= WARNING_PERIOD_S:
+        if now - self._warned_s.get(kind, -period_s) >= period_s:
             self._warned_s[kind] = now
-            self.get_logger().warning(sentence)
+            self.get_logger().warning(sentence(message))
+
+    # --- parameters ----------------------------------------------------------------------------------
+
+    def set_parameters(self, parameter_list: Any) -> Any:
+        """Set parameters one by one, and put them in force."""
+        with self._parameter_lock:
+            results = super().set_parameters(parameter_list)
+            self._apply_parameters()
+            return results
+
+    def set_parameters_atomically(self, parameter_list: Any) -> Any:
+        """Set parameters together, and put them in force."""
+        with self._parameter_lock:
+            result = super().set_parameters_atomically(parameter_list)
+            self._apply_parameters()
+            return result
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        session = self._session
         try:
-            settings = self._declared.changed(session.settings if session else None, parameters)
-            if session is not None and settings is not None:
-                session.reconfigure(settings)
+            self._declared.check(parameters, configured=self._settings is not None)
         except PerceptionError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _apply_parameters(self) -> None:
+        """Put the parameters, which are valid together, in force."""
+        if self._settings is None:
+            return
+        settings = self._declared.settings()
+        if settings != self._settings:
+            self._settings = settings
+            self._set_periods(settings)
+            if self._session is not None:
+                self._session.reconfigure(settings)
+
+    def _set_periods(self, settings: Settings) -> None:
+        for parameter, timer in self._periodic.items():
+            period_ns = from_seconds(float(settings.values()[parameter]))  # type: ignore[arg-type]
+            if timer.timer_period_ns != period_ns:
+                timer.timer_period_ns = period_ns
+
+    # --- timers and services -------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        session = self._session
+        state = NodeState(
+            configured=session is not None,
+            configuring=self._settings is not None and session is None,
+            problem=self._problem,
+            unexpected=self.unexpected.count,
+            last_unexpected=self.unexpected.last,
+            is_unexpected_recent=self.unexpected.recent,
+        )
+        name = self.get_fully_qualified_name().lstrip("/")
+        header = messages.header(self.get_clock().now().nanoseconds, "")
+        parts = () if session is None else session.statuses()
+        array = diagnostic_array(parts, state, name, "" if session is None else session.topic, header)
+        self._outputs.publish("/diagnostics", lambda: array)
+
+    def _watch_camera(self) -> None:
+        if (session := self._session) is not None:
+            session.watch_camera()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         text = "inference is on" if request.data else "inference is off: tracks expire, questions are queued"
@@ -184,6 +301,15 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return response
 
 
+def _refused(parameters: Sequence[Parameter]) -> SetParametersResult:
+    return SetParametersResult(successful=False, reason="an unexpected error, see the node's log")
+
+
+def _failed(request: Any, response: Response) -> Response:
+    response.success, response.message = False, "an unexpected error, see the node's log"
+    return response
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
     transport.use_shared_memory()
@@ -191,18 +317,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
-    rclpy.init(args=None if arguments is None else list(arguments))
+    # the context stays valid until the node has published its end
+    rclpy.init(
+        args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO
+    )
     node = PerceptionNode()
-    executor = CameraExecutor(node.transition_group)
+    executor = CameraExecutor(node.transition_group, node.unexpected.record)
     executor.add_node(node)
-    threading.Thread(target=node.bring_up, name="transition", daemon=True).start()
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.release()
-        rclpy.try_shutdown()
+    ending = threading.Event()
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+        ending.set()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    threading.Thread(target=spin, name="executor", daemon=True).start()
+    threading.Thread(
+        target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
+    ).start()
+    ending.wait()
+    node.unexpected.guarded("end", node.release)()
+    executor.shutdown()
+    rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.settings import ParameterSpec, Settings, parameter_specs
 
 TYPES = {
@@ -60,28 +61,46 @@ class Parameters:
         refused = {name: plain(value) for name, value in self._refused.items()}
         return Settings().with_values({**now, **empty, **refused})
 
-    def changed(self, settings: Settings | None, parameters: Iterable[Parameter]) -> Settings | None:
-        """The settings after a change of parameters; those of ROS itself are ignored.
+    def store(self, settings: Settings) -> None:
+        """Make the parameters show these settings, also where a file gave the value in another type."""
+        self._refused.clear()
+        now = {name: plain(self._node.get_parameter(name).value) for name in settings.values()}
+        wrong = [
+            Parameter(name, Parameter.Type.STRING_ARRAY, list(value))
+            if isinstance(value, tuple)
+            else Parameter(name, value=value)
+            for name, value in settings.values().items()
+            if now[name] != (list(value) if isinstance(value, tuple) else value)
+        ]
+        if wrong:
+            self._node.set_parameters_atomically(wrong)
+
+    def check(self, parameters: Iterable[Parameter], *, configured: bool) -> None:
+        """Check a change of parameters, of which those of ROS itself are ignored.
 
         Args:
-            settings: those of a configured node, whose read-only parameters must not change. None before it
-                is configured: each value is then checked alone.
+            configured: whether the settings are in force: the change must then be valid together with all
+                other parameters, at every degradation level, and leave those that are read-only. Otherwise
+                each value is checked alone.
 
         Raises:
             PerceptionError: with the reason why the change is refused.
         """
         specs = parameter_specs()
         values = {p.name: plain(p.value) for p in parameters if p.name in specs}
-        for name, value in values.items():
-            now = specs[name].check(value)
-            if settings is not None and specs[name].read_only and now != settings.values()[name]:
-                raise PerceptionError(
-                    f"{name} cannot change now, {specs[name].read_only}: clean the node up first"
-                )
-        after = None if settings is None else settings.with_values(values)
+        checked = {name: specs[name].check(value) for name, value in values.items()}
+        if configured:
+            now = self.settings()
+            for name, value in checked.items():
+                if specs[name].read_only and value != now.values()[name]:
+                    raise PerceptionError(
+                        f"{name} cannot change now, {specs[name].read_only}: clean the node up first"
+                    )
+            after = now.with_values(values)
+            for level in DegradationLevel:
+                degraded(after, level)
         for name in values:
             self._refused.pop(name, None)
-        return after
 
 
 def ros_parameters(settings: Settings) -> dict[str, object]:

@@ -11,88 +11,96 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from std_msgs.msg import Header, String
 
+from lfm_perception import cdr
 from lfm_perception.backends import model_name
 from lfm_perception.board import BoardMonitor
-from lfm_perception.cdr import image_header
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
+from lfm_perception.live.questions import MAX_QUESTION_LENGTH
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.planning.thermal import DegradationLevel
-from lfm_perception.questions import Prompt
 from lfm_perception.ros import messages
-from lfm_perception.ros.diagnostics import NodeStatus, diagnostic_array
+from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss, silence, silence_hint
+from lfm_perception.ros.diagnostics import NodeStatus, PartStatus, part_statuses
 from lfm_perception.ros.endpoints import Publishers, subscribe
 from lfm_perception.ros.overlay import OverlayInput, OverlayThread
-from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions
+from lfm_perception.ros.topics import perception_subscriptions
+from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
-from lfm_perception.stamps import STAMP_RESET_S, from_seconds, to_seconds
+from lfm_perception.stamps import STAMP_RESET_S, to_seconds
+from lfm_perception.text import sentence
 from lfm_perception.vlm import Vlm
+
+CAMERA_WARNING_PERIOD_S = 30.0
+"""Minimum time between two log lines about a camera that is silent or loses images."""
+
+NOT_ANSWERED = "not answered"
+"""Beginning of a message on `answer` that says why a question is not answered."""
+
+MAX_SHOWN = 100
+"""Characters of a question that are quoted at most when it is refused."""
 
 
 class Session:
-    """Subscribes between `start` and `stop`; `close` releases everything. Implements `live.LiveCallbacks`.
+    """Subscribes between `start` and `stop`. Implements `live.LiveCallbacks`.
 
     Args:
-        vlm: the inference backend, closed with the session.
+        vlm: the inference backend, closed by the caller.
+        outputs: the node's publishers.
         warn: called as `warn(kind, sentence)` for everything that goes wrong; no input ends the session.
+        unexpected: records what only a bug can cause.
+        resources: closed by the caller to release everything.
     """
 
-    def __init__(self, node: Node, settings: Settings, vlm: Vlm, warn: Callable[[str, str], None]) -> None:
-        self._node, self._settings, self._vlm, self._warn = node, settings, vlm, warn
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        vlm: Vlm,
+        outputs: Publishers,
+        warn: Callable[..., None],
+        unexpected: UnexpectedErrors,
+        resources: ExitStack,
+    ) -> None:
+        self._node, self._settings, self._vlm, self._outputs = node, settings, vlm, outputs
+        self._warn, self._unexpected = warn, unexpected
         self._compressed = settings.node.image_transport == "compressed"
         self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
         self._depth = BitDepth(settings.image.depth_bits)
         self._size = (0, 0)
         self._track_count = 0
+        self._image_age_s = 0.0
+        self._silent = self._captioned = False
+        self._camera_hint = ""
         self._last_status: NodeStatus | None = None
         self._subscriptions: list[Subscription] = []
         # A callback group refers to all entities it ever had: this one ends with the session.
         self._group = MutuallyExclusiveCallbackGroup()
-        with ExitStack() as resources:
-            resources.callback(vlm.close)
-            self._publishers = Publishers(node, PERCEPTION.publishers, self._group)
-            resources.callback(self._publishers.close)
-            self._live = LivePerception(settings, vlm, self._decode, self)
-            self._overlay = OverlayThread(
-                self._model,
-                self._decode,
-                lambda image: self._publishers.publish("dbg_image", lambda: image),
-                lambda error: warn("overlay", f"overlay: a frame failed unexpectedly: {error!r}"),
-            )
-            resources.callback(self._overlay.close)
-            self._board = BoardMonitor(settings.thermal, self._on_level)
-            resources.callback(self._board.close)
-            self._create_timers(resources)
-            self._resources = resources.pop_all()
-
-    def _create_timers(self, resources: ExitStack) -> None:
-        callbacks = {"diagnostics": self._publish_diagnostics}
-        # Steady clock: diagnostics are published also while simulated time stands still.
-        clocks = {"steady": Clock(clock_type=ClockType.STEADY_TIME), "ros": self._node.get_clock()}
-        self._timers = {
-            timer.parameter: self._node.create_timer(
-                _period_s(self._settings, timer.parameter),
-                callbacks[timer.name],
-                callback_group=self._group,
-                clock=clocks[timer.clock],
-            )
-            for timer in PERCEPTION.timers
-        }
-        for timer in self._timers.values():
-            resources.callback(self._node.destroy_timer, timer)
+        self._live = LivePerception(settings, vlm, self._decode, self)
+        self._overlay = OverlayThread(
+            self._model,
+            self._decode,
+            lambda image: self._outputs.publish("dbg_image", lambda: image),
+            lambda error: unexpected.record("overlay", error),
+        )
+        resources.callback(self._overlay.close)
+        self._board = BoardMonitor(settings.thermal, unexpected.guarded("board", self._on_level))
+        resources.callback(self._board.close)
         # ROS time jumps back when a bag starts over or a simulation is reset.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-STAMP_RESET_S))
-        jumps = clocks["ros"].create_jump_callback(threshold, post_callback=lambda _: self._live.reset())
-        resources.callback(jumps.unregister)
+        reset = unexpected.guarded("clock jump", lambda _: self._live.reset())
+        resources.callback(node.get_clock().create_jump_callback(threshold, post_callback=reset).unregister)
+        resources.callback(self._clear_outputs)
+        resources.callback(self.stop)
 
     @property
     def topic(self) -> str:
@@ -111,14 +119,11 @@ class Session:
         """Apply other settings; those that are fixed while configured must be unchanged."""
         self._live.reconfigure(settings)
         self._board.reconfigure(settings.thermal)
-        for parameter, timer in self._timers.items():
-            period_s = _period_s(settings, parameter)
-            if period_s != _period_s(self._settings, parameter):
-                timer.timer_period_ns = from_seconds(period_s)
         self._settings = settings
 
     def start(self) -> None:
         """Start inference and subscribe."""
+        self._silent, self._camera_hint = False, ""
         self._live.start()
         callbacks = {
             "image_raw": self._on_image,
@@ -126,22 +131,29 @@ class Session:
             "input_query": self._on_query,
         }
         node = self._settings.node
-        self._subscriptions = [
-            subscribe(self._node, topic, callbacks[topic.name], self._group)
-            for topic in perception_subscriptions(node.image_transport, node.image_reliability)
-        ]
+        for topic in perception_subscriptions(node.image_transport, node.image_reliability):
+            callback = self._unexpected.guarded(topic.name, callbacks[topic.name])
+            self._subscriptions.append(subscribe(self._node, topic, callback, self._group))
 
     def stop(self) -> None:
-        """Unsubscribe, and cancel the inference under way. Tracks and caption are kept."""
+        """Unsubscribe, cancel the inference under way and delete the markers. Tracks and caption are kept."""
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
         self._live.stop()
+        self._delete_markers()
 
-    def close(self) -> None:
-        """Stop, free the model, and remove publishers and timers."""
-        self.stop()
-        self._resources.close()
+    def _clear_outputs(self) -> None:
+        """Leave nothing behind for late subscribers."""
+        if self._captioned:
+            self._captioned = False
+            self._outputs.publish("caption", String)
+        self._delete_markers()
+
+    def _delete_markers(self) -> None:
+        header = messages.header(self._node.get_clock().now().nanoseconds, "")
+        self._outputs.publish("markers", lambda: messages.markers((), header, 1.0))
+        self._outputs.publish("image_markers", lambda: messages.no_image_markers(header))
 
     # --- subscriptions -------------------------------------------------------------------------------
 
@@ -150,30 +162,31 @@ class Session:
         if not self._subscriptions:
             return  # the callback was scheduled before the session was stopped
         try:
-            image = image_header(raw, self.topic, compressed=self._compressed)
+            image = cdr.image_header(raw, self.topic, compressed=self._compressed)
         except PerceptionError as error:
             self._live.reject("unreadable", str(error))
             return
-        if problem := self._stamp_problem(image.stamp_ns):
+        now_ns = self._node.get_clock().now().nanoseconds
+        if problem := self._stamp_problem(image.stamp_ns, now_ns):
             self._live.reject(*problem)
             return
         tracks = self._live.submit(raw, image.stamp_ns)
         if tracks is None:
             return
+        self._image_age_s = to_seconds(now_ns - image.stamp_ns) if now_ns else 0.0
         if image.width and image.height:
             self._size = image.width, image.height
         self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id))
-        if self._publishers.wanted("dbg_image"):
+        if self._outputs.wanted("dbg_image"):
             self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s))
 
-    def _stamp_problem(self, stamp_ns: int) -> tuple[str, str] | None:
+    def _stamp_problem(self, stamp_ns: int, now_ns: int) -> tuple[str, str] | None:
         """The reason for which a stamp is rejected, in short and as a sentence; None for a valid stamp."""
         if stamp_ns <= 0:
             return (
                 "no stamp",
                 "a frame is stamped 0 and is rejected: the camera's driver must stamp its images",
             )
-        now_ns = self._node.get_clock().now().nanoseconds
         ahead_s, tolerance_s = to_seconds(stamp_ns - now_ns), self._settings.node.future_tolerance
         if now_ns and ahead_s > tolerance_s:  # simulated time is 0 before the first /clock message
             return "from the future", (
@@ -185,7 +198,7 @@ class Session:
     def _publish_tracks(self, tracks: Sequence[Track], header: Header) -> None:
         width, height = self._size
         self._track_count = len(tracks)
-        publish = self._publishers.publish
+        publish = self._outputs.publish
         publish("tracks", lambda: messages.tracks(tracks, header, width, height))
         publish("markers", lambda: messages.markers(tracks, header, height / max(width, 1)))
         publish("image_markers", lambda: messages.image_markers(tracks, header, width, height))
@@ -194,59 +207,84 @@ class Session:
         """Decode a serialized image, reduced to about `width` pixels if given. Raises PerceptionError."""
         return messages.frame(raw, self.topic, compressed=self._compressed, width=width, depth=self._depth)
 
-    def _on_query(self, message: String) -> None:
+    def _on_query(self, raw: bytes) -> None:
         try:
-            if not message.data.strip():
-                raise PerceptionError("an empty question is not asked")
-            Prompt(message.data)  # rejects special tokens
+            question = cdr.string(raw, "input_query", MAX_QUESTION_LENGTH)
         except PerceptionError as error:
-            self._warn("question", f"input_query: {error}")
+            self._live.refuse("", str(error))
         else:
-            self._live.ask(message.data)
+            self._live.ask(question)
+
+    def watch_camera(self) -> None:
+        """Warn of a camera that is silent or loses images, and delete the markers of a silent one."""
+        if not self._subscriptions:
+            return
+        live = self._live.statistics()
+        silent = live.time_since_frame_s > self._settings.node.camera_timeout
+        self._camera_hint = silence_hint(self._node, self._subscriptions[0], live) if silent else ""
+        if silent:
+            if not self._silent:
+                self._delete_markers()
+            self._warn("silence", silence(self._topic, live, self._camera_hint), CAMERA_WARNING_PERIOD_S)
+        elif self._silent:
+            self._node.get_logger().info(f"images arrive on {self._topic}")
+        elif live.lost_share > MAX_LOST_SHARE:
+            self._warn("loss", loss(self._topic, live), CAMERA_WARNING_PERIOD_S)
+        self._silent = silent
 
     # --- results, on the threads of `live` and the board monitor -------------------------------------
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         """Publish the result of an inference."""
         self._size = frame.width, frame.height
-        publish = self._publishers.publish
+        publish = self._outputs.publish
         publish("detections", lambda: messages.detections(scene))
         publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
         publish("raw_answer", lambda: String(data=scene.text))
         if scene.caption_usage is not None:
+            self._captioned = True
             publish("caption", lambda: String(data=scene.caption or ""))
 
     def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
         """Publish the answer to a question."""
-        self._publishers.publish("answer", lambda: String(data=text))
+        self._outputs.publish("answer", lambda: String(data=text))
+
+    def on_refusal(self, question: str, reason: str) -> None:
+        """Answer a question with the reason why it is not answered."""
+        about = f" {shown(question[:MAX_SHOWN])}" if question else ""
+        text = sentence(f"{NOT_ANSWERED}{about}: {reason}")
+        self._outputs.publish("answer", lambda: String(data=text))
+        self._warn("question", f"input_query: {text}")
+
+    def on_reset(self) -> None:
+        """Remove what is still shown of the tracks and the caption."""
+        self._clear_outputs()
 
     def on_error(self, kind: str, problem: str) -> None:
-        """Log a failed frame or question."""
+        """Log a failed frame."""
         self._warn(kind, f"{self.topic}: {problem}")
+
+    def on_unexpected(self, where: str, error: Exception) -> None:
+        """Log and count a bug."""
+        self._unexpected.record(where, error)
 
     def _on_level(self, level: DegradationLevel, sentence: str) -> None:
         """Apply the degradation level that the board's temperature asks for."""
         self._live.set_degradation(level)
         self._warn(level.name, sentence)
 
-    def _publish_diagnostics(self) -> None:
+    def statuses(self) -> Sequence[PartStatus]:
+        """The diagnostics of camera, model and platform."""
         status = NodeStatus(
             active=bool(self._subscriptions),
             topic=self.topic,
             model=self._model,
             tracks=self._track_count,
+            image_age_s=self._image_age_s,
+            camera_hint=self._camera_hint,
             live=self._live.statistics(),
             health=self._vlm.health(),
             board=self._board.state,
         )
-        name = self._node.get_fully_qualified_name().lstrip("/")
-        header = messages.header(self._node.get_clock().now().nanoseconds, "")
         before, self._last_status = self._last_status, status
-        array = diagnostic_array(status, before, self._settings.node, name, header)
-        self._publishers.publish("/diagnostics", lambda: array)
-
-
-def _period_s(settings: Settings, parameter: str) -> float:
-    period_s = settings.values()[parameter]
-    assert isinstance(period_s, float)
-    return period_s
+        return part_statuses(status, before, self._settings.node)

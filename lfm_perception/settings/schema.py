@@ -358,3 +358,6 @@ class NodeSettings:
     future_tolerance: float = parameter(
         1.0, "maximum lead of an accepted image's stamp over the clock", (0.0, 3600.0), "s"
     )
+    image_age_warn: float = parameter(
+        2.0, "age of an image's stamp on arrival above which the camera is a WARN", (0.0, 3600.0), "s"
+    )

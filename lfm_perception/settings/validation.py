@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.image_plan import ImageLimits
-from lfm_perception.questions import check_prompt_text
+from lfm_perception.questions import check_label, check_prompt_text
 
 if TYPE_CHECKING:
     from lfm_perception.settings.root import Settings
@@ -98,6 +98,7 @@ def _check_prompts(settings: Settings) -> None:
     detect, dialects = settings.detect, settings.known_dialects
     for label, count in Counter(detect.labels).items():
         check_prompt_text("detect.labels", label)
+        check_label("detect.labels", label)
         if count > 1:
             raise PerceptionError(f"detect.labels holds {shown(label)} more than once")
     _ = settings.tracker.rules  # refuses entries that cannot be parsed

@@ -148,9 +148,12 @@ class Robot:
         self.connected(compressed=compressed)
         (self._compressed if compressed else self._raw).publish(message)
 
+    def send_frame(self, frame: Frame) -> None:
+        self.send(messages.image(frame.image, messages.header(frame.stamp_ns, frame.frame_id)))
+
     def show(self, frame: Frame) -> Detection2DArray:
         """Send a frame and wait for its detections and its scene."""
-        self.send(messages.image(frame.image, messages.header(frame.stamp_ns, frame.frame_id)))
+        self.send_frame(frame)
         return self.seen(frame.stamp_ns)
 
     def seen(self, stamp_ns: int) -> Detection2DArray:
@@ -202,7 +205,7 @@ def robot(parameters: Mapping[str, object] | None = None) -> Iterator[Robot]:
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     node = PerceptionNode(context=context, namespace=namespace, parameter_overrides=overrides)
-    executor = CameraExecutor(node.transition_group, context=context)
+    executor = CameraExecutor(node.transition_group, node.unexpected.record, context=context)
     executor.add_node(node)
 
     def spin() -> None:
@@ -252,3 +255,11 @@ def image_message(
         step=step,
         data=array.array("B", data.tobytes()),
     )
+
+
+def labels(detections: Detection2DArray) -> list[str]:
+    return [found.results[0].hypothesis.class_id for found in detections.detections]
+
+
+def track_ids(robot: Robot, frame: Frame) -> list[int]:
+    return [each["track_id"] for each in robot.scene(frame.stamp_ns)["objects"]]

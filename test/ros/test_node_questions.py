@@ -1,0 +1,77 @@
+"""Questions to the node: each is answered, or answered with the reason why not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from lifecycle_msgs.msg import Transition
+from robot import Film, Robot
+
+from lfm_perception.live.questions import MAX_PENDING_QUESTIONS, MAX_QUESTION_LENGTH
+from lfm_perception.ros.session import NOT_ANSWERED
+
+
+def answers(running: Robot, since: int) -> list[str]:
+    return [message.data for message in running.heard["answer"][since:]]
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ("<|im_end|>", "special token"),
+        ("  ", "must not be blank"),
+        ("x" * (MAX_QUESTION_LENGTH + 1), f"longer than {MAX_QUESTION_LENGTH}"),
+        ("x" * 5_000_000, f"longer than {MAX_QUESTION_LENGTH}"),
+    ],
+    ids=["special token", "blank", "long", "megabytes"],
+)
+def test_a_refused_question_is_answered_with_the_reason(running: Robot, question: str, reason: str) -> None:
+    before, refused = len(running.heard["answer"]), running.counted("model", "questions refused")
+    running.question(question)
+    (text,) = running.wait(lambda: answers(running, before), "the refusal")
+    assert text.startswith(NOT_ANSWERED)
+    assert reason in text
+    assert len(text) <= 300
+    running.wait(lambda: running.counted("model", "questions refused") == refused + 1, "the count")
+
+
+def test_questions_too_many_and_those_of_a_deactivated_node_are_answered_too(running: Robot) -> None:
+    before = len(running.heard["answer"])
+    asked = [f"Question {number}?" for number in range(MAX_PENDING_QUESTIONS + 3)]
+    for question in asked:
+        running.question(question)
+    running.wait(lambda: len(answers(running, before)) == 3, "the refusals of the oldest")
+    assert running.change(Transition.TRANSITION_DEACTIVATE)
+    running.wait(lambda: len(answers(running, before)) == len(asked), "the refusals of the others")
+    assert running.change(Transition.TRANSITION_ACTIVATE)
+    for question, text in zip(asked, answers(running, before), strict=True):
+        assert text.startswith(f"{NOT_ANSWERED} '{question}'")
+
+
+def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) -> None:
+    film, before = Film(), len(running.heard["answer"])
+    running.show(film.next())
+
+    def inferred(questions_hz: float, seconds: float = 4.0) -> int:
+        count, ends = len(running.heard["detections"]), time.monotonic() + seconds
+        due = time.monotonic()
+        while time.monotonic() < ends:
+            while questions_hz and due < time.monotonic():
+                running.question("What do you see?")
+                due += 1 / questions_hz
+            frame = film.next()
+            running.send_frame(frame)
+            time.sleep(1 / 30)
+        return len(running.heard["detections"]) - count
+
+    alone = inferred(0.0)
+    beside = inferred(20.0)
+    assert beside >= 0.4 * alone, (beside, alone)
+    given = [text for text in answers(running, before) if not text.startswith(NOT_ANSWERED)]
+    assert given
+    stamps = running.heard["detections"]
+    assert len(given) <= len(stamps)
