@@ -1,8 +1,7 @@
 """Annotated images: tracks and detections drawn over the frame, with caption and figures in a strip below.
 
 Thick coloured boxes are tracks (one colour per id, an arrow to the centre predicted for half a second
-later); thin white boxes are detections without a track. OpenCV 5's own font has the scripts of all
-languages of the model.
+later); thin white boxes are detections without a track.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy as np
 
 from lfm_perception.colours import Colour, track_colour
 from lfm_perception.geometry import Box, iou_matrix, stack
+from lfm_perception.media.text import TextRenderer
 from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
 from lfm_perception.stamps import to_seconds
 
@@ -36,9 +36,6 @@ BLACK: Colour = (0, 0, 0)
 STRIP: Colour = (24, 26, 31)
 QUIET: Colour = (165, 172, 184)
 BADGE: Colour = (255, 196, 61)
-
-REGULAR, BOLD = 400, 600
-"""Font weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ class Overlay:
         self._line = round(self._size * 1.5)
         self.height = _even(self._frame[1] + 3 * self._line + self._size)
         self._badge = badge
-        self._font = cv2.FontFace("sans")
+        self._text = TextRenderer(self._size)
 
     def draw(self, view: View) -> Image:
         """The annotated image, RGB, shape (self.height, self.width, 3)."""
@@ -114,32 +111,35 @@ class Overlay:
 
     def _draw_name(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x, y = (round(side) for side in place.pixels(mark.box)[:2])
-        chip_wide, chip_tall = self._text_width(mark.text, BOLD) + self._size // 2, round(self._size * 1.3)
+        chip_wide, chip_tall = (
+            self._text.width(mark.text, bold=True) + self._size // 2,
+            round(self._size * 1.3),
+        )
         x = min(max(x - 1, 0), max(self.width - chip_wide, 0))
         y = y - chip_tall if y >= chip_tall else y
         cv2.rectangle(canvas, (x, y), (x + chip_wide, y + chip_tall), mark.colour, cv2.FILLED)
         baseline = y + round(self._size * 0.98)
-        self._write(canvas, mark.text, x + self._size // 4, baseline, _ink(mark.colour), BOLD)
+        self._text.draw(canvas, mark.text, x + self._size // 4, baseline, _ink(mark.colour), bold=True)
 
     def _draw_strip(self, canvas: Image, view: View) -> None:
         margin = self._size // 2
         baseline = self._frame[1] + self._line
         caption = view.scene.caption if view.scene and view.scene.caption else ""
         for line in self._wrapped(caption, self.width - 2 * margin, 2):
-            self._write(canvas, line, margin, baseline, WHITE)
+            self._text.draw(canvas, line, margin, baseline, WHITE)
             baseline += self._line
         room = self.width - 2 * margin
         baseline = self._frame[1] + 3 * self._line
         if self._badge:
-            wide = self._text_width(self._badge) + 2 * margin
+            wide = self._text.width(self._badge) + 2 * margin
             corner = self.width - margin - wide, baseline - self._size
             cv2.rectangle(canvas, corner, (corner[0] + wide, baseline + margin), BADGE, cv2.FILLED)
-            self._write(canvas, self._badge, corner[0] + margin, baseline, BLACK)
+            self._text.draw(canvas, self._badge, corner[0] + margin, baseline, BLACK)
             room -= wide + margin
         facts = _facts(view)
-        while len(facts) > 1 and self._text_width("  |  ".join(facts)) > room:
+        while len(facts) > 1 and self._text.width("  |  ".join(facts)) > room:
             facts.pop()
-        self._write(canvas, "  |  ".join(facts), margin, baseline, QUIET)
+        self._text.draw(canvas, "  |  ".join(facts), margin, baseline, QUIET)
 
     def _wrapped(self, text: str, room: int, lines: int) -> list[str]:
         """The text in at most `lines` lines of this width in pixels, with an ellipsis where it is cut."""
@@ -149,7 +149,7 @@ class Overlay:
         wrapped = [""]
         for part in parts:
             longer = wrapped[-1] + gap + part if wrapped[-1] else part
-            if not wrapped[-1] or self._text_width(longer) <= room:
+            if not wrapped[-1] or self._text.width(longer) <= room:
                 wrapped[-1] = longer
             elif len(wrapped) < lines:
                 wrapped.append(part)
@@ -157,15 +157,6 @@ class Overlay:
                 wrapped[-1] += "…"
                 break
         return wrapped
-
-    def _text_width(self, text: str, weight: int = REGULAR) -> int:
-        _, _, wide, _ = cv2.getTextSize((0, 0), text, (0, 0), self._font, self._size, weight)
-        return int(wide)
-
-    def _write(
-        self, canvas: Image, text: str, x: int, baseline: int, colour: Colour, weight: int = REGULAR
-    ) -> None:
-        cv2.putText(canvas, text, (x, baseline), colour, self._font, self._size, weight)
 
 
 @dataclass(frozen=True, slots=True)
