@@ -204,3 +204,18 @@ def test_a_reset_lets_the_next_frame_pass() -> None:
 def test_a_change_of_the_light_everywhere_is_no_motion(level: int, other: int) -> None:
     first, second = (downsample(np.full((48, 64, 3), value, np.uint8)) for value in (level, other))
     assert frame_difference(first, second) == 0.0
+
+
+def test_on_a_server_plans_are_of_sizes_that_it_computes_unchanged_and_excess_is_planned_for() -> None:
+    values = {"engine.backend": "openai", "image.max_tiles": 10}
+    planner = Planner(Settings().with_values({**values, "image.min_tokens": 1, "image.max_tokens": 64}))
+    for width, height in ((640, 480), (1920, 1080), (100, 700), (64, 64)):
+        image = planner.plan_first(width, height, 100, 0.0).image
+        assert image.tiled or image.tokens == 64, "fewer than 64 would be enlarged"
+    planner = Planner(Settings().with_values({**values, "budget.tokens": 300, "image.max_tiles": 1}))
+    first = planner.plan_first(640, 480, 512, 0.0)
+    planner.observe(first.image, Usage(image_tokens=first.image.tokens + 60))
+    later = planner.plan_first(640, 480, 512, 0.0)
+    assert later.image.tokens < first.image.tokens
+    assert later.image.tokens + 60 + later.answer_tokens <= 300
+    assert planner.plan_followup(later.image, 512, later.answer_tokens, 0.0).answer_tokens <= 0

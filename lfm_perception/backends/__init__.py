@@ -33,6 +33,7 @@ class Backend:
         check: Examines settings and files without opening the model; returns what was checked in a phrase.
             Raises PerceptionError for the first problem.
         remedy: Advice for the case that no answer comes.
+        any_frame: Whether it answers about any frame, and not only about those it knows.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Backend:
     provenance: Callable[[Settings], dict[str, Any]]
     check: Callable[[Settings], str]
     remedy: str
+    any_frame: bool = True
 
 
 _BACKENDS: dict[str, Backend] = {}

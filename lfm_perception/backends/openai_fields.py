@@ -103,7 +103,7 @@ class RequestFields:
         new = names - self._refused
         self._refused |= new - {"response_format"}
         if new:
-            self._notify(f"the server refuses {', '.join(sorted(new))}: left out from now on")
+            self._notify(f"the server refuses {', '.join(sorted(new))}, which later requests do without")
 
 
 def refusal_text(refusal: Response) -> str:

@@ -289,5 +289,6 @@ register(
         provenance=lambda settings: {"recorded": file_facts(_path(settings))},
         check=_check,
         remedy="check recorded.path: lfm-perception record makes such a file",
+        any_frame=False,
     )
 )

@@ -37,6 +37,7 @@ class Planner:
 
     def __init__(self, settings: Settings) -> None:
         self._latency = StageLatencyModel()
+        self._excess_tokens = 0
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -44,7 +45,8 @@ class Planner:
         self._budget = settings.budget
         # only the built-in engine reports the latency of each stage
         self._has_stage_latency = settings.engine.backend == "llama"
-        self._limits = _image_limits(settings)
+        self._settings = settings
+        self._limits = _image_limits(settings, self._excess_tokens)
 
     def calibrate(self, vlm: Vlm, question: Question) -> None:
         """Infers a blank image in the smallest and the largest size, if there is a latency budget to meet and
@@ -59,7 +61,14 @@ class Planner:
             self.observe(image, vlm.describe(blank, question, FramePlan(image, _CALIBRATION_TOKENS)).usage)
 
     def observe(self, image: ImagePlan, usage: Usage) -> None:
-        """Updates the latency model with the usage of a frame's first question."""
+        """Updates latency and token counts with the usage of a frame's first question.
+
+        A server may compute more image tokens than planned; later frames are planned with as many fewer.
+        """
+        on_server = self._settings.engine.backend == "openai"
+        if on_server and usage.image_tokens - image.tokens > self._excess_tokens:
+            self._excess_tokens = usage.image_tokens - image.tokens
+            self._limits = _image_limits(self._settings, self._excess_tokens)
         if self._has_stage_latency:
             self._latency.observe(image, usage)
 
@@ -86,7 +95,8 @@ class Planner:
     ) -> FramePlan:
         """Plans a question about a frame whose image is planned, after answers of `spent_tokens` tokens."""
         tokens, latency_s = self._budget.tokens, self._budget.latency
-        room = min(max_tokens, tokens - image.tokens - spent_tokens) if tokens else max_tokens
+        spent_tokens += image.tokens + self._excess_tokens
+        room = min(max_tokens, tokens - spent_tokens) if tokens else max_tokens
         if not latency_s:
             return FramePlan(image, room)
         left_s = latency_s - elapsed_s
@@ -124,13 +134,14 @@ class Planner:
                 yield image
 
 
-def _image_limits(settings: Settings) -> ImageLimits:
-    """The image settings, tightened so that the token budget leaves room for an answer."""
+def _image_limits(settings: Settings, excess_tokens: int) -> ImageLimits:
+    """The image settings, tightened so that the token budget leaves room for an answer and the excess."""
     limits, budget = settings.image.limits, settings.budget.tokens
     if settings.engine.backend == "openai":
         limits = limits.for_server()
     if not budget:
         return limits
+    budget -= excess_tokens
     room = max(limits.min_tokens, min(budget - ONE_OBJECT_TOKENS, round(budget * MAX_IMAGE_SHARE)))
     max_tokens = min(limits.max_tokens, room)
     thumbnail_tokens = SERVER_MAX_TOKENS if limits.server else max_tokens if limits.thumbnail else 0
