@@ -52,7 +52,7 @@ def record(
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
-        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        open_source(source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
         closing(open_vlm(chosen)) as vlm,
         recording(out, vlm, {"source": opened.name, **provenance(chosen)}) as writer,
     ):

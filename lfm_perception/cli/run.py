@@ -52,7 +52,7 @@ def run(
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
-        open_source(source, topic=topic, rate=rate, seed=seed) as opened,
+        open_source(source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
         open_recording(out, opened.rate, optional=[BAG] if bag else []) as recording,
     ):
         job.begin("loading the model", limits.total(opened))
@@ -70,6 +70,9 @@ def run(
             "source": opened.name,
             "ended": job.ended,
             "every": every,
+            "rate_hz": round(opened.rate, 3),
+            "declared_rate_hz": opened.declared_rate and round(opened.declared_rate, 3),
+            "frames_rejected": dict(opened.rejects.most_common()),
             **report.summary(),
             **provenance(chosen),
         }

@@ -23,7 +23,7 @@ class Report:
         self.frames = 0
         self.inferred_frames = 0
         self._started = time.perf_counter()
-        self._first_ns = self._last_ns = 0
+        self._source_ns = self._last_ns = 0
         self._times: dict[str, list[float]] = {}
         self._tokens: dict[str, list[int]] = {}
         self._detections: Counter[str] = Counter()
@@ -34,7 +34,7 @@ class Report:
 
     def add_frame(self, stamp_ns: int) -> None:
         """Count a frame of the source."""
-        self._first_ns = stamp_ns if not self.frames else self._first_ns
+        self._source_ns += max(stamp_ns - self._last_ns, 0) if self.frames else 0
         self._last_ns = stamp_ns
         self.frames += 1
 
@@ -66,7 +66,7 @@ class Report:
         return {
             "frames": self.frames,
             "scenes": self.inferred_frames,
-            "source_s": round(to_seconds(self._last_ns - self._first_ns), 3),
+            "source_s": round(to_seconds(self._source_ns), 3),
             "wall_s": round(wall_s, 3),
             "frames_per_s": round(self.frames / wall_s, 2),
             "inferences_per_s": round(self.inferred_frames / wall_s, 2),
@@ -97,6 +97,13 @@ def table(summary: dict[str, Any]) -> Table:
     shown.add_row(
         "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, {inferred} inferred"
     )
+    if summary.get("declared_rate_hz"):
+        shown.add_row(
+            "rate",
+            f"{summary['rate_hz']:g} Hz by the stamps, though {summary['declared_rate_hz']:g} declared",
+        )
+    if summary.get("frames_rejected"):
+        shown.add_row("not used", f"frames: {_counted(summary['frames_rejected'])}")
     latency = summary["latency_ms"]["inference"]
     shown.add_row(
         "inference",

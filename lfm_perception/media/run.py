@@ -52,9 +52,13 @@ def record(
     overlay: Overlay | None = None
     scene: Scene | None = None
     inference_s, first_ns = 0.0, 0
+    newest_ns = 0
     for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
             overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
+        elif frame.stamp_ns < newest_ns:
+            perception.reset()  # the stamps started over
+        newest_ns = frame.stamp_ns
         perception.update_ego_motion(frame)
         inferred = index % every == 0
         if inferred:

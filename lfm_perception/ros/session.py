@@ -35,7 +35,7 @@ from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
-from lfm_perception.stamps import STAMP_RESET_S, to_seconds
+from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
 from lfm_perception.text import sentence
 from lfm_perception.vlm import Vlm
 
@@ -182,11 +182,8 @@ class Session:
 
     def _stamp_problem(self, stamp_ns: int, now_ns: int) -> tuple[str, str] | None:
         """The reason for which a stamp is rejected, in short and as a sentence; None for a valid stamp."""
-        if stamp_ns <= 0:
-            return (
-                "no stamp",
-                "a frame is stamped 0 and is rejected: the camera's driver must stamp its images",
-            )
+        if rejection := unstamped(stamp_ns):
+            return rejection
         ahead_s, tolerance_s = to_seconds(stamp_ns - now_ns), self._settings.node.future_tolerance
         if now_ns and ahead_s > tolerance_s:  # simulated time is 0 before the first /clock message
             return "from the future", (

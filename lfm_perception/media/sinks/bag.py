@@ -67,7 +67,9 @@ class BagSink(Sink, file=BAG, optional=True):
     def _write(self, topic: str, frame: Frame, **fields: Any) -> None:
         kind = TOPICS[topic]
         raw = self._types.serialize_cdr(self._make(kind, **fields), kind)
-        self._writer.write(self._connections[topic], frame.stamp_ns, raw)
+        self._writer.write(
+            self._connections[topic], max(frame.stamp_ns, 0), raw
+        )  # the log has no time before 1970
 
     def _header(self, frame: Frame) -> Any:
         sec, nanosec = split_stamp(frame.stamp_ns)

@@ -9,11 +9,13 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.media.bit_depth import AUTO
 from lfm_perception.media.images import SUFFIXES
-from lfm_perception.media.sources.base import KINDS, Source, SourceOptions
+from lfm_perception.media.sources.base import KINDS, Rejects, Source, SourceOptions, accepted
 
 __all__ = ["Source", "open_source"]
 
@@ -23,15 +25,23 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
 
 @contextmanager
 def open_source(
-    text: str, *, topic: str | None = None, rate: float | None = None, seed: int = 0
+    text: str,
+    *,
+    topic: str | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+    depth_bits: str = AUTO,
 ) -> Iterator[Source]:
     """Open the source that `text` names: `demo`, a camera index, or the path of a file, folder or pattern.
+
+    Damaged frames and frames whose stamps are rejected are passed over and counted in `Source.rejects`.
 
     Args:
         text: one of the forms above.
         topic: the image topic, for a bag that has several.
         rate: images per second, for images.
         seed: seed of the demo world.
+        depth_bits: the parameter `image.depth_bits`, for 16-bit images.
 
     Raises:
         PerceptionError: there is no such source, it cannot be read, or an option does not apply to it.
@@ -43,8 +53,9 @@ def open_source(
     if rate is not None and "rate" not in accepts:
         raise PerceptionError(f"a rate ({rate:g}) can be given to images only, and {text} brings its own")
     if kind is not None:
-        with kind.open(text, SourceOptions(topic, rate, seed)) as source:
-            yield source
+        rejects = Rejects()
+        with kind.open(text, SourceOptions(topic, rate, seed, depth_bits, rejects)) as source:
+            yield replace(source, frames=accepted(source, rejects), rejects=rejects)
     elif Path(text).is_dir():
         raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")
     else:

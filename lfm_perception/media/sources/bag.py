@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.media.bags import ImageTopic, image_topic, is_bag, open_bag, read_messages
+from lfm_perception.media.bags import BagMessage, ImageTopic, image_topic, is_bag, open_bag, read_messages
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.images import from_message, reason
-from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, default_every, register
+from lfm_perception.media.sources.base import (
+    RATE_FRAMES,
+    Source,
+    SourceKind,
+    SourceOptions,
+    default_every,
+    measured_rate,
+    register,
+)
 from lfm_perception.scene import Frame
-from lfm_perception.stamps import to_seconds
 
 FALLBACK_RATE = 10.0
 """Rate taken for a bag with a single image, frames per second."""
@@ -25,20 +35,35 @@ FALLBACK_RATE = 10.0
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     with open_bag(Path(text)) as reader:
         topic = image_topic(reader, Path(text), options.topic)
-        seconds = to_seconds(reader.duration)
-        rate = (topic.count - 1) / seconds if topic.count > 1 and seconds > 0 else FALLBACK_RATE
-        yield Source(str(topic), _frames(reader, topic), rate, topic.count, default_every(rate))
+        first: list[BagMessage] = []
+        with suppress(PerceptionError):  # raised again at its frame
+            first.extend(islice(read_messages(reader, topic), RATE_FRAMES))
+        logged = not any((message.stamp_ns or 0) > 0 for message in first)
+        rate = measured_rate((_stamp_ns(message, logged) for message in first), FALLBACK_RATE)
+        frames = _frames(reader, topic, options, logged)
+        yield Source(str(topic), frames, rate, topic.count, default_every(rate), headers=True)
 
 
-def _frames(reader: Reader, topic: ImageTopic) -> Iterator[Frame]:
+def _stamp_ns(message: BagMessage, logged: bool) -> int:
+    """The stamp of the image, or the time of its recording where the driver has not stamped any."""
+    return message.logged_ns if logged or message.stamp_ns is None else message.stamp_ns
+
+
+def _frames(reader: Reader, topic: ImageTopic, options: SourceOptions, logged: bool) -> Iterator[Frame]:
     types = get_typestore(Stores.LATEST)  # image messages are the same in every ROS 2 distribution
+    depth = BitDepth(options.depth_bits)
     for index, recorded in enumerate(read_messages(reader, topic)):
-        try:
-            message: Any = types.deserialize_cdr(recorded.raw, topic.connections[0].msgtype)
-        except Exception as error:  # a damaged message surfaces as whatever its parser stumbles over
-            raise PerceptionError(f"{topic} is damaged at frame {index}: {reason(error)}") from error
-        stamp_ns = recorded.stamp_ns or recorded.logged_ns
-        yield Frame(from_message(message, f"frame {index} of {topic}"), stamp_ns, message.header.frame_id)
+        with options.rejects.passing_over():
+            message = _message(recorded, topic, index, types)
+            image = from_message(message, f"frame {index} of {topic}", depth=depth)
+            yield Frame(image, _stamp_ns(recorded, logged), message.header.frame_id)
+
+
+def _message(recorded: BagMessage, topic: ImageTopic, index: int, types: Typestore) -> Any:
+    try:
+        return types.deserialize_cdr(recorded.raw, topic.connections[0].msgtype)
+    except Exception as error:  # a damaged message surfaces as whatever its parser stumbles over
+        raise PerceptionError(f"{topic} is damaged at frame {index}: {reason(error)}") from error
 
 
 def _matches(text: str) -> bool:

@@ -10,11 +10,21 @@ import cv2
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, default_every, register
+from lfm_perception.media.sources.base import (
+    Source,
+    SourceKind,
+    SourceOptions,
+    default_every,
+    measured_rate,
+    register,
+)
 from lfm_perception.scene import Frame
 
 FALLBACK_RATE = 30.0
-"""Rate taken for cameras that do not report a plausible one, frames per second."""
+"""Rate taken for cameras whose rate cannot be measured, frames per second."""
+
+RATE_FRAMES = 8
+"""Frames that the rate is measured by before the first one is read."""
 
 
 @contextmanager
@@ -23,9 +33,10 @@ def _open(index: str, _: SourceOptions) -> Iterator[Source]:
     try:
         if not capture.isOpened():
             raise PerceptionError(f"camera {index} cannot be opened: is it connected, and free?")
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        rate = rate if 1.0 <= rate <= 240.0 else FALLBACK_RATE
-        yield Source(f"camera {index}", _frames(capture, index), rate, every=default_every(rate))
+        stamps = [time.time_ns() for _ in range(RATE_FRAMES) if capture.grab()]
+        rate = measured_rate(stamps, FALLBACK_RATE)
+        frames = _frames(capture, index)
+        yield Source(f"camera {index}", frames, rate, every=default_every(rate))
     finally:
         capture.release()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.sources.base import Source, SourceKind, SourceOptions, register
 from lfm_perception.scene import Frame
 from lfm_perception.stamps import from_seconds
@@ -39,8 +40,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 @contextmanager
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     paths, rate = image_files(text), options.rate or RATE
-    frames = (Frame(images.read(path), from_seconds(index / rate)) for index, path in enumerate(paths))
-    yield Source(f"images {text}", frames, rate, len(paths))
+    yield Source(f"images {text}", _frames(paths, rate, options), rate, len(paths))
+
+
+def _frames(paths: list[Path], rate: float, options: SourceOptions) -> Iterator[Frame]:
+    depth = BitDepth(options.depth_bits)
+    for index, path in enumerate(paths):
+        with options.rejects.passing_over():
+            yield Frame(images.read(path, depth), from_seconds(index / rate))
 
 
 def _matches(text: str) -> bool:
