@@ -70,7 +70,7 @@ class DictatedSampler(Sampler):
         super().__init__(settings)
         self._tokens = iter(tokens)
 
-    def sample(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> tuple[int, float]:
+    def sample(self, logits: Logits, allowed: NDArray[np.intp] | None = None) -> tuple[int, float]:
         super().sample(logits, allowed)
         token = next(self._tokens)
         return token, float(logits[token])

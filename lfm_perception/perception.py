@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lfm_perception.backends import open_vlm
-from lfm_perception.calibration import calibrated
 from lfm_perception.geometry import iou_matrix, stack
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
-from lfm_perception.questions import Draft, FramePlan, Prompt, ask, detect
-from lfm_perception.scene import Answer, Detection, Frame, Scene, Track, Usage
+from lfm_perception.postprocessing import postprocess
+from lfm_perception.questions import Draft, FramePlan, Prompt, ask
+from lfm_perception.scene import Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 from lfm_perception.vlm import Vlm
-
-LOW_SCORE = "low score"
-"""Reason for rejecting a detection below `detect.min_score`."""
 
 
 class Perception:
@@ -54,7 +50,7 @@ class Perception:
 
     def _apply(self, settings: Settings) -> None:
         self._settings = settings
-        self._detect = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
+        self._detect = settings.question
         self._caption = ask(Prompt(settings.caption.prompt))
 
     def reset(self) -> None:
@@ -90,7 +86,7 @@ class Perception:
         max_tokens = self._settings.detect.max_tokens
         answer, plan = self._inferencer.infer(frame, self._detect, max_tokens, self._draft(frame.stamp_ns))
         self._last_detections = answer.detections
-        detections, rejects = self._calibrated(answer)
+        detections, rejects = postprocess(answer, self._settings.detect)
         with self._tracker_lock:
             rejects.update(self._tracker.update(detections, to_seconds(frame.stamp_ns)))
         caption_usage = self._caption_if_due(frame)
@@ -156,14 +152,6 @@ class Perception:
         places = [int(row.argmax()) if row.any() else len(row) for row in iou]
         ordered = sorted(zip(places, tracks, strict=True), key=lambda pair: pair[0])
         return tuple((track.label, track.box) for _, track in ordered)
-
-    def _calibrated(self, answer: Answer) -> tuple[tuple[Detection, ...], Counter[str]]:
-        """The detections with calibrated scores of at least `detect.min_score`, and all rejects by reason."""
-        detections = calibrated(answer, self._settings.detect)
-        rejects = Counter(answer.rejects)
-        if len(detections) < len(answer.detections):
-            rejects[LOW_SCORE] = len(answer.detections) - len(detections)
-        return detections, rejects
 
     def _caption_if_due(self, frame: Frame) -> Usage | None:
         """Captions the inferred frame when that is due and the budgets allow it; returns the usage."""

@@ -1,7 +1,7 @@
 """Prompts, grounding dialects and questions, as values.
 
-Prompt, constrained decoder and parser are derived from a dialect. The built-in ones are those of the
-LFM2.5-VL-450M model card and of the larger LFM2.5-VL models.
+Prompt, constrained decoder and parser are derived from a dialect. The built-in ones are those that the models
+were tuned on or evaluated with, word for word: a prompt format is part of a model's interface.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ MAX_LABELS_PLACES = 5
 
 MAX_COORDINATE_STEPS = 10_000
 """Maximum number of steps from 0 to the end of a coordinate."""
+
+MIN_COORDINATE_STEPS = 20
+"""Minimum number of steps: with fewer, boxes of a twentieth of the image vanish in rounding."""
 
 
 def check_prompt_text(name: str, text: str) -> None:
@@ -68,9 +71,10 @@ class Dialect:
     An answer is a JSON array of objects with `keys` in their order. `box_key` holds [x1, y1, x2, y2], each
     from 0 to `coordinate_range`: integers when `decimals` is 0, else numbers with at most that many decimals.
     `label_key` holds the label, any other key the integer 0 (`image_id`: the index of the only image).
-    `{labels}` in `user` is replaced by the labels.
+    `{labels}` in `user` is replaced by the labels. With `single`, a question is about one label, which
+    may be a referring expression, and the first box of the answer counts.
 
-    Raises PerceptionError for parts that contradict each other.
+    Raises PerceptionError for parts that contradict each other, and when a box cannot be read back.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Dialect:
     box_key: str = "bbox"
     coordinate_range: int = 1
     decimals: int = 3
+    single: bool = False
 
     def __post_init__(self) -> None:
         where = f"dialect {shown(self.name)}"
@@ -110,6 +115,11 @@ class Dialect:
             raise PerceptionError(
                 f"{where}: coordinate_range {self.coordinate_range} with {self.decimals} decimals is finer "
                 f"than 1 in {MAX_COORDINATE_STEPS}, which no model can mean: lower one of them"
+            )
+        if self.coordinate_range * 10**self.decimals < MIN_COORDINATE_STEPS:
+            raise PerceptionError(
+                f"{where}: a box cannot be read back from {self.coordinate_range * 10**self.decimals} steps "
+                f"of a coordinate: raise coordinate_range or decimals to {MIN_COORDINATE_STEPS} steps"
             )
 
     def prompt(self, labels: Sequence[str]) -> Prompt:
@@ -165,19 +175,47 @@ BBOX = Dialect(
 BBOX_2D = Dialect(
     name="bbox_2d",
     system=(
-        "Answer with a valid JSON array, one item for each visible match: "
-        '{"image_id": 0-based index of the image, "bbox_2d": [xmin, ymin, xmax, ymax] as integers '
-        'normalized to [0, 1000], "label": name}. Answer [] if there is none.'
+        "When asked for bounding boxes for objects, return a valid JSON array.\n"
+        "Each array item must be an object with:\n"
+        "- image_id: the 0-based index of the image\n"
+        "- bbox_2d: [xmin, ymin, xmax, ymax] normalized integer coordinates in [0, 1000]\n"
+        "- label: a concise label you choose for the predicted object or region\n"
+        "\n"
+        "Return one item per visible matching object or region. Return [] if none are visible."
     ),
-    user="Box every: {labels}.",
+    user="Provide bounding boxes for {labels}.",
     keys=("image_id", "bbox_2d", "label"),
     box_key="bbox_2d",
     coordinate_range=1000,
     decimals=0,
 )
-"""The grounding dialect of LFM2.5-VL-3B and newer, with a prompt of this package."""
+"""The boxes prompt of the vendor's documentation (Liquid4All/docs, lfm/key-concepts/vision-capabilities)."""
 
-DIALECTS = {dialect.name: dialect for dialect in (BBOX, BBOX_2D)}
+REFCOCO = Dialect(
+    name="refcoco",
+    user=(
+        "Locate the object described by this referring expression:\n"
+        "{labels}\n"
+        "\n"
+        "Return only a valid JSON array. Do not include markdown, code fences, comments, or any text outside "
+        "the JSON.\n"
+        "Each array item must be an object with:\n"
+        "- image_id: the zero-based image index. For a single-image input, use 0. For multi-image inputs, "
+        "use 0 for the first image, 1 for the second, and so on.\n"
+        "- bbox_2d: [xmin, ymin, xmax, ymax] normalized integer coordinates in [0, 1000]\n"
+        "- label: a concise label you choose for the predicted object or region\n"
+        "\n"
+        "Return one item per visible matching object or region. Return [] if none are visible."
+    ),
+    keys=("image_id", "bbox_2d", "label"),
+    box_key="bbox_2d",
+    coordinate_range=1000,
+    decimals=0,
+    single=True,
+)
+"""The prompt of the published RefCOCO-M figures (VLMEvalKit, vlmeval/vlm, the model family's wrapper)."""
+
+DIALECTS = {dialect.name: dialect for dialect in (BBOX, BBOX_2D, REFCOCO)}
 
 CAPTION = Prompt(user="Describe the scene in one sentence.")
 
@@ -190,29 +228,38 @@ Draft = tuple[tuple[str, Box], ...]
 class Question:
     """One request about one image. With a dialect the answer is a list of boxes, else free text.
 
-    With `closed` the answer is restricted to `labels`.
+    With `closed` the answer is restricted to `labels`. `synonyms` are entries of `detect.synonyms`.
     """
 
     prompt: Prompt
     dialect: Dialect | None = None
     labels: tuple[str, ...] = ()
     closed: bool = False
+    synonyms: tuple[str, ...] = ()
 
 
-def detect(dialect: Dialect, labels: Sequence[str], *, closed: bool = False) -> Question:
+def detect(
+    dialect: Dialect, labels: Sequence[str], *, closed: bool = False, synonyms: Sequence[str] = ()
+) -> Question:
     """A question for the boxes of all instances of `labels`.
 
     Args:
         closed: restricts the answer to `labels`.
 
     Raises:
-        PerceptionError: for `closed` without labels, and for blank labels or those with control characters.
+        PerceptionError: for `closed` without labels, for a number of labels that the dialect cannot ask for,
+            and for blank labels or those with control characters.
     """
     for label in labels:
         check_label("a label", label)
     if closed and not labels:
         raise PerceptionError("a closed vocabulary needs at least one label")
-    return Question(dialect.prompt(labels), dialect, tuple(labels), closed)
+    if dialect.single and len(labels) != 1:
+        raise PerceptionError(
+            f"dialect {dialect.name} asks for one referring expression and detect.labels holds "
+            f"{len(labels)}: name one, or choose another detect.dialect"
+        )
+    return Question(dialect.prompt(labels), dialect, tuple(labels), closed, tuple(synonyms))
 
 
 def ask(prompt: Prompt) -> Question:

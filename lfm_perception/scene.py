@@ -92,15 +92,20 @@ class CoordinateStd:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One detected object. `score` is 0..1; `std` is None where the model gave no probabilities."""
+    """One detected object. `score` is 0..1; `std` is None where the model gave no probabilities.
+
+    `label` is the one that was asked for; `phrase` are the model's own words where they are others.
+    """
 
     label: str
     box: Box
     score: float
     std: CoordinateStd | None = None
+    phrase: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", safe_line(self.label))
+        object.__setattr__(self, "phrase", safe_line(self.phrase))
 
 
 @dataclass(frozen=True, slots=True)

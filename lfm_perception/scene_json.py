@@ -91,6 +91,7 @@ def detection_to_json(detection: Detection, *, decimals: int | None = None) -> d
         "confidence": _rounded((detection.score,), decimals)[0],
         "bbox": _rounded(dataclasses.astuple(detection.box), decimals),
         "bbox_std": None if std is None else _rounded(dataclasses.astuple(std), decimals),
+        "phrase": detection.phrase or None,
     }
 
 
@@ -106,6 +107,7 @@ def detection_from_json(entry: object) -> Detection:
         box=Box(*_numbers(fields["bbox"], 4)),
         score=_score(fields["confidence"]),
         std=None if std is None else CoordinateStd(*map(abs, _numbers(std, 4))),
+        phrase=safe_line(typed(fields.get("phrase") or "", str)),
     )
 
 

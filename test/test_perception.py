@@ -17,7 +17,8 @@ from lfm_perception.media.report import Report
 from lfm_perception.media.run import Limits, record
 from lfm_perception.media.sinks import open_recording
 from lfm_perception.media.sources import Source, open_source
-from lfm_perception.perception import LOW_SCORE, Perception, open_perception
+from lfm_perception.perception import Perception, open_perception
+from lfm_perception.postprocessing import LOW_SCORE
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, TrackerSettings
 from lfm_perception.tracking import open_tracker

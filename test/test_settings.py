@@ -114,10 +114,10 @@ def test_a_wrong_value_is_refused_with_name_range_and_value(name: str, value: ob
             "unknown parameter 'image.max_token': did you mean 'image.max_tokens'?",
         ),
         ({"images": {"max_tokens": 1}}, "unknown parameter 'images': did you mean 'image'?"),
-        ({"temperature": 1}, "unknown parameter 'temperature': did you mean 'sampling.temperature'?"),
+        ({"temperature": 1}, "unknown parameter 'temperature': did you mean 'detect.temperature'?"),
         (
             {"engine": {"temprature": 1}},
-            "unknown parameter 'engine.temprature': did you mean 'sampling.temperature'?",
+            "unknown parameter 'engine.temprature': did you mean 'detect.temperature'?",
         ),
         ({"dialect": {}}, "unknown parameter 'dialect': did you mean 'dialects'?"),
         ({"engine": 3}, "engine must be a group of parameters (engine.… : value), got 3"),

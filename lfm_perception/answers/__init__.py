@@ -1,23 +1,28 @@
 """Answers: the model's text becomes detections. Pure functions, in time linear in the length of the text.
 
-A model is asked for a JSON array of objects (see `questions.Dialect`). `tokens` matches objects in the
-dialect's own form as a whole, `repair` reads all other text, `collector` validates labels and boxes, and
+A model is asked for a JSON array of objects (see `questions.Dialect`). `strict` matches whole objects in the
+dialect's own form, `repair` and `shapes` read all other text, `collector` validates labels and boxes, and
 `scoring` turns token log-probabilities into confidences and coordinate spreads.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lfm_perception.answers.collector import REJECTS, Collector, ParsedObject
-from lfm_perception.answers.repair import Reader
+from lfm_perception.answers.collector import REJECTS, RESCALED, Collector, ParsedObject
+from lfm_perception.answers.repair import repair
 from lfm_perception.answers.scoring import Spread, TokenLogProb, score, scored_detection
+from lfm_perception.answers.strict import SIDES, object_pattern
 from lfm_perception.questions import Dialect
 from lfm_perception.scene import Detection
 
-__all__ = ["REJECTS", "Parsed", "ParsedObject", "Spread", "TokenLogProb", "parse", "score"]
+__all__ = [
+    "REJECTS", "RESCALED", "Parsed", "ParsedObject", "Spread", "TokenLogProb", "parse", "score",
+    "without_thinking",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Parsed:
     @property
     def detections(self) -> tuple[Detection, ...]:
         """The objects with score 1, for text without token probabilities."""
-        return tuple(Detection(found.label, found.box, 1.0) for found in self.objects)
+        return tuple(Detection(found.label, found.box, 1.0, None, found.phrase) for found in self.objects)
 
     def scored(self, tokens: Sequence[TokenLogProb], *, means: bool = False) -> tuple[Detection, ...]:
         """The objects with scores and, where all four sides have one, coordinate standard deviations.
@@ -42,16 +47,54 @@ class Parsed:
         return tuple(scored_detection(found, tokens, means) for found in self.objects)
 
 
-def parse(text: str, dialect: Dialect, *, labels: Sequence[str] = (), closed: bool = False) -> Parsed:
+def parse(
+    text: str,
+    dialect: Dialect,
+    *,
+    labels: Sequence[str] = (),
+    closed: bool = False,
+    synonyms: Sequence[str] = (),
+) -> Parsed:
     """The objects in `text`. Never raises for any text; every box lies inside the image and has an area.
 
     Args:
         text: The model's answer.
-        dialect: Keys, their order and the range of the coordinates. The unit is never guessed.
-        labels: The labels that were asked for.
-        closed: Rejects every other label.
+        dialect: Keys, their order and the range of the coordinates.
+        labels: The labels that were asked for; names that mean one of them get it.
+        closed: Rejects all other names.
+        synonyms: Further names of labels, as in `detect.synonyms`.
     """
-    collector = Collector(labels, closed, float(dialect.coordinate_range))
-    Reader(text, dialect, collector).read()
-    objects = sorted(collector.objects, key=lambda found: found.opening)
-    return Parsed(tuple(objects), MappingProxyType(collector.rejects))
+    text = without_thinking(text)
+    collector = Collector(text, dialect, labels, closed, synonyms)
+    pattern = object_pattern(dialect)
+    for found in pattern.finditer(text):
+        sides = [float(side) for side in found.group(*SIDES)]
+        spans = [found.span(side) for side in SIDES]
+        collector.add(_opening(text, found.start()), found["label"], found.span("label"), sides, spans)
+    rest = pattern.sub(lambda found: " " * len(found[0]), text)
+    if not _ONLY_ARRAY.fullmatch(rest):
+        repair(rest, dialect, collector)
+    collector.finish()
+    return Parsed(tuple(collector.objects), MappingProxyType(collector.rejects))
+
+
+def without_thinking(text: str) -> str:
+    """The text with as many spaces in place of reasoning, which may be cut off at either end."""
+    if "<" not in text:
+        return text
+    return _THINKING.sub(lambda found: re.sub(r"\S", " ", found[0]), text)
+
+
+_TAG = "(?:think|thinking|thought|reasoning)"
+_THINKING = re.compile(
+    rf"<{_TAG}>.*?(?:</{_TAG}>|\Z)|\A(?:(?!<{_TAG}>).)*?</{_TAG}>", re.DOTALL | re.IGNORECASE
+)
+_ONLY_ARRAY = re.compile(r"[\s,]*(?:\[[\s,]*\])?[\s,]*")
+
+
+def _opening(text: str, brace: int) -> tuple[int, int]:
+    """The brace of an object with the bracket or comma and the space before it."""
+    start = brace
+    while start and text[start - 1] in ", \t\n\r":
+        start -= 1
+    return start, brace + 1

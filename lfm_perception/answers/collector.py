@@ -1,15 +1,16 @@
 """Validation of labelled boxes: each becomes a `ParsedObject` or is counted under a reason.
 
-- Coordinates are divided by the dialect's range; their unit is never guessed from their size.
+- Coordinates are divided by the dialect's range. Only an answer that is in another unit as a whole is
+  converted: all integers up to 1000 and some above 1 where the dialect goes to 1, or all at most 1 with
+  decimals where it has integers.
 - Swapped corners are put in order. A side at most 5% outside the image is clipped, else the box is rejected.
-- A label that equals an asked one but for case and spacing takes the asked spelling.
+- Names that mean an asked label (`labels`) get it, and keep the model's own words as the phrase.
 - A box without a label takes the asked label when exactly one was asked for.
 - The same label with the same box is kept once.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from lfm_perception.geometry import Box
+from lfm_perception.labels import label_map
+from lfm_perception.questions import Dialect
 
 Span = tuple[int, int]
 """First character and the one after the last, in the parsed text."""
 
+RESCALED = "rescaled"
+
 REJECTS: Mapping[str, str] = MappingProxyType(
     {
         "truncated": "the text ended inside the object",
+        "malformed": "text that is nested too deeply, too long or too broken to be repaired",
         "no_label": "a box without a label, and not exactly one label was asked for",
         "bad_label": "a label that is empty, cut off, over 100 characters, or holds quotes or brackets",
         "not_asked": "a label outside the closed vocabulary",
@@ -33,9 +39,14 @@ REJECTS: Mapping[str, str] = MappingProxyType(
         "out_of_range": "a coordinate more than 5% of the image outside of it",
         "zero_area": "a box without width or height, after clipping to the image",
         "duplicate": "the same label with the same box as an earlier object",
+        "further": "a box after the first, where the dialect asks for one",
+        RESCALED: "no reject: a box in another unit than the dialect's, which has been converted",
     }
 )
 """Every reason for rejecting an object, with its description."""
+
+PER_MILLE = 1000.0
+"""Coordinate range of answers in integers under a dialect whose range is 1."""
 
 OVERSHOOT = 0.05
 """Largest distance of a side outside the image that is clipped, as a fraction of the image."""
@@ -52,7 +63,7 @@ class ParsedObject:
 
     `opening` spans the object's opening brace with the bracket or comma before it. `label_span` is None where
     the text holds no label. `number_spans` belong to x1, y1, x2, y2 of `box` in this order, also when the
-    corners were swapped in the text.
+    corners were swapped in the text. `phrase` is the name as written, where it is another than the label.
     """
 
     label: str
@@ -60,19 +71,34 @@ class ParsedObject:
     opening: Span
     label_span: Span | None
     number_spans: tuple[Span, Span, Span, Span]
+    phrase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A box as written. `label` is None for the one label that was asked for."""
+
+    opening: Span
+    label: str | None
+    label_span: Span | None
+    sides: tuple[float, ...]
+    spans: tuple[Span, ...]
 
 
 class Collector:
-    """Collects valid objects, and counts rejected ones by reason."""
+    """Collects labelled boxes, then validates them; counts rejected ones by reason."""
 
-    def __init__(self, labels: Sequence[str], closed: bool, coordinate_range: float) -> None:
+    def __init__(
+        self, text: str, dialect: Dialect, labels: Sequence[str], closed: bool, synonyms: Sequence[str]
+    ) -> None:
         self.objects: list[ParsedObject] = []
         self.rejects: dict[str, int] = {}
-        self._asked = {_spaced(label).casefold(): label for label in labels}
+        self._text, self._dialect = text, dialect
+        self._map = label_map(tuple(labels), tuple(synonyms))
         self._only = labels[0] if len(labels) == 1 else None
         self._closed = closed
-        self._range = coordinate_range
-        self._labels: dict[str, tuple[str, str]] = {}
+        self._candidates: list[_Candidate] = []
+        self._labels: dict[str, tuple[str, str, str]] = {}
         self._seen: set[tuple[str, float, float, float, float]] = set()
 
     def reject(self, reason: str) -> None:
@@ -83,29 +109,53 @@ class Collector:
         if self._only is None:
             self.reject("no_label")
         else:
-            self.add(opening, self._only, None, sides, spans)
+            self._candidates.append(_Candidate(opening, None, None, tuple(sides), tuple(spans)))
 
     def add(
         self, opening: Span, text: str, text_span: Span | None, sides: Sequence[float], spans: Sequence[Span]
     ) -> None:
-        """Add a box with its label's text, both as written in the answer."""
-        known = self._labels.get(text)
-        if known is None:
-            known = self._labels[text] = self._label(text)
-        label, reason = known
+        """Add a box with its label, both as written in the answer."""
+        self._candidates.append(_Candidate(opening, text, text_span, tuple(sides), tuple(spans)))
+
+    def finish(self) -> None:
+        """Validate what was added, in the order of the text."""
+        scale = self._range()
+        for candidate in sorted(self._candidates, key=lambda each: each.opening):
+            before = len(self.objects)
+            if self._dialect.single and before:
+                self.reject("further")
+                continue
+            self._validate(candidate, scale)
+            if scale != self._dialect.coordinate_range and len(self.objects) > before:
+                self.reject(RESCALED)
+
+    def _range(self) -> float:
+        """The range of the coordinates: the dialect's, unless the answer as a whole is in another unit."""
+        own = float(self._dialect.coordinate_range)
+        sides = [side for each in self._candidates for side in each.sides]
+        if not sides:
+            return own
+        low, high = min(sides), max(sides)
+        if own == 1.0 and 1.0 + OVERSHOOT < high <= PER_MILLE * (1.0 + OVERSHOOT):
+            written = (self._text[slice(*span)] for each in self._candidates for span in each.spans)
+            return PER_MILLE if all(map(_INTEGER.fullmatch, written)) else own
+        decimals = self._dialect.decimals == 0 and any(side != int(side) for side in sides if abs(side) < 2)
+        return 1.0 if decimals and low >= -OVERSHOOT and high <= 1.0 else own
+
+    def _validate(self, candidate: _Candidate, scale: float) -> None:
+        label, phrase, reason = self._named(candidate.label)
         if reason:
             self.reject(reason)
             return
-        x1, y1, x2, y2 = sides
-        x1_span, y1_span, x2_span, y2_span = spans
+        x1, y1, x2, y2 = (side / scale for side in candidate.sides)
+        x1_span, y1_span, x2_span, y2_span = candidate.spans
         if x1 > x2:
             x1, x2, x1_span, x2_span = x2, x1, x2_span, x1_span
         if y1 > y2:
             y1, y2, y1_span, y2_span = y2, y1, y2_span, y1_span
-        x1, y1, x2, y2 = x1 / self._range, y1 / self._range, x2 / self._range, y2 / self._range
         # Comparisons with NaN are false, so that NaN is rejected here too.
         if not (-OVERSHOOT <= x1 <= x2 <= 1.0 + OVERSHOOT and -OVERSHOOT <= y1 <= y2 <= 1.0 + OVERSHOOT):
-            self.reject("out_of_range" if all(map(math.isfinite, sides)) else "not_finite")
+            self.reject("out_of_range" if all(map(math.isfinite, candidate.sides)) else "not_finite")
             return
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)
         if x1 >= x2 or y1 >= y2 or (x2 - x1) * (y2 - y1) == 0.0:  # the product underflows for tiny boxes
@@ -116,28 +166,35 @@ class Collector:
             return
         self._seen.add((label, x1, y1, x2, y2))
         number_spans = (x1_span, y1_span, x2_span, y2_span)
-        self.objects.append(ParsedObject(label, Box(x1, y1, x2, y2), opening, text_span, number_spans))
+        box = Box(x1, y1, x2, y2)
+        self.objects.append(
+            ParsedObject(label, box, candidate.opening, candidate.label_span, number_spans, phrase)
+        )
 
-    def _label(self, text: str) -> tuple[str, str]:
-        """The label for a label's text, and the reason for rejecting it or an empty string."""
-        label = _spaced(_unescaped(text))
-        asked = self._asked.get(label.casefold())
-        if asked is None:
-            if not label or len(label) > LABEL_LIMIT or _BAD_IN_LABEL.search(label):
-                return "", "bad_label"
-            if self._closed:
-                return "", "not_asked"
-        return asked or label, ""
+    def _named(self, text: str | None) -> tuple[str, str, str]:
+        """Label and phrase for a label's text, and the reason for rejecting it or an empty string."""
+        if text is None:
+            return self._only or "", "", ""
+        if text not in self._labels:
+            self._labels[text] = self._label(text)
+        return self._labels[text]
+
+    def _label(self, text: str) -> tuple[str, str, str]:
+        name = _spaced(text)
+        label = self._map.match(name)
+        if label is None and self._dialect.single:
+            label = self._only  # whatever the model calls the one object
+        if label == name:
+            return label, "", ""
+        if not name or len(name) > LABEL_LIMIT or _BAD_IN_LABEL.search(name):
+            return "", "", "bad_label"
+        if label is None and self._closed:
+            return "", "", "not_asked"
+        return label or name, name if label else "", ""
+
+
+_INTEGER = re.compile(r"[-+]?[0-9]+")
 
 
 def _spaced(text: str) -> str:
     return " ".join(text.split())
-
-
-def _unescaped(text: str) -> str:
-    if "\\" not in text:
-        return text
-    try:
-        return str(json.loads(f'"{text}"', strict=False))
-    except ValueError:  # an escape that JSON does not have, as \' in a single-quoted string
-        return re.sub(r"\\(.)", r"\1", text)

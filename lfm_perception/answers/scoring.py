@@ -42,7 +42,7 @@ def scored_detection(found: ParsedObject, tokens: Sequence[TokenLogProb], means:
         x1, y1, x2, y2 = (spread.mean for spread in spreads)
         if means and x1 < x2 and y1 < y2:
             box = Box(x1, y1, x2, y2)
-    return Detection(found.label, box, score(found, tokens), std)
+    return Detection(found.label, box, score(found, tokens), std, found.phrase)
 
 
 def score(found: ParsedObject, tokens: Sequence[TokenLogProb]) -> float:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from lfm_perception.answers import RESCALED
 from lfm_perception.backends import Backend, Notify, register
 from lfm_perception.backends import openai_protocol as protocol
 from lfm_perception.backends.openai_fields import RequestFields
@@ -66,7 +67,9 @@ class OpenaiVlm:
     """
 
     def __init__(self, settings: Settings, notify: Notify = lambda sentence: None) -> None:
-        self._settings, self._sampling, self._notify = settings.openai, settings.sampling, notify
+        self._settings, self._notify = settings.openai, notify
+        self._sampling, self._box_sampling = settings.sampling, settings.box_sampling
+        self._rescaled = False
         self._transport = Transport(Endpoint.of(settings.openai))
         self._health = Health()
         self._model = settings.openai.model
@@ -139,9 +142,11 @@ class OpenaiVlm:
     async def _answer(self, image_url: str, question: Question, plan: FramePlan, encode_s: float) -> Answer:
         started_s = time.monotonic()
         model = await self._model_name()
-        wanted = protocol.wanted_fields(model, question, image_url, plan, self._sampling)
+        sampling = self._box_sampling if question.dialect else self._sampling
+        wanted = protocol.wanted_fields(model, question, image_url, plan, sampling)
         reply = await self._complete(wanted, protocol.response_formats(question))
         answer = protocol.answer_of(reply, self._transport.url, question, plan, self._settings.score)
+        self._tell_rescaled(question, answer)
         image_tokens = self._image_tokens(wanted, question, plan.image, reply)
         usage = replace(
             answer.usage,
@@ -151,6 +156,15 @@ class OpenaiVlm:
             decode_s=time.monotonic() - started_s,
         )
         return replace(answer, usage=usage)
+
+    def _tell_rescaled(self, question: Question, answer: Answer) -> None:
+        """Notify once that the model writes coordinates in another unit than the dialect's."""
+        if RESCALED in answer.rejects and question.dialect and not self._rescaled:
+            self._rescaled = True
+            self._notify(
+                f"the model answers dialect {question.dialect.name} in another unit than 0 to "
+                f"{question.dialect.coordinate_range}: boxes are converted, another detect.dialect may fit"
+            )
 
     def _image_tokens(
         self, wanted: Mapping[str, Any], question: Question, plan: ImagePlan, reply: Mapping[str, Any]

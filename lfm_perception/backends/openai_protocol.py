@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 import cv2
 
-from lfm_perception.answers import TokenLogProb, parse
+from lfm_perception.answers import TokenLogProb, parse, without_thinking
 from lfm_perception.backends.openai_fields import refusal_text
 from lfm_perception.backends.openai_transport import Response, ServerError, UnreachableError
 from lfm_perception.image_plan import SERVER_MAX_TOKENS, SERVER_MIN_TOKENS, ImagePlan
@@ -68,6 +67,7 @@ def wanted_fields(
         "seed": sampling.seed,
         # vLLM's and SGLang's names, then llama.cpp's
         "min_p": sampling.min_p,
+        **({"top_k": sampling.top_k} if sampling.top_k else {}),
         "repetition_penalty": sampling.repeat_penalty,
         "repeat_penalty": sampling.repeat_penalty,
         "mm_processor_kwargs": _processor(plan.image),
@@ -185,8 +185,10 @@ def answer_of(
     text = text[:limit]
     usage = _usage(reply, plan.image)
     if question.dialect is None:
-        return Answer(_THOUGHTS.sub("", text), truncated=truncated, usage=usage)
-    parsed = parse(text, question.dialect, labels=question.labels, closed=question.closed)
+        return Answer(without_thinking(text).strip(), truncated=truncated, usage=usage)
+    parsed = parse(
+        text, question.dialect, labels=question.labels, closed=question.closed, synonyms=question.synonyms
+    )
     if not parsed.objects and not parsed.rejects and "[" not in text:
         # an empty list would mean that nothing is visible
         raise ServerError(f"{url} answered with no list of objects: {_short(text)}")
@@ -196,9 +198,6 @@ def answer_of(
     else:
         detections = tuple(replace(found, score=default_score) for found in parsed.detections)
     return Answer(text, detections, truncated, parsed.rejects, usage, calibrated=not tokens)
-
-
-_THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 def _text(message: Mapping[str, Any] | None, url: str) -> str:

@@ -10,7 +10,7 @@ with further facts about the recording (source, model, settings). Each other lin
     stamp_ns, frame_id   of the frame
     system, user, dialect, labels, closed   the question; dialect is null for free text
     text, truncated, calibrated, rejects   as in `scene.Answer`
-    detections   as in `scene.schema.json`, not rounded
+    detections   as in `scene.schema.json`, not rounded; without them, `text` is parsed when it is replayed
     usage   as in `scene.Usage`
 
 A later line replaces an earlier one about the same frame and question. Unknown keys are ignored.
@@ -33,6 +33,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from lfm_perception.answers import parse
 from lfm_perception.backends import Backend, register
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import json_problem, open_file, parse_json, typed
@@ -93,10 +94,10 @@ class RecordedVlm:
     def __init__(self, settings: Settings) -> None:
         self._path = _path(settings)
         self._by_stamp = settings.recorded.match == "stamp"
-        self._answers: dict[str, dict[_QuestionKey, Answer]] = {}
+        self._answers: dict[str, dict[_QuestionKey, _Line]] = {}
         for line in _lines(self._path):
             frame = str(line.stamp_ns) if self._by_stamp else line.image
-            self._answers.setdefault(frame, {})[line.question] = line.answer
+            self._answers.setdefault(frame, {})[line.question] = line
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """The answer recorded for this frame and question. Raises NotRecordedError when there is none."""
@@ -107,14 +108,14 @@ class RecordedVlm:
                 f"{name} is not in {self._path}, where frames are identified by their "
                 f"{'stamp' if self._by_stamp else 'image'}: record this source with lfm-perception record"
             )
-        answer = answers.get(_QuestionKey.of(question))
-        if answer is None:
+        found = answers.get(_QuestionKey.of(question))
+        if found is None:
             recorded = ", ".join(_short(key.user) for key in list(answers)[:2])
             raise NotRecordedError(
                 f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
                 f"{recorded}: record it with the same labels, dialect and prompts"
             )
-        return answer
+        return _parsed(found.answer, question) if found.unparsed else found.answer
 
     def cancel(self) -> None:
         """See `Vlm.cancel`."""
@@ -191,6 +192,7 @@ class _Line:
     frame_id: str
     question: _QuestionKey
     answer: Answer
+    unparsed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         answer = self.answer
@@ -219,14 +221,28 @@ class _Line:
         )
         answer = Answer(
             text=typed(entry["text"], str),
-            detections=tuple(map(detection_from_json, typed(entry["detections"], list))),
+            detections=tuple(map(detection_from_json, typed(entry.get("detections") or [], list))),
             truncated=typed(entry["truncated"], bool),
             rejects=MappingProxyType(counts_from_json(entry["rejects"])),
             usage=usage_from_json(entry["usage"]),
             calibrated=typed(entry.get("calibrated", False), bool),
         )
+        unparsed = dialect is not None and entry.get("detections") is None
         image, frame_id = typed(entry["image"], str), typed(entry["frame_id"], str)
-        return cls(image, typed(entry["stamp_ns"], int), frame_id, key, answer)
+        return cls(image, typed(entry["stamp_ns"], int), frame_id, key, answer, unparsed)
+
+
+def _parsed(answer: Answer, question: Question) -> Answer:
+    """A recorded text with the detections in it."""
+    assert question.dialect is not None
+    parsed = parse(
+        answer.text,
+        question.dialect,
+        labels=question.labels,
+        closed=question.closed,
+        synonyms=question.synonyms,
+    )
+    return dataclasses.replace(answer, detections=parsed.detections, rejects=parsed.rejects)
 
 
 def _lines(path: Path) -> Iterator[_Line]:

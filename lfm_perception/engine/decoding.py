@@ -4,11 +4,15 @@ Boxes follow the automaton of `grammar`: only its decisions are sampled, from th
 tokens are decoded in one batch with the decision before them and the draft tokens of `speculative`; rejected
 draft tokens are rolled back.
 
-Sampling follows llama.cpp's order, on the allowed tokens only: repetition penalty, then min_p, then
-temperature; temperature 0 takes the likeliest token. The penalty covers the tokens decided in this answer.
+Sampling follows llama.cpp's order, on the allowed tokens only: repetition penalty, then top_k, then min_p,
+then temperature; temperature 0 takes the likeliest token. The penalty covers the tokens decided in this
+answer and holds for free text only: in boxes it would change digits, names that are there twice, and the
+choice between another object and the end.
 
-The log-probability of a decision is that of the model's own distribution, over all tokens and at
-temperature 1: it is low where the grammar excluded the model's choice. Forced tokens have 0.
+The log-probability of a decision is that of the model's own distribution at temperature 1, over all tokens:
+it is low where the grammar excluded the model's choice. The tokens of a closed label are compared with the
+other labels only, because the model may not know the words that were asked for. A number counts with all
+its spellings (5, 50, 500 after `0.`). Forced tokens have 0.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ from lfm_perception.settings import SamplingSettings
 MAX_MEAN_OFFSET = 0.012
 """Largest distance from the sampled coordinate, normalized, of those that count for its mean and standard
 deviation. More distant ones are other answers, such as the side of another object."""
+
+MEAN_STEPS = 3
+"""Least number of steps of the sampled number, such as 0.01 for 0.12, that count in each direction."""
 
 NEAR_TIE = 1e-3
 """Difference of logits below which rounding may decide. Logits of a large batch differ from those of a small
@@ -84,8 +91,8 @@ class Sampler:
         self._random = np.random.default_rng(settings.seed)
         self._sampled: list[int] = []
 
-    def sample(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> tuple[int, float]:
-        """One of the allowed tokens, and its log-probability among all tokens at temperature 1.
+    def sample(self, logits: Logits, allowed: NDArray[np.intp] | None = None) -> tuple[int, float]:
+        """A token and its log-probability among all tokens at temperature 1; with `allowed`, one of those.
 
         Raises PerceptionError when the logits are NaN or infinite.
         """
@@ -95,17 +102,18 @@ class Sampler:
                 "the model computed NaN or infinity instead of probabilities: its files are damaged, "
                 "compare their SHA-256 with the publisher's"
             )
-        choice = self._choose(self._penalized(logits)[allowed])
-        token = choice if isinstance(allowed, slice) else int(allowed[choice])
-        self._sampled.append(token)
-        total = peak + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
-        return token, float(logits[token]) - total
+        if allowed is None:
+            token = self._choose(self._penalized(logits))
+            self._sampled.append(token)
+        else:
+            token = int(allowed[self._choose(logits[allowed])])
+        return token, float(logits[token]) - _log_sum(logits)
 
-    def is_near_tie(self, logits: Logits, allowed: NDArray[np.intp] | slice = slice(None)) -> bool:
+    def is_near_tie(self, logits: Logits, allowed: NDArray[np.intp] | None = None) -> bool:
         """Whether rounding could make another token the likeliest; above temperature 0 that is negligible."""
         if self._settings.temperature:
             return False
-        penalized = self._penalized(logits)[allowed]
+        penalized = self._penalized(logits) if allowed is None else logits[allowed]
         return bool(np.count_nonzero(penalized > penalized.max() - NEAR_TIE) > 1)
 
     def _penalized(self, logits: Logits) -> Logits:
@@ -126,6 +134,9 @@ class Sampler:
         least = math.log(self._settings.min_p) if self._settings.min_p else -math.inf
         relative = (logits - logits[best]).astype(np.float64)
         likely = np.flatnonzero(relative >= least)
+        top_k = self._settings.top_k
+        if 0 < top_k < len(likely):
+            likely = np.sort(likely[np.argpartition(-relative[likely], top_k - 1)[:top_k]])
         weights = np.exp(relative[likely] / self._settings.temperature).cumsum()
         return int(likely[np.searchsorted(weights, self._random.random() * weights[-1], side="right")])
 
@@ -233,6 +244,7 @@ def decode_boxes(
             if logits is None:
                 break
             token, log_prob = sampler.sample(logits, state.allowed_tokens)
+            log_prob = _log_prob(logits, state, token, log_prob)
             spread = _spread(logits, state, token)
             speculator.verify(state, token, draft_state)
         following = state.next_state(token)
@@ -291,12 +303,35 @@ def _whole_objects(text: str) -> str:
     return f"[{text[1:end]}]"
 
 
+def _log_prob(logits: Logits, state: State, token: int, log_prob: float) -> float:
+    """The log-probability of a decision, given that of its token among all tokens."""
+    if token in state.label_tokens:
+        return float(logits[token]) - _log_sum(logits[state.allowed_tokens])
+    coordinate = state.coordinates.get(token)
+    if coordinate is None:
+        return log_prob
+    spellings = state.allowed_tokens[state.allowed_coordinates == coordinate]
+    return min(0.0, log_prob + _log_sum(logits[spellings]) - float(logits[token]))
+
+
+def _log_sum(logits: Logits) -> float:
+    """The logarithm of the sum of the exponentials."""
+    peak = float(logits.max())
+    return peak + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
+
+
 def _spread(logits: Logits, state: State, token: int) -> Spread | None:
-    """Mean and standard deviation, by the model's probabilities, of the coordinate that ends with `token`."""
+    """Mean and standard deviation, by the model's probabilities, of the coordinate that ends with `token`.
+
+    Spellings with other numbers of digits are values on the same axis. A number with few digits has few
+    neighbours: at least `MEAN_STEPS` on each side count, and it is at least as uncertain as its rounding.
+    """
     sampled = state.coordinates.get(token)
     if sampled is None:
         return None
-    near = np.abs(state.allowed_coordinates - sampled) <= MAX_MEAN_OFFSET  # NaN is not
+    step = state.steps[token]
+    offset = max(MAX_MEAN_OFFSET, MEAN_STEPS * step + 1e-9)
+    near = np.abs(state.allowed_coordinates - sampled) <= offset  # NaN is not
     coordinates, likely = (
         state.allowed_coordinates[near],
         logits[state.allowed_tokens[near]].astype(np.float64),
@@ -304,4 +339,5 @@ def _spread(logits: Logits, state: State, token: int) -> Spread | None:
     weights = np.exp(likely - likely.max())
     weights /= weights.sum()
     mean = min(float(weights @ coordinates), 1.0)  # the sum of the weights is 1 but for rounding
-    return Spread(mean, math.sqrt(float(weights @ (coordinates - mean) ** 2)))
+    std = math.sqrt(float(weights @ (coordinates - mean) ** 2))
+    return Spread(mean, max(std, step / math.sqrt(12.0)))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfm_perception.answers import parse
+from lfm_perception.answers import parse, without_thinking
 from lfm_perception.engine.chat_template import REQUIRED_TOKENS, apply_chat_template, tile_markers
 from lfm_perception.engine.cores import CoreMonitor
 from lfm_perception.engine.decoding import DecodedAnswer, Sampler, decode_boxes, decode_text
@@ -60,7 +60,7 @@ class Engine:
     ) -> None:
         self._model = None
         self._vision: VisionEncoder | None = None
-        self._sampling = settings.sampling
+        self._sampling, self._box_sampling = settings.sampling, settings.box_sampling
         self._use_means = settings.detect.coordinates == "mean"
         self._encoded: tuple[Frame, ImagePlan, list[Embeddings]] | None = None
         self._stop = StopRequest()
@@ -162,8 +162,11 @@ class Engine:
 
     def _parsed(self, question: Question, decoded: DecodedAnswer, usage: Usage) -> Answer:
         if question.dialect is None:
-            return Answer(decoded.text, truncated=decoded.truncated, usage=usage)
-        parsed = parse(decoded.text, question.dialect, labels=question.labels, closed=question.closed)
+            return Answer(without_thinking(decoded.text).strip(), truncated=decoded.truncated, usage=usage)
+        parsed = parse(
+            decoded.text, question.dialect, labels=question.labels, closed=question.closed,
+            synonyms=question.synonyms,
+        )  # fmt: skip
         return Answer(
             text=decoded.text,
             detections=parsed.scored(decoded.tokens, means=self._use_means),
@@ -173,7 +176,8 @@ class Engine:
         )
 
     def _decode(self, question: Question, prompt_tokens: int, plan: FramePlan) -> DecodedAnswer:
-        sampler, decode, limit = Sampler(self._sampling), self.kv_cache.decode, plan.answer_tokens
+        decode, limit = self.kv_cache.decode, plan.answer_tokens
+        sampler = Sampler(self._box_sampling if question.dialect else self._sampling)
         if question.dialect is None:
             text_speculator = self.text_speculator(question.prompt)
             return decode_text(self.vocabulary, prompt_tokens, decode, sampler, limit, text_speculator)

@@ -33,10 +33,15 @@ class State:
     """A state of the automaton.
 
     `transitions` lead from each allowed token to the next state. `coordinates` are the normalized coordinates
-    that an allowed token completes. `tokens_to_end` is the least number of tokens to the end of the answer.
+    that an allowed token completes, `steps` the distances to the next number of as many digits.
+    `label_tokens` hold text of closed labels. `tokens_to_end` is the least number of tokens to the end of the
+    answer.
     """
 
+    label_tokens: frozenset[int] = frozenset()
+
     def __init__(self) -> None:
+        self.steps: dict[int, float] = {}
         self.transitions: dict[int, State] = {}
         self.coordinates: dict[int, float] = {}
         self.tokens_to_end = 0
@@ -82,18 +87,20 @@ class Grammar:
         self.start = self._branch(_Segment("", dialect.spell([]), "", end), _Segment("", opening, number, x1))
 
         comma = self._tokenize(box, separator, number)
-        numbers = [(self._tokenize(first, text, separator), float(text)) for text in dialect.numbers()]
+        numbers = [(self._tokenize(first, text, separator), text) for text in dialect.numbers()]
 
         def number_then(target: State) -> State:
             state = _trie((path, target) for path, _ in numbers)
-            for path, value in numbers:
-                _follow(state, path[:-1]).coordinates[path[-1]] = value / dialect.coordinate_range
+            for path, text in numbers:
+                last = _follow(state, path[:-1])
+                last.coordinates[path[-1]] = float(text) / dialect.coordinate_range
+                last.steps[path[-1]] = _step(text, dialect)
             return state
 
         state = number_then(after_box)
         for _ in range(3):
             state = number_then(_trie([(comma, state)]))
-        x1.transitions, x1.coordinates = state.transitions, state.coordinates
+        x1.transitions, x1.coordinates, x1.steps = state.transitions, state.coordinates, state.steps
         _set_tokens_to_end(self.start, end)
 
     def path(self, objects: Sequence[tuple[str, Box]]) -> Iterator[tuple[State, int]]:
@@ -111,6 +118,7 @@ class Grammar:
     def _branch(self, *segments: _Segment) -> State:
         """The state from which each of the segments can be written."""
         paths: list[tuple[Sequence[int], State]] = []
+        names: list[tuple[Sequence[int], int, int]] = []
         after_label: dict[str, list[_Segment]] = {}
         for segment in segments:
             if _LABEL in segment.text and self.labels is None:
@@ -121,10 +129,24 @@ class Grammar:
             for name in (self.labels or ()) if _LABEL in segment.text else ("",):
                 text = segment.text.replace(_LABEL, in_json(name))
                 paths.append((self._tokenize(segment.before, text, segment.after), segment.target))
+                begin = len(segment.text.partition(_LABEL)[0].encode())
+                names.append((paths[-1][0], begin, begin + len(in_json(name).encode())))
         for head, rests in after_label.items():
             label = _open_label(self.vocabulary.name_tokens, self._branch(*rests))
             paths.append((self._tokenize(segments[0].before, head, _ANY_NAME), label))
-        return _trie(paths)
+        branch = _trie(paths)
+        for path, begin, end in names:
+            self._mark_label(branch, path, begin, end)
+        return branch
+
+    def _mark_label(self, state: State, path: Sequence[int], begin: int, end: int) -> None:
+        """Note the tokens of a path that hold bytes `begin` to `end` of its text as those of a label."""
+        stop = 0
+        for token in path:
+            start, stop = stop, stop + len(self.vocabulary.pieces[token])
+            if start < end and stop > begin:
+                state.label_tokens |= {token}
+            state = state.next_state(token)
 
     def _tokenize(self, before: str, text: str, after: str) -> list[int]:
         """The tokens of `text` where it stands between `before` and `after`."""
@@ -155,6 +177,12 @@ class _Segment:
     text: str
     after: str
     target: State
+
+
+def _step(number: str, dialect: Dialect) -> float:
+    """The rounding step of a number, normalized; one decimal may be two without the zero at their end."""
+    decimals = min(max(len(number.partition(".")[2]), 2), dialect.decimals)
+    return 10.0**-decimals / dialect.coordinate_range
 
 
 def _trie(paths: Iterable[tuple[Sequence[int], State]]) -> State:

@@ -21,7 +21,7 @@ from lfm_perception.evaluation.tracking import (
     track_sequence,
 )
 from lfm_perception.image_plan import ImageLimits, plan_image
-from lfm_perception.questions import FramePlan, detect
+from lfm_perception.questions import FramePlan
 from lfm_perception.scene import Detection, Track
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
@@ -72,7 +72,7 @@ class DemoSequence:
 
     def detector(self, vlm: Vlm, settings: Settings) -> Detector:
         """The model's calibrated detections; every frame is inferred once at most."""
-        question = detect(settings.dialect, settings.detect.labels, closed=settings.detect.closed)
+        question = settings.question
         image = plan_image(self.sequence.width, self.sequence.height, ImageLimits())
         plan = FramePlan(image, settings.detect.max_tokens)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from lfm_perception.calibration import IDENTITY, PlattScaling, calibrated
+from lfm_perception.calibration import IDENTITY, PlattScaling
 from lfm_perception.evaluation.average_precision import AveragePrecision, average_precision, mean_precision
 from lfm_perception.evaluation.detection import (
     DetectionReport,
@@ -28,6 +28,7 @@ from lfm_perception.evaluation.languages import Language
 from lfm_perception.evaluation.mistakes import WHOLE, Mistakes, thumbnail
 from lfm_perception.evaluation.stress import Stress
 from lfm_perception.planning.inference import Inferencer
+from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Question, detect
 from lfm_perception.scene import Detection, Frame, Image
 from lfm_perception.settings import Settings
@@ -61,7 +62,8 @@ def plain_variant(
     settings: Settings, labels: Sequence[str], name: str = PLAIN, degrade: Stress | None = None
 ) -> Variant:
     """The question of the robot, about the image as it is or degraded."""
-    question = detect(settings.dialect, labels, closed=settings.detect.closed)
+    chosen = settings.detect
+    question = detect(settings.dialect, labels, closed=chosen.closed, synonyms=chosen.synonyms)
     return Variant(name, question, degrade, {label.casefold(): label for label in labels})
 
 
@@ -105,14 +107,14 @@ class Trial:
                 frame = Frame(degraded, frame.stamp_ns, frame.frame_id)
             self._inferencer.calibrate(variant.question)
             answer, _ = self._inferencer.infer(frame, variant.question, self._settings.detect.max_tokens)
+            found, rejects = postprocess(answer, self._settings.detect)
             detections = tuple(
-                Detection(variant.label_of.get(d.label.casefold(), d.label), d.box, d.score, d.std)
-                for d in calibrated(answer, self._settings.detect)
+                replace(each, label=variant.label_of.get(each.label.casefold(), each.label)) for each in found
             )
             results = self.results[variant.name]
             results.scenes.append((detections, truth))
             results.seconds.append(answer.usage.total_s)
-            results.rejects.update(answer.rejects)
+            results.rejects.update(rejects)
             results.truncated += answer.truncated
             if results.example is None and truth:
                 results.example = thumbnail(frame.image, WHOLE, detections, truth)

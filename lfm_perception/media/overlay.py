@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -84,7 +84,9 @@ class Overlay:
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
         marks = [_mark(track) for track in view.tracks]
         if view.scene is not None and view.since_inference_s == 0.0:
-            marks += [_mark(detection) for detection in _untracked(view.scene.detections, view.tracks)]
+            detections = view.scene.detections
+            marks = [replace(mark, text=mark.text + _phrase(mark.box, detections)) for mark in marks]
+            marks += [_mark(detection) for detection in _untracked(detections, view.tracks)]
         for mark in marks:
             self._draw_outline(canvas, place, mark)
         for mark in marks:
@@ -189,7 +191,17 @@ def _mark(item: Track | Detection) -> _Mark:
     if isinstance(item, Track):
         text = f"{item.label} #{item.track_id} {item.score:.0%}"
         return _Mark(item.box, text, track_colour(item.track_id), 2, item.velocity)
-    return _Mark(item.box, f"{item.label} {item.score:.0%}", WHITE, 1, ZERO_VELOCITY)
+    name = f"{item.label} ({item.phrase})" if item.phrase else item.label
+    return _Mark(item.box, f"{name} {item.score:.0%}", WHITE, 1, ZERO_VELOCITY)
+
+
+def _phrase(box: Box, detections: Sequence[Detection]) -> str:
+    """The model's own words for a track: those of the detection that overlaps it most."""
+    overlap = iou_matrix(stack([box]), stack(found.box for found in detections))[0]
+    if not (overlap >= SAME_OBJECT).any():
+        return ""
+    phrase = detections[int(overlap.argmax())].phrase
+    return f" ({phrase})" if phrase else ""
 
 
 def _facts(view: View) -> list[str]:

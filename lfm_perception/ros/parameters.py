@@ -7,6 +7,7 @@ parameter, value and range.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
@@ -25,6 +26,9 @@ TYPES = {
     str: ParameterType.PARAMETER_STRING,
     tuple: ParameterType.PARAMETER_STRING_ARRAY,
 }
+
+DIALECTS = "dialects"
+"""Group of the user's dialects, `dialects.NAME.KEY`, which are read from the overrides and not declared."""
 
 OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
 """Parameters of every node, and the group of those that change a topic's quality of service."""
@@ -52,14 +56,24 @@ class Parameters:
         """The current settings. Raises PerceptionError for wrong values and unknown or renamed parameters."""
         specs = parameter_specs()
         for name in self._overrides:
-            if name not in specs and name.partition(".")[0] not in OF_ROS:
+            if name not in specs and name.partition(".")[0] not in (*OF_ROS, DIALECTS):
                 Settings().with_values({name: None})  # raises, with the right name
         now = {name: plain(self._node.get_parameter(name).value) for name in specs}
         empty: dict[str, object] = {  # a file's [] arrives without a type and so without a value
             name: [] for name, spec in specs.items() if spec.kind is tuple and now[name] is None
         }
         refused = {name: plain(value) for name, value in self._refused.items()}
-        return Settings().with_values({**now, **empty, **refused})
+        return Settings.from_dict({**now, **empty, **refused, DIALECTS: self._dialects()})
+
+    def _dialects(self) -> dict[str, dict[str, object]]:
+        """The user's dialects as the settings file has them."""
+        dialects: dict[str, dict[str, object]] = {}
+        for name, parameter in self._overrides.items():
+            group, _, rest = name.partition(".")
+            if group == DIALECTS:
+                dialect, _, key = rest.partition(".")
+                dialects.setdefault(dialect, {})[key] = plain(parameter.value)
+        return dialects
 
     def store(self, settings: Settings) -> None:
         """Make the parameters show these settings, also where a file gave the value in another type."""
@@ -104,16 +118,13 @@ class Parameters:
 
 
 def ros_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that differ from the defaults, as ROS parameters. Raises PerceptionError for dialects."""
-    if settings.dialects:
-        names = ", ".join(dialect.name for dialect in settings.dialects)
-        raise PerceptionError(f"the ROS node has the built-in dialects only, not {names}")
+    """The settings that differ from the defaults, and the user's dialects, as ROS parameters."""
     defaults = Settings().values()
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in settings.values().items()
-        if value != defaults[name]
-    }
+    changed = {name: value for name, value in settings.values().items() if value != defaults[name]}
+    for dialect in settings.dialects:
+        parts = {each.name: getattr(dialect, each.name) for each in fields(dialect) if each.name != "name"}
+        changed |= {f"{DIALECTS}.{dialect.name}.{key}": part for key, part in parts.items() if part != ""}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def plain(value: Any) -> object:

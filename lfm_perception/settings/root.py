@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.questions import DIALECTS, Dialect
+from lfm_perception.questions import DIALECTS, Dialect, Question, detect
 from lfm_perception.settings import schema, validation, yaml_file
 from lfm_perception.settings.dialects import user_dialects
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
@@ -98,6 +98,24 @@ class Settings:
     def dialect(self) -> Dialect:
         """The dialect that `detect.dialect` names."""
         return self.known_dialects[self.detect.dialect]
+
+    @property
+    def question(self) -> Question:
+        """The detection question."""
+        chosen = self.detect
+        return detect(self.dialect, chosen.labels, closed=chosen.closed, synonyms=chosen.synonyms)
+
+    @property
+    def box_sampling(self) -> schema.SamplingSettings:
+        """Sampling of box answers: without a penalty, which would change digits and the number of objects."""
+        chosen = self.detect
+        return replace(
+            self.sampling,
+            temperature=chosen.temperature,
+            top_k=chosen.top_k,
+            min_p=chosen.min_p,
+            repeat_penalty=1.0,
+        )
 
     @property
     def known_dialects(self) -> dict[str, Dialect]:

@@ -155,9 +155,10 @@ class ImageSettings:
 
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
-    """Sampling of the next token."""
+    """Sampling of free text, such as captions; boxes have their own in `detect`."""
 
     temperature: float = parameter(0.1, "sampling temperature; 0: always the likeliest token", (0.0, 2.0))
+    top_k: int = parameter(0, "number of likeliest tokens to choose from; 0: all", (0, 100_000))
     min_p: float = parameter(0.15, "minimum probability of a token relative to the likeliest", (0.0, 1.0))
     repeat_penalty: float = parameter(1.05, "penalty on tokens already used; 1: none", (1.0, 2.0))
     seed: int = parameter(0, "random seed; equal seeds give equal answers", (0, 2**31 - 1))
@@ -193,8 +194,26 @@ class DetectSettings:
     labels: tuple[str, ...] = parameter(
         ("person", "box", "cone", "forklift", "pallet"), "labels to detect; empty: all objects"
     )
-    dialect: str = parameter("bbox", "grounding dialect: bbox, bbox_2d, or a name under 'dialects'")
+    synonyms: tuple[str, ...] = parameter(
+        (), "other names that the model may use for a label: `forklift: fork lift truck, Gabelstapler`"
+    )
+    dialect: str = parameter("bbox", "grounding dialect: bbox, bbox_2d, refcoco, or a name under 'dialects'")
     closed: bool = parameter(False, "closed vocabulary: no other labels than detect.labels in an answer")
+    temperature: float = parameter(
+        0.0,
+        "sampling temperature of box answers; 0: always the likeliest token",
+        (0.0, 2.0),
+        read_only=LOADED,
+    )
+    top_k: int = parameter(
+        0, "number of likeliest tokens to choose from in box answers; 0: all", (0, 100_000), read_only=LOADED
+    )
+    min_p: float = parameter(
+        0.0,
+        "minimum probability of a token of a box answer relative to the likeliest",
+        (0.0, 1.0),
+        read_only=LOADED,
+    )
     max_tokens: int = parameter(
         512, "maximum answer length; objects are kept whole", (ONE_OBJECT_TOKENS, 4096), "tokens"
     )
@@ -211,6 +230,14 @@ class DetectSettings:
         4.5, "Platt scaling bias of detection scores: offset of the log odds", (-20.0, 20.0)
     )
     min_score: float = parameter(0.0, "minimum calibrated score of a detection", (0.0, 1.0))
+    max_area: float = parameter(
+        0.98, "maximum area of a box; larger ones are whole-image answers; 1: no limit", (0.01, 1.0), "images"
+    )
+    nms_iou: float = parameter(
+        0.7,
+        "minimum IoU at which the detection with the lower score is a duplicate; 1: only equal boxes",
+        (0.1, 1.0),
+    )
 
 
 @dataclass(frozen=True, slots=True)

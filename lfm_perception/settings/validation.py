@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.image_plan import ImageLimits
+from lfm_perception.labels import label_map
 from lfm_perception.questions import check_label, check_prompt_text
 
 if TYPE_CHECKING:
@@ -105,11 +106,13 @@ def _check_prompts(settings: Settings) -> None:
     if detect.closed and not detect.labels:
         raise PerceptionError("detect.closed is true but detect.labels is empty: name the labels to allow")
     check_prompt_text("caption.prompt", settings.caption.prompt)
+    label_map(detect.labels, detect.synonyms)  # refuses synonyms that contradict each other
     if detect.dialect not in dialects:
         raise PerceptionError(
             f"detect.dialect must be one of {', '.join(dialects)}, got {shown(detect.dialect)}"
             f"{suggestion(detect.dialect, dialects)}"
         )
+    _ = settings.question  # refuses labels that the dialect cannot ask for
 
 
 def _check_tokens(settings: Settings) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lfm_perception.demo import questions, world
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.geometry import Box
-from lfm_perception.questions import DIALECTS
+from lfm_perception.questions import BBOX, BBOX_2D
 
 VOCABULARY = 2560
 BOS, PAD, IM_START, IM_END, IMAGE, IMAGE_START, IMAGE_END = 1, 0, 6, 7, 396, 498, 499
@@ -108,6 +109,18 @@ def _split(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+_BBOX_2D = replace(
+    BBOX_2D,
+    system=(
+        "Answer with a valid JSON array, one item for each visible match: "
+        '{"image_id": 0-based index of the image, "bbox_2d": [xmin, ymin, xmax, ymax] as integers '
+        'normalized to [0, 1000], "label": name}. Answer [] if there is none.'
+    ),
+    user="Box every: {labels}.",
+)
+"""The words from which the vocabulary of the files that ship was made; others would make another one."""
+
+
 def _corpus() -> list[str]:
     """Prompts, answers without digits (numbers have their own tokens), captions and everyday words."""
     rng = random.Random(0)
@@ -117,7 +130,7 @@ def _corpus() -> list[str]:
         words = rng.sample(everyday, 12)
         texts += [" ".join(words) + ".", ", ".join(words), *words]
         labels = rng.sample(("person", "box", "cone", "robot", "car", "dog"), 3)
-        for dialect in DIALECTS.values():
+        for dialect in (BBOX, _BBOX_2D):
             objects = [(label, Box(0.1, 0.2, 0.3, 0.4)) for label in labels[: rng.randint(0, 3)]]
             texts += [dialect.answer(objects), dialect.prompt(labels).user, dialect.system]
             texts += [rng.choice(questions.HELD_OUT[dialect.name]).replace("{labels}", ", ".join(labels))]
