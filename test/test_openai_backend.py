@@ -51,7 +51,7 @@ from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, evaluate_trial, run_trial
-from lfm_perception.image_plan import ImagePlan
+from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
 from lfm_perception.scene import Frame, Scene
@@ -123,6 +123,22 @@ def test_a_real_server_is_held_to_the_labels_of_a_closed_vocabulary(real: str, f
         answer = vlm.describe(frame, question, FramePlan(ImagePlan(256, 256), 100))
     assert {found.label for found in answer.detections} <= {"zebra"}
     assert answer.rejects.get("not_asked", 0) == 0
+
+
+def test_a_real_server_computes_the_image_tokens_that_were_planned(real: str) -> None:
+    """As it counts them itself, also for two tiles with a thumbnail. `benchmarks/servers.py` does more."""
+    limits = ImageLimits(max_tiles=2).for_server()
+    plans = [plan_image(*size, limits) for size in ((256, 256), (640, 480), (150, 700), (1280, 640))]
+    assert [plan.tiled for plan in plans] == [False, False, False, True]
+    counted = []
+    with client(real, openai__timeout=60.0) as vlm:
+        for number, plan in enumerate((plans[0], *plans)):
+            picture = Frame(np.full((96, 128, 3), 99, np.uint8), number)
+            counted.append(vlm.describe(picture, FIND, FramePlan(plan, 2)).usage)
+            time.sleep(0.0 if number else 1.0)  # the text is counted after the first answer
+    assert [usage.image_tokens for usage in counted[1:]] == [plan.tokens for plan in plans]
+    text = {usage.text_tokens - plan.marker_tokens for usage, plan in zip(counted[1:], plans, strict=True)}
+    assert len(text) == 1, "the text is the same"
 
 
 def test_an_answer_of_a_real_server_that_reaches_its_tokens_is_truncated(real: str) -> None:
