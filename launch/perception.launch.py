@@ -45,12 +45,13 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     sim_time = {"use_sim_time": boolean("use_sim_time")}
     remappings = arguments.remappings(given["remap_preset"], given["input_image_topic"])
     overrides = {**arguments.parameter_overrides(given), **sim_time, "node.autostart": boolean("autostart")}
+    parameters = arguments.parameter_file(given["params_file"], CONFIG, given["namespace"])
     node = Node(
         package=PACKAGE,
         executable="perception_node",
         name="perception",
         namespace=given["namespace"],
-        parameters=[str(arguments.parameter_file(given["params_file"], CONFIG)), overrides],
+        parameters=[str(parameters), overrides],
         remappings=remappings,
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",

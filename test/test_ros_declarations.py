@@ -10,6 +10,7 @@ from lfm_perception.ros.launch_arguments import (
     DEMO_ARGUMENTS,
     REPLAY_ARGUMENTS,
     parameter_file,
+    parameter_file_problem,
     parameter_overrides,
     perception_arguments,
     remappings,
@@ -55,7 +56,7 @@ def test_the_launch_page_names_every_argument() -> None:
 
 def test_a_parameter_file_is_a_path_or_the_name_of_an_installed_one(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
-    own.touch()
+    own.write_text("/**: {ros__parameters: {}}")
     assert parameter_file(str(own), CONFIG) == own
     assert parameter_file("cpu", CONFIG) == CONFIG / "cpu.yaml"
     with pytest.raises(RuntimeError, match="params_file orin_nano is no file and none of agx_orin, cpu, or"):
@@ -96,3 +97,30 @@ def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
     assert replay_command(given)[:6] == ["replay", "b", "--out", "o", "--node", "/cam1/perception"]
     assert "--topic" not in replay_command(given)
     assert "/perception" in replay_command({**given, "namespace": ""})
+
+
+@pytest.mark.parametrize(
+    ("content", "node", "said"),
+    [
+        ("perception: {ros__parameters: {}}", "/perception", None),
+        ("perception: {ros__parameters: {}}", "/cam1/perception", "no entry for /cam1/perception"),
+        ("/cam1/perception: {ros__parameters: {}}", "/cam1/perception", None),
+        ("cam1: {perception: {ros__parameters: {}}}", "/cam1/perception", None),
+        ("/**: {ros__parameters: {}}", "/a/b/perception", None),
+        ("/**/perception: {ros__parameters: {}}", "/a/b/perception", None),
+        ("/*/perception: {ros__parameters: {}}", "/a/b/perception", "no entry for /a/b/perception"),
+        ("detect: {labels: [hammer]}", "/perception", "no parameter file of ROS"),
+        ("", "/perception", "no parameter file of ROS"),
+        ("a: [", "/perception", "cannot be read"),
+    ],
+)
+def test_a_parameter_file_that_is_not_for_the_node_is_told(
+    tmp_path: Path, content: str, node: str, said: str | None
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    problem = parameter_file_problem(file, node)
+    assert problem is None if said is None else said in str(problem)
+    if said is not None:
+        with pytest.raises(RuntimeError, match=said):
+            parameter_file(str(file), CONFIG, node.rpartition("/")[0])

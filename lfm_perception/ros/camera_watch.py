@@ -48,10 +48,11 @@ def silence_hint(node: Node, subscription: Any, live: LiveStatistics) -> str:
 
 
 def _unpublished(node: Node, topic: str, wanted: str) -> str:
+    own = node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace())
     images = {
         name: types[0]
         for name, types in node.get_topic_names_and_types()
-        if types[0] in IMAGE_TYPES and name != topic and node.count_publishers(name)
+        if types[0] in IMAGE_TYPES and name not in dict(own) and node.count_publishers(name)
     }
     twin = next((name for name in images if _raw(name) == _raw(topic)), None)
     if twin is not None:

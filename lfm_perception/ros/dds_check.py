@@ -46,7 +46,6 @@ class TopicStatistics:
 def measure_dds(seconds: float) -> TopicStatistics:
     """Measure images from another process for so many seconds."""
     topic = f"/lfm_perception_doctor_{uuid.uuid4().hex[:12]}"
-    transport.use_shared_memory()
     command = [sys.executable, "-m", "lfm_perception.ros.dds_check", topic]
     sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it is terminated while publishing
     try:
@@ -58,7 +57,7 @@ def measure_dds(seconds: float) -> TopicStatistics:
 
 def measure_topic(topic: str, seconds: float, *, timeout_s: float = DISCOVERY_S) -> TopicStatistics:
     """Measure a topic for so many seconds after its first image, for which `timeout_s` is allowed."""
-    transport.use_shared_memory()
+    transport.use_shared_memory(transport.RECEIVER_PROFILE)
     times: list[float] = []
     latencies: list[float] = []
     first = threading.Event()

@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from lfm_perception.demo.world import Snapshot, World
-from lfm_perception.ros import messages, transport
+from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.topics import DEMO_CAMERA
 from lfm_perception.scene import Track
@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))
     try:
-        rclpy.spin(DemoCamera())
+        camera = DemoCamera()
+        shared_memory.restrict()
+        rclpy.spin(camera)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

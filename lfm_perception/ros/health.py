@@ -22,7 +22,7 @@ TIMEOUT_S = 10.0
 def problems(name: str, timeout_s: float = TIMEOUT_S) -> list[str]:
     """The errors of the node with this full name; empty for a healthy node."""
     name = name.lstrip("/")
-    transport.use_shared_memory()
+    transport.use_shared_memory(transport.UDP_PROFILE)
     statuses: list[DiagnosticStatus] = []
     received = threading.Event()
 

@@ -5,9 +5,13 @@ Imports neither `launch` nor rclpy, so that it can be tested without ROS.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.files import parse_yaml, read_text
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "none": {},
@@ -25,6 +29,9 @@ class Argument:
     description: str
     choices: tuple[str, ...] | None = None
 
+
+MAX_NAME = 255
+"""Maximum length of a node's full name."""
 
 NAMESPACE = Argument("namespace", "", "namespace of the node and its topics")
 
@@ -77,12 +84,53 @@ REPLAY_ARGUMENTS = (
 """The arguments of replay.launch.py."""
 
 
-def parameter_file(given: str, config: Path) -> Path:
-    """The file at this path, or the installed one of this name. Raises RuntimeError if there is neither."""
+def parameter_file(given: str, config: Path, namespace: str = "") -> Path:
+    """The file at this path, or the installed one of this name.
+
+    Raises:
+        RuntimeError: there is neither, or the file has no entry for the node in this namespace.
+    """
     for path in (Path(given).expanduser(), config / f"{given}.yaml"):
         if path.is_file():
+            if problem := parameter_file_problem(path, perception_name(namespace)):
+                raise RuntimeError(problem)
             return path
     raise RuntimeError(f"params_file {given} is no file and none of {_names(config)}")
+
+
+def parameter_file_problem(path: Path, node: str) -> str | None:
+    """Why a node of this full name takes nothing from a parameter file, in a sentence; None if it does."""
+    try:
+        content = parse_yaml(read_text(path))
+    except PerceptionError as error:
+        return f"the parameter file {path} cannot be read: {error}"
+    names = sorted(_node_names(content))
+    if not names:
+        return (
+            f"{path} is no parameter file of ROS but, it seems, a settings file: indent its groups under "
+            "`/**:` and `ros__parameters:`"
+        )
+    if any(_matches(name, node) for name in names):
+        return None
+    return f"{path} has no entry for {node}, only for {', '.join(names[:3])}: name it `{node}:` or `/**:`"
+
+
+def _node_names(content: object, prefix: str = "") -> set[str]:
+    """The full node names, with wildcards, for which a parameter file holds parameters."""
+    names = set[str]()
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if key == "ros__parameters":
+            names.add(prefix or "/")
+        elif isinstance(value, Mapping) and len(prefix) < MAX_NAME:
+            names |= _node_names(value, f"{prefix}/{str(key).strip('/')}")
+    return names
+
+
+def _matches(pattern: str, node: str) -> bool:
+    """Whether a node name with the wildcards `*` (one part) and `**` (any parts) matches a full name."""
+    parts = {"*": "/[^/]+", "**": "(/[^/]+)*"}
+    expression = "".join(parts.get(part, f"/{re.escape(part)}") for part in pattern.strip("/").split("/"))
+    return re.fullmatch(expression, node) is not None
 
 
 def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
@@ -114,12 +162,16 @@ def remappings(preset: str, image_topic: str) -> list[tuple[str, str]]:
     return list(names.items())
 
 
+def perception_name(namespace: str) -> str:
+    """The full name of the perception node in a namespace."""
+    return "/".join(["", *filter(None, [namespace.strip("/")]), "perception"])
+
+
 def replay_command(given: Mapping[str, str]) -> list[str]:
     """The arguments of `lfm-perception` that play the bag to the launched node."""
-    namespace = given["namespace"].strip("/")
     return [
         *("replay", given["bag"], "--out", given["out"]),
-        *("--node", f"/{namespace}/perception" if namespace else "/perception"),
+        *("--node", perception_name(given["namespace"])),
         *("--pace", given["pace"], "--loops", given["loops"]),
         *(["--topic", given["topic"]] if given["topic"] else []),
     ]

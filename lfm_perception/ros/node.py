@@ -10,11 +10,15 @@ cleanup frees the model. A configured node owns a `Session`.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
+from itertools import pairwise
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -33,10 +37,11 @@ from std_srvs.srv import SetBool, Trigger
 from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
-from lfm_perception.ros import messages, transport
+from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.executor import CameraExecutor
+from lfm_perception.ros.launch_arguments import parameter_file_problem
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.ros.topics import PERCEPTION
@@ -58,6 +63,12 @@ WARNING_PERIOD_S = 5.0
 M_ARENA_MAX, ARENAS = -8, 2
 """Option of glibc's mallopt and its value. By default glibc keeps up to eight arenas per core for the threads
 that come and go with every session, and their fragmentation adds up to a growing RSS."""
+
+IMPATIENCE_S = 1.0
+"""Time after a signal to end from which another one ends the process: some senders send two."""
+
+END_TIMEOUT_S = 5.0
+"""Longest wait for the callback that runs when the node ends."""
 
 LOADING_PERIOD_S = 5.0
 """Time between log lines about a model that is still loading."""
@@ -310,21 +321,37 @@ def _failed(request: Any, response: Response) -> Response:
     return response
 
 
+def _parameter_file_problems(node: str) -> list[str | None]:
+    """Why a node of this full name takes nothing from the parameter files of the command line."""
+    files = [Path(value) for option, value in pairwise(sys.argv) if option == "--params-file"]
+    return [parameter_file_problem(file, node) for file in files]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
-    transport.use_shared_memory()
+    problem = transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
     # the context stays valid until the node has published its end
-    rclpy.init(
-        args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO
-    )
+    try:
+        rclpy.init(
+            args=None if arguments is None else list(arguments),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+    except Exception as error:  # rcl's own messages about parameter files are hard to read
+        told = next(filter(None, _parameter_file_problems("/perception")), str(error))
+        sys.exit(sentence(f"the node cannot start: {told}"))
     node = PerceptionNode()
+    shared_memory.restrict()
+    for warning in (problem, *_parameter_file_problems(node.get_fully_qualified_name())):
+        if warning is not None:
+            node.get_logger().warning(sentence(warning))
     executor = CameraExecutor(node.transition_group, node.unexpected.record)
     executor.add_node(node)
     ending = threading.Event()
+    asked_s: list[float] = []
 
     def spin() -> None:
         with suppress(ExternalShutdownException):
@@ -332,19 +359,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ending.set()
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        asked_s.append(time.monotonic())
+        if asked_s[-1] - asked_s[0] > IMPATIENCE_S:
+            os._exit(1)
         ending.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    threading.Thread(target=spin, name="executor", daemon=True).start()
+    spinning = threading.Thread(target=spin, name="executor", daemon=True)
+    spinning.start()
     threading.Thread(
         target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
     ).start()
     ending.wait()
     node.unexpected.guarded("end", node.release)()
     executor.shutdown()
+    spinning.join(END_TIMEOUT_S)
+    node.destroy_node()  # and with it the shared memory
     rclpy.try_shutdown()
+    shared_memory.remove_own()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lfm_perception.ros import shared_memory
+
 PROFILE = Path(__file__).with_name("fastdds.xml")
+"""For processes that send images."""
+
+RECEIVER_PROFILE = Path(__file__).with_name("fastdds_receiver.xml")
+"""For processes that receive images and send none: a segment of half a megabyte."""
+
+UDP_PROFILE = Path(__file__).with_name("fastdds_udp.xml")
+"""For processes without images: no shared memory."""
 
 _USER_CHOICES = (
     *("FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"),
@@ -18,26 +27,35 @@ _USER_CHOICES = (
 """Environment variables by which a user has chosen a transport; the choice is kept."""
 
 
-def environment() -> dict[str, str]:
-    """The environment variables that select shared memory; none if the user has chosen a transport."""
-    if any(name in os.environ for name in _USER_CHOICES):
+def environment(profile: Path = PROFILE) -> dict[str, str]:
+    """The environment variables that select a profile; none if the user has chosen a transport."""
+    ours = {str(each) for each in (PROFILE, RECEIVER_PROFILE, UDP_PROFILE)}  # inherited from a parent
+    if any(os.environ.get(name, str(PROFILE)) not in ours for name in _USER_CHOICES):
         return {}
     older = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")  # Fast DDS 2
-    return {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": str(PROFILE)}
+    return {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": str(profile)}
 
 
-def use_shared_memory() -> None:
-    """Select shared memory for this process and its children. Call before rclpy is initialized."""
-    os.environ.update(environment())
+def use_shared_memory(profile: Path = PROFILE) -> str | None:
+    """Select a profile for this process and its children. Call before rclpy is initialized.
 
+    For a process that sends images, left-overs of processes that died are removed from shared memory first.
 
-def use_localhost() -> None:
-    """Select shared memory, and limit discovery to this computer, for this process and its children.
-
-    Call before rclpy is initialized.
+    Returns:
+        Why images will not travel through shared memory, in a sentence; None if they will.
     """
-    use_shared_memory()
+    chosen = environment(profile)
+    os.environ.update(chosen)
+    if not chosen or profile != PROFILE:
+        return None
+    shared_memory.clean()
+    return shared_memory.room_problem()
+
+
+def use_localhost() -> str | None:
+    """`use_shared_memory`, with discovery limited to this computer. Call before rclpy is initialized."""
     if "ROS_LOCALHOST_ONLY" not in os.environ:  # Humble's variable, deprecated later
         newer = os.environ.get("ROS_DISTRO") != "humble"
         name, value = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") if newer else ("ROS_LOCALHOST_ONLY", "1")
         os.environ.setdefault(name, value)
+    return use_shared_memory()

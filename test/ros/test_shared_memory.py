@@ -1,0 +1,94 @@
+"""Files of Fast DDS in shared memory: left-overs, permissions, room, and who has a segment at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from robot import robot
+
+from lfm_perception.ros import shared_memory
+
+ID = "0123456789abcdef"
+
+
+def test_only_old_unlocked_files_are_removed(tmp_path: Path) -> None:
+    for name in (f"fastdds_{ID}", "fastdds_port7411", f"fastdds_{ID[::-1]}", "fastdds_port7413"):
+        (tmp_path / name).write_bytes(b"data")
+        (tmp_path / f"{name}_el").touch()
+        (tmp_path / f"sem.{name}_mutex").touch()
+    (tmp_path / "fastdds_port7411_sl").touch()
+    (tmp_path / "fastdds_port7000").touch()  # without a lock: nobody can tell
+    assert shared_memory.clean(tmp_path) == 0, "young files are left alone"
+    old_s = time.time() - 60
+    for path in tmp_path.iterdir():
+        os.utime(path, (old_s, old_s))
+    with (tmp_path / f"fastdds_{ID}_el").open() as segment, (tmp_path / "fastdds_port7411_sl").open() as port:
+        fcntl.flock(segment, fcntl.LOCK_EX)
+        fcntl.flock(port, fcntl.LOCK_SH)
+        assert shared_memory.clean(tmp_path) == 2
+        assert shared_memory.clean(tmp_path) == 0
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("sem.")}
+    assert left == {
+        *(f"fastdds_{ID}", f"fastdds_{ID}_el", "fastdds_port7000"),
+        *("fastdds_port7411", "fastdds_port7411_el", "fastdds_port7411_sl"),
+    }
+
+
+def test_the_segments_of_a_killed_node_are_removed_and_those_of_a_live_one_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_memory, "MIN_AGE_S", 0.0)
+    code = (
+        "import sys, time, rclpy; from lfm_perception.ros import transport; transport.use_shared_memory();"
+        "rclpy.init(args=[]); node = rclpy.create_node('victim'); print('up', flush=True); time.sleep(60)"
+    )
+    with robot() as started:
+        own = shared_memory._own_segments()
+        assert own
+        shared_memory.restrict()
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in own)
+        before = set(shared_memory.FOLDER.glob("fastdds_*_el"))
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            theirs = set(shared_memory.FOLDER.glob("fastdds_*_el")) - before
+            assert theirs
+            shared_memory.clean()
+            assert all(path.exists() for path in theirs)
+            process.send_signal(signal.SIGKILL)
+        shared_memory.clean()
+        segments = [path for path in theirs if "port" not in path.name]
+        assert not any(path.exists() for path in segments)
+        assert all(path.exists() for path in own)
+        assert started.state() == "unconfigured"
+
+
+def test_a_health_check_has_no_segment() -> None:
+    code = (
+        "from lfm_perception.ros import health, shared_memory\n"
+        "import threading, time\n"
+        "found = []\n"
+        "look = lambda: (time.sleep(1.0), found.extend(shared_memory._own_segments()))\n"
+        "threading.Thread(target=look).start()\n"
+        "print(health.problems('/nobody', 2.0), found)"
+    )
+    environment = {key: value for key, value in os.environ.items() if "_DEFAULT_PROFILES_FILE" not in key}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert said.strip().endswith("[]")
+
+
+def test_shared_memory_that_is_too_small_is_told_in_one_sentence(tmp_path: Path) -> None:
+    assert "is not there" in str(shared_memory.room_problem(tmp_path / "nowhere"))
+    assert "--shm-size" in str(shared_memory.room_problem(Path("/proc")))  # has 0 bytes
