@@ -174,3 +174,20 @@ def test_the_command_writes_metrics_and_charts(tmp_path: Path, capsys: pytest.Ca
     assert record["protocols"]["jittered"]["max_latency"] == 11
     assert 0.0 < record["metrics"]["jittered"]["hota"] < 100.0
     assert (out / "tracks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_synthetic_trials_name_what_the_tracker_can_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    names = ["fast-0.6", "recede", "occlusion", "roll", "roll-exact", "low-camera-rate"]
+    options = [option for name in names for option in ("--protocol", name)]
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "tracking", "synthetic", *options, "--seeds", "1", "--out", str(out)])
+    assert ended.value.code == 0
+    assert "fast-0.6: 9" in capsys.readouterr().out
+    record = json.loads((out / "tracking.json").read_text())
+    assert record["fast-0.6"]["coverage"] > 85.0
+    assert record["metrics"]["recede"]["hota"] > 68.0
+    assert record["metrics"]["roll"]["hota"] > record["metrics"]["roll-exact"]["hota"] - 3.0
+    assert record["occlusion"]["identity_kept"] >= 0.0

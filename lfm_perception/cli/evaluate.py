@@ -74,11 +74,13 @@ def tracking(
         str,
         typer.Argument(
             help="`tud` (two street sequences of the extra `eval`), `demo` (the model on the demo world), "
-            "or a folder of sequences in the MOTChallenge format."
+            "`synthetic` (named trials: fast objects, occlusion, a rolling camera...), or a folder of "
+            "sequences in the MOTChallenge format."
         ),
     ] = "tud",
     protocol: Annotated[
-        list[str] | None, typer.Option(help="Only this protocol, for example `sparse-late`. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this protocol or trial, for example `sparse-late`. Repeatable."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions with other noise.")] = 5,
     seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="Duration in the demo world.")] = 10.0,
@@ -93,13 +95,22 @@ def tracking(
     at every frame. HOTA, MOTA and IDF1 in per cent, identity switches, false positives and false negatives
     are means over the seeds. In the demo world the model itself infers, each seed is another sequence,
     velocities and confidences of the tracks are compared too, and settings that calibrate them are given.
+    The synthetic trials also give the share of frames with a track and of objects that keep their identity.
     """
     from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.synthetic import TRIALS
     from lfm_perception.evaluation.tables import tracking_table
     from lfm_perception.evaluation.tracking import PROTOCOLS
-    from lfm_perception.evaluation.tracking_trials import DEMO, run_demo_trials, run_trials
+    from lfm_perception.evaluation.tracking_trials import (
+        DEMO,
+        SYNTHETIC,
+        run_demo_trials,
+        run_synthetic_trials,
+        run_trials,
+    )
 
-    _check_names(protocol, list(PROTOCOLS), "--protocol")
+    names = list(TRIALS if source == SYNTHETIC else PROTOCOLS)
+    _check_names(protocol, names, "--protocol")
     chosen = options.load_settings(settings, set_)
     with frame_progress() as progress:
         task = progress.add_task("tracking", total=None)
@@ -109,8 +120,10 @@ def tracking(
 
         if source == DEMO:
             trials = run_demo_trials(chosen, protocol or ["sparse-late"], range(seeds), seconds, pan, advance)
+        elif source == SYNTHETIC:
+            trials = run_synthetic_trials(chosen, protocol or names, range(seeds), advance)
         else:
-            trials = run_trials(source, chosen, protocol or list(PROTOCOLS), range(seeds), advance)
+            trials = run_trials(source, chosen, protocol or names, range(seeds), advance)
     options.show_table(tracking_table(trials.metrics))
     for line in trials.remarks:
         print(line)

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import Box, iou_matrix, stack
+from lfm_perception.geometry import Box, BoxArray, iou_matrix, stack
 from lfm_perception.scene import Detection, Image, Track
 from lfm_perception.tracking import Tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
+from lfm_perception.tracking.ego_motion_history import Affine
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class DetectionNoise:
 
     `jitter`: standard deviation of each side, in widths (heights) of the box. `false_negatives`: share of
     missed objects. `false_positives`: spurious boxes per object. `label_flips`: share of wrong labels.
-    `decimals` of a coordinate.
+    `decimals` of a coordinate. `duplicates`: share of detections that are given a second time, with errors of
+    their own.
     """
 
     jitter: float = 0.03
@@ -57,6 +59,7 @@ class DetectionNoise:
     false_positives: float = 0.05
     label_flips: float = 0.05
     decimals: int = 2
+    duplicates: float = 0.0
 
 
 VLM_NOISE = DetectionNoise()
@@ -137,14 +140,9 @@ def simulate_detections(
     detections: list[tuple[Detection, int | None]] = []
     for truth in objects:
         if rng.random() >= noise.false_negatives:
-            label = FLIPPED_LABEL if rng.random() < noise.label_flips else truth.label
-            wide, high = truth.box.width * noise.jitter, truth.box.height * noise.jitter
-            sides = [
-                side + rng.gauss(0.0, std)
-                for side, std in zip(truth.box.xyxy.tolist(), (wide, high, wide, high), strict=True)
-            ]
-            if (box := _box(sides, noise.decimals)) is not None:
-                detections.append((Detection(label, box, SIMULATED_SCORE), truth.identity))
+            detections += _simulate(truth, noise, rng)
+            if noise.duplicates and rng.random() < noise.duplicates:
+                detections += _simulate(truth, noise, rng)
         if rng.random() < noise.false_positives:
             wide, high = truth.box.width * rng.uniform(0.7, 1.3), truth.box.height * rng.uniform(0.7, 1.3)
             left, top = rng.uniform(0.0, 1.0 - min(wide, 0.9)), rng.uniform(0.0, 1.0 - min(high, 0.9))
@@ -152,6 +150,20 @@ def simulate_detections(
                 detections.append((Detection(truth.label, box, SIMULATED_SCORE), None))
     rng.shuffle(detections)
     return detections
+
+
+def _simulate(
+    truth: TrueObject, noise: DetectionNoise, rng: random.Random
+) -> Iterator[tuple[Detection, int | None]]:
+    """A detection of an object, unless its box is too small for `noise.decimals`."""
+    label = FLIPPED_LABEL if rng.random() < noise.label_flips else truth.label
+    wide, high = truth.box.width * noise.jitter, truth.box.height * noise.jitter
+    sides = [
+        side + rng.gauss(0.0, std)
+        for side, std in zip(truth.box.xyxy.tolist(), (wide, high, wide, high), strict=True)
+    ]
+    if (box := _box(sides, noise.decimals)) is not None:
+        yield Detection(label, box, SIMULATED_SCORE), truth.identity
 
 
 def _box(sides: Sequence[float], decimals: int) -> Box | None:
@@ -202,10 +214,13 @@ class EgoMotionTracker:
         return self._tracker.update(detections, stamp_s)
 
     def predict(self, stamp_s: float) -> Sequence[Track]:
-        image = self._image(round(stamp_s * self._fps))
-        motion = self._estimator.measure(image, self._tracker.moving_boxes(stamp_s))
+        motion = self._motion(round(stamp_s * self._fps), self._tracker.moving_boxes(stamp_s))
         self._tracker.add_ego_motion(motion, stamp_s)
         return self._tracker.predict(stamp_s)
+
+    def _motion(self, index: int, moving: BoxArray) -> Affine:
+        """The camera's motion from the frame before to that of the index."""
+        return self._estimator.measure(self._image(index), moving)
 
 
 @dataclass(frozen=True, slots=True)

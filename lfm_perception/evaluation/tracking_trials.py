@@ -16,10 +16,12 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
 from lfm_perception.evaluation.detection import ReliabilityBin, calibration_error, held_out_error, reliability
 from lfm_perception.evaluation.sequences import read_motchallenge, read_tud
+from lfm_perception.evaluation.synthetic import TRIALS
 from lfm_perception.evaluation.tracking import (
     PROTOCOLS,
     TrackedBox,
     TrackingMetrics,
+    TrackingProtocol,
     TrackingSequence,
     evaluate_tracks,
     mean_metrics,
@@ -31,7 +33,7 @@ from lfm_perception.media.staging import write_json
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
-DEMO, TUD = "demo", "tud"
+DEMO, SYNTHETIC, TUD = "demo", "synthetic", "tud"
 
 MAX_PANELS = 4
 
@@ -57,6 +59,7 @@ class TrackingTrials:
     details: Mapping[str, Any] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     reliability: Bins = ()
+    protocols: Mapping[str, TrackingProtocol] = field(default_factory=lambda: PROTOCOLS)
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Writes `tracking.json`, `tracks.png`, and `reliability.png` where scores were compared.
@@ -66,7 +69,7 @@ class TrackingTrials:
         """
         record = {
             **provenance,
-            "protocols": {name: asdict(PROTOCOLS[name]) for name in self.metrics},
+            "protocols": {name: asdict(self.protocols[name]) for name in self.metrics},
             "metrics": {name: asdict(each) for name, each in self.metrics.items()},
             **self.details,
         }
@@ -101,6 +104,32 @@ def run_trials(
             first = first or list(runs.values())
         metrics[name] = mean_metrics(by_seed)
     return TrackingTrials(metrics, first)
+
+
+def run_synthetic_trials(
+    settings: Settings, names: Sequence[str], seeds: Iterable[int], on_progress: OnProgress
+) -> TrackingTrials:
+    """The named synthetic trials, each with a world for each seed."""
+    metrics, details, first = dict[str, TrackingMetrics](), dict[str, Any](), list[Any]()
+    for name in names:
+        runs = []
+        for seed in seeds:
+            runs.append(TRIALS[name].run(settings.tracker, seed))
+            on_progress(name)
+        metrics[name] = mean_metrics(
+            [evaluate_tracks({run.sequence.name: (run.sequence, run.tracks)}) for run in runs]
+        )
+        details[name] = {
+            "coverage": float(np.mean([run.coverage for run in runs])),
+            "identity_kept": float(np.mean([run.identity_kept for run in runs])),
+        }
+        first.append((runs[0].sequence, runs[0].tracks))
+    remarks = [
+        f"{name}: {each['coverage']:.1f}% of the frames covered, {each['identity_kept']:.1f}% keep their id"
+        for name, each in details.items()
+    ]
+    protocols = {name: TRIALS[name].protocol for name in names}
+    return TrackingTrials(metrics, first, details, remarks, protocols=protocols)
 
 
 def run_demo_trials(

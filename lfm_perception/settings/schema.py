@@ -25,7 +25,7 @@ LOADED_GROUPS = ("model", "mmproj", "lora", "engine", "openai", "recorded", "sam
 
 SHA256 = "expected SHA-256 of the file, 64 hexadecimal digits; empty: not checked"
 
-PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_age", "process_noise")
+PER_LABEL = ("min_iou", "min_hits", "max_consecutive_misses", "max_coasting", "max_age", "process_noise")
 """Tracker parameters that `tracker.per_label` may change."""
 
 
@@ -256,6 +256,9 @@ class TrackerSettings:
 
     algorithm: str = parameter("kalman", "registered name of the tracking algorithm", read_only=STARTED)
     min_iou: float = parameter(0.15, "minimum IoU of a detection with a track's predicted box", (0.0, 1.0))
+    nms_iou: float = parameter(
+        0.75, "IoU of two detections of one answer from which on they are one object named twice", (0.0, 1.0)
+    )
     label_mismatch_weight: float = parameter(
         0.5, "weight of the IoU where the labels differ; 1: as for equal labels", (0.0, 1.0)
     )
@@ -263,8 +266,17 @@ class TrackerSettings:
     max_consecutive_misses: int = parameter(
         1, "maximum consecutive answers that miss a track before it is hidden", (0, 1000)
     )
+    max_coasting: float = parameter(
+        1.2,
+        "maximum time since the last detection in which a track is predicted and associated by overlap",
+        (0.0, 60.0),
+        "s",
+    )
     max_age: float = parameter(
-        1.2, "maximum time since the last detection before a track is removed", (0.0, 60.0), "s"
+        4.0,
+        "maximum time since the last detection before a track is removed and its object gets a new id",
+        (0.0, 60.0),
+        "s",
     )
     max_gap: float = parameter(
         5.0, "maximum time without any answer before all tracks are removed", (0.0, 60.0), "s"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import BoxArray, iou_matrix
+from lfm_perception.tracking.kalman import MIN_SIZE
 
 Indices = NDArray[np.intp]
+Pairs = tuple[Indices, ...]
 Matrix = NDArray[np.float64]
 
 LIKELIHOOD_WEIGHT = 2.0
@@ -16,6 +20,12 @@ LIKELIHOOD_WEIGHT = 2.0
 LIKELIHOOD_SCALE = 8.0
 """Squared Mahalanobis distance at which the likelihood scores 1/e of the best. Its mean is 4, one for each
 axis of a box; the slope is less steep than a Gaussian's (2), because people turn round."""
+
+MAX_CENTRE_DISTANCE, UNIQUE_DISTANCE = 4.5, 9.0
+"""Largest squared distance of centres of a pair, in standard deviations, and the one in which it is alone."""
+
+MAX_SIZE_RATIO = 1.6
+"""Largest ratio of widths, and of heights, in the third stage."""
 
 SECOND_STAGE_MIN_IOU = 0.5
 """Least overlap with a track's last measured box; less would associate neighbours of what has moved on."""
@@ -62,6 +72,24 @@ def associate(
         tracks = np.concatenate([tracks, lost[rows]])
         detections = np.concatenate([detections, free[columns]])
     return tracks, detections
+
+
+def unique_pairs(distance: Matrix, first: Matrix, second: Matrix, allowed: NDArray[np.bool_]) -> Pairs:
+    """Pairs of N and M boxes that go together by place and size, and with no other one.
+
+    Args:
+        distance: squared distances of the centres in standard deviations, shape (N, M).
+        first, second: their [cx, cy, w, h], shape (N, 4) and (M, 4).
+        allowed: which pairs may be formed, shape (N, M).
+
+    Returns:
+        Rows of the first and of the second boxes.
+    """
+    sizes = [np.log(np.maximum(boxes[:, 2:], MIN_SIZE)) for boxes in (first, second)]
+    ratio = np.abs(sizes[0][:, None] - sizes[1][None]).max(axis=2)
+    possible = allowed & (distance <= UNIQUE_DISTANCE) & (ratio <= math.log(MAX_SIZE_RATIO))
+    unique = (possible.sum(axis=1, keepdims=True) == 1) & (possible.sum(axis=0, keepdims=True) == 1)
+    return np.nonzero(possible & unique & (distance <= MAX_CENTRE_DISTANCE))
 
 
 def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:

@@ -45,6 +45,9 @@ MIN_INLIERS, MIN_INLIER_RATIO = 8, 0.15
 EXPECTED_INLIER_FACTOR = 0.6
 """A camera that stands or continues its motion needs only this share of the best motion's inliers."""
 
+MIN_AFFINE_INLIER_RATIO = 0.4
+"""Least share of the corners that must agree on a rotation or zoom where they share no translation."""
+
 AFFINE_INLIER_FACTOR = 1.3
 """A rotation or zoom must have this many times the inliers of the best translation."""
 
@@ -70,7 +73,7 @@ class EgoMotionEstimator:
         self._previous: Grey
         self._corners: Points
         self._motion = identity_affine()
-        self._flow: Points = np.zeros(2, dtype=np.float32)
+        self._pixel_motion: PixelAffine = np.eye(2, 3)
         self._age = 0
 
     def measure(self, image: Image, moving: BoxArray) -> Affine:
@@ -98,46 +101,59 @@ class EgoMotionEstimator:
         step: Affine = motion @ np.linalg.inv(self._motion)
         self._motion, self._previous = motion, grey
         self._age += 1
-        if self._age >= MAX_KEYFRAME_AGE or np.abs(self._flow).max() > MAX_KEYFRAME_SHIFT:
+        if self._age >= MAX_KEYFRAME_AGE or np.abs(self._flow(self._corners)).max() > MAX_KEYFRAME_SHIFT:
             self._set_keyframe(grey, moving)
         return step
 
     def _set_keyframe(self, grey: Grey, moving: BoxArray) -> None:
         self._keyframe, self._previous, self._corners = grey, grey, _corners(grey, moving)
-        self._motion, self._flow, self._age = identity_affine(), np.zeros(2, dtype=np.float32), 0
+        self._motion, self._pixel_motion, self._age = identity_affine(), np.eye(2, 3), 0
+
+    def _flow(self, corners: Points) -> Points:
+        """How the last motion since the keyframe moves corners, in pixels, shape (N, 2)."""
+        motion = self._pixel_motion
+        return np.asarray(corners @ motion[:, :2].T + motion[:, 2] - corners, dtype=np.float32)
 
     def _motion_since_keyframe(self, grey: Grey) -> PixelAffine | None:
         """The motion since the keyframe that most corners share; None where too few do."""
         if self._keyframe is None or len(self._corners) < MIN_INLIERS:
             return None
-        guess = (self._corners + self._flow).reshape(-1, 1, 2)
+        guess = (self._corners + self._flow(self._corners)).reshape(-1, 1, 2)
         moved, found, _ = cv2.calcOpticalFlowPyrLK(
             self._keyframe, grey, self._corners[:, None], guess,
             winSize=(15, 15), maxLevel=2, flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )  # fmt: skip
         tracked = found[:, 0] == 1
         corners, moved = self._corners[tracked], moved[tracked, 0]
-        flow = moved - corners
-        inliers = self._translation_inliers(flow)
-        if inliers.sum() < max(MIN_INLIERS, MIN_INLIER_RATIO * len(flow)):
+        if len(corners) < MIN_INLIERS:
             return None
-        self._flow = np.median(flow[inliers], axis=0)
-        translation = np.array([[1.0, 0.0, self._flow[0]], [0.0, 1.0, self._flow[1]]])
+        shift, agree = self._translation(corners, moved)
+        translation = np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]])
         affine, _ = cv2.estimateAffinePartial2D(
             corners, moved, method=cv2.RANSAC, ransacReprojThreshold=INLIER_DISTANCE, maxIters=100
         )
-        if affine is None:
-            return translation
-        least = AFFINE_INLIER_FACTOR * _count_inliers(translation, corners, moved)
-        return np.asarray(affine) if _count_inliers(affine, corners, moved) > least else translation
+        affine_agree = 0 if affine is None else _count_inliers(affine, corners, moved)
+        shifted = agree >= max(MIN_INLIERS, MIN_INLIER_RATIO * len(corners))
+        if shifted and affine_agree <= AFFINE_INLIER_FACTOR * _count_inliers(translation, corners, moved):
+            self._pixel_motion = translation
+        elif shifted or affine_agree >= max(MIN_INLIERS, MIN_AFFINE_INLIER_RATIO * len(corners)):
+            self._pixel_motion = np.asarray(affine)
+        else:
+            return None
+        return self._pixel_motion
 
-    def _translation_inliers(self, flow: Points) -> NDArray[np.bool_]:
-        """Corners that agree on one translation, shape (N,): that of a corner, the last one, or none."""
-        candidates = np.concatenate([flow, [self._flow, (0.0, 0.0)]])
+    def _translation(self, corners: Points, moved: Points) -> tuple[Points, int]:
+        """The translation that most corners agree on, and their number.
+
+        Candidates are the translation of each corner, that of the last motion, and none.
+        """
+        flow = moved - corners
+        expected = self._flow(corners.mean(axis=0, keepdims=True))[0]
+        candidates = np.concatenate([flow, [expected, (0.0, 0.0)]])
         inliers = np.linalg.norm(candidates[:, None] - flow[None], axis=2) < 2.0 * INLIER_DISTANCE
         votes = inliers.sum(axis=1) / np.repeat([1.0, EXPECTED_INLIER_FACTOR], [len(flow), 2])
-        best: NDArray[np.bool_] = inliers[int(votes.argmax())]
-        return best
+        best = inliers[int(votes.argmax())]
+        return np.median(flow[best], axis=0), int(best.sum())
 
 
 def downscale(image: Image) -> Image:

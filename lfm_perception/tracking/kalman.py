@@ -32,6 +32,15 @@ LOW_NOISE_SCALE = 0.1
 SHRINKAGE = 0.5
 """Shrinkage halves a velocity of this many standard deviations, and hardly changes one of many."""
 
+LOOMING_SHRINKAGE = 0.5
+"""Shrinkage halves a rate of size change of this many standard deviations."""
+
+MAX_LOOMING = 0.5
+"""Largest share of the time to contact for which an approaching object is predicted to speed up."""
+
+MIN_SIZE = 1e-3
+"""Image sides; smaller boxes have no rate of size change."""
+
 MODE_TIME_CONSTANT_S = 1.0
 """Time constant of the mode transition matrix: after it, a box has kept its mode with probability 1/e."""
 
@@ -71,15 +80,23 @@ class ConstantVelocityFilter:
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
         return self.position, self.velocity, self.variance, self.covariance, self.velocity_variance
 
-    def predict(self, seconds: float, process_noise: Array) -> ConstantVelocityFilter:
+    def predict(
+        self, seconds: float, process_noise: Array, looming: Array | None = None
+    ) -> ConstantVelocityFilter:
         """Prediction by `seconds` with white-noise acceleration, for which two short steps equal a long one.
 
         Args:
             seconds: time step.
             process_noise: standard deviation of the velocity's change in one second, one for each axis.
+            looming: rate at which each box grows, as a share of its size per second, shape (N, 1).
         """
         diffusion = process_noise**2 * seconds
-        position = self.position + self.velocity * seconds
+        if looming is None:
+            position, velocity = self.position + self.velocity * seconds, self.velocity
+        else:
+            scale = 1.0 / (1.0 - np.minimum(looming * seconds, MAX_LOOMING))
+            position = self.position + self.velocity * (seconds * scale)
+            velocity = self.velocity * scale**2
         variance = (
             self.variance
             + (2.0 * seconds) * self.covariance
@@ -87,7 +104,21 @@ class ConstantVelocityFilter:
         )
         covariance = self.covariance + seconds * (self.velocity_variance + diffusion / 2.0)
         velocity_variance = self.velocity_variance + diffusion
-        return ConstantVelocityFilter(position, self.velocity, variance, covariance, velocity_variance)
+        return ConstantVelocityFilter(position, velocity, variance, covariance, velocity_variance)
+
+    def looming(self) -> Array:
+        """Rate at which each box grows, shape (N, 1), as a share of its size per second.
+
+        An object with a constant velocity is seen with 1 / distance: after `seconds`, its size and its place
+        in the image have changed by velocity * seconds / (1 - looming * seconds). The rate is the lesser one
+        of width and height, and 0 where these disagree, as they do when people walk and cars turn; and it is
+        shrunk towards 0, the more the less certain it is.
+        """
+        size = np.maximum(self.position[:, 2:], MIN_SIZE)
+        velocity, variance = self.velocity[:, 2:], LOOMING_SHRINKAGE**2 * self.velocity_variance[:, 2:]
+        rate = velocity**3 / ((velocity**2 + variance) * size)
+        low, high = rate.min(axis=1, keepdims=True), rate.max(axis=1, keepdims=True)
+        return np.asarray(np.maximum(low, 0.0) + np.minimum(high, 0.0))
 
     def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ConstantVelocityFilter:
         """Update of the boxes `rows` with `measured` boxes of variances `noise`, both of shape (M, 4)."""
@@ -127,24 +158,31 @@ class ConstantVelocityFilter:
         position[..., rows, :] = position[..., rows, :] + target - origin
         return replace(self, position=position)
 
-    def mahalanobis(self, expected: Array, measured: Array, noise: Array) -> Array:
-        """Squared Mahalanobis distances of N `expected` to M `measured` boxes with variances `noise`."""
+    def squared_distances(self, expected: Array, measured: Array, noise: Array) -> Array:
+        """Squared distances of N `expected` to M `measured` boxes with variances `noise`, shape (N, M, 4).
+
+        In standard deviations, along each axis; their sum is the squared Mahalanobis distance.
+        """
         innovation = measured[None] - expected[:, None]
-        innovation_variance = self.variance[:, None] + noise[None]
-        distance: Array = (innovation**2 / innovation_variance).sum(axis=2)
+        distance: Array = innovation**2 / (self.variance[:, None] + noise[None])
         return distance
+
+    def normalized_innovation(self, measured: Array, noise: Array) -> Array:
+        """Innovations of `measured` boxes with variances `noise`, in their standard deviations."""
+        normalized: Array = (measured - self.position) / np.sqrt(self.variance + noise)
+        return normalized
 
     def transform(self, affine: Array) -> ConstantVelocityFilter:
         """The same boxes after an affine motion of the image, shape (3, 3), in image sides.
 
-        Sizes are scaled along each side; rotations are assumed to be small.
+        Sizes are scaled as the image's area is, and not rotated.
         """
         linear, shift = affine[:2, :2], affine[:2, 2]
         if linear.tolist() == [[1.0, 0.0], [0.0, 1.0]]:  # a translation, which is frequent and much cheaper
             position = self.position.copy()
             position[..., :2] += shift
             return replace(self, position=position)
-        scale = np.tile(np.hypot(linear[0], linear[1]), 2)
+        scale = math.sqrt(abs(np.linalg.det(linear)))
         position, velocity = self.position * scale, self.velocity * scale
         position[..., :2] = self.position[..., :2] @ linear.T + shift
         velocity[..., :2] = self.velocity[..., :2] @ linear.T
@@ -195,7 +233,7 @@ class ImmFilter:
         """The same change applied to the filters of both modes."""
         return ImmFilter(change(self.modes), self.mode_probabilities)
 
-    def predict(self, seconds: float, process_noise: Array) -> ImmFilter:
+    def predict(self, seconds: float, process_noise: Array, looming: Array | None = None) -> ImmFilter:
         """Interaction of the modes, and their prediction; `process_noise` is that of the high-noise mode."""
         kept = math.exp(-seconds / MODE_TIME_CONSTANT_S)
         transition = np.array([[1.0 + kept, 1.0 - kept], [1.0 - kept, 1.0 + kept]]) / 2.0
@@ -203,7 +241,7 @@ class ImmFilter:
         mode_probabilities = joint.sum(axis=0)
         interacted = _mix(self.modes, joint[1] / mode_probabilities)
         noise = np.array([LOW_NOISE_SCALE, 1.0])[:, None, None] * process_noise
-        return ImmFilter(interacted.predict(seconds, noise), mode_probabilities)
+        return ImmFilter(interacted.predict(seconds, noise, looming), mode_probabilities)
 
     def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ImmFilter:
         """See `ConstantVelocityFilter.update`; the mode with the higher likelihood gains probability."""

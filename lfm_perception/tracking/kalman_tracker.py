@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling
-from lfm_perception.geometry import Box, BoxArray
+from lfm_perception.geometry import Box, BoxArray, iou_matrix
 from lfm_perception.scene import Detection, Track, Velocity
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import register_tracker
-from lfm_perception.tracking.association import Indices, associate
+from lfm_perception.tracking.association import Indices, associate, unique_pairs
 from lfm_perception.tracking.ego_motion_history import Affine, EgoMotionHistory, transform_boxes
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, ImmFilter, centre_and_size
 from lfm_perception.tracking.measurements import Measurements, visible_boxes
+from lfm_perception.tracking.noise_scale import NoiseScale
 from lfm_perception.tracking.track_state import TrackState
 
 CLOCK_JUMP_S = 1.0
@@ -31,6 +32,9 @@ CLOCK_JUMP_S = 1.0
 
 AXIS_SCALE = np.array([1.0, 1.0, 0.5, 0.5])
 """Scale of process noise and initial velocity for centre x, y and width, height: sizes change less."""
+
+MAX_NEW_IOU = 0.7
+"""Overlap with an established track, detected in the same answer, from which on no track is started."""
 
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
@@ -51,6 +55,8 @@ class _Published:
     last_s: Array
     filters: ConstantVelocityFilter
     process_noise: Array
+    looming: Array
+    max_coasting: Array
     truncated: NDArray[np.bool_]
 
 
@@ -74,6 +80,7 @@ class KalmanTracker:
         self._filters = ImmFilter.from_measurements(empty, empty, empty)
         self._last_boxes: BoxArray = empty
         self._truncated = empty.astype(bool)
+        self._noise_scale = NoiseScale.empty()
         self._ego_motion = EgoMotionHistory()
         self._compensating = False
         self._publish()
@@ -92,6 +99,7 @@ class KalmanTracker:
         self._update_filters(tracks, matched, measurements)
         self._prune(tracks)
         self._spawn(np.setdiff1d(np.arange(len(measurements)), matched), measurements)
+        self._reidentify()
         self._publish()
         return rejects
 
@@ -100,13 +108,13 @@ class KalmanTracker:
         if not published.identities or not math.isfinite(stamp_s):
             return ()
         now_s = max(stamp_s, self._stamp_s)
-        filters = published.filters.predict(now_s - self._stamp_s, published.process_noise)
+        filters = published.filters.predict(now_s - self._stamp_s, published.process_noise, published.looming)
         camera_velocity = self._camera_velocity(filters, now_s)
         filters = self._compensate(filters, now_s)
         velocity = filters.velocity[:, :2] + camera_velocity
         boxes = visible_boxes(filters, published.truncated)
         time_since_update_s = now_s - published.last_s
-        visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (time_since_update_s <= self._settings.max_age)
+        visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (time_since_update_s <= published.max_coasting)
         return tuple(
             Track(track_id, label, Box(*box), score, speed, age_s, since_update_s, std)
             for (track_id, label, score), box, speed, age_s, since_update_s, std, is_visible in zip(
@@ -151,7 +159,8 @@ class KalmanTracker:
         if step_s > max(self._settings.max_gap, self._settings.max_age):
             self.reset()
         if self._states:
-            self._filters = self._filters.predict(step_s, self._process_noise)
+            looming = self._filters.mixed.looming()
+            self._filters = self._filters.predict(step_s, self._process_noise, looming)
             self._filters = self._filters.map(lambda modes: self._compensate(modes, stamp_s))
             if self._compensating:
                 self._last_boxes = transform_boxes(self._last_boxes, self._ego_motion.at(stamp_s))
@@ -195,27 +204,54 @@ class KalmanTracker:
         """Rows of the tracks and of the measurements that belong together."""
         if not self._states or not measurements.labels:
             return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
-        columns = {label: column for column, label in enumerate(dict.fromkeys(measurements.labels))}
-        agreement = np.array([[state.label_agreement(label) for label in columns] for state in self._states])
+        agreement = self._label_agreement(measurements.labels)
         mismatch_weight = self._settings.label_mismatch_weight
-        label_weight = mismatch_weight + (1.0 - mismatch_weight) * agreement
         boxes = visible_boxes(self._filters.mixed, self._truncated)
-        return associate(
-            predicted=boxes,
-            last=self._last_boxes,
-            measured=measurements.boxes,
-            distance=self._filters.mixed.mahalanobis(
-                centre_and_size(boxes), measurements.position, measurements.variance
-            ),
-            label_weight=label_weight[:, [columns[label] for label in measurements.labels]],
-            min_iou=np.array([state.settings.min_iou for state in self._states]),
+        distances = self._filters.mixed.squared_distances(
+            centre_and_size(boxes), measurements.position, measurements.variance
         )
+        active = np.flatnonzero([not state.is_dormant(self._stamp_s) for state in self._states])
+        tracks, matched = associate(
+            predicted=boxes[active],
+            last=self._last_boxes[active],
+            measured=measurements.boxes,
+            distance=distances[active].sum(axis=2),
+            label_weight=mismatch_weight + (1.0 - mismatch_weight) * agreement[active],
+            min_iou=np.array([state.settings.min_iou for state in self._states])[active],
+        )
+        tracks = active[tracks]
+        started = np.array([state.hits == 1 for state in self._states])
+        started[tracks] = False
+        if not started.any() or len(matched) == len(measurements):
+            return tracks, matched
+        confirmed = np.flatnonzero([self._states[row].confirmed for row in active])
+        explained = iou_matrix(boxes[active[confirmed]], measurements.boxes) >= self._settings.min_iou
+        allowed = started[:, None] & ~explained.any(axis=0) & (agreement > 0.0)
+        allowed[:, matched] = False
+        more_tracks, more_matched = unique_pairs(
+            distances[..., :2].sum(axis=2),
+            centre_and_size(boxes),
+            measurements.position,
+            allowed,
+        )
+        return np.concatenate([tracks, more_tracks]), np.concatenate([matched, more_matched])
+
+    def _label_agreement(self, labels: Sequence[str]) -> Array:
+        """Shares of the tracks' votes for labels, shape (N, len(labels))."""
+        columns = {label: column for column, label in enumerate(dict.fromkeys(labels))}
+        agreement = np.array([[state.label_agreement(label) for label in columns] for state in self._states])
+        return agreement[:, [columns[label] for label in labels]]
 
     def _update_filters(self, tracks: Indices, matched: Indices, measurements: Measurements) -> None:
         predicted = self._filters.mixed.position[tracks]
         whole = measurements.complete(matched, predicted, self._truncated[tracks])
         self._filters = self._filters.map(lambda modes: modes.shift(tracks, predicted, whole.predicted))
-        self._filters = self._filters.update(tracks, whole.measured, whole.variance)
+        crowded = measurements.crowded[matched]
+        scale = np.where(crowded[:, None], 1.0, self._noise_scale.variance_scale(tracks))
+        variance = whole.variance * scale
+        innovation = self._filters.mixed[tracks].normalized_innovation(whole.measured, variance)
+        self._noise_scale = self._noise_scale.update(tracks[~crowded], innovation[~crowded])
+        self._filters = self._filters.update(tracks, whole.measured, variance)
         self._last_boxes[tracks] = measurements.boxes[matched]
         self._truncated[tracks] = measurements.truncated[matched]
         for row, column in zip(tracks.tolist(), matched.tolist(), strict=True):
@@ -228,18 +264,27 @@ class KalmanTracker:
         for row in np.flatnonzero(~keep).tolist():
             self._states[row].miss()
             keep[row] = not self._states[row].is_lost(self._stamp_s)
+        self._keep(keep)
+
+    def _keep(self, keep: NDArray[np.bool_]) -> None:
+        """Removes all other tracks."""
         self._states = [state for state, kept in zip(self._states, keep.tolist(), strict=True) if kept]
         self._filters, self._last_boxes = self._filters[keep], self._last_boxes[keep]
-        self._truncated = self._truncated[keep]
+        self._truncated, self._noise_scale = self._truncated[keep], self._noise_scale[keep]
 
     def _spawn(self, unmatched: Indices, measurements: Measurements) -> None:
-        """Starts a tentative track for each unmatched measurement."""
+        """Starts a tentative track for each unmatched measurement that is not on an established track."""
+        seen = np.array([s.confirmed and s.misses == 0 for s in self._states], dtype=bool)
+        known = visible_boxes(self._filters.mixed, self._truncated)[seen]
+        overlap = iou_matrix(measurements.boxes[unmatched], known)
+        unmatched = unmatched[(overlap < MAX_NEW_IOU).all(axis=1)]
         position, variance = measurements.position[unmatched], measurements.variance[unmatched]
         velocity_std = self._settings.initial_velocity_std * AXIS_SCALE
         spawned = ImmFilter.from_measurements(position, variance, velocity_std)
         self._filters = self._filters.concatenate(spawned)
         self._last_boxes = np.concatenate([self._last_boxes, measurements.boxes[unmatched]])
         self._truncated = np.concatenate([self._truncated, measurements.truncated[unmatched]])
+        self._noise_scale = self._noise_scale.spawn(len(unmatched))
         for row in unmatched.tolist():
             self._last_id += 1
             stamp_s, score = self._stamp_s, measurements.scores[row]
@@ -247,20 +292,42 @@ class KalmanTracker:
             state.vote(measurements.labels[row])
             self._states.append(state)
 
+    def _reidentify(self) -> None:
+        """Gives a track that was confirmed just now the identity of the dormant track that it continues."""
+        confirmed = np.flatnonzero([s.misses == 0 and s.hits == s.settings.min_hits for s in self._states])
+        dormant = np.flatnonzero([s.is_dormant(self._stamp_s) for s in self._states])
+        if not (confirmed.size and dormant.size):
+            return
+        mixed = self._filters.mixed
+        old, new = mixed[dormant], mixed[confirmed]
+        distance = old.squared_distances(old.position, new.position, new.variance)[..., :2].sum(axis=2)
+        alike = np.array(
+            [[self._states[o].label == self._states[n].label for n in confirmed] for o in dormant]
+        )
+        gone = np.zeros(len(self._states), dtype=bool)
+        for o, n in zip(*unique_pairs(distance, old.position, new.position, alike), strict=True):
+            self._states[confirmed[n]].continues(self._states[dormant[o]])
+            gone[dormant[o]] = True
+        self._keep(~gone)
+
     def _publish(self) -> None:
         """Prepares what every prediction needs."""
         for state in self._states:
             state.settings = self._label_settings.get(state.label, self._settings)
         noise = np.array([state.settings.process_noise for state in self._states])[:, None] * AXIS_SCALE
         self._process_noise = noise
-        rows = np.flatnonzero([state.published for state in self._states])
+        published = [row for row, state in enumerate(self._states) if state.published]
+        rows = np.array(sorted(published, key=lambda row: self._states[row].track_id), dtype=np.intp)
         states = [self._states[row] for row in rows]
         scaling = PlattScaling(self._settings.score_gain, self._settings.score_bias)
+        filters = self._filters.mixed[rows]
         self._published = _Published(
             identities=[(state.track_id, state.label, scaling.apply(state.score)) for state in states],
             first_s=np.array([state.first_s for state in states]),
             last_s=np.array([state.last_s for state in states]),
-            filters=self._filters.mixed[rows].shrink_velocity(),
+            filters=filters.shrink_velocity(),
             process_noise=noise[rows],
+            looming=filters.looming(),
+            max_coasting=np.array([min(s.settings.max_coasting, s.settings.max_age) for s in states]),
             truncated=self._truncated[rows],
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.geometry import BoxArray, stack
+from lfm_perception.geometry import BoxArray, iou_matrix, stack
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, centre_and_size
@@ -25,6 +25,9 @@ TRUNCATION_MARGIN = 0.005
 """Image sides. A side of a box this near to the image's edge is that of the image, not of the object."""
 
 IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
+
+CROWDED_IOU = 0.5
+"""Overlap with another detection from which on the boxes of a crowd err in ways that noise does not."""
 
 UNMEASURED = 1e6
 """Variance, in image sides squared, of a size that a detection does not measure."""
@@ -49,13 +52,15 @@ class Measurements:
     """The valid detections of a frame, in an order that does not depend on theirs.
 
     `boxes`: `xyxy`, shape (D, 4). `position`: [cx, cy, w, h], shape (D, 4), and `variance` its measurement
-    noise. `truncated`: which sides the image's edge cuts off, shape (D, 4).
+    noise. `truncated`: which sides the image's edge cuts off, shape (D, 4). `crowded`: which boxes
+    overlap others, shape (D,).
     """
 
     boxes: BoxArray
     position: Array
     variance: Array
     truncated: NDArray[np.bool_]
+    crowded: NDArray[np.bool_]
     labels: tuple[str, ...]
     scores: tuple[float, ...]
 
@@ -85,6 +90,10 @@ class Measurements:
         if len(valid) > MAX_DETECTIONS:
             rejects[TOO_MANY_DETECTIONS] += len(valid) - MAX_DETECTIONS
             del valid[MAX_DETECTIONS:]
+        overlap = iou_matrix(*(np.array([box for _, box, _, _ in valid]).reshape(-1, 4),) * 2)
+        np.fill_diagonal(overlap, 0.0)
+        single = _without_duplicates(overlap, settings.nms_iou)
+        valid = [valid[row] for row in single]
         boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
         position = centre_and_size(boxes)
         variance = np.array([variance for _, _, _, variance in valid]).reshape(-1, 4)
@@ -95,6 +104,7 @@ class Measurements:
             truncated=np.concatenate(
                 [boxes[:, :2] < TRUNCATION_MARGIN, boxes[:, 2:] > 1.0 - TRUNCATION_MARGIN], axis=1
             ),
+            crowded=np.any(overlap[np.ix_(single, single)] > CROWDED_IOU, axis=1),
             labels=tuple(label for _, _, label, _ in valid),
             scores=tuple(-score for score, _, _, _ in valid),
         )
@@ -127,6 +137,18 @@ class Measurements:
             np.concatenate([centre, size], axis=1),
             np.concatenate([centre_variance, size_variance], axis=1),
         )
+
+
+def _without_duplicates(overlap: Array, nms_iou: float) -> list[int]:
+    """Rows that remain of detections, in descending order of their scores, of which some are named twice.
+
+    Of two that overlap by `nms_iou`, with the same label or another one, the better one remains.
+    """
+    dropped = set[int]()
+    for first, second in np.argwhere(np.triu(overlap, 1) >= nms_iou).tolist():
+        if first not in dropped:
+            dropped.add(second)
+    return [row for row in range(len(overlap)) if row not in dropped]
 
 
 def _model_variance(detection: Detection) -> tuple[float, float, float, float]:

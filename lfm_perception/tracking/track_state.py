@@ -44,8 +44,18 @@ class TrackState:
         return self.confirmed and self.misses <= self.settings.max_consecutive_misses
 
     def is_lost(self, stamp_s: float) -> bool:
-        """Whether the missed track ends: a tentative one at once, a coasting one after `max_age`."""
+        """Whether the missed track ends: a tentative one at once, any other after `max_age`."""
         return not self.confirmed or stamp_s - self.last_s > self.settings.max_age
+
+    def is_dormant(self, stamp_s: float) -> bool:
+        """Whether the track has been missed for so long that only its object's return can be recognized."""
+        return self.misses > 0 and stamp_s - self.last_s > self.settings.max_coasting
+
+    def continues(self, earlier: TrackState) -> None:
+        """Takes over the identity of the same object's earlier track."""
+        self.track_id, self.first_s = earlier.track_id, earlier.first_s
+        for name, votes in earlier.label_votes.items():
+            self.label_votes[name] = self.label_votes.get(name, 0.0) + votes
 
     def match(self, label: str, score: float, stamp_s: float) -> None:
         """Counts a detection."""
