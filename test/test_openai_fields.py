@@ -12,7 +12,7 @@ import pytest
 from openai_server import BOX, GOOD, PLAN, Handler, chosen, client, completion, say, serving
 
 from lfm_perception.backends.openai import OpenaiVlm
-from lfm_perception.backends.openai_fields import MAX_BARE_TRIES, OPTIONAL
+from lfm_perception.backends.openai_fields import MAX_BARE_FAILURES, OPTIONAL
 from lfm_perception.backends.openai_transport import Endpoint, ServerError
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
@@ -108,7 +108,7 @@ def test_the_limit_on_the_answer_has_two_names() -> None:
 
 def test_a_refusal_that_concerns_no_field_is_the_error_and_soon_not_tried_again() -> None:
     with serving(say(400, b'{"error": "no images here"}')) as server, client(server.url) as vlm:
-        for _ in range(MAX_BARE_TRIES + 2):
+        for _ in range(MAX_BARE_FAILURES + 2):
             with pytest.raises(ServerError, match="no images here"):
                 vlm.describe(FRAME, FIND, PLAN)
         before = len(server.requests)

@@ -33,8 +33,8 @@ OPTIONAL = (
 LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 """The limit on the answer, in the name that all servers knew first and in that which some ask for."""
 
-MAX_BARE_TRIES = 3
-"""Most requests that are tried again without anything optional, because no field was named."""
+MAX_BARE_FAILURES = 3
+"""Most requests that are tried in vain without anything optional, because no field was named."""
 
 _FORMAT = re.compile(r"response_format|json_schema|json_object|guided|grammar", re.IGNORECASE)
 
@@ -43,13 +43,17 @@ _OTHER_REASONS = (401, 403, 404, 408, 429)
 """Statuses that say nothing about the fields of a request."""
 
 
+_UNKNOWN = re.compile(r"un(supported|known|recogni|expected)|not (supported|permitted|allowed)|extra", re.I)
+"""Refusals of a field for its name; one that only names the limit may be of its value."""
+
+
 class RequestFields:
     """What one server is sent, as far as it is known to take it. `notify` receives what is left out, once."""
 
     def __init__(self, constraint: str, notify: Callable[[str], None]) -> None:
         self._formats = list(FORMATS if constraint == "auto" else (constraint,))
         self._refused: set[str] = set()
-        self._bare_tries = 0
+        self._bare_failures = 0
         self._notify = notify
 
     def body(self, wanted: Mapping[str, Any], formats: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,16 +78,17 @@ class RequestFields:
         if refusal.status < 400 or refusal.status in _OTHER_REASONS:
             return set()
         message = refusal_text(refusal)
-        named = {name for name in (*OPTIONAL, LIMIT) if name in body and re.search(rf"\b{name}\b", message)}
+        named = {name for name in OPTIONAL if name in body and re.search(rf"\b{name}\b", message)}
+        if LIMIT in body and (NEW_LIMIT in message or (LIMIT in message and _UNKNOWN.search(message))):
+            named.add(LIMIT)
         if "response_format" in body and len(self._formats) > 1 and _FORMAT.search(message):
             named.add("response_format")
         return named
 
     def bare(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The body without anything optional, under both names of the limit, for a refusal without a name."""
-        if self._bare_tries == MAX_BARE_TRIES:
+        if self._bare_failures == MAX_BARE_FAILURES:
             return
-        self._bare_tries += 1
         bare = {key: value for key, value in body.items() if key not in OPTIONAL}
         if len(self._formats) > 1:
             bare.pop("response_format", None)
@@ -91,6 +96,7 @@ class RequestFields:
             yield bare
         if LIMIT in bare:
             yield {(NEW_LIMIT if key == LIMIT else key): value for key, value in bare.items()}
+        self._bare_failures += 1
 
     def accepted(self, body: Mapping[str, Any], bare: Mapping[str, Any]) -> None:
         """Remember that the server took `bare` and refused `body`."""

@@ -179,7 +179,7 @@ def answer_of(
 ) -> Answer:
     """The answer in a reply, with token counts. Raises ServerError when the reply holds none."""
     choice = next(iter(_get(reply, "choices", list) or ()), None)
-    text = _text(_get(choice, "message", dict), url)
+    text = _text(reply, choice, url)
     limit = CHARACTERS_PER_TOKEN * plan.answer_tokens
     truncated = _get(choice, "finish_reason", str) == "length" or len(text) > limit
     text = text[:limit]
@@ -200,8 +200,9 @@ def answer_of(
     return Answer(text, detections, truncated, parsed.rejects, usage, calibrated=not tokens)
 
 
-def _text(message: Mapping[str, Any] | None, url: str) -> str:
+def _text(reply: Mapping[str, Any], choice: Any, url: str) -> str:
     """The text of a message, whose content may be a list of parts; reasoning is no part of it."""
+    message = _get(choice, "message", dict)
     content = _get(message, "content", str)
     if parts := _get(message, "content", list):
         content = "".join(_get(part, "text", str) or "" for part in parts if _is_text(part))
@@ -212,7 +213,7 @@ def _text(message: Mapping[str, Any] | None, url: str) -> str:
             f"{url} answered with reasoning and no text: switch the model's reasoning off on the server"
         )
     if content is None:
-        raise ServerError(f"{url} answered without text: {_short(json.dumps(message))}")
+        raise ServerError(f"{url} answered without text: {_short(json.dumps(reply))}")
     return content
 
 
