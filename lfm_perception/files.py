@@ -38,6 +38,9 @@ MAX_DEPTH = 40
 MAX_NODES = 30_000
 """Maximum number of values in a YAML text after its aliases are expanded."""
 
+_UNSIZED = 1 << 16
+"""Maximum size of files that have none, such as those of /proc, bytes."""
+
 _LONG_NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-F_:.xobXOB+-]{100,}")
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)",
@@ -66,11 +69,12 @@ def open_file(path: Path) -> BinaryIO:
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file. Raises OSError with the reason, also for more than `limit` bytes."""
     with open_file(path) as file:
-        if os.fstat(file.fileno()).st_size <= limit:
-            content = file.read(limit + 1)  # it may grow
-            if len(content) <= limit:
-                return content
-    raise OSError(errno.EFBIG, f"larger than {limit} bytes")
+        size = os.fstat(file.fileno()).st_size
+        expected = min(max(size, _UNSIZED), limit)
+        content = file.read(expected + 1) if size <= limit else b""
+    if size > limit or len(content) > expected:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes, or it grows")
+    return content
 
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import math
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,9 @@ from lfm_perception.geometry import Box
 TUD = ("TUD-Campus", "TUD-Stadtmitte")
 """Two street scenes with annotated pedestrians (Andriluka et al. 2008, 2010; CC BY-NC-SA), 640 x 480 at 25
 Hz, whose ground truth is read from the package `motmetrics`."""
+
+MAX_FRAMES = 1_000_000
+"""Maximum number of frames in a sequence: eleven hours at 25 Hz."""
 
 PEDESTRIAN = 1
 """Class number of the MOTChallenge from 2016 on, whose lines have nine numbers. Earlier lines have ten, and
@@ -65,11 +69,15 @@ def _read_truth(name: str, file: Path, fps: float, width: int, height: int) -> T
         raise PerceptionError(f"{file}: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
+            if not all(map(math.isfinite, map(float, line.split(",")))):
+                raise ValueError("not finite")
             frame, identity, left, top, wide, high, considered, kind, *rest = map(float, line.split(","))
         except ValueError as error:
             raise PerceptionError(
                 f"{file}, line {number}: expected eight numbers or more, got {line[:60]!r}"
             ) from error
+        if not 1 <= frame <= MAX_FRAMES:
+            raise PerceptionError(f"{file}, line {number}: the frame is {frame:g}, not 1 to {MAX_FRAMES}")
         if considered == 0.0 or (len(rest) == 1 and kind != PEDESTRIAN):
             continue
         x1, x2 = (min(max((side - 1) / width, 0.0), 1.0) for side in (left, left + wide))
