@@ -129,8 +129,11 @@ def json_problem(error: Exception) -> str:
     return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, max_nodes: int = MAX_NODES) -> Any:
     """The value of a YAML text, read as ROS parameter files are (YAML 1.1: on and yes are true).
+
+    Args:
+        max_nodes: maximum number of values after aliases are expanded.
 
     Raises PerceptionError with line and column of the mistake, also for a repeated key.
     """
@@ -139,7 +142,7 @@ def parse_yaml(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)  # 1e-3 is a number
-            _check_size(yaml.parse(text))
+            _check_size(yaml.parse(text), max_nodes)
             return yaml.load(text)
     except PerceptionError:
         raise
@@ -152,7 +155,7 @@ def parse_yaml(text: str) -> Any:
         raise PerceptionError(f"not valid YAML: {error or type(error).__name__}") from error
 
 
-def _check_size(events: Iterable[Any]) -> None:
+def _check_size(events: Iterable[Any], max_nodes: int) -> None:
     """Refuses YAML that is too deep or, with its aliases expanded, too large, before any value is made."""
     nodes, sizes = 0, dict[str, int]()
     begun: list[tuple[str | None, int]] = []
@@ -175,8 +178,8 @@ def _check_size(events: Iterable[Any]) -> None:
             nodes += 1
             if anchor:
                 sizes[anchor] = 1
-        if len(begun) > MAX_DEPTH or nodes > MAX_NODES:
-            limit = f"{MAX_DEPTH} levels" if len(begun) > MAX_DEPTH else f"{MAX_NODES} values"
+        if len(begun) > MAX_DEPTH or nodes > max_nodes:
+            limit = f"{MAX_DEPTH} levels" if len(begun) > MAX_DEPTH else f"{max_nodes} values"
             raise PerceptionError(f"not valid YAML: it has more than {limit}")
 
 

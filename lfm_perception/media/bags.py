@@ -15,7 +15,11 @@ from rosbags.typesys.store import Typestore
 
 from lfm_perception.cdr import header_stamp_ns
 from lfm_perception.errors import PerceptionError
+from lfm_perception.files import parse_yaml, read_text
 from lfm_perception.media.images import reason
+
+MAX_METADATA_BYTES, MAX_METADATA_NODES = 1 << 23, 200_000
+"""Maximum size of a metadata.yaml: that of a bag of 20,000 files."""
 
 BAG_SUFFIXES = (".db3", ".mcap")
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
@@ -90,13 +94,26 @@ def open_bag(path: Path) -> Iterator[Reader]:
         raise PerceptionError(
             f"bag {path} has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
         )
-    reader = Reader(path)
     try:
+        _check_files(path)
+        reader = Reader(path)
         reader.open()
+    except PerceptionError as error:
+        raise PerceptionError(f"bag {path} cannot be read: {error}") from error
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
         raise PerceptionError(f"bag {path} cannot be read: {reason(error)}") from error
     with closing(reader):
         yield reader
+
+
+def _check_files(path: Path) -> None:
+    """Refuses what rosbags would wait for or not survive: special files, and bombs in metadata.yaml."""
+    files = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            raise PerceptionError(f"{file.name} is not a regular file")
+    if path.is_dir():
+        parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
 
 
 def image_topic(reader: Reader, path: Path, topic: str | None) -> ImageTopic:

@@ -153,8 +153,8 @@ READERS = (
     Reader("recorded answers", "a.jsonl", targets.recorded, _recorded_input, _recorded_by_hand),
     json_reader("scene JSON", "", targets.scene, SCENE),
     text_reader("answers", "", targets.answers, ANSWERS, (*JSON_TOKENS, "\ud800", "null", "```")),
-    json_reader("server replies", "", targets.reply(200), REPLY),
-    json_reader("server errors", "", targets.reply(400), ERROR),
+    json_reader("server replies", "", targets.reply, REPLY),
+    json_reader("server errors", "", targets.refusal, ERROR),
     json_reader("COCO labels", "instances.json", targets.labels(), COCO),
     text_reader("YOLO labels", "a.txt", targets.labels(classes_txt="person\nbox\n"), (YOLO,), TEXT_TOKENS),
     text_reader(

@@ -96,7 +96,7 @@ def gguf(index: int) -> Callable[[Path], Read]:
         size = pair[index].stat().st_size
 
         def read(file: Path) -> object:
-            if file.stat().st_size > 64:
+            if file.is_file() and file.stat().st_size > 64:
                 with file.open("r+b") as handle:
                     handle.truncate(size)
             pair[index] = file
@@ -196,25 +196,38 @@ def answers(folder: Path) -> Read:
     return read
 
 
-def reply(status: int) -> Callable[[Path], Read]:
-    def prepare(folder: Path) -> Read:
-        from lfm_perception.backends import openai_protocol
-        from lfm_perception.backends.openai_transport import Response
-        from lfm_perception.image_plan import ImagePlan
-        from lfm_perception.questions import BBOX, CAPTION, Question, ask
+def reply(folder: Path) -> Read:
+    from lfm_perception.backends import openai_protocol
+    from lfm_perception.backends.openai_transport import Response
+    from lfm_perception.image_plan import ImagePlan
+    from lfm_perception.questions import BBOX, CAPTION, FramePlan, Question, ask
 
-        plan, url = ImagePlan(64, 64), "http://host/v1"
-        questions = (ask(CAPTION), Question(BBOX.prompt(("box",)), BBOX, ("box",)))
+    plan, url = FramePlan(ImagePlan(64, 64), 500), "http://host/v1"
+    questions = (ask(CAPTION), Question(BBOX.prompt(("box",)), BBOX, ("box",)))
 
-        def read(data: bytes) -> object:
-            reply = openai_protocol.reply_of(Response(status, {}, data), url, "LFM_KEY")
-            openai_protocol.first_model(reply)
-            found = [openai_protocol.answer_of(reply, url, question, plan, 0.5) for question in questions]
-            return [detection.label.encode() for answer in found for detection in answer.detections]
+    def read(data: bytes) -> object:
+        reply = openai_protocol.reply_of(Response(200, data), url)
+        openai_protocol.first_model(reply)
+        found = [openai_protocol.answer_of(reply, url, question, plan, 0.5) for question in questions]
+        return [detection.label.encode() for answer in found for detection in answer.detections]
 
-        return read
+    return read
 
-    return prepare
+
+def refusal(folder: Path) -> Read:
+    """Answers of servers that refuse a request: what they refuse is learned, and told."""
+    from lfm_perception.backends.openai_fields import RequestFields
+    from lfm_perception.backends.openai_protocol import refusal_of
+    from lfm_perception.backends.openai_transport import Response
+
+    def read(data: bytes) -> object:
+        response = Response(400, data)
+        RequestFields("auto", lambda notice: None).learn(
+            {"seed": 1, "max_tokens": 9, "response_format": {}}, response
+        )
+        raise refusal_of(response, "http://host/v1", "LFM_PERCEPTION_KEY")
+
+    return read
 
 
 # --- labels and reports -----------------------------------------------------------------------------

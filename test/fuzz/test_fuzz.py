@@ -50,6 +50,7 @@ def test_each_reader_accepts_what_its_inputs_are_mutations_of(reader: Reader, tm
 def test_a_special_file_is_refused_at_once(reader: Reader, special: str, tmp_path: Path) -> None:
     read = reader.prepare(tmp_path)
     file = tmp_path / reader.file
+    file.unlink(missing_ok=True)
     if special == "pipe":
         os.mkfifo(file)
     elif special == "device":
@@ -72,7 +73,7 @@ def _refused(read: object, file: Path) -> None:
     try:
         read(file)  # type: ignore[operator]
     except PerceptionError as error:
-        assert len(str(error)) <= MAX_SENTENCE
+        os._exit(0 if len(str(error)) <= MAX_SENTENCE else 3)
     except BaseException as error:
         print(repr(error))
         os._exit(2)
