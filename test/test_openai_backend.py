@@ -322,10 +322,12 @@ def asked(question: Question, plan: FramePlan, **values: object) -> dict[str, An
 
 
 def test_the_request_holds_the_question_the_limits_and_the_model_cards_sampling() -> None:
+    caption = asked(ask(CAPTION), PLAN, sampling__temperature=0.1)
+    assert (caption["temperature"], caption["min_p"]) == (0.1, 0.15)
+    assert caption["repetition_penalty"] == caption["repeat_penalty"] == 1.05
     body = asked(FIND, PLAN, sampling__temperature=0.1)
     assert (body["model"], body["max_tokens"]) == ("demo", 200)
-    assert (body["temperature"], body["min_p"]) == (0.1, 0.15)
-    assert body["repetition_penalty"] == body["repeat_penalty"] == 1.05
+    assert body["temperature"] == 0.0, "boxes have a sampling of their own"
     (user,) = body["messages"]
     picture, words = user["content"]
     assert (user["role"], words["text"]) == ("user", FIND.prompt.user)
@@ -545,7 +547,7 @@ def test_any_shape_of_answer_is_read_as_everywhere() -> None:
     fenced = '```json\n[{"label": "box", "bbox": [0.1, 0.2, 0.3, 0.4]}, {"label": "cone", "bbox": [5]}]\n```'
     answer = answered(fenced, finish_reason="length")
     assert [found.label for found in answer.detections] == ["box"]
-    assert answer.rejects == {"no_box": 1}
+    assert answer.rejects == {"not_four_numbers": 1}
     assert answer.truncated
     assert answered("[]").detections == ()
     assert answered("A box. ", ask(CAPTION)).text == "A box. "
