@@ -49,13 +49,17 @@ model: environment ## train the demo model anew (hours), measure it, and put it 
 	PYTHONPATH=tools $(BIN)/python -m demo_model.train --out build/demo_model
 	PYTHONPATH=tools $(BIN)/python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
-constraints: environment ## pin the newest versions of all dependencies in constraints.txt
+constraints: environment ## pin the newest versions in constraints.txt, and those of images with hashes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple); \
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
 	  UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
 	  --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
-	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade
+	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade; \
+	echo pip | UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal \
+	  --python-version 3.10 --extra models --extra ros --no-annotate --generate-hashes \
+	  --constraint constraints.txt --custom-compile-command "make constraints" setup.cfg - \
+	  --output-file requirements.txt
 
 clean: ## remove everything that make created here (the compiled llama.cpp stays in ~/.cache)
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -23,16 +23,17 @@ FROM build-${JETPACK} AS build
 ENV CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} -DGGML_NATIVE=off -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/lfm_perception/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /source
-COPY constraints.txt .
+COPY constraints.txt requirements.txt ./
 RUN python3 -m venv /opt/lfm_perception \
- && pip install --upgrade --constraint constraints.txt pip \
- && pip install --constraint constraints.txt --build-constraint constraints.txt llama-cpp-python \
+ && sed -n '/^pip==/,/[^\\]$/p' requirements.txt > pip.txt \
+ && pip install --require-hashes --requirement pip.txt \
+ && pip install --require-hashes --build-constraint constraints.txt --requirement requirements.txt \
  && install -D -t /opt/lfm_perception/lib/cuda \
       /usr/local/cuda/lib64/libcudart.so.1[23] /usr/local/cuda/lib64/libcublas.so.1[23] \
       /usr/local/cuda/lib64/libcublasLt.so.1[23]
 COPY . .
 # ros2 launch and ros2 run search for programs in lib/lfm_perception
-RUN pip install --constraint constraints.txt --build-constraint constraints.txt '.[models]' \
+RUN pip install --no-deps --build-constraint constraints.txt . \
  && install --directory /opt/lfm_perception/lib/lfm_perception \
  && ln -s ../../bin/perception_node ../../bin/demo_camera /opt/lfm_perception/lib/lfm_perception
 
@@ -50,6 +51,7 @@ RUN apt-get update \
 FROM final-${JETPACK}
 RUN install --directory --owner 1000 --group 1000 /models /out
 COPY --from=build /opt/lfm_perception /opt/lfm_perception
+COPY LICENSE NOTICE /usr/share/doc/lfm_perception/
 RUN echo /opt/lfm_perception/lib/cuda > /etc/ld.so.conf.d/lfm_perception.conf && ldconfig
 ENV PATH=/opt/lfm_perception/bin:$PATH AMENT_PREFIX_PATH=/opt/lfm_perception HOME=/tmp HF_HOME=/models \
     ROS_LOG_DIR=/tmp/log NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all

@@ -8,7 +8,7 @@ An empty argument leaves the parameter to the parameter file, or to its default.
 
 from __future__ import annotations
 
-from ament_index_python.packages import get_package_share_path
+from ament_index_python.packages import get_package_share_path, get_packages_with_prefixes
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -40,8 +40,9 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node and rviz, as the arguments say. Raises RuntimeError for files that do not exist."""
+    """The node and rviz, as the arguments say. Raises RuntimeError for files or an rviz that do not exist."""
     given = {each.name: LaunchConfiguration(each.name).perform(context) for each in ARGUMENTS}
+    arguments.check_rviz(given, get_packages_with_prefixes())
     sim_time = {"use_sim_time": boolean("use_sim_time")}
     remappings = arguments.remappings(given["remap_preset"], given["input_image_topic"])
     overrides = {**arguments.parameter_overrides(given), **sim_time, "node.autostart": boolean("autostart")}

@@ -35,6 +35,12 @@ SHARED_MEMORY_BYTES = 128 << 20
 MEASUREMENT_S = 3.0
 """Duration of the measurements of DDS and of a camera, seconds."""
 
+MAX_TOPICS = 5
+"""Image topics that a finding lists."""
+
+DISCOVERY_S = 2.0
+"""Time for the discovery of all nodes, seconds."""
+
 MIN_ARRIVED = 0.9
 """Minimum share of images that arrive through DDS."""
 
@@ -190,9 +196,13 @@ def check_dds() -> Iterator[Finding]:
             f"/dev/shm has {room >> 20} MB, DDS needs {SHARED_MEMORY_BYTES >> 20} MB for camera images",
             "in docker, give --shm-size=512m or --ipc=host; otherwise mount -o remount,size=512m /dev/shm",
         )
-    from lfm_perception.ros.dds_check import HEIGHT, RATE_HZ, WIDTH, measure_dds
-
     variables = sorted(name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_")))
+    from lfm_perception.ros.dds_check import HEIGHT, RATE_HZ, WIDTH, measure_dds
+    from lfm_perception.ros.names import find_shared_names
+
+    for name in find_shared_names(DISCOVERY_S):
+        remedy = "end one, or start one in another namespace (namespace:=)"
+        yield Finding("nodes", f"several nodes are called {name}", remedy)
     arrived = measure_dds(MEASUREMENT_S)
     found = (
         f"{arrived.rate_hz:.1f} of {RATE_HZ:.0f} images of {WIDTH}x{HEIGHT} per second, "
@@ -211,26 +221,56 @@ def check_camera(camera: str, settings: Settings) -> Finding:
     """Check the frame rate of a camera or an image topic."""
     is_topic = camera.startswith("/") and not Path(camera).exists()
     try:
-        rate_hz = _topic_rate(camera) if is_topic else _camera_rate(camera)
+        if is_topic:
+            return _check_topic(camera, settings)
+        rate_hz = _camera_rate(camera)
     except PerceptionError as error:
         return Finding("camera", str(error), "check the cable, the driver and other programs that use it")
+    if rate_hz == 0.0:
+        return Finding("camera", f"no image arrived from {camera}", "check its cable and driver")
+    return _judged_rate(camera, rate_hz, settings)
+
+
+def _judged_rate(camera: str, rate_hz: float, settings: Settings) -> Finding:
     minimum_hz = settings.node.input_hz_warn
     found = f"{camera} delivers {rate_hz:.1f} images per second"
-    if rate_hz == 0.0:
-        remedy = "start the camera, and check topic and ROS_DOMAIN_ID"
-        return Finding("camera", f"no image arrived from {camera}", remedy)
     if rate_hz < minimum_hz:
         remedy = "use a smaller format or more light (exposure), or lower node.input_hz_warn"
         return Finding("camera", f"{found}, node.input_hz_warn is {minimum_hz:g}", remedy)
     return Finding("camera", found)
 
 
-def _topic_rate(topic: str) -> float:
+def _check_topic(topic: str, settings: Settings) -> Finding:
     if find_spec("rclpy") is None:
         raise PerceptionError(f"{topic} is a topic, and ROS 2 is not installed")
-    from lfm_perception.ros.dds_check import measure_topic
+    from lfm_perception.ros import transport
+    from lfm_perception.ros.dds_check import IMAGE_TYPES, observe_topic
 
-    return measure_topic(topic, MEASUREMENT_S).rate_hz
+    seen = observe_topic(topic, MEASUREMENT_S, settings.node.image_reliability)
+    senders = ", ".join(sorted({each.node for each in seen.publishers}))
+    published = ", ".join(seen.image_topics[:MAX_TOPICS]) or "none"
+    if not seen.publishers:
+        remedy = f"start the camera, and check topic (image topics here: {published}) and ROS_DOMAIN_ID"
+        return Finding("camera", f"{topic} has no publisher", remedy)
+    if others := sorted({each.type for each in seen.publishers} - IMAGE_TYPES.keys()):
+        remedy = f"give a topic of type sensor_msgs/msg/Image or CompressedImage (here: {published})"
+        return Finding("camera", f"{topic} of {senders} has the type {', '.join(others)}", remedy)
+    if not all(each.compatible for each in seen.publishers):
+        found = f"{senders} sends {topic} best effort, and node.image_reliability is reliable"
+        return Finding("camera", found, "set node.image_reliability to best_effort")
+    arrived = seen.statistics
+    variable = " ".join(f"{name}={path}" for name, path in transport.variable().items())
+    remedy = (
+        f"start {senders} with {variable}: without this profile, Fast DDS loses large images; "
+        "if it has it, stop the programs that keep the processor busy"
+    )
+    if arrived.count == 0:
+        found = f"{topic} has {len(seen.publishers)} publisher ({senders}), and no image arrived"
+        return Finding("camera", found, f"if it is sending, {remedy}")
+    if arrived.rate_hz < MIN_ARRIVED * arrived.sender_hz:
+        found = f"{arrived.rate_hz:.1f} of {arrived.sender_hz:.1f} images per second arrive from {topic}"
+        return Finding("camera", found, remedy)
+    return _judged_rate(topic, arrived.rate_hz, settings)
 
 
 def _camera_rate(camera: str) -> float:

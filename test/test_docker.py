@@ -145,19 +145,25 @@ def test_every_ros_package_is_one_of_package_xml(dockerfile: Dockerfile) -> None
             assert ros[2] in wanted
 
 
-def test_extras_and_pins_exist(dockerfile: Dockerfile) -> None:
+def test_every_installed_file_is_compared_with_its_hash(dockerfile: Dockerfile) -> None:
+    for run in dockerfile.runs():
+        if run[:2] == ["pip", "install"]:
+            assert "--require-hashes" in run or (run[-1] == "." and "--no-deps" in run)
+
+
+def test_the_packages_of_an_image_are_those_of_the_constraints_with_hashes() -> None:
+    pinned = set(re.findall(r"^[\w-]+==\S+", (ROOT / "constraints.txt").read_text(), re.M))
+    hashed = (ROOT / "requirements.txt").read_text()
+    entries = re.findall(r"^([\w-]+==\S+)(.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+)", hashed, re.M)
+    names = [name for name, _ in entries]
+    assert len(names) == len(re.findall(r"^[\w-]+(?:\[\w+\])?==", hashed, re.M))
+    assert set(names) <= pinned
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    pinned = (ROOT / "constraints.txt").read_text()
-    for run in dockerfile.runs():
-        if run[:2] != ["pip", "install"]:
-            continue
-        assert "--constraint" in run
-        for word in run[2:]:
-            if extras := re.fullmatch(r"\.\[(.*)\]", word):
-                assert all(setup.has_option("options.extras_require", name) for name in extras[1].split(","))
-            elif re.fullmatch(r"[a-z][\w-]*", word):
-                assert re.search(rf"^{word}==", pinned, re.M), word
+    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["models"]
+    for name in re.findall(r"^([\w.-]+)", wanted, re.M):
+        normal = re.sub(r"[._]", "-", name)
+        assert any(each.startswith(f"{normal}==") for each in names), name
 
 
 def known_program(words: list[str]) -> None:
@@ -193,16 +199,23 @@ def test_every_service_builds_an_existing_image(service: dict[str, object]) -> N
         assert any(stage.name.endswith(f"-{value}") for stage in built.stages)
 
 
-@pytest.mark.parametrize("service", [*NODES.values()], ids=list(NODES))
-def test_a_node_is_confined_monitored_and_restarted(service: dict[str, object]) -> None:
+@pytest.mark.parametrize("service", [*SERVICES.values()], ids=list(SERVICES))
+def test_every_service_is_confined_and_limited(service: dict[str, object]) -> None:
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert str(service["mem_limit"]).endswith(":-6g}")
+    assert service["pids_limit"] == 512
+    assert str(service["user"]).endswith("1000:1000}")
+
+
+@pytest.mark.parametrize("service", [*NODES.values()], ids=list(NODES))
+def test_a_node_is_monitored_and_restarted(service: dict[str, object]) -> None:
     assert service["restart"] == "unless-stopped"
     assert (
         service["ipc"] == "host"
     )  # the 64 MB of shared memory that images need, and other nodes' access to it
-    assert str(service["user"]).endswith("1000:1000}")
     volumes = service["volumes"]
     assert isinstance(volumes, list)
     assert all(volume.endswith(":ro") for volume in volumes)

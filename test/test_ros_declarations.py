@@ -9,6 +9,7 @@ import pytest
 from lfm_perception.ros.launch_arguments import (
     DEMO_ARGUMENTS,
     REPLAY_ARGUMENTS,
+    check_rviz,
     parameter_file,
     parameter_file_problem,
     parameter_overrides,
@@ -52,6 +53,13 @@ def test_the_launch_page_names_every_argument() -> None:
     page = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
     for argument in (*perception_arguments(CONFIG), *DEMO_ARGUMENTS, *REPLAY_ARGUMENTS):
         assert f"`{argument.name}`" in page, argument.name
+
+
+def test_rviz_is_looked_up_before_anything_starts() -> None:
+    check_rviz({"use_rviz": "false"}, {"rclpy"})
+    check_rviz({"use_rviz": "True"}, {"rclpy", "rviz2"})
+    with pytest.raises(RuntimeError, match="needs the package rviz2, which is not installed"):
+        check_rviz({"use_rviz": "true"}, {"rclpy"})
 
 
 def test_a_parameter_file_is_a_path_or_the_name_of_an_installed_one(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ try:
     from llama_cpp import llama_cpp, mtmd_cpp
     from llama_cpp._ggml import libggml
 except (ImportError, OSError, RuntimeError) as error:
+    reason = str(error).rpartition("': ")[2]  # without the path of the library
     raise PerceptionError(
-        f"llama.cpp cannot be loaded ({' '.join(str(error).split())}): if it was compiled for CUDA, install "
+        f"llama.cpp cannot be loaded ({reason}): if it was compiled for CUDA, install "
         "CUDA's libraries of that version; otherwise install it again on this machine"
     ) from error
 

@@ -50,7 +50,7 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
         raise PerceptionError(fatal_file(model, signal.Signals(-process.returncode).name))
     last = (process.stderr.strip().splitlines() or ["it does not say why"])[-1]
     if process.returncode:
-        raise PerceptionError(f"llama.cpp cannot be used (exit code {process.returncode}): {last}")
+        raise PerceptionError(last)
     found = json.loads(process.stdout)
     return Probe(found["gpu_build"], tuple(found["gpus"]), found["offloaded"], found["layers"])
 

@@ -22,6 +22,10 @@ ERROR_PAUSE_S = 0.01
 """Pause after an unexpected exception, so that one that repeats leaves the processor to others."""
 
 
+SPIN_POLL_S = 0.05
+"""Longest time until a spinning node notices its end, seconds."""
+
+
 class CameraExecutor(SingleThreadedExecutor):
     """Runs callbacks on the spinning thread; those of `slow_group` run on a thread of their own each.
 
@@ -87,18 +91,21 @@ def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
         node = Node(name, namespace=namespace, context=context)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
-        thread = threading.Thread(target=_spin, args=(executor,), name=f"{name} executor", daemon=True)
-        thread.start()
+        ending = threading.Event()
+        spin = threading.Thread(target=_spin, args=(executor, ending), name=f"{name} executor", daemon=True)
+        spin.start()
         try:
             yield node
         finally:
+            ending.set()
+            spin.join()  # first: a callback under way must not find its executor destroyed
             executor.shutdown()
-            thread.join()
             node.destroy_node()
     finally:
         rclpy.try_shutdown(context=context)
 
 
-def _spin(executor: SingleThreadedExecutor) -> None:
+def _spin(executor: SingleThreadedExecutor, ending: threading.Event) -> None:
     with suppress(ExternalShutdownException):
-        executor.spin()
+        while not ending.is_set():
+            executor.spin_once(timeout_sec=SPIN_POLL_S)

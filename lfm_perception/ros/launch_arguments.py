@@ -6,7 +6,7 @@ Imports neither `launch` nor rclpy, so that it can be tested without ROS.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,15 @@ def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
     elif given["mmproj"]:
         raise RuntimeError(f"mmproj {given['mmproj']} was given without model")
     return overrides
+
+
+def check_rviz(given: Mapping[str, str], packages: Collection[str]) -> None:
+    """Raise RuntimeError when rviz is wanted and not among the installed packages."""
+    if given["use_rviz"].lower() in ("true", "1") and "rviz2" not in packages:
+        raise RuntimeError(
+            "use_rviz:=true needs the package rviz2, which is not installed: "
+            "sudo apt install ros-$ROS_DISTRO-rviz2, or leave use_rviz out"
+        )
 
 
 def remappings(preset: str, image_topic: str) -> list[tuple[str, str]]:

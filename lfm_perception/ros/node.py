@@ -42,6 +42,7 @@ from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.launch_arguments import parameter_file_problem
+from lfm_perception.ros.names import warn_of_namesakes
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
 from lfm_perception.ros.topics import PERCEPTION
@@ -158,6 +159,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             assert self._session is not None
             self._session.start()
             self.get_logger().info(f"subscribed to {self._session.topic}")
+            warn_of_namesakes(self)
 
         return self._transition("activate", start)
 

@@ -32,6 +32,11 @@ def environment(profile: Path = PROFILE) -> dict[str, str]:
     ours = {str(each) for each in (PROFILE, RECEIVER_PROFILE, UDP_PROFILE)}  # inherited from a parent
     if any(os.environ.get(name, str(PROFILE)) not in ours for name in _USER_CHOICES):
         return {}
+    return variable(profile)
+
+
+def variable(profile: Path = PROFILE) -> dict[str, str]:
+    """The environment variable that selects a profile, which a sender of images needs too."""
     older = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")  # Fast DDS 2
     return {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": str(profile)}
 
