@@ -327,7 +327,9 @@ def test_the_request_holds_the_question_the_limits_and_the_model_cards_sampling(
     assert caption["repetition_penalty"] == caption["repeat_penalty"] == 1.05
     body = asked(FIND, PLAN, sampling__temperature=0.1)
     assert (body["model"], body["max_tokens"]) == ("demo", 200)
-    assert body["temperature"] == 0.0, "boxes have a sampling of their own"
+    assert (body["temperature"], body["min_p"]) == (0.0, 0.0), "boxes have a sampling of their own"
+    assert body["repetition_penalty"] == body["repeat_penalty"] == 1.0
+    assert asked(ask(CAPTION), PLAN, sampling__top_k=50)["top_k"] == 50
     (user,) = body["messages"]
     picture, words = user["content"]
     assert (user["role"], words["text"]) == ("user", FIND.prompt.user)

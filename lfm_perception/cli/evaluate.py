@@ -204,6 +204,57 @@ def detection(
 
 
 @app.command()
+def wordings(
+    source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
+    dialect: Annotated[
+        list[str] | None, typer.Option(help="Only this dialect, also one of the settings file. Repeatable.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Place of the labels, if it is not the usual one.")
+    ] = None,
+    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
+    topic: options.Topic = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Ask the model in every dialect about labelled images, and say which is best, with the uncertainty.
+
+    The dialects are the built-in ones and those of the settings file. F1 counts detections that match at an
+    IoU of 0.5; its standard error comes from resampling the images.
+    """
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.evaluation.detection_run import selected_labels
+    from lfm_perception.evaluation.labels import open_labelled
+    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.wordings import Wordings, table, verdict
+    from lfm_perception.media.staging import write_json
+
+    chosen = options.load_settings(settings, set_, seed=seed)
+    _check_names(dialect, list(chosen.known_dialects), "--dialect")
+    with running() as job, open_labelled(source, labels, topic=topic) as opened:
+        wanted = selected_labels(opened.labels, None if names is None else options.split(names))
+        job.begin("loading the model", min(opened.count, images or opened.count))
+        with closing(open_vlm(chosen)) as vlm, job.keeping_results():
+            trial = Wordings(vlm, chosen, wanted, dialect or list(chosen.known_dialects))
+            job.begin("inferring")
+            for image in islice(opened.images, images):
+                trial.run(image)
+                if not job.advance():
+                    break
+        job.require(trial.images, f"{opened.name} holds no labelled images")
+        figures = trial.figures(seed)
+    options.show_table(table(figures))
+    print(f"{verdict(figures)} ({trial.images} images)")
+    if json_:
+        write_json(json_, {"source": str(source), "wordings": figures, **provenance(chosen)})
+        print(f"all figures in {json_}")
+    job.finish(json_ or Path("the table above"))
+
+
+@app.command()
 def compare(
     first: Annotated[
         Path, typer.Argument(metavar="A.json", help="`bench.json` or `detection.json` of a run.")

@@ -37,7 +37,7 @@ class DetectionRun:
         codes: Sequence[str], words: Path | None, seed: int,
     ) -> None:  # fmt: skip
         self._settings, self._source, self._seed = settings, source, seed
-        self._labels = labels = _selected(source.labels, names)
+        self._labels = labels = selected_labels(source.labels, names)
         self._stresses = list(STRESSES) if stress else []
         self._codes = list(LANGUAGES if codes == ["all"] else codes)
         translations = languages(self._codes, settings.dialect, labels, words)
@@ -83,7 +83,8 @@ class DetectionRun:
         return found
 
 
-def _selected(labels: Sequence[str], names: Sequence[str] | None) -> list[str]:
+def selected_labels(labels: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """The labels to ask for: those of `names`, or all. Raises PerceptionError for a name that is none."""
     selected = list(labels if names is None else names)
     for name in selected:
         if name not in labels:
