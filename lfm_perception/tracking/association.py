@@ -21,8 +21,8 @@ LIKELIHOOD_SCALE = 8.0
 """Squared Mahalanobis distance at which the likelihood scores 1/e of the best. Its mean is 4, one for each
 axis of a box; the slope is less steep than a Gaussian's (2), because people turn round."""
 
-MAX_CENTRE_DISTANCE, UNIQUE_DISTANCE = 4.5, 9.0
-"""Largest squared distance of centres of a pair, in standard deviations, and the one in which it is alone."""
+MAX_CENTRE_DISTANCE = 4.5
+"""Largest squared distance of the centres of a unique pair, in standard deviations."""
 
 MAX_SIZE_RATIO = 1.6
 """Largest ratio of widths, and of heights, in the third stage."""
@@ -74,22 +74,30 @@ def associate(
     return tracks, detections
 
 
-def unique_pairs(distance: Matrix, first: Matrix, second: Matrix, allowed: NDArray[np.bool_]) -> Pairs:
+def unique_pairs(
+    distance: Matrix, first: Matrix, second: Matrix, allowed: NDArray[np.bool_], margin: float
+) -> Pairs:
     """Pairs of N and M boxes that go together by place and size, and with no other one.
 
     Args:
         distance: squared distances of the centres in standard deviations, shape (N, M).
         first, second: their [cx, cy, w, h], shape (N, 4) and (M, 4).
         allowed: which pairs may be formed, shape (N, M).
+        margin: by how much the distance of any other pair with one of the two must be larger.
 
     Returns:
         Rows of the first and of the second boxes.
     """
     sizes = [np.log(np.maximum(boxes[:, 2:], MIN_SIZE)) for boxes in (first, second)]
     ratio = np.abs(sizes[0][:, None] - sizes[1][None]).max(axis=2)
-    possible = allowed & (distance <= UNIQUE_DISTANCE) & (ratio <= math.log(MAX_SIZE_RATIO))
-    unique = (possible.sum(axis=1, keepdims=True) == 1) & (possible.sum(axis=0, keepdims=True) == 1)
-    return np.nonzero(possible & unique & (distance <= MAX_CENTRE_DISTANCE))
+    possible = allowed & (ratio <= math.log(MAX_SIZE_RATIO)) & (distance <= MAX_CENTRE_DISTANCE + margin)
+    padded = np.pad(np.where(possible, distance, np.inf), (0, 1), constant_values=np.inf)
+    alone = padded <= MAX_CENTRE_DISTANCE
+    for axis in (0, 1):
+        best, rival = np.take(np.partition(padded, 1, axis=axis), [0, 1], axis=axis).swapaxes(0, axis)
+        best, rival = (np.expand_dims(each, axis) for each in (best, rival))
+        alone &= (padded == best) & (padded + margin <= rival)
+    return np.nonzero(alone)
 
 
 def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:

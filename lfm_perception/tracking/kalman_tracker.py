@@ -36,6 +36,10 @@ AXIS_SCALE = np.array([1.0, 1.0, 0.5, 0.5])
 MAX_NEW_IOU = 0.7
 """Overlap with an established track, detected in the same answer, from which on no track is started."""
 
+START_MARGIN, REENTRY_MARGIN = 4.5, 1.0
+"""Margins by which a pair must be the best one (see `unique_pairs`): for the second detection of a track,
+which may as well start another track, and for the return of a dormant track's object."""
+
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
 
@@ -233,6 +237,7 @@ class KalmanTracker:
             centre_and_size(boxes),
             measurements.position,
             allowed,
+            START_MARGIN,
         )
         return np.concatenate([tracks, more_tracks]), np.concatenate([matched, more_matched])
 
@@ -300,12 +305,13 @@ class KalmanTracker:
             return
         mixed = self._filters.mixed
         old, new = mixed[dormant], mixed[confirmed]
+        seen = centre_and_size(self._last_boxes[dormant])  # sizes are not predicted for so long
         distance = old.squared_distances(old.position, new.position, new.variance)[..., :2].sum(axis=2)
         alike = np.array(
-            [[self._states[o].label == self._states[n].label for n in confirmed] for o in dormant]
+            [[self._states[o].label in self._states[n].label_votes for n in confirmed] for o in dormant]
         )
         gone = np.zeros(len(self._states), dtype=bool)
-        for o, n in zip(*unique_pairs(distance, old.position, new.position, alike), strict=True):
+        for o, n in zip(*unique_pairs(distance, seen, new.position, alike, REENTRY_MARGIN), strict=True):
             self._states[confirmed[n]].continues(self._states[dormant[o]])
             gone[dormant[o]] = True
         self._keep(~gone)
