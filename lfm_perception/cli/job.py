@@ -1,4 +1,4 @@
-"""A long-running command: its progress bar, Ctrl-C and SIGTERM, and the results kept when it ends early."""
+"""A long-running command: its progress bar, its end by a signal, and the results kept when it ends early."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Job:
 
     def __init__(self, progress: Progress) -> None:
         self.signal = 0
-        """Number of the first Ctrl-C or SIGTERM, after which the job ends with the current frame; 0: none."""
+        """Number of the first signal, after which the job ends with the current frame; 0: none."""
         self._progress, self._task = progress, progress.add_task("", total=None)
         self._error: PerceptionError | None = None
 
@@ -102,13 +102,13 @@ class Job:
 
 @contextmanager
 def running(progress: Progress | None = None) -> Iterator[Job]:
-    """A job that the first Ctrl-C or SIGTERM ends after the current frame, and a second one at once.
+    """A job that the first Ctrl-C, SIGTERM or SIGHUP ends after the current frame, and a second one at once.
 
     `progress` counts frames by default.
     """
     progress = progress or frame_progress()
     job = Job(progress)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, job._on_signal) for number in numbers}
     try:
         yield job

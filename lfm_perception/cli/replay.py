@@ -9,6 +9,7 @@ import typer
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
+from lfm_perception.errors import PerceptionError
 
 
 def replay(
@@ -49,4 +50,12 @@ def replay(
         playback = ReplayOptions(bag, topic, pace, loops, frames)
         summary = play(playback, chosen, out, node=node, on_progress=job.advance)
     print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unanswered_reasons"].items())
+    if reasons:
+        print(f"images without an answer: {reasons}")
     job.finish(out)
+    if not summary["answered"]:
+        raise PerceptionError(
+            f"none of {summary['images']} images was answered ({reasons or 'the node gives no reason'}): "
+            f"see {out / 'node.log' if node is None else 'the log of the node'}"
+        )

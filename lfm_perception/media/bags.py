@@ -22,6 +22,10 @@ MAX_METADATA_BYTES, MAX_METADATA_NODES = 1 << 23, 200_000
 """Maximum size of a metadata.yaml: that of a bag of 20,000 files."""
 
 BAG_SUFFIXES = (".db3", ".mcap")
+OTHER_SUFFIXES = (".bag", ".db3.zstd", ".mcap.zstd")
+"""Names of recordings that are recognised, and refused with the way to convert them."""
+
+ROS1_MAGIC, ZSTD_MAGIC = b"#ROSBAG V", b"\x28\xb5\x2f\xfd"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (COMPRESSED_TYPE, "sensor_msgs/msg/Image")
 BOXES_TYPE = "vision_msgs/msg/Detection2DArray"
@@ -51,7 +55,7 @@ def typestore() -> Typestore:
 def is_bag(path: Path) -> bool:
     """Whether this is a rosbag2: one of its files, or its folder."""
     if not path.is_dir():
-        return path.suffix in BAG_SUFFIXES
+        return path.name.lower().endswith((*BAG_SUFFIXES, *OTHER_SUFFIXES))
     return (path / "metadata.yaml").exists() or any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
 
 
@@ -101,19 +105,48 @@ def open_bag(path: Path) -> Iterator[Reader]:
     except PerceptionError as error:
         raise PerceptionError(f"bag {path} cannot be read: {error}") from error
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
-        raise PerceptionError(f"bag {path} cannot be read: {reason(error)}") from error
+        raise PerceptionError(f"bag {path} cannot be read: {reason(error)}{_recovery(path)}") from error
     with closing(reader):
         yield reader
 
 
 def _check_files(path: Path) -> None:
-    """Refuses what rosbags would wait for or not survive: special files, and bombs in metadata.yaml."""
+    """Refuses recordings that rosbags cannot read, would not survive, or would read in part."""
     files = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             raise PerceptionError(f"{file.name} is not a regular file")
+        _check_file(file)
     if path.is_dir():
-        parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
+        content = parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
+        about = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
+        if isinstance(about, dict) and not about.get("storage_identifier", True):
+            raise PerceptionError("metadata.yaml names no storage: set storage_identifier to mcap or sqlite3")
+
+
+def _check_file(file: Path) -> None:
+    if file.name.lower().endswith(".zstd"):
+        raise PerceptionError("it is a compressed file: give its folder, or decompress it with zstd -d")
+    with file.open("rb") as stream:
+        begin = stream.read(len(ROS1_MAGIC))
+    if begin == ROS1_MAGIC or file.suffix.lower() == ".bag":
+        raise PerceptionError(
+            f"it is a bag of ROS 1: convert it with rosbags-convert --src {file.name} --dst {file.stem}"
+        )
+    log = file.with_name(f"{file.name}-wal")
+    if log.is_file() and log.stat().st_size:
+        raise PerceptionError(
+            f"{log.name} holds messages that are not in {file.name} yet: "
+            f"write them with sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+        )
+
+
+def _recovery(path: Path) -> str:
+    """How to recover a recording that was cut off."""
+    files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
+    if not files or files[0].suffix.lower() != ".mcap":
+        return ""
+    return f"; if it was cut off: mcap recover {files[0].name} -o recovered.mcap"
 
 
 def image_topic(reader: Reader, path: Path, topic: str | None) -> ImageTopic:
@@ -146,6 +179,10 @@ def read_messages(reader: Reader, topic: ImageTopic, also: Sequence[str] = ()) -
     while True:
         try:
             connection, logged_ns, raw = next(messages)
+            if raw[:4] == ZSTD_MAGIC:
+                raise PerceptionError(
+                    "its messages are compressed, as only metadata.yaml says: give the folder of the bag"
+                )
             stamp_ns = header_stamp_ns(raw) if connection.msgtype in IMAGE_TYPES else None
         except StopIteration:
             return

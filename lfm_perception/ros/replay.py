@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
@@ -43,7 +45,16 @@ NODE_LOG = "node.log"
 QUERY_TOPIC = "input_query"
 
 INFERENCE_TIMEOUT_S = 30.0
-"""Timeout for the detections of one image; a damaged image has none."""
+"""Timeout for the outcome of one image: its detections, or the node's count of the reason against it."""
+
+DIAGNOSTICS_PERIOD_S = 0.1
+"""Period of the node's diagnostics, which report the images that get no inference."""
+
+RESULT_TIMEOUT_S = 5.0
+"""Timeout for the detections of an image whose inference the node has counted already."""
+
+OUTCOMES = ("frames dropped", "frames skipped", "frames rejected", "frames failed")
+"""Counters in the diagnostics of images without an inference; a reason may follow after a colon."""
 
 TRACKS_TIMEOUT_S = 0.1
 """Timeout for the tracks of one image before the next is published; a rejected image has none."""
@@ -107,7 +118,7 @@ def replay(
             processes.append(running.enter_context(process))
         name = node or PERCEPTION_NODE
         own_node = running.enter_context(spinning_node("replay", namespace=name.rpartition("/")[0]))
-        player = _Player(own_node, options, topic.compressed, processes)
+        player = _Player(own_node, name.strip("/"), options, topic.compressed, processes)
 
         def on_message(topic: str, raw: bytes) -> None:
             player.on_message(topic, raw)
@@ -141,6 +152,7 @@ def replay(
             "images": player.sent,
             "answered": player.answered,
             "unanswered_stamps": player.unanswered,
+            "unanswered_reasons": dict(player.reasons),
             "wall_s": round(wall_s, 3),
             "recorded": dict(recorder.counts),
         }
@@ -161,21 +173,32 @@ def _node_parameters(settings: Settings, compressed: bool) -> dict[str, object]:
         "engine.n_threads": settings.engine.n_threads or usable_cores(),
         "node.image_transport": "compressed" if compressed else "raw",
         "node.image_reliability": "reliable",
+        "node.diagnostics_period": DIAGNOSTICS_PERIOD_S,
     }
 
 
 class _Player:
     """Publishes a bag's messages and /clock, and tracks what the perception node answers.
 
-    `now_ns` is the time of /clock; `sent`, `answered` and `unanswered` count images and list stamps.
+    `now_ns` is the time of /clock; `sent` and `answered` count images, `unanswered` lists stamps, and
+    `reasons` counts the images without an inference by the node's reason.
     """
 
     def __init__(
-        self, node: Node, options: ReplayOptions, compressed: bool, processes: Sequence[NodeProcess]
+        self,
+        node: Node,
+        name: str,
+        options: ReplayOptions,
+        compressed: bool,
+        processes: Sequence[NodeProcess],
     ) -> None:
         self.now_ns = self.sent = self.answered = 0
         self.unanswered: list[int] = []
+        self.reasons: Counter[str] = Counter()
+        self._counts: Counter[str] | None = None
+        self._first_counts: Counter[str] = Counter()
         self._node, self._options, self._processes = node, options, processes
+        self._name = name
         self._clock = node.create_publisher(Clock, "/clock", RELIABLE)
         self._queries = node.create_publisher(String, QUERY_TOPIC, RELIABLE)
         kind, name = (CompressedImage, "image_raw/compressed") if compressed else (Image, "image_raw")
@@ -188,11 +211,44 @@ class _Player:
     def on_message(self, topic: str, raw: bytes) -> None:
         """Called with each recorded message, on the executor's thread."""
         self._received += topic != "/diagnostics"
-        if topic in ("detections", "tracks"):
-            with self._changed:
+        with self._changed:
+            if topic in ("detections", "tracks"):
                 self._newest_ns[topic] = header_stamp_ns(raw)
                 self.answered += topic == "detections"
-                self._changed.notify_all()
+            elif topic == "/diagnostics":
+                self._count(deserialize_message(raw, DiagnosticArray))
+            self._changed.notify_all()
+
+    def _count(self, diagnostics: DiagnosticArray) -> None:
+        """Take over the node's counters of frames, as differences to those before the first image."""
+        values = {
+            value.key: int(value.value)
+            for status in diagnostics.status
+            if status.name.partition(": ")[0].strip("/") == self._name
+            for value in status.values
+            if value.key.startswith("frames ")
+        }
+        if "frames received" not in values:
+            return
+        if self.sent == 0:
+            self._first_counts = Counter(values)
+        counts = Counter(values)
+        counts.subtract(self._first_counts)
+        self._counts = counts
+        self.reasons = Counter(
+            {
+                key.removeprefix("frames "): count
+                for key, count in counts.items()
+                if count > 0 and key.partition(": ")[0] in OUTCOMES and not _has_reasons(key, counts)
+            }
+        )
+
+    def _is_settled(self) -> bool:
+        """Whether the node has counted the outcome of every image that was published."""
+        if self._counts is None:
+            return False
+        outcomes = sum(self._counts[name] for name in (*OUTCOMES, "frames inferred"))
+        return self._counts["frames received"] >= self.sent and outcomes >= self.sent
 
     @contextmanager
     def ticking(self) -> Iterator[None]:
@@ -290,7 +346,7 @@ class _Player:
             self._changed.wait_for(lambda: self._newest_ns.get("tracks") == stamp_ns, TRACKS_TIMEOUT_S)
 
     def _wait_for_inference(self, stamp_ns: int) -> bool:
-        """Wait for detections and tracks of this stamp; False when they do not come."""
+        """Wait for the outcome of the image of this stamp; False when it gets no detections."""
 
         def inferred() -> bool:
             return self._newest_ns.get("detections") == self._newest_ns.get("tracks") == stamp_ns
@@ -298,8 +354,17 @@ class _Player:
         deadline = time.monotonic() + INFERENCE_TIMEOUT_S
         while time.monotonic() < deadline:
             with self._changed:
-                if self._changed.wait_for(inferred, timeout=0.5):
+                self._changed.wait_for(lambda: inferred() or self._is_settled(), timeout=0.5)
+                if not inferred() and self._is_settled():
+                    on_its_way = self._counts is not None and self._counts["frames inferred"] > self.answered
+                    return self._changed.wait_for(inferred, timeout=RESULT_TIMEOUT_S if on_its_way else 0.0)
+                if inferred():
                     return True
             for process in self._processes:
                 process.check()
         return False
+
+
+def _has_reasons(key: str, counts: Counter[str]) -> bool:
+    """Whether a counter is the sum of others, which name the reasons."""
+    return any(other.startswith(f"{key}: ") for other in counts)

@@ -1,0 +1,109 @@
+"""Recordings that cannot be read as they are: each is refused in one sentence with the way out."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
+from rosbags.typesys import Stores, get_typestore
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.media.bags import image_topic, is_bag, open_bag, read_messages
+from lfm_perception.media.sources import open_source
+
+TYPES = get_typestore(Stores.LATEST)
+IMAGE = "sensor_msgs/msg/Image"
+
+
+def recorded(path: Path, plugin: StoragePlugin, compression: CompressionMode | None = None) -> Path:
+    make = TYPES.types
+    writer = Writer(path, version=8, storage_plugin=plugin)
+    if compression is not None:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/image_raw", IMAGE, typestore=TYPES)
+        for index in range(5):
+            stamp = make["builtin_interfaces/msg/Time"](sec=100 + index, nanosec=0)
+            header = make["std_msgs/msg/Header"](stamp=stamp, frame_id="front")
+            pixels = np.full(48 * 64 * 3, 40 * index, np.uint8)
+            message = make[IMAGE](
+                header=header, height=48, width=64, encoding="rgb8", is_bigendian=0, step=192, data=pixels
+            )
+            writer.write(connection, (100 + index) * 10**9, TYPES.serialize_cdr(message, IMAGE))
+    return path
+
+
+def refusal(path: Path) -> str:
+    assert is_bag(path)
+    with pytest.raises(PerceptionError) as refused, open_source(str(path)) as source:
+        list(source.frames)
+    sentence = str(refused.value)
+    assert len(sentence) <= 300
+    assert "\n" not in sentence
+    return sentence
+
+
+def only_file(bag: Path, suffix: str) -> Path:
+    (file,) = bag.glob(f"*{suffix}")
+    return file
+
+
+@pytest.mark.parametrize("name", ["drive.bag", "drive.mcap", "drive.db3"])
+def test_a_bag_of_ros_1_is_named_as_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"#ROSBAG V2.0\n" + bytes(4096))
+    assert "it is a bag of ROS 1: convert it with rosbags-convert" in refusal(path)
+
+
+def test_a_database_with_messages_left_in_its_log_is_not_read_in_part(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3)
+    database = only_file(bag, ".db3")
+    writer = sqlite3.connect(database)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("INSERT INTO messages(topic_id, timestamp, data) SELECT topic_id, 200, data FROM messages")
+    writer.commit()
+    for path in (bag, database):
+        assert f"{database.name}-wal holds messages that are not in {database.name} yet" in refusal(path)
+    writer.close()  # which writes them
+    with open_bag(bag) as reader:
+        assert len(list(reader.messages())) == 10
+
+
+def test_messages_that_only_the_metadata_calls_compressed_are_named_so(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    with open_bag(bag) as reader:
+        assert len(list(read_messages(reader, image_topic(reader, bag, None)))) == 5
+    assert "give the folder of the bag" in refusal(only_file(bag, ".db3"))
+
+
+def test_a_compressed_file_of_a_bag_is_no_video(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.FILE)
+    assert "give its folder, or decompress it with zstd -d" in refusal(only_file(bag, ".zstd"))
+
+
+def test_a_recording_that_was_cut_off_says_how_to_recover_it(tmp_path: Path) -> None:
+    file = only_file(recorded(tmp_path / "bag", StoragePlugin.MCAP), ".mcap")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    assert f"mcap recover {file.name} -o recovered.mcap" in refusal(file)
+
+
+@pytest.mark.parametrize("empty", ["''", '""', ""])
+def test_metadata_without_a_storage_says_what_to_write(tmp_path: Path, empty: str) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.MCAP)
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(
+        metadata.read_text().replace("storage_identifier: mcap", f"storage_identifier: {empty}")
+    )
+    assert "set storage_identifier to mcap or sqlite3" in refusal(bag)
+
+
+def test_files_that_are_no_regular_files_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "x.mcap"
+    folder.mkdir()
+    (folder / "y.db3").mkdir()
+    assert "metadata.yaml" in refusal(folder)
