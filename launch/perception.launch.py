@@ -8,6 +8,8 @@ An empty argument leaves the parameter to the parameter file, or to its default.
 
 from __future__ import annotations
 
+import os
+
 from ament_index_python.packages import get_package_share_path, get_packages_with_prefixes
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -16,6 +18,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from lfm_perception.parent import PARENT_VARIABLE
 from lfm_perception.ros import launch_arguments as arguments
 from lfm_perception.ros import transport
 
@@ -36,6 +39,8 @@ def generate_launch_description() -> LaunchDescription:
     ]
     # The node selects its transport itself; this is for rviz and other launched nodes.
     shared_memory = [SetEnvironmentVariable(*variable) for variable in transport.environment().items()]
+    # nodes end with this process, also where it is killed
+    shared_memory.append(SetEnvironmentVariable(PARENT_VARIABLE, str(os.getpid())))
     return LaunchDescription([*declared, *shared_memory, OpaqueFunction(function=start)])
 
 

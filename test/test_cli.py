@@ -300,7 +300,9 @@ def wait_for(found: Path, pattern: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_ctrl_c_ends_with_complete_files_of_the_results(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -315,6 +317,18 @@ def test_ctrl_c_ends_with_complete_files_of_the_results(
     assert summary["ended"] == "interrupted"
     assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["scenes"] >= 1
     assert str(tmp_path) in out
+
+
+def test_what_a_killed_run_left_behind_is_removed_by_the_next_one(command: Command, tmp_path: Path) -> None:
+    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
+    wait_for(tmp_path, ".unfinished-*/overlay.mp4")
+    process.kill()
+    process.communicate(timeout=60)
+    assert list(tmp_path.glob(".unfinished-*"))
+    outcome = command("run", "demo", "--out", tmp_path, "--frames", "2", *QUICK)
+    assert outcome.code == 0
+    assert names(tmp_path) == RESULTS
+    assert not list(tmp_path.glob(".unfinished-*"))
 
 
 def test_ctrl_c_before_the_first_frame_leaves_no_results(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -16,15 +15,13 @@ from multiprocessing.connection import Connection
 from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, Request, SharedMemory
 from lfm_perception.errors import PerceptionError
+from lfm_perception.parent import end_with_parent
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.vlm import Vlm
 
 NICENESS = 1
 """Lowers the model's CPU priority below that of the publishers. With 10, inference took eleven times as
 long beside busy programs (`benchmarks/contention.py`)."""
-
-_PR_SET_PDEATHSIG = 1
-"""prctl option: the signal that this process gets when its parent ends."""
 
 
 def main(pipe_file: int, memory_file: int, parent: int) -> None:
@@ -33,8 +30,7 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
     The first message in the pipe is the settings.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the supervisor ends this process
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before prctl took effect
+    if not end_with_parent(parent, signal.SIGKILL):
         return
     pipe = Connection(pipe_file)
     sending = threading.Lock()

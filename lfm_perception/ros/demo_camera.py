@@ -19,6 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from lfm_perception.demo.world import Snapshot, World
+from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.topics import DEMO_CAMERA
@@ -95,6 +96,7 @@ class DemoCamera(Node):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT or the shutdown of the context."""
+    end_with_starter()
     transport.use_shared_memory()
     cv2.setNumThreads(1)  # the cores belong to the model
     rclpy.init(args=None if arguments is None else list(arguments))

@@ -37,6 +37,7 @@ from std_srvs.srv import SetBool, Trigger
 from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
+from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
@@ -331,6 +332,7 @@ def _parameter_file_problems(node: str) -> list[str | None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
+    end_with_starter()
     problem = transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)

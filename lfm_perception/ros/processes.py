@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TypeVar
 import yaml
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.parent import PARENT_VARIABLE
 
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ class NodeProcess:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C signals this process only, which stops the others
+                    env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
                 )
             self._cleaning = cleaning.pop_all()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ SETTINGS = Settings().with_values(
 )
 
 
-def recorded(path: Path, *, storage: StoragePlugin, compressed: bool, frames: int = 6) -> Path:
-    """A bag of the demo world at 5 Hz, as a camera and `ros2 bag record` would have left it."""
+def recorded(
+    path: Path, *, storage: StoragePlugin, compressed: bool, frames: int = 6, offset_ns: int = 0
+) -> Path:
+    """A bag of the demo world at 5 Hz, as a camera and `ros2 bag record` would have left it.
+
+    The stamps of the images are `offset_ns` after the time of recording, or 0 where that would be negative.
+    """
     types = get_typestore(Stores.LATEST)
     kind = f"sensor_msgs/msg/{'CompressedImage' if compressed else 'Image'}"
     topic = "/camera/image/compressed" if compressed else "/camera/image"
@@ -46,7 +52,8 @@ def recorded(path: Path, *, storage: StoragePlugin, compressed: bool, frames: in
         connection = writer.add_connection(topic, kind, typestore=types)
         for index in range(frames):
             stamp_ns = EPOCH_NS + index * 200_000_000
-            stamp = make["builtin_interfaces/msg/Time"](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+            sec, nanosec = divmod(max(stamp_ns + offset_ns, 0) if offset_ns >= 0 else 0, 10**9)
+            stamp = make["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
             header = make["std_msgs/msg/Header"](stamp=stamp, frame_id="front")
             rgb = world.snapshot(6 * index).frame.image
             if compressed:
@@ -115,6 +122,37 @@ def test_the_same_bag_gives_the_same_messages_byte_for_byte(
     assert any(scene["objects"] for scene in scenes)
 
 
+@pytest.mark.parametrize(
+    ("offset_ns", "changes", "answered", "reason"),
+    [
+        (-EPOCH_NS, {}, 0, "rejected: "),
+        (5 * 10**9, {}, 0, "rejected: "),
+        (0, {"inference.motion_threshold": 1.0, "inference.max_interval": 3600.0}, 1, "skipped"),
+    ],
+    ids=["stamp 0", "stamps from the future", "motion gate closed"],
+)
+def test_images_without_an_answer_are_passed_over_at_once_with_the_reason(
+    tmp_path: Path, offset_ns: int, changes: dict[str, object], answered: int, reason: str
+) -> None:
+    bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, offset_ns=offset_ns)
+    summary = replay(ReplayOptions(bag), SETTINGS.with_values(changes), tmp_path / "out")
+    assert (summary["images"], summary["answered"]) == (6, answered)
+    assert len(summary["unanswered_stamps"]) == 6 - answered
+    assert sum(summary["unanswered_reasons"].values()) == 6 - answered
+    assert all(each.startswith(reason) for each in summary["unanswered_reasons"])
+    assert summary["wall_s"] < 60.0, "the timeout of an outcome is 30 s for each image"
+
+
+def test_a_replay_without_any_answer_fails_and_names_the_reasons(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, offset_ns=5 * 10**9)
+    done = subprocess.run(
+        command("replay", str(bag), "--out", str(tmp_path / "out")), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "none of 6 images was answered (6 rejected: " in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bag_that_starts_over_starts_the_tracks_over_and_nothing_else(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, frames=4)
     summary = replay(ReplayOptions(bag, loops=2), SETTINGS, tmp_path / "out")
@@ -169,7 +207,8 @@ def test_the_demo_shows_the_real_graph_and_judges_it(tmp_path: Path) -> None:
     assert not leftovers(out)
 
 
-def test_ctrl_c_ends_the_demo_and_all_its_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_signal_ends_the_demo_and_all_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "demo"
     process = subprocess.Popen(
         command("demo", "--out", str(out), "--seconds", "600"),
@@ -178,9 +217,12 @@ def test_ctrl_c_ends_the_demo_and_all_its_processes(tmp_path: Path) -> None:
     )
     while not list(out.glob(".unfinished-*/camera.log")):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode in (1, 130)
+    assert process.returncode in (1, 128 + number, -number)
+    deadline = time.monotonic() + 30.0
+    while leftovers(out) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not leftovers(out)
 
 
