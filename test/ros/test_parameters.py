@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.ros.parameters import Parameters
+from lfm_perception.ros.parameters import Parameters, ros_parameters
 from lfm_perception.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +72,48 @@ def test_where_pictures_and_keys_go_is_fixed_when_the_process_starts(tmp_path: P
             assert not result.successful
             assert "read-only" in result.reason
         assert declared.settings() == before
+
+
+DIALECT = """
+detect: {dialect: corners, labels: [dog], synonyms: ["dog: puppy"]}
+dialects:
+  corners:
+    user: "Give the corners of every {labels} as JSON."
+    keys: [corners, name]
+    label_key: name
+    box_key: corners
+    coordinate_range: 1000
+    decimals: 0
+"""
+
+
+def test_a_dialect_of_the_users_works_in_the_node_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n" + DIALECT.replace("\n", "\n    "))
+    with parameters(file) as declared:
+        settings = declared.settings()
+        assert settings == Settings.load(file)
+        assert settings.dialect.box_key == "corners"
+        assert settings.with_values({"detect.dialect": "bbox"}).dialects == settings.dialects
+
+
+def test_a_dialect_travels_to_a_node_that_another_command_starts(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(DIALECT)
+    given = ros_parameters(Settings.load(file))
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Node("perception", context=context, parameter_overrides=overrides)
+    try:
+        assert Parameters(node).settings() == Settings.load(file)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def test_a_wrong_dialect_is_refused_when_the_node_is_configured(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    dialects: {mine: {usr: 'Find {labels}.'}}\n")
+    with parameters(file) as declared, pytest.raises(PerceptionError, match="unknown key 'usr'"):
+        declared.settings()
