@@ -206,6 +206,65 @@ def test_an_object_that_leaves_the_image_is_not_published_outside() -> None:
     assert tracker.predict(1.9) == ()
 
 
+def test_an_object_that_is_named_twice_has_one_track() -> None:
+    tracker = following(min_hits=1)
+    for i in range(6):
+        twice = [seen(0.505, size=0.102, label="crate", score=0.5)] if i % 2 else []
+        tracker.update([seen(0.5), *twice], i * STEP_S)
+        assert [track.track_id for track in tracker.predict(i * STEP_S)] == [1]
+
+
+def test_a_second_box_on_an_established_track_starts_none() -> None:
+    tracker = following(nms_iou=1.0)
+    for i in range(6):
+        tracker.update([seen(0.5), *([seen(0.505)] if i > 1 else [])], i * STEP_S)
+    assert [track.track_id for track in tracker.predict(5 * STEP_S)] == [1]
+
+
+def test_an_object_that_moves_by_more_than_its_size_gets_a_track() -> None:
+    tracker = following()
+    for i in range(5):
+        tracker.update([seen(0.1 + 0.12 * i, size=0.06), seen(0.5, 0.9)], i * STEP_S)
+    fast, _ = sorted(tracker.predict(4 * STEP_S), key=lambda track: track.box.y1)
+    assert fast.velocity.x == pytest.approx(0.6, rel=0.1)
+
+
+def test_an_object_that_comes_nearer_is_predicted_to_grow_faster_and_faster() -> None:
+    tracker = following()
+
+    def at(seconds: float) -> Detection:
+        depth = 10.0 - 2.0 * seconds
+        return seen(0.5 + 0.5 / depth, size=1.2 / depth)
+
+    for i in range(14):
+        tracker.update([at(i * STEP_S)], i * STEP_S)
+    (track,) = tracker.predict(13 * STEP_S + 0.5)
+    true = at(13 * STEP_S + 0.5).box
+    assert track.box.width == pytest.approx(true.width, rel=0.04)
+
+
+def test_perfect_boxes_are_followed_closely() -> None:
+    tracker = following()
+    place = 0.5
+    for i in range(60):
+        place = 0.5 + 0.2 * math.sin(i / 12)
+        tracker.update([seen(place)], i / 25)
+    (track,) = tracker.predict(59 / 25)
+    assert (track.box.x1 + track.box.x2) / 2 == pytest.approx(place, abs=0.003)
+
+
+def test_an_object_that_returns_from_behind_another_keeps_its_id() -> None:
+    tracker = following()
+    for i in range(30):
+        visible = i < 10 or i >= 20
+        tracker.update([seen(0.2 + 0.015 * i)] if visible else [], i * STEP_S)
+        if 12 <= i < 21:
+            assert tracker.predict(i * STEP_S) == ()
+    (track,) = tracker.predict(29 * STEP_S)
+    assert track.track_id == 1
+    assert track.age_s == pytest.approx(29 * STEP_S)
+
+
 # --- names ------------------------------------------------------------------------------------------------
 
 

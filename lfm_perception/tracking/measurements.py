@@ -26,7 +26,7 @@ TRUNCATION_MARGIN = 0.005
 
 IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
 
-CROWDED_IOU = 0.5
+CROWDED_IOU = 0.7
 """Overlap with another detection from which on the boxes of a crowd err in ways that noise does not."""
 
 UNMEASURED = 1e6

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.tracking.kalman import Array, Rows
 
-MIN_SCALE, MAX_SCALE = 0.03, 1.0
+MIN_SCALE, MAX_SCALE = 0.1, 1.0
 """Limits of the factor on the standard deviation of a measurement."""
 
 GAIN = 1.0
