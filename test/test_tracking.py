@@ -408,11 +408,12 @@ def test_a_box_without_a_name_is_refused_and_counted(label: str) -> None:
 
 @pytest.mark.parametrize("label", ["人", "رجل", "😀" * 500, "a\nb", "box " * 1000])
 def test_any_name_can_be_followed(label: str) -> None:
-    tracker = following()
+    tracker, detection = following(), seen(0.5, label=label)
     for i in range(3):
-        assert tracker.update([seen(0.5, label=label)], i * STEP_S) == {}
+        assert tracker.update([detection], i * STEP_S) == {}
     (track,) = tracker.predict(0.4)
-    assert label.startswith(track.label)
+    assert detection.label.startswith(track.label)
+    assert track.label
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -3.0, 7.0])
