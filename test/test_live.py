@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+import numpy as np
 import pytest
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
@@ -244,6 +246,19 @@ def test_one_frame_with_an_outlier_stamp_does_not_reset_the_tracker(vlm: Vlm, fr
         assert {track.track_id for track in tracks} == {track.track_id for track in later}
         assert live.statistics().frames_rejected == {"jumped back": 1}
         assert live.statistics().tracker_resets == 0
+
+
+def test_a_long_thin_image_costs_one_frame_and_little_memory(vlm: Vlm, frames: list[Frame]) -> None:
+    moving = SETTINGS.with_values({"tracker.camera_motion_compensation": "on"})
+    with running(vlm, moving) as (live, recorder):
+        tracks = infer(live, recorder, frames[30]).tracks
+        thin = Frame(np.zeros((16_384, 1, 3), np.uint8), frames[31].stamp_ns)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        live.submit(thin, thin.stamp_ns)
+        recorder.wait(lambda: bool(recorder.errors))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+        later = infer(live, recorder, frames[32]).tracks
+        assert {track.track_id for track in tracks} <= {track.track_id for track in later}
 
 
 def test_while_disabled_frames_are_counted_as_skipped(vlm: Vlm, frames: list[Frame]) -> None:

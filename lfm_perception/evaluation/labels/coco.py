@@ -21,6 +21,7 @@ from lfm_perception.files import MAX_DATA_BYTES, parse_json
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame, Image
 
@@ -189,9 +190,12 @@ def _place(folder: Path, name: str) -> Path | None:
 def _images(
     placed: Mapping[Path, CocoImage], labels: str, omissions: Counter[str]
 ) -> Iterator[base.LabelledImage]:
+    depth = BitDepth()
     for index, (path, image) in enumerate(placed.items()):
-        pixels = images.read(path)
-        if not _of_shape(pixels, image) and _of_shape(stored := images.read(path, as_stored=True), image):
+        pixels = images.read(path, depth)
+        if not _of_shape(pixels, image) and _of_shape(
+            stored := images.read(path, depth, as_stored=True), image
+        ):
             pixels = stored
             omissions["images are evaluated without their EXIF orientation, as their labels are"] += 1
         if not _of_shape(pixels, image):

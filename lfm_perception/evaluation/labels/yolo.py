@@ -17,6 +17,7 @@ from lfm_perception.evaluation.labels import base
 from lfm_perception.files import parse_yaml
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
+from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
@@ -67,12 +68,13 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
     truth = {
         stem: _read_truth(file, names, names_file, omissions) for stem, file in files.items() if stem in stems
     }
+    depth = BitDepth()
     yield base.LabelledSource(
         f"images {image_dir}, labels {folder}",
         tuple(dict.fromkeys(names.values())),
         len(found),
         (
-            base.LabelledImage(path.name, Frame(images.read(path), index), truth.get(path.stem, ()))
+            base.LabelledImage(path.name, Frame(images.read(path, depth), index), truth.get(path.stem, ()))
             for index, path in enumerate(found)
         ),
         omissions,
