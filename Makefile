@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson demo test coverage lint format docs site model constraints clean environment
+.PHONY: help desktop jetson demo test fuzz coverage lint format docs site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ demo: environment ## run camera and node on the demo world, compared with the gr
 
 test: lint ## lint, type check and all tests
 	$(BIN)/python -m pytest
+
+fuzz: environment ## 200,000 mutated inputs for all readers (an hour); figures in benchmarks/results/fuzz.json
+	$(BIN)/python test/fuzz/run.py --inputs 200000 --out benchmarks/results/fuzz.json
 
 coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lfm_perception.media.page import data_uri, drawing
+from lfm_perception.text import safe_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,9 @@ BAR = 0.24
 
 MAX_HEIGHT = 300.0
 """Maximum height of a chart in inches, at which 500 labels with two bars each are still legible."""
+
+MAX_LABEL = 50
+"""Maximum length of a label that is drawn, characters."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: the reader's computer has fonts for every language
@@ -63,14 +67,16 @@ def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], axis: str)
     def draw(axes: Axes) -> None:
         for index, (name, values) in enumerate(series.items()):
             places = [row * pitch + index for row in range(len(names))]
-            drawn = axes.barh(places, values, height=0.86, color=COLOURS[index % len(COLOURS)], label=name)
+            drawn = axes.barh(places, values, height=0.86, color=COLOURS[index % len(COLOURS)])
+            drawn.set_label(safe_line(name, MAX_LABEL))
             texts = [f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}" for value in values]
             axes.bar_label(drawn, texts, padding=3, color=QUIET, fontsize=9)
-        axes.set_yticks([row * pitch + (len(series) - 1) / 2 for row in range(len(names))], names)
+        labels = [safe_line(name, MAX_LABEL) for name in names]
+        axes.set_yticks([row * pitch + (len(series) - 1) / 2 for row in range(len(names))], labels)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0.0, 1.12 * most if most else 1.0)
-        axes.set_xlabel(axis)
+        axes.set_xlabel(safe_line(axis, MAX_LABEL))
         axes.invert_yaxis()
         if len(series) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(series))
@@ -115,10 +121,10 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
             linewidth=line.width,
             marker=line.marker or None,
             markersize=3 if not line.width else None,
-            label=line.label or None,
+            label=safe_line(line.label, MAX_LABEL) or None,
         )
-    axes.set_xlabel(axes_names[0])
-    axes.set_ylabel(axes_names[1])
+    axes.set_xlabel(safe_line(axes_names[0], MAX_LABEL))
+    axes.set_ylabel(safe_line(axes_names[1], MAX_LABEL))
 
 
 def _drawn(width: float, height: float, draw: Callable[[Axes], None]) -> str:
@@ -129,7 +135,7 @@ def _drawn(width: float, height: float, draw: Callable[[Axes], None]) -> str:
 
     text = io.StringIO()
     with drawing("a chart"), rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's font has it
+        warnings.simplefilter("ignore")  # of glyphs, which the reader's font has, and of long labels
         figure: Figure = Figure(figsize=(width, min(height, MAX_HEIGHT)), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())

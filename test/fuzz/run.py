@@ -31,6 +31,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -218,14 +219,21 @@ def main() -> int:
     parser.add_argument("--readers", nargs="*", default=[reader.name for reader in READERS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--jobs", type=int, default=2, help="readers tested at the same time")
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
     options = parser.parse_args()
     chosen = [reader for reader in READERS if reader.name in options.readers]
     results = {}
     began = time.monotonic()
-    for index, reader in enumerate(chosen):
-        count = options.inputs // len(chosen) + (index < options.inputs % len(chosen))
-        results[reader.name] = found = fuzz(reader, options.seed, options.first, count)
+    share, rest = divmod(options.inputs, len(chosen))
+
+    def run(index: int) -> dict[str, Any]:
+        return fuzz(chosen[index], options.seed, options.first, share + (index < rest))
+
+    for reader, found in zip(
+        chosen, ThreadPoolExecutor(options.jobs).map(run, range(len(chosen))), strict=True
+    ):
+        results[reader.name] = found
         line = {name: value for name, value in found.items() if name != "shown"}
         print(f"{reader.name:28s}", *(f"{name} {value}" for name, value in line.items()), flush=True)
         for failure in found["shown"]:

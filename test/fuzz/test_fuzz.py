@@ -15,7 +15,7 @@ from readers import READERS, Reader
 from lfm_perception.errors import PerceptionError
 from lfm_perception.text import MAX_SENTENCE
 
-INPUTS = 3_000
+INPUTS = 2_500
 """Inputs of the short run, over all readers."""
 
 OF_FILES = [reader for reader in READERS if reader.file]
