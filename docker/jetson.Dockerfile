@@ -1,5 +1,5 @@
-# Jetson image: JetPack 6 with ROS 2 Humble (Orin), or with --build-arg JETPACK=7 ROS 2 Jazzy (Thor). Build it on a
-# Jetson, or anywhere for arm64 (docker buildx build --platform linux/arm64).
+# Jetson image: JetPack 6.2 with ROS 2 Humble (Orin), or with --build-arg JETPACK=7 JetPack 7.2 with ROS 2 Jazzy (Orin
+# and Thor). Build it on a Jetson, or anywhere for arm64 (docker buildx build --platform linux/arm64).
 #   docker build -f docker/jetson.Dockerfile -t lfm-perception:jetpack6 .
 ARG JETPACK=6
 
@@ -10,17 +10,19 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 ENV CUDA_ARCHITECTURES=87
 
-FROM nvcr.io/nvidia/cuda:13.0.1-devel-ubuntu24.04 AS build-7
+# CUDA 13.0 for Arm has no Orin; 13.2 has both
+FROM nvcr.io/nvidia/cuda:13.2.0-devel-ubuntu24.04 AS build-7
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
       ca-certificates=20* g++=4:13.* python3-dev=3.12.* python3-venv=3.12.* \
  && rm -rf /var/lib/apt/lists/*
-ENV CUDA_ARCHITECTURES=110
+ENV CUDA_ARCHITECTURES=87;110
 
 # hadolint ignore=DL3006
 FROM build-${JETPACK} AS build
-# not native: the build may run on another machine; every Orin and Thor has these features
-ENV CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} -DGGML_NATIVE=off -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"
+# not native: the build may run on another machine; every Orin and Thor has these features. No VMM: on some Orins
+# CUDA cannot reserve the 32 GB of addresses of llama.cpp's default pool, which aborts the process at the first image.
+ENV CMAKE_ARGS="-DGGML_CUDA=on -DGGML_CUDA_NO_VMM=on -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} -DGGML_NATIVE=off -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/lfm_perception/bin:/usr/local/cuda/bin:$PATH
 WORKDIR /source
 COPY constraints.txt requirements.txt ./

@@ -52,7 +52,7 @@ def test_an_orin_with_jetpack_6_meets_the_requirements(tmp_path: Path) -> None:
     assert found["chip"] == "Orin"
     assert found["CUDA"].startswith("12.6.68 ")
     options = install.build_options(machine, cuda=True)
-    assert options["CMAKE_ARGS"] == "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=87"
+    assert options["CMAKE_ARGS"] == "-DGGML_CUDA=on -DGGML_CUDA_NO_VMM=on -DCMAKE_CUDA_ARCHITECTURES=87"
     assert options["CUDACXX"] == str(tmp_path / "usr/local/cuda/bin/nvcc")
 
 

@@ -33,7 +33,7 @@ class VisionEncoder:
     def __init__(self, mmproj: Path, model: Any, settings: EngineSettings, threads: int) -> None:
         self._hidden_size = llama_cpp.llama_model_n_embd_inp(model)
         params = mtmd_cpp.mtmd_context_params_default()
-        params.use_gpu = settings.n_gpu_layers != 0
+        params.use_gpu = settings.vision_gpu and settings.n_gpu_layers != 0
         params.n_threads = threads
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attn]
         params.image_min_tokens, params.image_max_tokens = 1, MAX_TILE_TOKENS
