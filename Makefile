@@ -1,21 +1,26 @@
 # Each target sets up what it needs in .venv first; see `make help`.
 PYTHON ?= python3
 BIN := .venv/bin
+ROBOT_TESTS := $(addprefix test/,test_answers.py test_image_plan.py test_image_text.py test_tracking.py test_perception.py \
+  test_engine.py test_live.py test_cli.py ros/test_node.py ros/test_node_lifecycle.py ros/test_replay.py)
 
 # a sourced ROS workspace must not shadow the pinned packages
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson demo test fuzz coverage lint format docs site model constraints clean environment
+.PHONY: help desktop jetson robot demo test test-robot fuzz coverage lint format docs site model constraints clean environment
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 desktop: ## install on this computer, with CUDA if it has a GPU; checks the requirements first
 	@$(PYTHON) tools/install.py desktop $(ARGS)
 
 jetson: ## install on a Jetson with JetPack 6 or 7; checks the requirements first
 	@$(PYTHON) tools/install.py jetson $(ARGS)
+
+robot: ## install beside ROS 2 on a robot, for colcon build; never changes the system's Python packages
+	@$(PYTHON) tools/robot_environment.py $(ARGS)
 
 demo: environment ## run camera and node on the demo world, compared with the ground truth; results in out/demo
 	$(BIN)/lfm-perception demo --out out/demo
@@ -25,6 +30,10 @@ test: lint ## lint, type check and all tests
 
 fuzz: environment ## 200,000 mutated inputs for all readers (an hour); figures in benchmarks/results/fuzz.json
 	$(BIN)/python test/fuzz/run.py --inputs 200000 --out benchmarks/results/fuzz.json
+
+test-robot: ## tests of core, node and command line with the package versions of Ubuntu 24.04
+	@$(PYTHON) tools/robot_environment.py --noble
+	.venv-robot/bin/python -m pytest $(ROBOT_TESTS)
 
 coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
@@ -57,15 +66,15 @@ constraints: environment ## pin the newest versions in constraints.txt, and thos
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple); \
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
 	  UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
-	  --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
+	  --extra opencv --extra test --extra docs --extra eval --extra models --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade; \
 	echo pip | UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal \
-	  --python-version 3.10 --extra models --extra ros --no-annotate --generate-hashes \
+	  --python-version 3.10 --extra opencv --extra models --extra ros --no-annotate --generate-hashes \
 	  --constraint constraints.txt --custom-compile-command "make constraints" setup.cfg - \
 	  --output-file requirements.txt
 
 clean: ## remove everything that make created here (the compiled llama.cpp stays in ~/.cache)
-	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ros .venv-robot out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

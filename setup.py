@@ -6,12 +6,16 @@ from setuptools import setup
 
 NAME = "lfm_perception"
 
+ROBOT_PYTHON = Path(__file__).resolve().parent / ".venv-ros" / "bin" / "python"
+"""Made by tools/robot_environment.py beside ROS 2: the Python of the programs that colcon installs."""
+
 
 def files(pattern: str) -> list[str]:
     return sorted(map(str, Path().glob(pattern)))
 
 
 setup(
+    options={"build_scripts": {"executable": str(ROBOT_PYTHON)}} if ROBOT_PYTHON.exists() else {},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

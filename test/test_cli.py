@@ -110,11 +110,14 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["frames"] == 13
     assert str(out) in outcome.out.replace("\n", "")
+    assert "demo model" not in outcome.err
 
 
 def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path: Path) -> None:
     film = write_demo_video(tmp_path / "film.avi")
-    assert command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK).code == 0
+    outcome = command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK)
+    assert outcome.code == 0
+    assert "the demo model answers: it knows only the demo world" in outcome.err
     assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
     pictures = tmp_path / "pictures"
     pictures.mkdir()

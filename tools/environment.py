@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -50,6 +51,13 @@ OPTIONS = VENV / "build_options.json"
 STATUS_PERIOD_S = 1.0 if sys.stdout.isatty() else 15.0
 
 
+def use(folder: Path) -> None:
+    """Make another folder the environment."""
+    global VENV, PYTHON, LOG, OPTIONS
+    VENV, PYTHON = folder, folder / "bin" / "python"
+    LOG, OPTIONS = folder / "setup.log", folder / "build_options.json"
+
+
 class SetupError(Exception):
     """The environment cannot be created; the message is a sentence with the remedy."""
 
@@ -71,7 +79,7 @@ def main() -> None:
         run(
             "installing the pinned packages",
             *(PYTHON, "-m", "pip", "install", "--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS),
-            *("--editable", f"{ROOT}[test,docs,eval,models,{ros}]", wheel),
+            *("--editable", f"{ROOT}[opencv,test,docs,eval,models,{ros}]", wheel),
         )
         # It requires an OpenCV with windows, which it never uses and a machine without a display cannot load.
         trackeval = f"trackeval=={pinned('trackeval')}"
@@ -152,6 +160,11 @@ def check_tools() -> None:
             f"llama.cpp needs a C++ compiler and there is no {compiler}: "
             "install one (Debian, Ubuntu: sudo apt install g++) and run make again"
         )
+    check_venv()
+
+
+def check_venv() -> None:
+    """Raise SetupError when Python cannot create virtual environments."""
     if find_spec("ensurepip") is None:  # Debian and Ubuntu leave it out of python3
         raise SetupError(
             "this Python cannot create virtual environments: install venv "
@@ -250,13 +263,18 @@ def say(text: str, passing: bool = False) -> None:
         print(f"-- {text}", flush=True)
 
 
-if __name__ == "__main__":
+def guarded(program: Callable[[], None]) -> None:
+    """Run a program that ends with a sentence when it cannot go on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main()
+        program()
     except SetupError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.strerror}: {error.filename}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -139,7 +139,7 @@ def build_options(machine: Machine, *, cuda: bool) -> dict[str, str]:
     """Environment variables for the compilation of llama.cpp."""
     if not cuda:
         return {}
-    # on some Orins CUDA cannot reserve the addresses of llama.cpp's default pool, which aborts at the first image
+    # on some Orins llama.cpp's default memory pool aborts the process at the first image
     pool = "-DGGML_CUDA_NO_VMM=on " if machine.jetson else ""
     return {
         "CMAKE_ARGS": f"-DGGML_CUDA=on {pool}-DCMAKE_CUDA_ARCHITECTURES={machine.cuda_architecture}",

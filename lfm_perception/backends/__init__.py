@@ -72,6 +72,16 @@ def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
     return vlm
 
 
+def demo_model_warning(settings: Settings) -> str:
+    """What to tell the user before the demo model answers about other images; empty for other models."""
+    if settings.engine.backend != "llama" or settings.model.path:
+        return ""
+    return (
+        "the demo model answers: it knows only the demo world, and its boxes and captions of other images "
+        "mean nothing; for real images set model.path and mmproj.path, as lfm-perception models settings does"
+    )
+
+
 def model_name(settings: Settings) -> str:
     """The `display_name` of the chosen backend."""
     return safe_line(chosen_backend(settings).display_name(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ def run(
     tokens, counts, settings) and with `--bag` a rosbag2. The files appear together at the end. After Ctrl-C,
     or when the source cannot be read to its end, they hold the results up to that point.
     """
-    from lfm_perception.backends import model_name
+    from lfm_perception.backends import demo_model_warning, model_name
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.report import Report, table
     from lfm_perception.media.run import record
@@ -55,6 +56,8 @@ def run(
         open_source(source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
         open_recording(out, opened.rate, optional=[BAG] if bag else []) as recording,
     ):
+        if source != DEMO and (warning := demo_model_warning(chosen)):
+            print(f"lfm-perception: {warning}", file=sys.stderr)
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
         with open_perception(chosen) as perception:

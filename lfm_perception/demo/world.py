@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from lfm_perception.demo import FRAME_ID
 from lfm_perception.demo.bodies import (
     EASY,
     LABELS,
@@ -120,7 +121,7 @@ class World:
             random.Random(f"{self.seed} {index}"),
         )
         objects = _true_objects(shown, instances, drawn, self._velocities(seconds))
-        frame = Frame(image, stamp_ns=from_seconds(seconds), frame_id="demo_camera")
+        frame = Frame(image, stamp_ns=from_seconds(seconds), frame_id=FRAME_ID)
         return Snapshot(frame, objects, describe([o.label for o in objects]), instances)
 
     def velocities(self, index: int) -> tuple[Velocity, ...]:

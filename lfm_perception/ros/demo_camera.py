@@ -18,6 +18,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
+from lfm_perception.demo import FRAME_ID
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
@@ -27,7 +28,6 @@ from lfm_perception.scene import Track
 from lfm_perception.stamps import from_seconds, to_seconds
 
 JPEG_QUALITY = 90
-FRAME_ID = "demo_camera"
 
 
 class DemoCamera(Node):

@@ -7,6 +7,7 @@ pixels are decoded on the threads of `live`, and on `overlay` while it has subsc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -18,8 +19,9 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Header, String
 
 from lfm_perception import cdr
-from lfm_perception.backends import model_name
+from lfm_perception.backends import demo_model_warning, model_name
 from lfm_perception.board import BoardMonitor
+from lfm_perception.demo import FRAME_ID as DEMO_FRAME_ID
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
 from lfm_perception.live.questions import MAX_QUESTION_LENGTH
@@ -75,6 +77,7 @@ class Session:
         self._compressed = settings.node.image_transport == "compressed"
         self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
+        self._demo_warning = demo_model_warning(settings)
         self._depth = BitDepth(settings.image.depth_bits)
         self._size = (0, 0)
         self._track_count = 0
@@ -234,6 +237,8 @@ class Session:
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         """Publish the result of an inference."""
         self._size = frame.width, frame.height
+        if self._demo_warning and frame.frame_id != DEMO_FRAME_ID:
+            self._warn("demo model", f"{self.topic}: {self._demo_warning}", math.inf)
         publish = self._outputs.publish
         publish("detections", lambda: messages.detections(scene))
         publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))

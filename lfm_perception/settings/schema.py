@@ -70,7 +70,7 @@ class EngineSettings:
     )
     n_gpu_layers: int = parameter(0, "number of layers on the GPU; 0: CPU only, -1: all", (-1, 999))
     vision_gpu: bool = parameter(
-        True, "vision tower and projector on the GPU, where engine.n_gpu_layers is not 0; false saves its memory"
+        True, "vision tower and projector on the GPU too, where layers are; false saves GPU memory"
     )
     n_ctx: int = parameter(4096, "KV cache size: image, prompt and answer together", (256, 32768), "tokens")
     n_threads: int = parameter(0, "number of CPU threads; 0: chosen from the cores", (0, 256))

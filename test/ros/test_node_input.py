@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -154,3 +155,14 @@ def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
     running.show(after)
     assert set(track_ids(running, first)) & set(track_ids(running, after))
     assert running.counted("model", "worker PID") != worker
+
+
+def test_the_demo_model_warns_once_of_images_from_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:
+    with robot() as started:
+        started.bring_up()
+        film = Film()
+        started.show(replace(film.next(), frame_id="demo_camera"))
+        assert "the demo model answers" not in capfd.readouterr().err
+        for _ in range(3):
+            started.show(film.next())
+        assert capfd.readouterr().err.count("the demo model answers: it knows only the demo world") == 1

@@ -1,0 +1,233 @@
+"""Makes .venv-ros beside ROS 2, with the Python packages the distribution lacks. Standard library only.
+
+    python3 tools/robot_environment.py [--check] [--cpu] [--wheels FOLDER]
+
+The environment sees the system's packages and ROS's. Only what is missing or too old there is installed into
+it: llama-cpp-python, av, rosbags and what they require. numpy, scipy, OpenCV, Pillow and matplotlib are
+never installed, because ROS's own packages are compiled for the system's; outside of .venv-ros nothing is
+changed. setup.py gives the programs that colcon installs the Python of .venv-ros, so that `colcon build`,
+`ros2 run` and `ros2 launch` need nothing else.
+
+It can be repeated at any time, returns at once when nothing has changed, and repairs an installation that was
+cut off. `--wheels` installs without a network from a folder of wheels, which
+`pip download --dest FOLDER ...` fills on another computer of the same kind.
+
+`--noble` makes an environment for the tests instead, with the versions of Ubuntu 24.04 from
+tools/noble.txt in place of the system's packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping
+from pathlib import Path
+
+import environment
+import install
+from environment import ROOT, SetupError, pinned, run, say
+
+VENV = ROOT / ".venv-ros"
+NOBLE = ROOT / "tools" / "noble.txt"
+
+KEPT = ("numpy", "scipy", "opencv-python", "opencv-python-headless", "pillow", "matplotlib", "pyyaml")
+"""Packages of the system that are never installed in another version."""
+
+LLAMA = "llama-cpp-python"
+
+TESTS = ("catkin-pkg", "cryptography", "hypothesis", "jsonschema", "pytest", "setuptools")
+"""What the tests need that `make test-robot` runs."""
+
+PLACE = "numpy's place"
+
+APT = (
+    "sudo apt install python3-numpy python3-scipy python3-opencv python3-pil python3-matplotlib python3-yaml"
+)
+
+DISK = 1.5e9
+"""Disk space for the environment (0.3 GB) and the compilation of llama.cpp; bytes."""
+
+MAX_SHEBANG = 120
+"""Maximum length of the path of Python, which becomes the first line of the programs."""
+
+SYSTEM_PACKAGES = """
+import json
+from importlib.metadata import distributions
+found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in reversed(list(distributions()))}
+import numpy, scipy
+found["numpy"], found["scipy"] = numpy.__version__, scipy.__version__
+try:
+    import cv2, scipy.optimize
+    found["opencv-python-headless"] = found["opencv-python"] = cv2.__version__
+except Exception as error:
+    found["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
+print(json.dumps({**found, "numpy's place": numpy.__file__}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="check the machine and change nothing")
+    parser.add_argument("--cpu", action="store_true", help="compile llama.cpp without CUDA")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="install from these wheels, offline")
+    parser.add_argument("--noble", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    environment.use(ROOT / ".venv-robot" if chosen.noble else VENV)
+    machine = install.inspect()
+    cuda = not chosen.cpu and not chosen.noble and (machine.jetson or bool(machine.gpu))
+    os.environ.update(install.build_options(machine, cuda=cuda))
+    check_machine(machine, chosen.wheels, cuda=cuda)
+    python = Path(sys.executable)
+    found = {} if chosen.noble else system_packages(python)
+    versions = "".join(f", {name} {found[name]}" for name in KEPT if name in found)
+    say(f"the machine is fit: {python}{versions}")
+    if chosen.check:
+        return
+    stamp, wanted = environment.VENV / "complete", fingerprint(found)
+    if stamp.is_file() and stamp.read_text() == wanted and environment.PYTHON.exists():
+        say(f"nothing to do: {environment.VENV} is complete")
+        return
+    environment.CACHE.mkdir(parents=True, exist_ok=True)
+    with (environment.CACHE / "lock").open("w") as lock:
+        environment.wait_for(lock)
+        make(chosen.wheels, found, noble=chosen.noble)
+    stamp.write_text(wanted)
+    say(f"{environment.VENV} is ready" + ("" if chosen.noble else "; now: colcon build"))
+
+
+def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) -> None:
+    """Raise SetupError for what is missing, before anything is changed."""
+    if distributions := sourced_distributions():
+        raise SetupError(
+            f"ROS 2 is sourced twice ({', '.join(distributions)}): open a new terminal and source one of them"
+        )
+    if "ROS_DISTRO" in os.environ and os.environ.get("AMENT_PREFIX_PATH") and not environment.sourced_ros():
+        raise SetupError(
+            f"ROS 2 {os.environ['ROS_DISTRO']} is for another Python than {sys.executable} "
+            f"({machine.python[0]}.{machine.python[1]}): run make robot PYTHON=/usr/bin/python3"
+        )
+    if wheels is not None and not list(wheels.glob("*.whl")):
+        raise SetupError(f"the folder {wheels} holds no wheels: fill it with pip download --dest {wheels}")
+    if len(str(environment.PYTHON)) > MAX_SHEBANG:
+        raise SetupError(
+            f"the path {environment.PYTHON} is longer than {MAX_SHEBANG} characters, too long for the first "
+            "line of a program: move the workspace to a shorter one"
+        )
+    if cuda and not machine.nvcc:
+        raise SetupError(
+            "CUDA's compiler nvcc is missing on this board: sudo apt install nvidia-jetpack (on a desktop "
+            "nvidia-cuda-toolkit), or run make robot ARGS=--cpu"
+        )
+    if machine.free_disk < DISK:
+        raise SetupError(
+            f"{machine.free_disk / 1e9:.1f} GB are free at {ROOT}, {DISK / 1e9:.1f} GB are needed: free some"
+        )
+    if llama_wheel(wheels) is None:
+        environment.check_tools()
+    else:
+        environment.check_venv()
+
+
+def sourced_distributions() -> list[str]:
+    """The names of the sourced ROS 2 installations when there is more than one."""
+    prefixes = dict.fromkeys(os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    found = [prefix for prefix in prefixes if prefix and Path(prefix, "share/ros_environment").is_dir()]
+    return found if len(found) > 1 else []
+
+
+def system_packages(python: Path) -> dict[str, str]:
+    """The versions of the packages that the environment will see. SetupError when they do not work."""
+    asked = subprocess.run([python, "-c", SYSTEM_PACKAGES], capture_output=True, text=True)
+    if asked.returncode:
+        raise SetupError(f"{python} lacks numpy or scipy: {APT}, or name another Python with PYTHON=...")
+    found: dict[str, str] = json.loads(asked.stdout)
+    if problem := found.pop("problem", None):
+        if found["numpy"] >= "2" and "cv2" not in problem.partition("No module named")[2]:
+            raise SetupError(
+                f"numpy {found['numpy']} at {Path(found[PLACE]).parent} does not fit the system's scipy and "
+                f"OpenCV ({problem}): {python} -m pip uninstall --break-system-packages numpy"
+            )
+        raise SetupError(f"scipy or OpenCV of {python} cannot be imported ({problem}): {APT}")
+    found.pop(PLACE)
+    return found
+
+
+def make(wheels: Path | None, found: dict[str, str], *, noble: bool) -> None:
+    """Make the environment anew and install what the system does not have."""
+    folder = environment.VENV
+    say(f"making {folder}")
+    venv.create(folder, clear=True, symlinks=True, with_pip=True, system_site_packages=not noble)
+    (folder / "COLCON_IGNORE").touch()
+    pip: list[str | Path] = [environment.PYTHON, "-m", "pip", "install"]
+    offline: list[str | Path] = ["--no-index", "--find-links", wheels] if wheels else []
+    if noble:
+        run("installing the packages of Ubuntu 24.04", *pip, "--requirement", NOBLE)
+        found = system_packages(environment.PYTHON)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(constrained(found)) + "\n")
+    llama = llama_wheel(wheels) or environment.llama_wheel()
+    run(
+        "installing what the system lacks",
+        *pip,
+        *offline,
+        "--constraint",
+        constraints,
+        *requirements(),
+        llama,
+    )
+    if noble:
+        run(
+            "installing ROS 2",
+            *pip,
+            "--constraint",
+            constraints,
+            *map(pin, TESTS),
+            "--editable",
+            f"{ROOT}[ros]",
+        )
+        environment.use_ros()
+    after = system_packages(environment.PYTHON)
+    if changed := [name for name in KEPT if name in found and after.get(name) != found[name]]:
+        raise SetupError(f"{folder} has another {', '.join(changed)} than the system: please report this")
+
+
+def requirements() -> list[str]:
+    """What setup.cfg requires. pip keeps what the system has in a sufficient version."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"].split()
+    return [line for line in lines if not line.startswith(LLAMA)]
+
+
+def constrained(found: Mapping[str, str]) -> list[str]:
+    """The pins of constraints.txt, with the system's version of what it has in place of theirs."""
+    kept = [f"{name}=={found[name]}" for name in KEPT if name in found]
+    pins = environment.CONSTRAINTS.read_text().splitlines()
+    return kept + [pin for pin in pins if (name := pin.partition("==")[0]) not in found and name not in KEPT]
+
+
+def pin(name: str) -> str:
+    return f"{name}=={pinned(name)}"
+
+
+def llama_wheel(wheels: Path | None) -> Path | None:
+    """The compiled llama-cpp-python in the given folder, or of an earlier compilation."""
+    given = sorted(wheels.glob(f"llama_cpp_python-{pinned(LLAMA)}-*.whl")) if wheels else []
+    return given[0] if given else environment.cached_wheel()
+
+
+def fingerprint(found: Mapping[str, str]) -> str:
+    """A digest of what the environment is made of."""
+    kept = json.dumps({name: found.get(name) for name in KEPT})
+    files = [path.read_bytes() for path in (Path(__file__), NOBLE)]
+    return hashlib.sha256(b"\0".join([environment.fingerprint().encode(), kept.encode(), *files])).hexdigest()
+
+
+if __name__ == "__main__":
+    environment.guarded(main)
