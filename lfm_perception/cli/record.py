@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -19,7 +19,7 @@ def record(
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     question: Annotated[
-        list[str] | None,
+        Optional[list[str]],
         typer.Option(help="Question to ask about every frame, as on `input_query`. Repeatable."),
     ] = None,
     frames: options.Frames = None,
