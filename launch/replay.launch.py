@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_path
+from ament_index_python.packages import get_package_prefix, get_package_share_path
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
@@ -20,10 +20,10 @@ from launch.actions import (
 from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import ExecutableInPackage
 
-from lfm_perception.media.bags import image_topic, open_bag
-from lfm_perception.ros.launch_arguments import REPLAY_ARGUMENTS, replay_command
+from lfm_perception.ros.launch_arguments import REPLAY_ARGUMENTS, replay_command, see_packages_of
 
 PACKAGE = "lfm_perception"
+PROGRAM = Path(get_package_prefix(PACKAGE), "lib", PACKAGE, "lfm-perception")
 PERCEPTION = get_package_share_path(PACKAGE) / "launch" / "perception.launch.py"
 SIGTERM_TIMEOUT_S = "15"
 """Time to finish the results after Ctrl-C."""
@@ -50,6 +50,9 @@ def generate_launch_description() -> LaunchDescription:
 def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The player, and the bag's image transport. Raises PerceptionError for a bag that cannot be played."""
     given = {each.name: LaunchConfiguration(each.name).perform(context) for each in REPLAY_ARGUMENTS}
+    see_packages_of(PROGRAM)
+    from lfm_perception.media.bags import image_topic, open_bag
+
     bag = Path(given["bag"])
     with open_bag(bag) as reader:
         compressed = image_topic(reader, bag, given["topic"] or None).compressed

@@ -23,6 +23,7 @@ import configparser
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -57,10 +58,9 @@ MAX_SHEBANG = 120
 """Maximum length of the path of Python, which becomes the first line of the programs."""
 
 SYSTEM_PACKAGES = """
-import json, re
+import json
 from importlib.metadata import distributions
-installed = [(d.metadata["Name"] or "", d.version) for d in reversed(list(distributions()))]
-found = {re.sub("[-_.]+", "-", name).lower(): version for name, version in installed}
+found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in reversed(list(distributions()))}
 import numpy, scipy
 found["numpy"], found["scipy"] = numpy.__version__, scipy.__version__
 try:
@@ -207,10 +207,17 @@ def requirements() -> list[str]:
 
 
 def constrained(found: Mapping[str, str]) -> list[str]:
-    """The pins of constraints.txt, with the system's version of what it has in place of theirs."""
-    kept = [f"{name}=={found[name]}" for name in KEPT if name in found]
+    """The system's versions of `KEPT`, and the pins of constraints.txt for what is missing or too old."""
+    limits = [line.partition(",")[0].partition(">=") for line in requirements()]
+    too_old = [name for name, _, least in limits if name in found and numbers(found[name]) < numbers(least)]
+    keep = {*found, *KEPT} - {*too_old}
     pins = environment.CONSTRAINTS.read_text().splitlines()
-    return kept + [pin for pin in pins if (name := pin.partition("==")[0]) not in found and name not in KEPT]
+    own = [line for line in pins if line.partition("==")[0] not in keep]
+    return [f"{name}=={found[name]}" for name in KEPT if name in found] + own
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def pin(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ def doctor(
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     camera: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Also measure the frame rate of this camera (`0`) or topic (`/image_raw`)."),
     ] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from lfm_perception.errors import PerceptionError
 
 app = typer.Typer(no_args_is_help=True)
 
-OptionalOut = Annotated[Optional[Path], typer.Option(help="Folder for the results; created if missing.")]
+OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
 
 
 @app.callback()
@@ -27,12 +27,11 @@ def _options() -> None:
 def demo(
     scenes: Annotated[int, typer.Option(min=1, help="Number of new scenes in each trial.")] = 200,
     trial: Annotated[
-        Optional[list[str]],
-        typer.Option(help="Only this trial, for example `easy` or `caption`. Repeatable."),
+        list[str] | None, typer.Option(help="Only this trial, for example `easy` or `caption`. Repeatable.")
     ] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Optional[Path], typer.Option("--json", help="File for all measures.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all measures.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
     """Ask the model about new scenes of the demo world in several ways, and compare with the ground truth.
@@ -80,7 +79,7 @@ def tracking(
         ),
     ] = "tud",
     protocol: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="Only this protocol or trial, for example `sparse-late`. Repeatable."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions with other noise.")] = 5,
@@ -138,15 +137,15 @@ def detection(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
     out: options.Out,
     labels: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if "
             "the labels are not in the usual place."
         ),
     ] = None,
-    names: Annotated[Optional[str], typer.Option(help="Only these labels, separated by commas.")] = None,
+    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
     topic: options.Topic = None,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Maximum number of images.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     stress: Annotated[
         bool,
         typer.Option(
@@ -155,11 +154,9 @@ def detection(
         ),
     ] = False,
     languages: Annotated[
-        Optional[str], typer.Option(help="Also ask in these languages: `de,fr`, or `all` of the model's.")
+        str | None, typer.Option(help="Also ask in these languages: `de,fr`, or `all` of the model's.")
     ] = None,
-    words: Annotated[
-        Optional[Path], typer.Option(help="YAML file with the labels in those languages.")
-    ] = None,
+    words: Annotated[Path | None, typer.Option(help="YAML file with the labels in those languages.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     seed: options.Seed = 0,
@@ -210,18 +207,17 @@ def detection(
 def wordings(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
     dialect: Annotated[
-        Optional[list[str]],
-        typer.Option(help="Only this dialect, also one of the settings file. Repeatable."),
+        list[str] | None, typer.Option(help="Only this dialect, also one of the settings file. Repeatable.")
     ] = None,
     labels: Annotated[
-        Optional[str], typer.Option(help="Place of the labels, if it is not the usual one.")
+        str | None, typer.Option(help="Place of the labels, if it is not the usual one.")
     ] = None,
-    names: Annotated[Optional[str], typer.Option(help="Only these labels, separated by commas.")] = None,
+    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
     topic: options.Topic = None,
-    images: Annotated[Optional[int], typer.Option(min=1, help="Maximum number of images.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Optional[Path], typer.Option("--json", help="File for all figures.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
     seed: options.Seed = 0,
 ) -> None:
     """Ask the model in every dialect about labelled images, and say which is best, with the uncertainty.

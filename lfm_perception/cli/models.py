@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 import yaml
@@ -69,10 +69,9 @@ def list_models() -> None:
 @app.command()
 def pull(
     name: Name,
-    mmproj: Annotated[Optional[str], typer.Option(help="Quantization of the vision file: `F16`.")] = None,
+    mmproj: Annotated[str | None, typer.Option(help="Quantization of the vision file: `F16`.")] = None,
     revision: Annotated[
-        Optional[str],
-        typer.Option(help="Commit or branch of the hub's repository instead of the pinned one."),
+        str | None, typer.Option(help="Commit or branch of the hub's repository instead of the pinned one.")
     ] = None,
     accept_license: Annotated[bool, typer.Option("--accept-license", help="Accept the license.")] = False,
 ) -> None:
@@ -115,7 +114,7 @@ def _agree(name: str, terms: License, accepted: bool) -> None:
 
 
 @app.command()
-def verify(names: Annotated[Optional[list[str]], typer.Argument(help="Only these models.")] = None) -> None:
+def verify(names: Annotated[list[str] | None, typer.Argument(help="Only these models.")] = None) -> None:
     """Compare every byte of the models on this computer with the files that were pulled or added."""
     store = Store()
     problems = {name: store.problem(name) for name in names or store.names()}
@@ -158,7 +157,7 @@ def add(
     name: Annotated[str, typer.Argument(help="The new name; letters, digits, '.', '_' and '-'.")],
     model: Annotated[Path, typer.Argument(help="GGUF file of the language model.")],
     mmproj: Annotated[Path, typer.Argument(help="GGUF file of the vision tower and projector.")],
-    like: Annotated[Optional[str], typer.Option(help="Registry model whose settings apply.")] = None,
+    like: Annotated[str | None, typer.Option(help="Registry model whose settings apply.")] = None,
 ) -> None:
     """Give a name to a model of your own. Its files stay in place."""
     store = Store()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -29,19 +29,19 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
-Frames = Annotated[Optional[int], typer.Option(min=1, help="Maximum number of frames to read.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Maximum number of frames to read.")]
 Seconds = Annotated[
-    Optional[float], typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
+    float | None, typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
 ]
-Topic = Annotated[Optional[str], typer.Option(help="Image topic, for a bag with several.")]
+Topic = Annotated[str | None, typer.Option(help="Image topic, for a bag with several.")]
 Rate = Annotated[
-    Optional[float],
+    float | None,
     typer.Option(min=0.01, max=1000.0, help="Frame rate of a folder of images, 10 Hz by default."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the demo world and of sampling.")]
-SettingsFile = Annotated[Optional[Path], typer.Option(help="YAML file of settings.")]
+SettingsFile = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 Changes = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."),
 ]
 
@@ -60,7 +60,7 @@ def _show_comparison(reports: tuple[Path, Path] | None) -> None:
 
 
 Compare = Annotated[
-    Optional[tuple[Path, Path]],
+    tuple[Path, Path] | None,
     typer.Option(
         "--compare",
         metavar="A.json B.json",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ def record(
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     question: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="Question to ask about every frame, as on `input_query`. Repeatable."),
     ] = None,
     frames: options.Frames = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -26,12 +26,10 @@ def replay(
         ),
     ] = 0.0,
     loops: Annotated[int, typer.Option(min=1, help="Number of times the bag is played.")] = 1,
-    frames: Annotated[Optional[int], typer.Option(min=1, help="Maximum number of images per loop.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Maximum number of images per loop.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    node: Annotated[
-        Optional[str], typer.Option(help="Play to this running node: `/cam1/perception`.")
-    ] = None,
+    node: Annotated[str | None, typer.Option(help="Play to this running node: `/cam1/perception`.")] = None,
 ) -> None:
     """Play a bag through the ROS node, with /clock, and record the node's outputs.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,11 +16,11 @@ def run(
     out: options.Out,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    labels: Annotated[Optional[str], typer.Option(help="Labels to detect: `person,red box`.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
     frames: options.Frames = None,
     seconds: options.Seconds = None,
     every: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(
             min=1, help="Infer every n-th frame; by default about 5 Hz in a video, every image of a folder."
         ),

@@ -5,7 +5,9 @@ Imports neither `launch` nor rclpy, so that it can be tested without ROS.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,3 +197,14 @@ def _mmproj_beside(model: Path) -> Path:
 
 def _names(config: Path) -> str:
     return ", ".join(sorted(path.stem for path in config.glob("*.yaml")))
+
+
+def see_packages_of(program: Path) -> None:
+    """Let this process import the packages of the Python that a program's first line names.
+
+    `ros2 launch` runs with the system's Python, which lacks what `make robot` installs beside it.
+    """
+    with program.open("rb") as file:
+        python = Path(os.fsdecode(file.readline().removeprefix(b"#!").strip()))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    sys.path.append(str(python.parent.parent / "lib" / version / "site-packages"))
