@@ -188,7 +188,7 @@ def make(wheels: Path | None, found: dict[str, str], *, noble: bool) -> None:
             *pip,
             "--constraint",
             constraints,
-            *map(pin, TESTS),
+            *TESTS,
             "--editable",
             f"{ROOT}[ros]",
         )
@@ -218,10 +218,6 @@ def constrained(found: Mapping[str, str]) -> list[str]:
 
 def numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)[:3]]
-
-
-def pin(name: str) -> str:
-    return f"{name}=={pinned(name)}"
 
 
 def llama_wheel(wheels: Path | None) -> Path | None:

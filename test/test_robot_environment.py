@@ -1,0 +1,116 @@
+"""The installation beside ROS 2 refuses what cannot work in a sentence, and keeps the system's packages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import environment
+import install
+import pytest
+import robot_environment as robot
+from environment import SetupError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ROS_DISTRO", "AMENT_PREFIX_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> install.Machine:
+    """This machine with enough disk space; llama.cpp is not compiled yet."""
+    monkeypatch.setattr(environment, "cached_wheel", lambda: None)
+    return replace(install.inspect(), free_disk=10**10)
+
+
+def interpreter(folder: Path, **versions: str) -> Path:
+    """A Python whose packages are simulated: real ones would have to be broken for the whole machine."""
+    for name, version in versions.items():
+        module = folder / f"{name}.py"
+        module.write_text(f"__version__ = {version!r}\n" if version[0].isdigit() else version)
+    (folder / "scipy").mkdir(exist_ok=True)
+    (folder / "scipy" / "__init__.py").write_text("__version__ = '1.11.4'\n")
+    (folder / "scipy" / "optimize.py").write_text(
+        "import numpy\nif numpy.__version__ >= '2': from numpy import Inf\n"
+    )
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_two_sourced_distributions_are_named(
+    machine: install.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefixes = [tmp_path / name for name in ("humble", "jazzy")]
+    for prefix in prefixes:
+        (prefix / "share" / "ros_environment").mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", ":".join(map(str, [tmp_path / "ws", *prefixes])))
+    with pytest.raises(SetupError, match=r"sourced twice \(.*humble, .*jazzy\): open a new terminal"):
+        robot.check_machine(machine, None, cuda=False)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefixes[0]))
+    robot.check_machine(machine, None, cuda=False)
+
+
+def test_ros_for_another_python_is_named(
+    machine: install.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    with pytest.raises(SetupError, match=r"another Python .*make robot PYTHON=/usr/bin/python3"):
+        robot.check_machine(machine, None, cuda=False)
+
+
+def test_missing_compiler_cuda_space_and_wheels_are_named(
+    machine: install.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SetupError, match="nvcc is missing on this board: sudo apt install nvidia-jetpack"):
+        robot.check_machine(replace(machine, nvcc=""), None, cuda=True)
+    with pytest.raises(SetupError, match=r"0\.1 GB are free at .*, 1\.5 GB are needed"):
+        robot.check_machine(replace(machine, free_disk=10**8), None, cuda=False)
+    with pytest.raises(SetupError, match="holds no wheels: fill it with pip download"):
+        robot.check_machine(machine, tmp_path, cuda=False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SetupError, match=r"sudo apt install g\+\+"):
+        robot.check_machine(machine, None, cuda=False)
+    (tmp_path / f"llama_cpp_python-{environment.pinned('llama-cpp-python')}-py3-none-any.whl").touch()
+    robot.check_machine(machine, tmp_path, cuda=False)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match="sudo apt install python3-venv"):
+        robot.check_machine(machine, tmp_path, cuda=False)
+
+
+def test_a_numpy_2_over_the_systems_is_named(tmp_path: Path) -> None:
+    assert robot.system_packages(interpreter(tmp_path, numpy="1.26.4", cv2="4.6.0"))["numpy"] == "1.26.4"
+    with pytest.raises(SetupError, match=r"numpy 2\.1\.0 at .* uninstall --break-system-packages numpy"):
+        robot.system_packages(interpreter(tmp_path, numpy="2.1.0", cv2="4.6.0"))
+    with pytest.raises(SetupError, match="lacks numpy or scipy: sudo apt install python3-numpy"):
+        robot.system_packages(interpreter(tmp_path, numpy="raise ImportError"))
+
+
+def test_the_systems_versions_take_the_place_of_the_pins() -> None:
+    noble = {"numpy": "1.26.4", "opencv-python-headless": "4.6.0", "typer": "0.9.0", "jinja2": "3.1.2"}
+    constrained = robot.constrained(noble)
+    names = [line.partition("==")[0] for line in constrained]
+    assert "numpy==1.26.4" in constrained
+    assert names.count("numpy") == 1
+    assert not {"scipy", "jinja2"} & {*names}
+    assert {"av", "rosbags", "typer"} <= {*names}  # missing, or too old
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_checking_changes_nothing_and_ends_with_one_sentence_or_none() -> None:
+    before = sorted(ROOT.iterdir())
+    done = subprocess.run(
+        ["make", "--no-print-directory", "robot", "ARGS=--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or done.stderr.startswith("error: ")
+    assert sorted(ROOT.iterdir()) == before
