@@ -362,3 +362,22 @@ def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
     assert process.returncode == 1, err
     assert f"cannot write to {tmp_path}/out: file too large" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run {} --out x",
+        "eval detection {} --out x",
+        "eval tracking {}",
+        "models add a {} {}",
+        "models verify {}",
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused_in_a_sentence(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command.format("x" * 5000, "x" * 5000).split())
+    assert ended.value.code == 1
+    assert "file name too long" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from lfm_perception.cli.doctor import doctor
 from lfm_perception.cli.record import record
 from lfm_perception.cli.replay import replay
 from lfm_perception.cli.run import run
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, os_reason
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, prog_name="lfm-perception")
     except PerceptionError as error:
         print(f"lfm-perception: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:  # a path that is too long or not to be entered, wherever it is looked at first
+        if error.filename is None:
+            raise
+        said = PerceptionError(f"{error.filename}: {os_reason(error)}")
+        print(f"lfm-perception: {said}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

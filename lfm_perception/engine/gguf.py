@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from lfm_perception.engine.native import libggml, llama_cpp
 from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.files import open_file
 
 Value = bool | int | float | str | tuple[float, ...] | None
 """A metadata value. Arrays of numbers are tuples up to 64 entries; longer ones, and texts, are None."""
@@ -73,10 +74,10 @@ def read_header(path: Path) -> Header:
 
     Raises PerceptionError when the file cannot be opened, is not GGUF, or is damaged or cut short.
     """
-    if path.exists() and not path.is_file():  # a pipe would wait for a writer
-        raise PerceptionError(f"{path} is not a file: give the path of a GGUF file")
     try:
-        with path.open("rb") as file:
+        if path.exists() and not path.is_file():
+            raise PerceptionError(f"{path} is not a file: give the path of a GGUF file")
+        with open_file(path) as file:
             return _Reader(path, file).header()
     except OSError as error:
         raise PerceptionError(f"cannot open {path}: {os_reason(error)}") from error
