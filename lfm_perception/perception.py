@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.geometry import iou_matrix, stack
@@ -106,7 +107,13 @@ class Perception:
             caption_usage=caption_usage,
             text=answer.text,
             over_latency_budget=not plan.fits,
+            file=frame.file,
         )
+
+    def infer_picture(self, frame: Frame) -> Scene:
+        """Detects the objects in an image independent of all others, and captions it; without tracks."""
+        self.reset()
+        return replace(self.infer(frame), tracks=())
 
     def request_caption(self) -> None:
         """Captions the next inferred frame, whether or not a caption is due."""

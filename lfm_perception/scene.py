@@ -60,11 +60,12 @@ def small_size(width: int, height: int, to_width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One camera image with the header it came with."""
+    """One camera image with the header it came with; `file` is the name of an image file."""
 
     image: Image
     stamp_ns: int
     frame_id: str = "camera"
+    file: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frame_id", safe_line(self.frame_id))
@@ -170,7 +171,8 @@ class Track:
     """A tracked object, with its box at the requested stamp.
 
     `age_s` counts from the first detection, `time_since_update_s` from the last one. `velocity_std` is the
-    standard deviation of the velocity along each axis; the two are uncorrelated.
+    standard deviation of the velocity along each axis; the two are uncorrelated. `camera_velocity` is the
+    part of the velocity that the camera's motion causes, as far as it is compensated.
     """
 
     track_id: int
@@ -181,6 +183,7 @@ class Track:
     age_s: float
     time_since_update_s: float
     velocity_std: Velocity = ZERO_VELOCITY
+    camera_velocity: Velocity = ZERO_VELOCITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ class Scene:
     `text` is the raw detection answer. `caption` is the latest one and `caption_stamp_ns` the stamp of its
     frame, both None before the first. `truncated`, `rejects` and `usage` are the detection's; `caption_usage`
     is None on a frame without a caption. `over_latency_budget`: not even the smallest image and one object
-    were expected to fit into `budget.latency`.
+    were expected to fit into `budget.latency`. `file` is the name of an image file.
     """
 
     stamp_ns: int
@@ -207,3 +210,4 @@ class Scene:
     caption_usage: Usage | None = None
     text: str = ""
     over_latency_budget: bool = False
+    file: str = ""

@@ -25,6 +25,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
     return {
         "version": VERSION,
         **({} if index is None else {"index": index}),
+        **({"file": scene.file} if scene.file else {}),
         "stamp": {"sec": sec, "nanosec": nanosec},
         "frame_id": scene.frame_id,
         "width": scene.width,
@@ -80,6 +81,7 @@ def _scene(record: Mapping[str, Any]) -> Scene:
         if caption_age_s is None
         else stamp_ns - from_seconds(typed(caption_age_s, float)),
         caption_usage=None if caption_usage is None else usage_from_json(caption_usage),
+        file=safe_line(typed(record.get("file", ""), str)),
     )
 
 

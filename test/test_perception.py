@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.calibration import PlattScaling
-from lfm_perception.demo.world import World
+from lfm_perception.demo.bodies import EASY
+from lfm_perception.demo.world import World, still
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.media.report import Report
@@ -147,6 +149,25 @@ def run(
         )
         recording.finish(report.summary())
     return report
+
+
+def test_unrelated_pictures_are_answered_as_if_each_were_the_only_one(vlm: LlamaVlm) -> None:
+    pictures = []
+    for index in range(30):
+        rng = random.Random(f"crop {index}")
+        image = still(rng, 320, 320, EASY).frame.image
+        top, left = rng.randrange(64), rng.randrange(64)
+        cropped = np.ascontiguousarray(image[top : top + rng.choice((128, 256)), left : left + 256])
+        pictures.append(Frame(cropped, index * 10**8, file=f"{index}.png"))
+    settings = {"caption__max_tokens": 8, "detect__max_tokens": 128}
+    together = perception(vlm, **settings)
+    scenes = [together.infer_picture(picture) for picture in pictures]
+    for picture, scene in reversed(list(zip(pictures, scenes, strict=True))):
+        alone = perception(vlm, **settings).infer_picture(picture)
+        assert alone.detections == scene.detections
+        assert (alone.caption, scene.caption_stamp_ns) == (scene.caption, picture.stamp_ns)
+        assert scene.tracks == ()
+    assert sum(len(scene.detections) for scene in scenes) > 30
 
 
 def test_every_nth_frame_is_inferred_and_all_are_drawn(vlm: LlamaVlm, tmp_path: Path) -> None:

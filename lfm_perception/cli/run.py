@@ -9,6 +9,7 @@ import typer
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
+from lfm_perception.errors import PerceptionError
 
 
 def run(
@@ -22,20 +23,25 @@ def run(
     every: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Infer every n-th frame; by default about 5 Hz in a video, every image of a folder."
+            min=1, help="Infer every n-th frame of a film; by default about 5 Hz in a video, each image."
         ),
     ] = None,
     topic: options.Topic = None,
     rate: options.Rate = None,
     bag: Annotated[bool, typer.Option("--bag", help="Also write the results as a rosbag2 (mcap).")] = False,
+    film: Annotated[
+        bool, typer.Option("--film", help="The images are the frames of a film: track their objects.")
+    ] = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Detect, track and describe objects in a recording or a camera's images.
+    """Detect, track and describe objects in a recording, in a camera's images, or in independent pictures.
 
     Writes `scenes.jsonl` (one JSON object per inferred frame, described by scene.schema.json in the package),
     `overlay.mp4` and `overlay.png` (the results drawn over the images), `summary.json` (rates, latencies,
-    tokens, counts, settings) and with `--bag` a rosbag2. The files appear together at the end. After Ctrl-C,
-    or when the source cannot be read to its end, they hold the results up to that point.
+    tokens, counts, settings) and with `--bag` a rosbag2. An image, a folder or a pattern of images are
+    independent pictures: instead of the film, `pictures/` holds each of them annotated, with its JSON, and
+    `index.html` shows all. The files appear together at the end. After Ctrl-C, or when the source cannot be
+    read to its end, they hold the results up to that point.
     """
     from lfm_perception.backends import demo_model_warning, model_name
     from lfm_perception.evaluation.reports import provenance
@@ -43,6 +49,7 @@ def run(
     from lfm_perception.media.run import record
     from lfm_perception.media.sinks import open_recording
     from lfm_perception.media.sinks.bag import BAG
+    from lfm_perception.media.sinks.pictures import GALLERY
     from lfm_perception.media.sources import open_source
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
@@ -53,9 +60,15 @@ def run(
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
-        open_source(source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
-        open_recording(out, opened.rate, optional=[BAG] if bag else []) as recording,
+        open_source(
+            source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits, film=film
+        ) as opened,
+        open_recording(
+            out, opened.rate, optional=[BAG] if bag else [], pictures=opened.pictures
+        ) as recording,
     ):
+        if opened.pictures and (every or rate):
+            raise PerceptionError("--every and --rate are for films: add --film when the images are one")
         if source != DEMO and (warning := demo_model_warning(chosen)):
             print(f"lfm-perception: {warning}", file=sys.stderr)
         job.begin("loading the model", limits.total(opened))
@@ -71,6 +84,7 @@ def run(
         job.require(report.inferred_frames, f"{opened.name} holds no frames")
         summary = {
             "source": opened.name,
+            "pictures": opened.pictures,
             "ended": job.ended,
             "every": every,
             "rate_hz": round(opened.rate, 3),
@@ -81,5 +95,5 @@ def run(
         }
         recording.finish(summary)
     options.show_table(table(summary))
-    print(f"results in {out}")
+    print(f"results in {out / GALLERY if opened.pictures else out}")
     job.finish(out)

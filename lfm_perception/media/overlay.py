@@ -1,7 +1,8 @@
-"""Annotated images: tracks and detections drawn over the frame, with caption and figures in a strip below.
+"""Annotated images: tracks and detections drawn over the frame, on request with caption and figures.
 
-Thick coloured boxes are tracks (one colour per id, an arrow to the centre predicted for half a second
-later); thin white boxes are detections without a track.
+Thick coloured boxes are tracks: one colour per id, an arrow to the centre half a second later as far as the
+object itself moves, and fading with the time since the last detection. Thin white boxes are detections
+without a track; on independent pictures, where nothing is tracked, they are thick, one colour per label.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
 
 NARROWEST = 480
 """Minimum width of the annotated image, pixels, for the text below a narrower frame."""
+
+FADED_S, MIN_STRENGTH = 2.0, 0.3
+"""Prediction age at which a track would be invisible, seconds, and the least opacity it is drawn with."""
+
+LINE_STRENGTH = 0.65
+"""Opacity of the dark band behind the figures on the frame's lower edge."""
 
 ARROW_S = 0.5
 """Prediction horizon of the velocity arrow, seconds."""
@@ -58,20 +65,30 @@ class View:
 
 
 class Overlay:
-    """Draws the annotated images of one recording, all of one size, derived from the first frame's.
+    """Draws the annotated images of one recording, all of one size.
 
-    `badge` is a note on every image, such as the kind of model. Frames of another shape get black borders.
+    Args:
+        width, height: size of the frames in pixels; those of another shape get black borders.
+        badge: note on every image, such as the kind of model.
+        panel: `strip` draws the frame at a legible size of even sides, as video needs, with caption, figures
+            and badge below it. Otherwise the image has the frame's size: `line` writes figures and badge on
+            its lower edge, an empty text nothing.
     """
 
-    def __init__(self, width: int, height: int, badge: str = "") -> None:
-        longest = max(width, height)
-        scale = min(max(longest, SHORTEST_SIDE), LONGEST_SIDE) / longest
-        self._frame = _even(width * scale), _even(height * scale)
-        self.width = max(self._frame[0], NARROWEST)
+    def __init__(self, width: int, height: int, badge: str = "", *, panel: str = "line") -> None:
+        self._panel, self._badge = panel, badge
+        if panel == "strip":
+            longest = max(width, height)
+            scale = min(max(longest, SHORTEST_SIDE), LONGEST_SIDE) / longest
+            self._frame = _even(width * scale), _even(height * scale)
+            self.width = max(self._frame[0], NARROWEST)
+        else:
+            self._frame = width, height
+            self.width = width
         self._size = round(10 + self.width / 128)
         self._line = round(self._size * 1.5)
-        self.height = _even(self._frame[1] + 3 * self._line + self._size)
-        self._badge = badge
+        strip = 3 * self._line + self._size if panel == "strip" else 0
+        self.height = _even(height * scale + strip) if strip else height
         self._text = TextRenderer(self._size)
 
     def draw(self, view: View) -> Image:
@@ -82,16 +99,16 @@ class Overlay:
         method = cv2.INTER_AREA if place.width < view.frame.width else cv2.INTER_CUBIC
         resized = cv2.resize(view.frame.image, (place.width, place.height), interpolation=method)
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
-        marks = [_mark(track) for track in view.tracks]
-        if view.scene is not None and view.since_inference_s == 0.0:
-            detections = view.scene.detections
-            marks = [replace(mark, text=mark.text + _phrase(mark.box, detections)) for mark in marks]
-            marks += [_mark(detection) for detection in _untracked(detections, view.tracks)]
+        marks = _marks(view)
         for mark in marks:
             self._draw_outline(canvas, place, mark)
-        for mark in marks:
-            self._draw_name(canvas, place, mark)
-        self._draw_strip(canvas, view)
+        taken: list[_Chip] = []
+        for mark in sorted(marks, key=lambda mark: mark.box.y1):
+            self._draw_name(canvas, place, mark, taken)
+        if self._panel == "strip":
+            self._draw_caption(canvas, view)
+        if self._panel:
+            self._draw_figures(canvas, view, len(marks))
         return canvas
 
     def _fitted(self, frame: Frame) -> _Place:
@@ -102,7 +119,10 @@ class Overlay:
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)
         corner, opposite = (round(x1), round(y1)), (round(x2), round(y2))
+        around = slice(max(corner[1] - 4, 0), opposite[1] + 4), slice(max(corner[0] - 4, 0), opposite[0] + 4)
+        before = canvas[around].copy()
         cv2.rectangle(canvas, corner, opposite, mark.colour, mark.thickness, cv2.LINE_AA)
+        canvas[around] = _faded(before, canvas[around], mark.strength)
         dx, dy = mark.velocity.x * ARROW_S * place.width, mark.velocity.y * ARROW_S * place.height
         length = math.hypot(dx, dy)
         if length >= self._size / 2:
@@ -111,37 +131,56 @@ class Overlay:
             for thickness, ink in ((4, BLACK), (2, mark.colour)):
                 cv2.arrowedLine(canvas, start, end, ink, thickness, cv2.LINE_AA, 0, min(0.5, 8 / length))
 
-    def _draw_name(self, canvas: Image, place: _Place, mark: _Mark) -> None:
-        x, y = (round(side) for side in place.pixels(mark.box)[:2])
-        chip_wide, chip_tall = (
-            self._text.width(mark.text, bold=True) + self._size // 2,
-            round(self._size * 1.3),
-        )
-        x = min(max(x - 1, 0), max(self.width - chip_wide, 0))
-        y = y - chip_tall if y >= chip_tall else y
-        cv2.rectangle(canvas, (x, y), (x + chip_wide, y + chip_tall), mark.colour, cv2.FILLED)
-        baseline = y + round(self._size * 0.98)
-        self._text.draw(canvas, mark.text, x + self._size // 4, baseline, _ink(mark.colour), bold=True)
+    def _draw_name(self, canvas: Image, place: _Place, mark: _Mark, taken: list[_Chip]) -> None:
+        """Draw the text of a box where it covers no other text, if there is such a place near the box."""
+        wide = self._text.width(mark.text, bold=True) + self._size // 2
+        chip = self._free_place(place.pixels(mark.box), wide, round(self._size * 1.3), taken)
+        taken.append(chip)
+        around = slice(chip.y, chip.y + chip.height), slice(chip.x, chip.x + chip.width)
+        before = canvas[around].copy()
+        canvas[around] = mark.colour
+        baseline = chip.y + round(self._size * 0.98)
+        self._text.draw(canvas, mark.text, chip.x + self._size // 4, baseline, _ink(mark.colour), bold=True)
+        canvas[around] = _faded(before, canvas[around], mark.strength)
 
-    def _draw_strip(self, canvas: Image, view: View) -> None:
+    def _free_place(self, corners: list[float], wide: int, tall: int, taken: Sequence[_Chip]) -> _Chip:
+        """Above the box, in its upper edge, below it, or further along it: the least covered place."""
+        x1, y1, x2, y2 = (round(side) for side in corners)
+        lowest = max(self._frame[1] - tall, 0)
+        rows = [y1 - tall, y1, y2, *range(y1 + tall, y2, tall), *range(y1 - 2 * tall, y1 - 6 * tall, -tall)]
+        chips = [
+            _Chip(min(max(x, 0), max(self.width - wide, 0)), y, wide, tall)
+            for y in rows
+            for x in (x1 - 1, x2 - wide)
+            if 0 <= y <= lowest
+        ] or [_Chip(min(max(x1 - 1, 0), max(self.width - wide, 0)), min(max(y1, 0), lowest), wide, tall)]
+        return min(chips, key=lambda chip: sum(chip.overlap(other) for other in taken))
+
+    def _draw_caption(self, canvas: Image, view: View) -> None:
         margin = self._size // 2
         baseline = self._frame[1] + self._line
         caption = view.scene.caption if view.scene and view.scene.caption else ""
         for line in self._wrapped(caption, self.width - 2 * margin, 2):
             self._text.draw(canvas, line, margin, baseline, WHITE)
             baseline += self._line
+
+    def _draw_figures(self, canvas: Image, view: View, objects: int) -> None:
+        margin = self._size // 2
         room = self.width - 2 * margin
-        baseline = self._frame[1] + 3 * self._line
+        baseline = self.height - round(0.7 * self._size)
+        if self._panel == "line":
+            band = canvas[-self._line - margin :]
+            band[:] = _faded(band, np.full_like(band, STRIP), LINE_STRENGTH)
         if self._badge:
             wide = self._text.width(self._badge) + 2 * margin
             corner = self.width - margin - wide, baseline - self._size
             cv2.rectangle(canvas, corner, (corner[0] + wide, baseline + margin), BADGE, cv2.FILLED)
             self._text.draw(canvas, self._badge, corner[0] + margin, baseline, BLACK)
             room -= wide + margin
-        facts = _facts(view)
-        while len(facts) > 1 and self._text.width("  |  ".join(facts)) > room:
+        facts = _facts(view, objects)
+        while facts and self._text.width(" | ".join(facts)) > room:
             facts.pop()
-        self._text.draw(canvas, "  |  ".join(facts), margin, baseline, QUIET)
+        self._text.draw(canvas, " | ".join(facts), margin, baseline, QUIET)
 
     def _wrapped(self, text: str, room: int, lines: int) -> list[str]:
         """The text in at most `lines` lines of this width in pixels, with an ellipsis where it is cut."""
@@ -178,21 +217,62 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """One box to draw, with its text and the arrow of its velocity."""
+    """One box to draw, with its text and the arrow of its velocity; `strength` 1 is opaque."""
 
     box: Box
     text: str
     colour: Colour
     thickness: int
-    velocity: Velocity
+    velocity: Velocity = ZERO_VELOCITY
+    strength: float = 1.0
 
 
-def _mark(item: Track | Detection) -> _Mark:
-    if isinstance(item, Track):
-        text = f"{item.label} #{item.track_id} {item.score:.0%}"
-        return _Mark(item.box, text, track_colour(item.track_id), 2, item.velocity)
-    name = f"{item.label} ({item.phrase})" if item.phrase else item.label
-    return _Mark(item.box, f"{name} {item.score:.0%}", WHITE, 1, ZERO_VELOCITY)
+@dataclass(frozen=True, slots=True)
+class _Chip:
+    """The rectangle of a text, pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def overlap(self, other: _Chip) -> int:
+        """The common area in pixels."""
+        wide = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        tall = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        return max(wide, 0) * max(tall, 0)
+
+
+def _marks(view: View) -> list[_Mark]:
+    """The tracks and, on an inferred frame, the detections without a track."""
+    marks = [_track_mark(track) for track in view.tracks]
+    if view.scene is None or view.since_inference_s != 0.0:
+        return marks
+    detections = view.scene.detections
+    marks = [replace(mark, text=mark.text + _phrase(mark.box, detections)) for mark in marks]
+    untracked = _untracked(detections, view.tracks)
+    return marks + [_mark(each, thick=bool(view.scene.file and not view.tracks)) for each in untracked]
+
+
+def _track_mark(track: Track) -> _Mark:
+    text = f"{track.label} #{track.track_id} {track.score:.0%}"
+    # an object that stands has no velocity of its own, however the camera moves
+    own = Velocity(track.velocity.x - track.camera_velocity.x, track.velocity.y - track.camera_velocity.y)
+    strength = max(1.0 - track.time_since_update_s / FADED_S, MIN_STRENGTH)
+    return _Mark(track.box, text, track_colour(track.track_id), 2, own, strength)
+
+
+def _mark(found: Detection, *, thick: bool) -> _Mark:
+    name = f"{found.label} ({found.phrase})" if found.phrase else found.label
+    colour = track_colour(sum(found.label.encode())) if thick else WHITE
+    return _Mark(found.box, f"{name} {found.score:.0%}", colour, 1 + thick)
+
+
+def _faded(before: Image, after: Image, strength: float) -> Image:
+    """A mixture of both; `strength` is the share of `after`."""
+    if strength >= 1.0 or not after.size:
+        return after
+    return np.asarray(cv2.addWeighted(after, strength, before, 1.0 - strength, 0.0), np.uint8)
 
 
 def _phrase(box: Box, detections: Sequence[Detection]) -> str:
@@ -204,17 +284,16 @@ def _phrase(box: Box, detections: Sequence[Detection]) -> str:
     return f" ({phrase})" if phrase else ""
 
 
-def _facts(view: View) -> list[str]:
+def _facts(view: View, objects: int) -> list[str]:
     """The figures below the caption, the most important first."""
-    facts = [f"{view.seconds:.2f} s"]
+    facts = [f"time {view.seconds:.2f} s", f"{objects} object{'' if objects == 1 else 's'}"]
     if view.scene is None or view.since_inference_s is None:
         return facts
     age_s = view.since_inference_s
-    facts.append("inferred" if age_s == 0.0 else f"predicted {age_s:+.2f} s")
+    facts.append("inferred" if age_s == 0.0 else f"predicted {age_s:.2f} s")
     usage, caption = view.scene.usage, view.scene.caption_usage or Usage()
-    facts.append(f"{view.inference_s * 1e3:.0f} ms")
-    facts.append(f"{usage.image_tokens} + {usage.answer_tokens + caption.answer_tokens} tokens")
-    facts.append(f"{len(view.tracks)} objects" if len(view.tracks) != 1 else "1 object")
+    facts.append(f"inference {view.inference_s * 1e3:.0f} ms")
+    facts.append(f"{usage.image_tokens} image + {usage.answer_tokens + caption.answer_tokens} answer tokens")
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,16 +94,18 @@ def table(summary: dict[str, Any]) -> Table:
     shown.add_column(style="bold")
     shown.add_column()
     frames, inferred = summary["frames"], summary["scenes"]
-    shown.add_row(
-        "frames", f"{frames} ({summary['source_s']:g} s) in {summary['wall_s']:.1f} s, {inferred} inferred"
-    )
+    if summary.get("pictures"):
+        shown.add_row("images", f"{frames} in {summary['wall_s']:.1f} s")
+    else:
+        length = f"{frames} ({summary['source_s']:g} s)"
+        shown.add_row("frames", f"{length} in {summary['wall_s']:.1f} s, {inferred} inferred")
     if summary.get("declared_rate_hz"):
         shown.add_row(
             "rate",
             f"{summary['rate_hz']:g} Hz by the stamps, though {summary['declared_rate_hz']:g} declared",
         )
     if summary.get("frames_rejected"):
-        shown.add_row("not used", f"frames: {_counted(summary['frames_rejected'])}")
+        shown.add_row("not used", f"frames: {counted(summary['frames_rejected'])}")
     latency = summary["latency_ms"]["inference"]
     shown.add_row(
         "inference",
@@ -112,17 +114,17 @@ def table(summary: dict[str, Any]) -> Table:
     stages = {
         name: summary["latency_ms"][f"detect.{name}"]["p50"] for name in ("encode", "prefill", "decode")
     }
-    shown.add_row(
-        "detection", ", ".join(f"{name} {value:.0f}" for name, value in stages.items()) + " ms median"
-    )
+    shown.add_row("stages", ", ".join(f"{name} {value:.0f}" for name, value in stages.items()) + " ms median")
     tokens = summary["tokens"]
     shown.add_row(
         "tokens",
         f"{tokens['detect.image']['p50']:.0f} image + {tokens['detect.answer']['p50']:.0f} answer, median",
     )
-    shown.add_row("objects", _counted(summary["tracks_by_label"]) or "none")
+    shown.add_row("detections", counted(summary["detections_by_label"]) or "none")
+    if not summary.get("pictures"):
+        shown.add_row("tracks", counted(summary["tracks_by_label"]) or "none")
     if summary["rejects"]:
-        shown.add_row("rejects", _counted(summary["rejects"]))
+        shown.add_row("rejects", counted(summary["rejects"]))
     if summary["truncated"]:
         shown.add_row("truncated", f"{summary['truncated']} answers reached their token limit")
     if summary["over_latency_budget"]:
@@ -133,5 +135,6 @@ def table(summary: dict[str, Any]) -> Table:
     return shown
 
 
-def _counted(counts: dict[str, int]) -> str:
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name as text: `2 person, 1 box`."""
     return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""One run: every frame of a source is annotated, every n-th is inferred, and the results are recorded."""
+"""One run: the frames of a film are annotated and every n-th is inferred, or each picture for itself."""
 
 from __future__ import annotations
 
@@ -49,25 +49,23 @@ def record(
     Raises:
         PerceptionError: a frame cannot be read or inferred; the frames before it are recorded.
     """
+    if source.pictures:
+        _record_pictures(source, perception, recording, report, limits, badge, on_progress)
+        return
     overlay: Overlay | None = None
     scene: Scene | None = None
     inference_s, first_ns = 0.0, 0
     newest_ns = 0
     for index, frame in enumerate(limited(source.frames, limits)):
         if overlay is None:
-            overlay, first_ns = Overlay(frame.width, frame.height, badge), frame.stamp_ns
+            overlay, first_ns = Overlay(frame.width, frame.height, badge, panel="strip"), frame.stamp_ns
         elif frame.stamp_ns < newest_ns:
             perception.reset()  # the stamps started over
         newest_ns = frame.stamp_ns
         perception.update_ego_motion(frame)
         inferred = index % every == 0
         if inferred:
-            started = time.perf_counter()
-            try:
-                scene = perception.infer(frame)
-            except PerceptionError as error:
-                raise PerceptionError(f"frame {index} of {source.name}: {error}") from error
-            inference_s = time.perf_counter() - started
+            scene, inference_s = _timed(perception.infer, frame, f"frame {index} of {source.name}")
             report.add_scene(scene, inference_s)
         tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
         image = overlay.draw(View(frame, to_seconds(frame.stamp_ns - first_ns), tracks, scene, inference_s))
@@ -75,6 +73,36 @@ def record(
         report.add_frame(frame.stamp_ns)
         if not on_progress():
             return
+
+
+def _record_pictures(
+    source: Source,
+    perception: Perception,
+    recording: Recording,
+    report: Report,
+    limits: Limits,
+    badge: str,
+    on_progress: Callable[[], bool],
+) -> None:
+    for index, frame in enumerate(limited(source.frames, limits)):
+        scene, inference_s = _timed(perception.infer_picture, frame, f"image {frame.file}")
+        report.add_scene(scene, inference_s)
+        image = Overlay(frame.width, frame.height, badge, panel="").draw(
+            View(frame, 0.0, (), scene, inference_s)
+        )
+        recording.write(AnnotatedFrame(index, frame, (), image, scene))
+        report.add_frame(frame.stamp_ns)
+        if not on_progress():
+            return
+
+
+def _timed(infer: Callable[[Frame], Scene], frame: Frame, name: str) -> tuple[Scene, float]:
+    """The scene and the seconds that it took. Raises PerceptionError with the frame's name."""
+    started = time.perf_counter()
+    try:
+        return infer(frame), time.perf_counter() - started
+    except PerceptionError as error:
+        raise PerceptionError(f"{name}: {error}") from error
 
 
 def limited(frames: Iterator[Frame], limits: Limits) -> Iterator[Frame]:

@@ -141,7 +141,7 @@ def _record(
 
 def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str, float], bool]) -> Image:
     """Draw each image with the tracks published for it, as a video; returns the image with most tracks."""
-    overlay = Overlay(WIDTH, HEIGHT, badge)
+    overlay = Overlay(WIDTH, HEIGHT, badge, panel="strip")
     video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
     tracks = {boxes.stamp_ns: boxes for boxes in run.tracks}
     scenes_ns = [received.received_ns for received in run.scenes]

@@ -33,8 +33,10 @@ class OverlayThread:
         decode: Callable[[bytes, int | None], Frame],
         publish: Callable[[Image], None],
         on_error: Callable[[Exception], None],
+        *,
+        strip: bool,
     ) -> None:
-        self._badge, self._decode = badge, decode
+        self._badge, self._decode, self._panel = badge, decode, "strip" if strip else "line"
         self._overlay: Overlay | None = None
         self._size = (0, 0)
         self._first_stamp_ns: int | None = None
@@ -44,7 +46,7 @@ class OverlayThread:
     def _draw(self, item: OverlayInput) -> Image:
         frame = self._decode(item.raw, None)
         if self._overlay is None or self._size != (frame.width, frame.height):
-            self._overlay = Overlay(frame.width, frame.height, self._badge)
+            self._overlay = Overlay(frame.width, frame.height, self._badge, panel=self._panel)
             self._size = frame.width, frame.height
         self._first_stamp_ns = self._first_stamp_ns or frame.stamp_ns
         seconds = to_seconds(frame.stamp_ns - self._first_stamp_ns)

@@ -94,6 +94,7 @@ class Session:
             self._decode,
             lambda image: self._outputs.publish("dbg_image", lambda: image),
             lambda error: unexpected.record("overlay", error),
+            strip=settings.node.overlay_strip,
         )
         resources.callback(self._overlay.close)
         self._board = BoardMonitor(settings.thermal, unexpected.guarded("board", self._on_level))

@@ -214,9 +214,8 @@ class DetectSettings:
     min_p: float = parameter(
         0.0,
         "minimum probability of a token of a box answer relative to the likeliest",
-        (0.0, 1.0),
-        read_only=LOADED,
-    )
+        (0.0, 1.0), read_only=LOADED,
+    )  # fmt: skip
     max_tokens: int = parameter(
         512, "maximum answer length; objects are kept whole", (ONE_OBJECT_TOKENS, 4096), "tokens"
     )
@@ -384,13 +383,11 @@ class NodeSettings:
     autostart: bool = parameter(False, "automatic configuration and activation at start", read_only=STARTED)
     image_transport: str = parameter("raw", "image transport", ("raw", "compressed"), read_only=SUBSCRIBED)
     image_reliability: str = parameter(
-        "best_effort",
-        "QoS reliability of the image subscription",
-        ("best_effort", "reliable"),
+        "best_effort", "QoS reliability of the image subscription", ("best_effort", "reliable"),
         read_only=SUBSCRIBED,
-    )
+    )  # fmt: skip
     camera_timeout: float = parameter(
-        1.0, "maximum time without an image before the camera is an ERROR", (0.1, 2.0), "s"
+        1.0, "time without an image after which the camera is an ERROR", (0.1, 2.0), "s"
     )
     diagnostics_period: float = parameter(1.0, "period of the diagnostics", (0.1, 60.0), "s")
     input_hz_warn: float = parameter(5.0, "image rate below which the camera is a WARN", (0.0, 1000.0), "Hz")
@@ -398,8 +395,9 @@ class NodeSettings:
         2.0, "answer age above which the model is a WARN", (0.0, 600.0), "s"
     )
     future_tolerance: float = parameter(
-        1.0, "maximum lead of an accepted image's stamp over the clock", (0.0, 3600.0), "s"
+        1.0, "maximum lead of an image's stamp over the clock", (0.0, 3600.0), "s"
     )
+    overlay_strip: bool = parameter(False, "strip with the caption below dbg_image", read_only=STARTED)
     image_age_warn: float = parameter(
-        2.0, "age of an image's stamp on arrival above which the camera is a WARN", (0.0, 3600.0), "s"
+        2.0, "stamp age on arrival above which the camera is a WARN", (0.0, 3600.0), "s"
     )

@@ -120,14 +120,15 @@ class KalmanTracker:
         time_since_update_s = now_s - published.last_s
         visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (time_since_update_s <= published.max_coasting)
         return tuple(
-            Track(track_id, label, Box(*box), score, speed, age_s, since_update_s, std)
-            for (track_id, label, score), box, speed, age_s, since_update_s, std, is_visible in zip(
+            Track(track_id, label, Box(*box), score, speed, age_s, since_update_s, std, camera)
+            for (track_id, label, score), box, speed, age_s, since_update_s, std, camera, is_visible in zip(
                 published.identities,
                 boxes.tolist(),
                 starmap(Velocity, velocity.tolist()),
                 (now_s - published.first_s).tolist(),
                 time_since_update_s.tolist(),
                 starmap(Velocity, np.sqrt(filters.velocity_variance[:, :2]).tolist()),
+                starmap(Velocity, camera_velocity.tolist()),
                 visible.tolist(),
                 strict=True,
             )

@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 from material import failure, noise, read
+from numpy.typing import NDArray
 from rosbags.rosbag2 import Reader
 
 from lfm_perception.errors import PerceptionError
@@ -104,17 +105,56 @@ def view(width: int, height: int) -> View:
     ("width", "height"), [(640, 480), (256, 256), (1920, 1080), (7680, 4320), (7, 900), (900, 7), (1, 1)]
 )
 def test_any_frame_is_drawn_to_a_size_that_is_legible_and_fits_video(width: int, height: int) -> None:
-    overlay = Overlay(width, height, "demo model")
+    overlay = Overlay(width, height, "demo model", panel="strip")
     drawn = overlay.draw(view(width, height))
     assert drawn.shape == (overlay.height, overlay.width, 3)
     assert drawn.dtype == np.uint8
     assert overlay.width % 2 == overlay.height % 2 == 0
     assert 480 <= overlay.width <= 1280
     assert overlay.height <= 1400
+    assert Overlay(width, height, "demo model").draw(view(width, height)).shape == (height, width, 3)
+
+
+def track(track_id: int, box: Box, **about: Any) -> Track:
+    about = {"velocity": Velocity(0.0, 0.0), "time_since_update_s": 0.0, **about}
+    return Track(track_id, "forklift", box, 0.9, age_s=3.0, **about)
+
+
+def drawn_tracks(*tracks: Track) -> NDArray[np.int_]:
+    """What these tracks change in a grey image of 640 x 480."""
+    grey = Frame(np.full((480, 640, 3), 128, np.uint8), 12 * 10**9)
+    image = Overlay(640, 480, panel="").draw(View(grey, 0.0, tracks, None, 0.0))
+    return np.abs(image.astype(int) - 128).max(axis=2)
+
+
+def test_names_of_objects_at_the_same_place_do_not_cover_each_other() -> None:
+    boxes = [Box(0.3 + 0.01 * i, 0.4 + 0.005 * i, 0.6, 0.7) for i in range(6)]
+    overlay, taken = Overlay(640, 480), []
+    for box in boxes:
+        corners = box.in_pixels(640, 480).tolist()
+        taken.append(overlay._free_place(corners, 140, 20, taken))
+    assert not any(a.overlap(b) for index, a in enumerate(taken) for b in taken[:index])
+
+
+def test_a_box_fades_with_the_age_of_its_prediction() -> None:
+    box = Box(0.2, 0.3, 0.6, 0.7)
+    strengths = [
+        drawn_tracks(track(1, box, time_since_update_s=age_s)).sum() for age_s in (0.0, 0.5, 1.0, 9.0)
+    ]
+    assert strengths == sorted(strengths, reverse=True)
+    assert len(set(strengths)) == 4
+    assert strengths[-1] > 0
+
+
+def test_a_standing_object_has_no_arrow_while_the_camera_pans() -> None:
+    box, pan = Box(0.2, 0.3, 0.6, 0.7), Velocity(0.4, 0.0)
+    middle = np.s_[220:260, 200:500]
+    assert not drawn_tracks(track(1, box, velocity=pan, camera_velocity=pan))[middle][:, :180].any()
+    assert drawn_tracks(track(1, box, velocity=pan))[middle][:, :180].any()
 
 
 def test_boxes_are_drawn_where_the_objects_are() -> None:
-    overlay = Overlay(640, 480)
+    overlay = Overlay(640, 480, panel="")
     shown = view(640, 480)
     plain = overlay.draw(View(shown.frame, 12.0, (), None, 0.0))
     changed = np.abs(overlay.draw(shown).astype(int) - plain).max(axis=2)[:480] > 8
@@ -132,7 +172,7 @@ def test_frames_of_another_shape_are_fitted_into_the_first_ones_size() -> None:
 
 def write_results(folder: Path, *, bag: bool = False, frames: int = 4) -> None:
     shown = view(64, 48)
-    overlay = Overlay(64, 48)
+    overlay = Overlay(64, 48, panel="strip")
     with open_recording(folder, 10.0, optional=[BAG] if bag else []) as recording:
         for index in range(frames):
             scene = dataclasses.replace(example_scene(), stamp_ns=index * 10**8)
@@ -173,7 +213,7 @@ def test_a_recording_that_is_not_finished_leaves_no_trace(tmp_path: Path) -> Non
     shown = view(64, 48)
     for folder in (tmp_path / "new" / "out", old):
         with open_recording(folder, 10.0, optional=[BAG]) as recording:
-            drawn = Overlay(64, 48).draw(shown)
+            drawn = Overlay(64, 48, panel="strip").draw(shown)
             recording.write(AnnotatedFrame(0, shown.frame, (), drawn, example_scene()))
     assert names(tmp_path) == ["old"]
     assert names(old) == ["scenes.jsonl"]

@@ -27,13 +27,16 @@ RESULTS = tuple(Sink.KINDS)
 
 
 @contextmanager
-def open_recording(folder: Path, rate: float, *, optional: Collection[str] = ()) -> Iterator[Recording]:
+def open_recording(
+    folder: Path, rate: float, *, optional: Collection[str] = (), pictures: bool = False
+) -> Iterator[Recording]:
     """Open a recording in `folder`, which is created where missing. Without `finish` it leaves no trace.
 
     Args:
         folder: the folder of the results.
         rate: frames per second of the source.
         optional: additional results, by name.
+        pictures: whether the frames are independent pictures and not those of a film.
 
     Raises:
         PerceptionError: something cannot be written, here or in any method.
@@ -43,7 +46,9 @@ def open_recording(folder: Path, rate: float, *, optional: Collection[str] = ())
         cleaning.callback(recording.abort)
         with writing(folder):
             for name, kind in Sink.KINDS.items():
-                if not kind.optional or name in optional:
+                if kind.of in ("", "pictures" if pictures else "film") and (
+                    not kind.optional or name in optional
+                ):
                     recording.sinks.append(kind(staging.path / name, rate))
         yield recording
 

@@ -27,16 +27,18 @@ class AnnotatedFrame:
 class Sink:
     """Base of all sinks: one result of a run, in the file or folder `path`, which does not exist yet.
 
-    Subclasses register themselves under the name of their result; an `optional` one is written on request.
-    All annotated images of a run have the same size, even in both directions. `rate` is that of the source,
-    frames per second. Errors of writing are those of the libraries; see `staging.writing`.
+    Subclasses register themselves under the name of their result; an `optional` one is written on request,
+    and one `of` a film or of pictures for these only. All annotated images of a film have the same size, even
+    in both directions. `rate` is that of the source, frames per second. Errors of writing are those of the
+    libraries; see `staging.writing`.
     """
 
     KINDS: ClassVar[dict[str, type[Sink]]] = {}
     optional: ClassVar[bool]
+    of: ClassVar[str]
 
-    def __init_subclass__(cls, *, file: str, optional: bool = False) -> None:
-        cls.optional = optional
+    def __init_subclass__(cls, *, file: str, optional: bool = False, of: str = "") -> None:
+        cls.optional, cls.of = optional, of
         Sink.KINDS[file] = cls
 
     def __init__(self, path: Path, rate: float) -> None:

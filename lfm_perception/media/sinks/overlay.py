@@ -49,7 +49,7 @@ class VideoFile:
         self._container.close()
 
 
-class VideoSink(Sink, file=VIDEO):
+class VideoSink(Sink, file=VIDEO, of="film"):
     """All annotated images as a video."""
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -71,7 +71,7 @@ class VideoSink(Sink, file=VIDEO):
             self._video.close()
 
 
-class StillSink(Sink, file=STILL):
+class StillSink(Sink, file=STILL, of="film"):
     """The annotated image of the inferred frame with the most tracks and, among those, detections."""
 
     def __init__(self, path: Path, rate: float) -> None:

@@ -74,7 +74,7 @@ class Source:
     `name` is used in messages; `rate` is in frames per second, by the stamps of the first frames, and
     `declared_rate` what a file says where it says something else. `count` is the number of frames, None when
     unknown; by default every `every`-th frame is inferred. `headers`: the stamps come from message headers.
-    `rejects` are the frames that were passed over so far.
+    `rejects` are the frames that were passed over so far. `pictures`: the frames are independent.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Source:
     declared_rate: float | None = None
     headers: bool = False
     rejects: Rejects = field(default_factory=Rejects)
+    pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ class SourceOptions:
     """How to read a source.
 
     `topic`: image topic of a bag. `rate`: images per second of a folder. `seed`: of the demo world.
-    `depth_bits`: the parameter `image.depth_bits`. `rejects` takes damaged frames.
+    `depth_bits`: the parameter `image.depth_bits`. `rejects` takes damaged frames. `film`: images are the
+    frames of a film.
     """
 
     topic: str | None = None
@@ -100,6 +102,7 @@ class SourceOptions:
     seed: int = 0
     depth_bits: str = AUTO
     rejects: Rejects = field(default_factory=Rejects)
+    film: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Images of a folder, a glob pattern or a single file as a source."""
+"""Images of a folder, a glob pattern or a single file as a source: independent pictures, or a film."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,14 +41,16 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 @contextmanager
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     paths, rate = image_files(text), options.rate or RATE
-    yield Source(f"images {text}", _frames(paths, rate, options), rate, len(paths))
+    yield Source(f"images {text}", _frames(paths, rate, options), rate, len(paths), pictures=not options.film)
 
 
 def _frames(paths: list[Path], rate: float, options: SourceOptions) -> Iterator[Frame]:
     depth = BitDepth(options.depth_bits)
+    top = os.path.commonpath([path.parent for path in paths])
     for index, path in enumerate(paths):
         with options.rejects.passing_over():
-            yield Frame(images.read(path, depth), from_seconds(index / rate))
+            image = images.read(path, depth if options.film else BitDepth(options.depth_bits))
+            yield Frame(image, from_seconds(index / rate), file=os.path.relpath(path, top))
 
 
 def _matches(text: str) -> bool:
