@@ -25,6 +25,7 @@ from rosbags.rosbag2 import Reader
 import lfm_perception
 from lfm_perception.cli import main
 from lfm_perception.demo.world import World
+from lfm_perception.media import images
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.scene_json import SCHEMA
 
@@ -154,7 +155,7 @@ def test_pictures_are_annotated_one_by_one_and_shown_on_a_page(command: Command,
     page = (out / "index.html").read_text()
     assert shown in page
     for name in files:
-        assert cv2.imread(str(out / "pictures" / name)).shape == (192, 256, 3)
+        assert images.read(out / "pictures" / name).shape == (192, 256, 3)
         assert f'src="pictures/{quote(name)}"' in page
     refused = command("run", pictures, "--every", "2", "--out", tmp_path / "no")
     assert (refused.code, "--film" in refused.err) == (1, True)

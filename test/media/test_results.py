@@ -21,7 +21,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.media import images, sources
 from lfm_perception.media.bags import typestore
-from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.overlay import Overlay, View, _Chip
 from lfm_perception.media.sinks import AnnotatedFrame, open_recording
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.media.sinks.base import Sink
@@ -120,16 +120,17 @@ def track(track_id: int, box: Box, **about: Any) -> Track:
     return Track(track_id, "forklift", box, 0.9, age_s=3.0, **about)
 
 
-def drawn_tracks(*tracks: Track) -> NDArray[np.int_]:
+def drawn_tracks(*tracks: Track) -> NDArray[Any]:
     """What these tracks change in a grey image of 640 x 480."""
     grey = Frame(np.full((480, 640, 3), 128, np.uint8), 12 * 10**9)
     image = Overlay(640, 480, panel="").draw(View(grey, 0.0, tracks, None, 0.0))
-    return np.abs(image.astype(int) - 128).max(axis=2)
+    return np.asarray(np.abs(image.astype(int) - 128).max(axis=2))
 
 
 def test_names_of_objects_at_the_same_place_do_not_cover_each_other() -> None:
     boxes = [Box(0.3 + 0.01 * i, 0.4 + 0.005 * i, 0.6, 0.7) for i in range(6)]
-    overlay, taken = Overlay(640, 480), []
+    overlay = Overlay(640, 480)
+    taken: list[_Chip] = []
     for box in boxes:
         corners = box.in_pixels(640, 480).tolist()
         taken.append(overlay._free_place(corners, 140, 20, taken))
