@@ -33,7 +33,7 @@ class LatencyModel:
     def __init__(self, kv_cache: KvCache) -> None:
         seconds = np.array([_measure(kv_cache, size) for size in _MEASURED_SIZES])
         features = np.array([_features(size) for size in _MEASURED_SIZES])
-        weights = np.linalg.lstsq(features / seconds[:, None], np.ones(len(_MEASURED_SIZES)))[0]
+        weights = np.linalg.lstsq(features / seconds[:, None], np.ones(len(_MEASURED_SIZES)), rcond=None)[0]
         self._weights: list[float] = np.maximum(weights, 0.0).tolist()
         self.batch_cost = cache(self._batch_cost)
         """Seconds of a batch of so many tokens on an idle machine."""
