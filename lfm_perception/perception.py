@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lfm_perception.backends import open_vlm
+from lfm_perception.backends import Notify, open_vlm
 from lfm_perception.geometry import iou_matrix, stack
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
@@ -177,13 +177,15 @@ class Perception:
 
 
 @contextmanager
-def open_perception(settings: Settings) -> Iterator[Perception]:
+def open_perception(settings: Settings, notify: Notify = lambda sentence: None) -> Iterator[Perception]:
     """Perception with the backend and the model of the settings, which are freed on leaving.
+
+    `notify` receives warnings about the model.
 
     Raises:
         PerceptionError: the model cannot be used.
     """
-    vlm = open_vlm(settings)
+    vlm = open_vlm(settings, notify)
     try:
         yield Perception(settings, vlm, open_tracker(settings.tracker))
     finally:

@@ -65,7 +65,7 @@ class Command:
         outcome = self("run", *words, "--out", out)
         assert outcome.code == 1
         assert not out.exists()
-        (sentence,) = [line for line in outcome.err.splitlines() if line.startswith("lfm-perception: ")]
+        sentence = [line for line in outcome.err.splitlines() if line.startswith("lfm-perception: ")][-1]
         assert "Traceback" not in outcome.err
         return sentence.removeprefix("lfm-perception: ")
 
@@ -242,7 +242,6 @@ def test_help_and_version_are_printed(command: Command) -> None:
 
 
 def test_wrong_usage_exits_with_2(command: Command, tmp_path: Path) -> None:
-    assert command("run", "demo").code == 2
     assert command("run", "demo", "--out", tmp_path / "out", "--frames", "none").code == 2
     assert command("run", "demo", "--out", tmp_path / "out", "--every", "0").code == 2
     outcome = command("run", "demo", "--out", tmp_path / "out", "--set", "image.max_tokens")
@@ -271,6 +270,28 @@ def test_an_unusable_input_is_one_sentence_and_leaves_no_results(command: Comman
     assert "special token" in command.refuses(out, "demo", "--labels", "<|im_end|>")
     assert "nothing.yaml" in command.refuses(out, "demo", "--settings", "nothing.yaml")
     assert names(tmp_path) == ["empty", "noise.mp4", "wide.png"]
+
+
+def test_options_stand_for_settings_and_results_are_not_replaced_unasked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("my photo.png", np.full((64, 64, 3), 90, np.uint8))
+    words = ["my photo.png", *QUICK, "--conf", "0.3", "--device", "cuda", "--labels", "person forklift"]
+    outcome = command("run", *words)
+    assert outcome.code == 0, outcome.err
+    assert "'person forklift' is one label" in outcome.err
+    assert "the CPU is used" in outcome.err
+    settings = json.loads(Path("out/my_photo/summary.json").read_text())["settings"]
+    assert (settings["detect.min_score"], settings["engine.n_gpu_layers"]) == (0.3, -1)
+    again = command("run", *words)
+    assert again.code == 1
+    assert "out/my_photo holds the results of an earlier run: add --force" in again.err
+    assert command("run", *words, "--force").code == 0
+    out = tmp_path / "no"
+    assert "there is no model x.gguf" in command.refuses(out, "demo", "--model", "x.gguf")
+    assert "--device must be one of cpu, gpu, cuda" in command.refuses(out, "demo", "--device", "tpu")
+    assert "detect.min_score must be a number from 0 to 1" in command.refuses(out, "demo", "--conf", "50")
 
 
 def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:

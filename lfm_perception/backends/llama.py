@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.provenance import file_facts, sha256
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
+
+GPU_LIBRARIES = ("cuda", "vulkan", "hip", "metal", "sycl")
+"""Parts in the names of ggml's libraries for GPUs."""
 
 _DEMO = Path(__file__).parents[1] / "demo" / "model"
 
@@ -22,6 +26,11 @@ def model_files(settings: Settings) -> tuple[Path, Path]:
 
 
 def _open(settings: Settings, notify: Notify) -> Vlm:
+    if settings.engine.n_gpu_layers and not has_gpu_backend():
+        notify(
+            f"engine.n_gpu_layers is {settings.engine.n_gpu_layers}, but this llama.cpp was built without "
+            "GPU support and the CPU is used: install a build with CUDA or Vulkan, or set it to 0"
+        )
     if settings.engine.isolation == "process":
         from lfm_perception.backends.supervisor import SupervisedVlm
 
@@ -29,6 +38,15 @@ def _open(settings: Settings, notify: Notify) -> Vlm:
     from lfm_perception.backends.llama_vlm import LlamaVlm
 
     return LlamaVlm(settings)
+
+
+def has_gpu_backend() -> bool:
+    """Whether the installed llama.cpp has a library for GPUs; nothing is loaded."""
+    package = find_spec("llama_cpp")
+    folders = (
+        [] if package is None else [Path(place, "lib") for place in package.submodule_search_locations or ()]
+    )
+    return any(list(folder.glob(f"*ggml-{kind}*")) for folder in folders for kind in GPU_LIBRARIES)
 
 
 def _display_name(settings: Settings) -> str:

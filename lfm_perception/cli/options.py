@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,14 +20,18 @@ if TYPE_CHECKING:
     from lfm_perception.media.run import Limits
     from lfm_perception.settings import Settings
 
+DEVICES = {"cpu": 0, "gpu": -1, "cuda": -1}
+"""Values of --device, and the layers on the GPU."""
+
 DEMO_SECONDS = 10.0
 """Default duration of a run on the demo world, which has no end of its own; seconds."""
 
 Source = Annotated[
     str,
     typer.Argument(
-        help="`demo`, a video, an image, a folder or pattern of images, the number of a camera, "
-        "or a rosbag2 (folder, .mcap or .db3)."
+        help="`demo`, a video, an image, a folder or pattern of images, a camera (`0`, `/dev/video0`), "
+        "a rosbag2 (folder, .mcap or .db3), a stream (`rtsp://`, `http://`, `https://`) or `-` for a stream "
+        "on standard input."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
@@ -44,6 +50,11 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: `image.max_tokens=64`. Repeatable."),
 ]
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    print(f"lfm-perception: warning: {sentence}", file=sys.stderr)
 
 
 def show_table(table: Table) -> None:
@@ -72,7 +83,12 @@ Compare = Annotated[
 
 
 def load_settings(
-    file: Path | None, changes: Sequence[str] | None, *, labels: str | None = None, seed: int = 0
+    file: Path | None,
+    changes: Sequence[str] | None,
+    *,
+    labels: str | None = None,
+    seed: int = 0,
+    more: Mapping[str, object] | None = None,
 ) -> Settings:
     """The settings of a file (default: none) with the options applied.
 
@@ -82,7 +98,7 @@ def load_settings(
     from lfm_perception.files import parse_yaml
     from lfm_perception.settings import Settings
 
-    values: dict[str, object] = {"sampling.seed": seed} if seed else {}
+    values: dict[str, object] = {**(more or {}), **({"sampling.seed": seed} if seed else {})}
     for change in changes or []:
         key, equals, text = change.partition("=")
         if not equals:
@@ -95,7 +111,53 @@ def load_settings(
             ) from error
     if labels is not None:
         values["detect.labels"] = split(labels)
+        if " " in labels.strip() and "," not in labels:
+            warn(f"--labels {shown(labels)} is one label: separate several by commas")
     return (Settings.load(file) if file else Settings()).with_values(values)
+
+
+def shortcuts(
+    model: Path | None, mmproj: Path | None, conf: float | None, device: str | None
+) -> dict[str, object]:
+    """The settings of the options that have names of their own. Raises PerceptionError."""
+    values: dict[str, object] = {}
+    if model is not None:
+        values = {"model.path": str(model), "mmproj.path": str(mmproj or _mmproj_beside(model))}
+    elif mmproj is not None:
+        values["mmproj.path"] = str(mmproj)
+    if conf is not None:
+        values["detect.min_score"] = conf
+    if device is not None:
+        if device not in DEVICES:
+            raise PerceptionError(f"--device must be one of {', '.join(DEVICES)}, got {shown(device)}")
+        values["engine.n_gpu_layers"] = DEVICES[device]
+    return values
+
+
+def _mmproj_beside(model: Path) -> Path:
+    if not model.is_file():
+        raise PerceptionError(f"there is no model {model}: give the path of a GGUF file")
+    found = sorted(model.parent.glob("mmproj*.gguf"))
+    if len(found) != 1:
+        raise PerceptionError(f"{model.parent} holds {len(found)} files mmproj*.gguf: name one with --mmproj")
+    return found[0]
+
+
+def default_out(source: str) -> Path:
+    """`out/NAME`, with the name of the source."""
+    name = "stdin" if source == "-" else re.sub(r"^\w+://", "", source.rstrip("/"))
+    name = Path(name).stem if "://" not in source else name
+    return Path("out", re.sub(r"[^\w.-]+", "_", name).strip("._") or "images")
+
+
+def check_new(out: Path, *, force: bool) -> None:
+    """Refuse to replace the results of an earlier run, unless that is wanted."""
+    from lfm_perception.media.sinks import RESULTS
+
+    if not force and any((out / name).exists() for name in RESULTS):
+        raise PerceptionError(
+            f"{out} holds the results of an earlier run: add --force to replace them, or --out"
+        )
 
 
 def limits(source: str, frames: int | None, seconds: float | None) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,9 +15,15 @@ from lfm_perception.errors import PerceptionError
 
 def run(
     source: options.Source,
-    out: options.Out,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; `out/NAME` by default.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
+    model: Annotated[Path | None, typer.Option(help="GGUF file of the language model.")] = None,
+    mmproj: Annotated[
+        Path | None, typer.Option(help="GGUF file of the vision tower; by default the one beside the model.")
+    ] = None,
+    conf: Annotated[float | None, typer.Option(help="Minimum confidence of a detection, 0 to 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu`, or `gpu` for all layers.")] = None,
     labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
     frames: options.Frames = None,
     seconds: options.Seconds = None,
@@ -32,6 +39,7 @@ def run(
     film: Annotated[
         bool, typer.Option("--film", help="The images are the frames of a film: track their objects.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
     seed: options.Seed = 0,
 ) -> None:
     """Detect, track and describe objects in a recording, in a camera's images, or in independent pictures.
@@ -54,9 +62,13 @@ def run(
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
-    chosen = options.load_settings(settings, set_, labels=labels, seed=seed)
+    chosen = options.load_settings(
+        settings, set_, labels=labels, seed=seed, more=options.shortcuts(model, mmproj, conf, device)
+    )
+    out = out or options.default_out(source)
     if source != DEMO:
         options.check_apart(source, out)
+    options.check_new(out, force=force)
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
@@ -73,7 +85,7 @@ def run(
             print(f"lfm-perception: {warning}", file=sys.stderr)
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
-        with open_perception(chosen) as perception:
+        with open_perception(chosen, options.warn) as perception:
             job.begin("inferring")
             with job.keeping_results():
                 if not job.signal:

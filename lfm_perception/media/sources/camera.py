@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,16 @@ from lfm_perception.scene import Frame
 FALLBACK_RATE = 30.0
 """Rate taken for cameras whose rate cannot be measured, frames per second."""
 
+DEVICE = "/dev/video"
+"""Begin of the path of a camera; the rest is its index."""
+
 RATE_FRAMES = 8
 """Frames that the rate is measured by before the first one is read."""
 
 
 @contextmanager
 def _open(index: str, _: SourceOptions) -> Iterator[Source]:
-    capture = cv2.VideoCapture(int(index))
+    capture = cv2.VideoCapture(int(index.removeprefix(DEVICE)))
     try:
         if not capture.isOpened():
             raise PerceptionError(f"camera {index} cannot be opened: is it connected, and free?")
@@ -49,4 +53,8 @@ def _frames(capture: cv2.VideoCapture, index: str) -> Iterator[Frame]:
         yield Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), time.time_ns())
 
 
-register(SourceKind(3, "a camera index", str.isdecimal, _open))
+def _matches(text: str) -> bool:
+    return re.fullmatch(rf"({DEVICE})?[0-9]{{1,4}}", text) is not None
+
+
+register(SourceKind(3, "a camera (0 or /dev/video0)", _matches, _open))

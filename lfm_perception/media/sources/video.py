@@ -1,12 +1,13 @@
-"""A video file as a source."""
+"""A video file or stream as a source."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
@@ -21,6 +22,8 @@ from lfm_perception.media.bags import is_bag
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.media.images import SUFFIXES
 from lfm_perception.media.sources.base import (
+    MAX_RATE,
+    MIN_RATE,
     RATE_FRAMES,
     Source,
     SourceKind,
@@ -35,6 +38,21 @@ from lfm_perception.stamps import STAMP_RESET_S, from_seconds
 
 FALLBACK_RATE = 30.0
 """Rate taken for videos without stamps that do not declare theirs, frames per second."""
+
+STDIN = "-"
+"""Source that is a stream on standard input."""
+
+PROTOCOLS = {
+    STDIN: "pipe",
+    "rtsp://": "rtsp,rtp,udp,tcp",
+    "rtsps://": "rtsp,rtsps,rtp,udp,tcp,tls,crypto",
+    "http://": "http,tcp,crypto,httpproxy",
+    "https://": "https,http,tcp,tls,crypto,httpproxy",
+}
+"""Begins of streams, and what ffmpeg may open for them: a playlist cannot name files of this computer."""
+
+STREAM_TIMEOUT_S = 10.0
+"""Longest wait for a server to open a stream, and for its next data."""
 
 SAME_RATE = 0.1
 """Difference from which on a declared rate is said to be another than that of the stamps."""
@@ -57,10 +75,27 @@ def _open(path: str, options: SourceOptions) -> Iterator[Source]:
         yield Source(f"video {path}", frames, rate, count, default_every(rate), other)
 
 
-def _opened(path: str) -> InputContainer:
+@contextmanager
+def _open_stream(text: str, options: SourceOptions) -> Iterator[Source]:
+    """A stream of a server that the user named, or of standard input; read once, without a known end."""
+    name = "standard input" if text == STDIN else text
+    allowed = {"protocol_whitelist": next(PROTOCOLS[key] for key in PROTOCOLS if text.startswith(key))}
+    with _opened(
+        "pipe:0" if text == STDIN else text, allowed, (STREAM_TIMEOUT_S, STREAM_TIMEOUT_S)
+    ) as container:
+        stream = _stream(container, name)
+        rate = min(max(float(stream.average_rate or FALLBACK_RATE), MIN_RATE), MAX_RATE)
+        frames = _Film(container, stream, name, rate, options, is_file=False).frames()
+        yield Source(f"stream {name}", frames, rate, None, default_every(rate))
+
+
+def _opened(
+    path: str, more: Mapping[str, str] = MappingProxyType({}), timeout: tuple[float, float] | None = None
+) -> InputContainer:
     """The container; its decoders refuse larger frames, and tags need not be UTF-8."""
+    options = {"max_pixels": str(MAX_PIXELS), **more}
     try:
-        return av.open(path, options={"max_pixels": str(MAX_PIXELS)}, metadata_errors="replace")
+        return av.open(path, options=options, metadata_errors="replace", timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise PerceptionError(
@@ -111,7 +146,10 @@ class _Film:
         path: str,
         rate: float,
         options: SourceOptions,
+        *,
+        is_file: bool = True,
     ) -> None:
+        self._is_file = is_file
         self._container, self._stream, self._path = container, stream, path
         self._rejects, self._depth = options.rejects, BitDepth(options.depth_bits)
         self._period = 1 / Fraction(rate)
@@ -199,6 +237,8 @@ class _Film:
     def _check_end(self) -> None:
         if not self._index:
             raise PerceptionError(f"video {self._path} holds no frame that can be decoded")
+        if not self._is_file:
+            return
         start = Fraction(self._container.start_time or 0, av.time_base)
         announced = start + Fraction(self._container.duration or 0, av.time_base)
         cut = f"video {self._path} is cut off after frame {self._index - 1}: "
@@ -228,4 +268,9 @@ def _matches(text: str) -> bool:
     return path.is_file() and not other
 
 
+def _is_stream(text: str) -> bool:
+    return text == STDIN or text.startswith(tuple(key for key in PROTOCOLS if key != STDIN))
+
+
 register(SourceKind(1, "a video", _matches, _open))
+register(SourceKind(4, "a stream (rtsp://, http://, or - for standard input)", _is_stream, _open_stream))
