@@ -50,10 +50,10 @@ def read_motchallenge(folder: Path) -> tuple[TrackingSequence, ...]:
 def _read_sequence(folder: Path) -> TrackingSequence:
     file, parser = folder / "seqinfo.ini", configparser.ConfigParser()
     try:
-        parser.read(file)
+        parser.read_string(read_text(file))
         info = parser["Sequence"]
         fps, width, height = info.getfloat("frameRate"), info.getint("imWidth"), info.getint("imHeight")
-    except (configparser.Error, KeyError, ValueError) as error:
+    except (configparser.Error, KeyError, ValueError, PerceptionError) as error:
         raise PerceptionError(f"{file} cannot be read: {error}") from error
     if not fps or not width or not height:
         raise PerceptionError(f"{file} must give frameRate, imWidth and imHeight in [Sequence]")

@@ -71,7 +71,7 @@ def mutated_json(rng: random.Random, value: Any) -> str:
 
 def _with_change(rng: random.Random, value: Any) -> Any:
     places = list(_places(value))
-    new, change = rng.choice(VALUES), rng.randrange(6)
+    new, change = copy.deepcopy(rng.choice(VALUES)), rng.randrange(6)
     if not places:
         return new
     holder, key = rng.choice(places)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import media_targets
 import targets
 from mutations import JSON_TOKENS, TEXT_TOKENS, YAML_TOKENS, mutated_bytes, mutated_json, mutated_text
 from seeds import (
@@ -133,7 +134,7 @@ def _recorded_by_hand() -> list[bytes]:
 
 
 def _metadata() -> str:
-    return targets.bag_file("metadata.yaml").decode()
+    return media_targets.bag_file("metadata.yaml").decode()
 
 
 READERS = (
@@ -144,6 +145,9 @@ READERS = (
         (SETTINGS, ROS_SETTINGS),
         YAML_TOKENS,
         (*BROKEN_YAML, *LARGE_YAML, *BROKEN_BYTES),
+    ),
+    text_reader(
+        "launch parameter file", "p.yaml", targets.parameter_file, (ROS_SETTINGS,), YAML_TOKENS, BROKEN_YAML
     ),
     text_reader("--set KEY=VALUE", "", targets.changes, SET, YAML_TOKENS, BROKEN_SET),
     text_reader("parameter values", "", targets.values, ("0",), ("1", "2")),
@@ -174,14 +178,20 @@ READERS = (
     ),
     text_reader("words of languages", "words.yaml", targets.words, WORDS, YAML_TOKENS, BROKEN_YAML),
     json_reader("compared reports", "A.json", targets.compare, REPORT),
-    bytes_reader("image files", "a.img", targets.image, targets.pictures),
-    bytes_reader("Image messages", "", targets.message(False), lambda: targets.messages(False)),
-    bytes_reader("CompressedImage messages", "", targets.message(True), lambda: targets.messages(True)),
-    bytes_reader("bag files", "bag.mcap", targets.bag, lambda: [targets.bag_file("*.mcap")]),
+    bytes_reader("image files", "a.img", media_targets.image, media_targets.pictures),
+    bytes_reader("films", "film.mp4", media_targets.film, media_targets.films),
+    bytes_reader("Image messages", "", media_targets.message(False), lambda: media_targets.messages(False)),
+    bytes_reader(
+        "CompressedImage messages", "", media_targets.message(True), lambda: media_targets.messages(True)
+    ),
+    bytes_reader("bag files mcap", "bag.mcap", media_targets.bag, lambda: [media_targets.bag_file("*.mcap")]),
+    bytes_reader(
+        "bag files sqlite3", "bag.db3", media_targets.bag, lambda: [media_targets.bag_file("*.db3")]
+    ),
     Reader(
         "bag metadata.yaml",
         "bag/metadata.yaml",
-        targets.bag,
+        media_targets.bag,
         lambda rng: _encoded(mutated_text(rng, _metadata(), YAML_TOKENS)),
         lambda: [_encoded(_metadata()), b""],
     ),

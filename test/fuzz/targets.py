@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +54,18 @@ def values(folder: Path) -> Read:
         return Settings().with_values(
             {rng.choice(names): rng.choice(values) for _ in range(rng.randint(1, 2))}
         )
+
+    return read
+
+
+def parameter_file(folder: Path) -> Read:
+    from lfm_perception.errors import PerceptionError
+    from lfm_perception.ros.launch_arguments import parameter_file_problem
+
+    def read(file: Path) -> object:
+        if problem := parameter_file_problem(file, "/robot/perception"):
+            raise PerceptionError(problem)
+        return None
 
     return read
 
@@ -290,113 +301,5 @@ def compare(folder: Path) -> Read:
         with Console(markup=False, quiet=True) as console:
             console.print(table(*reports))
         return None
-
-    return read
-
-
-# --- images and bags --------------------------------------------------------------------------------
-
-
-@functools.cache
-def pictures() -> tuple[bytes, ...]:
-    import cv2
-    import numpy as np
-
-    pixels = np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)
-    return tuple(
-        cv2.imencode(f".{kind}", pixels)[1].tobytes() for kind in ("jpg", "png", "bmp", "webp", "tiff", "ppm")
-    )
-
-
-def image(folder: Path) -> Read:
-    from lfm_perception.media import images
-
-    return lambda file: images.read(file).shape
-
-
-def string(text: bytes) -> bytes:
-    return struct.pack("<I", len(text) + 1) + text + b"\0"
-
-
-def padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % 4)
-
-
-@functools.cache
-def messages(compressed: bool) -> tuple[bytes, ...]:
-    start = padded(b"\0\1\0\0" + struct.pack("<iI", 5, 7) + string(b"camera"))
-    if compressed:
-        return tuple(
-            padded(start + string(name)) + struct.pack("<I", len(data)) + data
-            for name, data in zip((b"jpeg", b"rgb8; png compressed bgr8"), pictures(), strict=False)
-        )
-    made = []
-    for encoding, channels in (
-        (b"rgb8", 3),
-        (b"mono16", 2),
-        (b"bayer_rggb8", 1),
-        (b"yuv422_yuy2", 2),
-        (b"nv12", 1),
-    ):
-        height, width = 12, 8
-        data = bytes(height * width * channels)
-        fields = start + struct.pack("<II", height, width) + string(encoding)
-        made.append(padded(fields + b"\0") + struct.pack("<II", width * channels, len(data)) + data)
-    return tuple(made)
-
-
-def message(compressed: bool) -> Callable[[Path], Read]:
-    def prepare(folder: Path) -> Read:
-        from lfm_perception.cdr import header_stamp_ns, image_fields, image_header
-        from lfm_perception.media.images import from_message
-
-        def read(data: bytes) -> object:
-            header_stamp_ns(data)
-            header = image_header(data, "/image", compressed=compressed)
-            image = from_message(image_fields(data, header, "/image"), "an image", 4)
-            return image.shape, header.frame_id.encode()
-
-        return read
-
-    return prepare
-
-
-@functools.cache
-def bag_file(name: str) -> bytes:
-    """A file of a bag with two images and their detections."""
-    import tempfile
-
-    import numpy as np
-
-    from lfm_perception.geometry import Box
-    from lfm_perception.media.sinks import AnnotatedFrame
-    from lfm_perception.media.sinks.bag import BagSink
-    from lfm_perception.scene import Detection, Frame, Scene, Usage
-
-    with tempfile.TemporaryDirectory() as folder:
-        sink = BagSink(Path(folder) / "bag", 10.0)
-        for index in range(2):
-            image, stamp_ns = np.zeros((16, 24, 3), np.uint8), 10**9 + index * 10**8
-            found = (Detection("box", Box(0.1, 0.1, 0.5, 0.5), 0.9),)
-            scene = Scene(stamp_ns, "camera", 24, 16, found, (), None, False, {}, Usage())
-            sink.write(AnnotatedFrame(index, Frame(image, stamp_ns), (), image, scene))
-        sink.finish({})
-        return next(Path(folder, "bag").glob(name)).read_bytes()
-
-
-def bag(folder: Path) -> Read:
-    from lfm_perception.evaluation.labels import open_labelled
-    from lfm_perception.media.sources import open_source
-
-    folder = folder / "bag"
-    folder.mkdir()
-    (folder / "bag.mcap").write_bytes(bag_file("*.mcap"))
-
-    def read(file: Path) -> object:
-        source = folder if file.name == "metadata.yaml" else file
-        with open_source(str(source)) as opened:
-            frames = [(frame.stamp_ns, frame.frame_id) for frame in opened.frames]
-        with open_labelled(source, "/detections") as labelled:
-            return frames, [image.truth for image in labelled.images]
 
     return read
