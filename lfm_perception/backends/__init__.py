@@ -67,7 +67,7 @@ def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
     if settings.model.grounding == "undocumented":
         notify(
             f"{model_name(settings)}: {UNDOCUMENTED}, so boxes in the dialect {settings.detect.dialect} may "
-            "be poor: measure them with lfm-perception eval detection"
+            "be poor: lfm-perception eval wordings measures them"
         )
     return vlm
 

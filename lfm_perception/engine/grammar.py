@@ -232,26 +232,27 @@ def _set_tokens_to_end(start: State, end: State) -> None:
 def _open_label(names: NameTokens, exits: State) -> State:
     """The state before a label of any text, which ends with a transition of `exits`."""
     state = exits
+    inner = np.concatenate((exits.allowed_tokens, names.inner))  # shared: a megabyte for 128,000 tokens
     for _ in range(MAX_LABEL_TOKENS - 1):
-        state = _LabelState(names, names.inner, exits.transitions, state)
+        state = _LabelState(names, inner, exits.transitions, state)
     return _LabelState(names, names.first, {}, state)
 
 
 class _LabelState(State):
-    """Between two characters of an open label: `exits` end it, tokens of text lead to `onward`."""
+    """Between two characters of an open label: `exits` end it, other allowed tokens lead to `onward`."""
 
     def __init__(
-        self, names: NameTokens, text_tokens: NDArray[np.intp], exits: dict[int, State], onward: State
+        self, names: NameTokens, allowed: NDArray[np.intp], exits: dict[int, State], onward: State
     ) -> None:
         super().__init__()
         self.transitions = exits
         self._names = names
-        self._text_tokens = text_tokens
+        self._allowed = allowed
         self._onward = onward
 
     @cached_property
     def allowed_tokens(self) -> NDArray[np.intp]:
-        return np.concatenate((super().allowed_tokens, self._text_tokens))
+        return self._allowed
 
     def next_state(self, token: int) -> State:
         if token in self.transitions:

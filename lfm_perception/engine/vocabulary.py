@@ -6,6 +6,7 @@ import codecs
 import ctypes
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +29,8 @@ class Vocabulary:
     def __init__(self, model: llama_cpp.llama_model_p) -> None:
         self._vocab = llama_cpp.llama_model_get_vocab(model)
         count = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.pieces: tuple[bytes, ...] = tuple(self._piece(token) for token in range(count))
+        buffer = ctypes.create_string_buffer(256)
+        self.pieces: tuple[bytes, ...] = tuple(self._piece(token, buffer) for token in range(count))
         special = (token for token in range(count) if not self.pieces[token])
         ends = {token for token in special if llama_cpp.llama_vocab_is_eog(self._vocab, token)}
         self.end_tokens = frozenset(ends | {self.special_token(TURN_END)})
@@ -71,18 +73,15 @@ class Vocabulary:
             raise PerceptionError(f"the model's vocabulary cannot write {text!r}")
         return tokens[:count]
 
-    def _piece(self, token: int) -> bytes:
+    def _piece(self, token: int, buffer: ctypes.Array[ctypes.c_char]) -> bytes:
         attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
         if not attributes & (llama_cpp.LLAMA_TOKEN_ATTR_NORMAL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED):
             return b""
-        length = 256
-        while True:
-            buffer = ctypes.create_string_buffer(length)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            if length >= 0:
-                break
-            length = -length  # the buffer was too short
-        piece = buffer.raw[:length]
+        write = llama_cpp.llama_token_to_piece
+        if (length := write(self._vocab, token, buffer, len(buffer), 0, False)) < 0:  # it is too short
+            buffer = ctypes.create_string_buffer(-length)
+            length = write(self._vocab, token, buffer, len(buffer), 0, False)
+        piece = ctypes.string_at(buffer, length)
         # converters sometimes store a model's markup as ordinary tokens
         return b"" if _MARKUP.fullmatch(piece) else piece
 
@@ -104,7 +103,7 @@ class NameTokens:
             if decoded is None:
                 continue
             text, partial = decoded
-            if not text.isprintable() or _NOT_IN_NAMES & set(text) or (partial and not completable):
+            if not text.isprintable() or not _NOT_IN_NAMES.isdisjoint(text) or (partial and not completable):
                 continue
             if partial:
                 self.partial[token] = partial
@@ -121,15 +120,18 @@ class NameTokens:
 
 
 _NOT_IN_NAMES = frozenset('"\\[]{}<|>')
+_CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 def _continues(piece: bytes) -> bool:
     """Whether a piece holds only continuation bytes of UTF-8."""
-    return bool(piece) and all(0x80 <= byte < 0xC0 for byte in piece)
+    return bool(piece) and not piece.translate(None, _CONTINUATION)
 
 
 def _decode(encoded: bytes) -> tuple[str, bytes] | None:
     """Whole characters, and the first bytes of one that is not whole; None for invalid UTF-8."""
+    with suppress(UnicodeDecodeError):
+        return encoded.decode(), b""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         text = decoder.decode(encoded)
