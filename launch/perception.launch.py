@@ -57,7 +57,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         executable="perception_node",
         name="perception",
         namespace=given["namespace"],
-        parameters=[str(parameters), overrides],
+        parameters=[parameters, overrides],
         remappings=remappings,
         arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",

@@ -24,6 +24,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.average_precision import average_precision, mean_precision
 from lfm_perception.evaluation.compare import compare, pairs
 from lfm_perception.evaluation.detection import Annotation
+from lfm_perception.evaluation.detection_page import platt_scaling_advice
 from lfm_perception.evaluation.detection_trial import Trial, figures, plain_variant, translated_variant
 from lfm_perception.evaluation.labels import LabelledImage, open_labelled
 from lfm_perception.evaluation.languages import LANGUAGES, TRANSLATIONS, languages
@@ -611,7 +612,7 @@ def test_the_page_needs_nothing_else(results: Path) -> None:
     assert page.count("http") == 0
     assert page.count("<img") == page.count('src="data:image/') > 5
     assert "demo model" in page
-    assert "These images ask for detect.score_gain" in page
+    assert platt_scaling_advice(found["figures"]) in page
     assert f"{found['figures']['ap_50']:.3f}" in page
     for name in (*STRESSES, *LABELS, "By language"):
         assert name in page

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfm_perception.calibration import PlattScaling
+from lfm_perception.evaluation.compare import Report, pairs
 from lfm_perception.evaluation.detection import (
     Annotation,
     Counts,
     Match,
     auroc,
+    calibration_advice,
     calibration_error,
     count_matches,
     evaluate,
@@ -130,3 +132,34 @@ def test_every_box_is_counted_once_and_a_stricter_threshold_never_helps(
     assert report.at_75.true_positives <= report.at_50.true_positives
     assert sum(report.by_label.values(), Counts()) == report.at_50
     assert all(0.5 <= pair.iou <= 1.0 + 1e-9 for pair in match(detections, truth))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "boxes", "before", "after", "said"),
+    [
+        (PlattScaling(1.5, 2.0), 400, 0.2, 0.05, "Set detect.score_gain 1.50 and detect.score_bias 2.00: "),
+        (PlattScaling(1.5, 2.0), 40, 0.2, 0.05, "40 boxes are too few"),
+        (PlattScaling(1.5, 2.0), 400, 0.05, 0.06, "does not lower the calibration error"),
+        (PlattScaling(1.5, 20.0), 400, 0.2, 0.05, "ends at its bounds"),
+        (PlattScaling(1.5, 2.0), 400, None, None, "cannot be checked"),
+    ],
+)
+def test_a_calibration_is_proposed_only_where_it_helps(
+    fitted: PlattScaling, boxes: int, before: float | None, after: float | None, said: str
+) -> None:
+    advice = calibration_advice("detect", fitted, boxes, before, after)
+    assert said in advice
+    assert advice.startswith("Set") == said.startswith("Set")
+    assert advice.startswith("Keep detect.score_gain and detect.score_bias: ") != said.startswith("Set")
+
+
+def test_a_difference_within_the_spread_is_neither_better_nor_worse() -> None:
+    def report(recall: float, objects: float) -> Report:
+        return Report("x", "detection", {"figures.recall": recall, "figures.objects": objects}, {})
+
+    def verdict(objects: float) -> str:
+        found = {pair.path: pair for pair in pairs(report(0.80, objects), report(0.84, objects))}
+        return found["figures.recall"].verdict
+
+    assert verdict(50) == ""
+    assert verdict(5000) == "better"

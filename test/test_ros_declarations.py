@@ -10,6 +10,7 @@ from lfm_perception.ros.launch_arguments import (
     DEMO_ARGUMENTS,
     REPLAY_ARGUMENTS,
     check_rviz,
+    ignored_arguments,
     parameter_file,
     parameter_file_problem,
     parameter_overrides,
@@ -65,8 +66,8 @@ def test_rviz_is_looked_up_before_anything_starts() -> None:
 def test_a_parameter_file_is_a_path_or_the_name_of_an_installed_one(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text("/**: {ros__parameters: {}}")
-    assert parameter_file(str(own), CONFIG) == own
-    assert parameter_file("cpu", CONFIG) == CONFIG / "cpu.yaml"
+    assert parameter_file(str(own), CONFIG) == str(own)
+    assert parameter_file("cpu", CONFIG) == str(CONFIG / "cpu.yaml")
     with pytest.raises(RuntimeError, match="params_file orin_nano is no file and none of agx_orin, cpu, or"):
         parameter_file("orin_nano", CONFIG)
 
@@ -117,7 +118,6 @@ def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
         ("/**: {ros__parameters: {}}", "/a/b/perception", None),
         ("/**/perception: {ros__parameters: {}}", "/a/b/perception", None),
         ("/*/perception: {ros__parameters: {}}", "/a/b/perception", "no entry for /a/b/perception"),
-        ("detect: {labels: [hammer]}", "/perception", "no parameter file of ROS"),
         ("", "/perception", "no parameter file of ROS"),
         ("a: [", "/perception", "cannot be read"),
     ],
@@ -132,3 +132,16 @@ def test_a_parameter_file_that_is_not_for_the_node_is_told(
     if said is not None:
         with pytest.raises(RuntimeError, match=said):
             parameter_file(str(file), CONFIG, node.rpartition("/")[0])
+
+
+def test_a_settings_file_is_launched_as_the_parameter_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("detect: {labels: [hammer]}")
+    assert parameter_file(str(file), CONFIG) == {"settings_file": str(file)}
+
+
+def test_arguments_that_ros_ignores_are_told() -> None:
+    assert ignored_arguments(["node", "--ros-args", "-p", "node.autostart:=true"]) is None
+    assert ignored_arguments(["node"]) is None
+    said = ignored_arguments(["node", "-p", "node.autostart:=true"])
+    assert said == "'-p node.autostart:=true' is ignored: write --ros-args before the arguments of ROS"

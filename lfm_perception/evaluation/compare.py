@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ HIGHER_IS_BETTER = {
 }
 """Names in a figure's path that decide which value is better; other figures are neutral."""
 
+SHARES = {"f1_at_75", "success", *detection_page.QUALITY[1:]}
+COUNTS = ("objects", "images")
+"""Figures that are shares of 0 to 1, and the figures beside them that count what they are shares of."""
+
 DRAWN = (
     ("Times of the stages", "latency_ms.", r"(\w+\.p(?:50|95))", "milliseconds"),
     ("Average precision by label", "figures.by_label.", r"(.+)\.ap_50", "AP50"),
@@ -62,16 +67,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A figure of both reports; None where a report does not have it."""
+    """A figure of both reports; None where a report does not have it. `spread`: a difference by chance."""
 
     path: str
     first: float | None
     second: float | None
+    spread: float = 0.0
 
     @property
     def verdict(self) -> str:
-        """Whether the second is `better` or `worse`; empty when equal or neutral."""
-        if self.first is None or self.second is None or self.first == self.second:
+        """Whether the second is `better` or `worse`; empty within the spread or when neutral."""
+        if self.first is None or self.second is None or abs(self.first - self.second) <= self.spread:
             return ""
         names = set(self.path.split("."))
         if not names & (LOWER_IS_BETTER | HIGHER_IS_BETTER):
@@ -133,7 +139,23 @@ def read_report(path: Path) -> Report:
 def pairs(first: Report, second: Report) -> list[Pair]:
     """All figures of both reports, in the order of the first."""
     paths = dict.fromkeys((*first.figures, *second.figures))
-    return [Pair(path, first.figures.get(path), second.figures.get(path)) for path in paths]
+    return [
+        Pair(path, first.figures.get(path), second.figures.get(path), _spread(path, first, second))
+        for path in paths
+    ]
+
+
+def _spread(path: str, first: Report, second: Report) -> float:
+    """Twice the standard error of a difference of two shares, by the objects or images they are shares of."""
+    group, _, name = path.rpartition(".")
+    if name not in SHARES:
+        return 0.0
+    variance = 0.0
+    for figures in (first.figures, second.figures):
+        share = min(max(figures.get(path, 0.0), 0.0), 1.0)
+        counted = (figures.get(f"{group}.{each}") for each in (("images",) if name == "success" else COUNTS))
+        variance += share * (1.0 - share) / max(next((n for n in counted if n), 1.0), 1.0)
+    return 2.0 * math.sqrt(variance)
 
 
 def table(first: Report, second: Report) -> Table:
@@ -174,8 +196,9 @@ def _charts(compared: Sequence[Pair]) -> dict[str, str]:
         chosen = {found[1].replace(".", " "): pair for found, pair in matches if found}
         if chosen:
             series = {
-                "A": [pair.first or 0.0 for pair in chosen.values()],
-                "B": [pair.second or 0.0 for pair in chosen.values()],
+                # nan leaves a gap where a report has no such figure
+                "A": [math.nan if pair.first is None else pair.first for pair in chosen.values()],
+                "B": [math.nan if pair.second is None else pair.second for pair in chosen.values()],
             }
             charts[title] = bars(series, list(chosen), axis)
     return charts

@@ -14,9 +14,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.calibration import IDENTITY, PlattScaling
+from lfm_perception.calibration import IDENTITY, MAX_BIAS, MAX_GAIN, MIN_GAIN, PlattScaling
 from lfm_perception.geometry import Box, iou_matrix, stack
 from lfm_perception.scene import Detection
+
+MIN_FITTED_BOXES = 100
+"""Number of boxes below which no calibration is proposed: half of them check the fit to the other half."""
 
 RELIABILITY_BINS = 10
 
@@ -127,6 +130,7 @@ class DetectionReport:
     auroc: float | None = None
     fitted: PlattScaling = IDENTITY
     held_out_error: float | None = None
+    held_out_error_before: float | None = None
 
 
 def match(
@@ -190,6 +194,7 @@ def evaluate(
         raise ValueError("there is no scene to evaluate")
     confidences, is_correct = np.array(scores), np.array(correct, dtype=bool)
     bins = reliability(confidences, is_correct)
+    even = np.array(numbers, int) % 2 == 0
     raw = np.array([calibration.invert(score) for score in scores])
     return DetectionReport(
         scenes=len(counts_exact),
@@ -202,7 +207,10 @@ def evaluate(
         calibration_error=calibration_error(bins),
         auroc=auroc(confidences, is_correct),
         fitted=PlattScaling.fit(raw, is_correct),
-        held_out_error=held_out_error(raw, is_correct, np.array(numbers, int) % 2 == 0),
+        held_out_error=held_out_error(raw, is_correct, even),
+        held_out_error_before=None
+        if even.all() or not even.any()
+        else calibration_error(reliability(confidences[even], is_correct[even])),
     )
 
 
@@ -223,6 +231,37 @@ def held_out_error(
     fitted = PlattScaling.fit(raw[~held_out], correct[~held_out])
     calibrated = np.array([fitted.apply(score) for score in raw[held_out].tolist()])
     return calibration_error(reliability(calibrated, correct[held_out]))
+
+
+def calibration_advice(
+    group: str, fitted: PlattScaling, boxes: int, before: float | None, after: float | None
+) -> str:
+    """Whether to set a group's Platt scaling to a fitted one, in a sentence with the reason.
+
+    Args:
+        group: `detect` or `tracker`.
+        fitted: the scaling fitted to all scores.
+        boxes: number of the scores.
+        before, after: calibration error of scores held out from a fit, as they are and with the fit.
+    """
+    names, fit = (
+        f"{group}.score_gain and {group}.score_bias",
+        f"gain {fitted.gain:.2f}, bias {fitted.bias:.2f}",
+    )
+    if boxes < MIN_FITTED_BOXES:
+        reason = f"{boxes} boxes are too few for a fit, which needs {MIN_FITTED_BOXES}"
+    elif before is None or after is None:
+        reason = "a fit cannot be checked on boxes that it was not made from"
+    elif not MIN_GAIN < fitted.gain < MAX_GAIN or abs(fitted.bias) >= MAX_BIAS:
+        reason = f"the fit ends at its bounds ({fit})"
+    elif after >= before:
+        reason = f"a fit does not lower the calibration error of held-out boxes ({before:.3f} to {after:.3f})"
+    else:
+        lowered = f"a fit lowers the calibration error of held-out boxes from {before:.3f} to {after:.3f}"
+        return (
+            f"Set {group}.score_gain {fitted.gain:.2f} and {group}.score_bias {fitted.bias:.2f}: {lowered}."
+        )
+    return f"Keep {names}: {reason}."
 
 
 def reliability(

@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from lfm_perception.calibration import PlattScaling
 from lfm_perception.evaluation.average_precision import RECALLS
+from lfm_perception.evaluation.detection import calibration_advice
 from lfm_perception.evaluation.detection_trial import Trial, figures
 from lfm_perception.evaluation.tables import new_table
 from lfm_perception.media.charts import COLOURS, INK, Line, bars, curves
@@ -140,12 +142,13 @@ def _reliability_chart(plain: Mapping[str, Any]) -> str:
 
 
 def platt_scaling_advice(plain: Mapping[str, Any]) -> str:
-    """The Platt scaling that calibrates the confidences on these images, in a sentence."""
-    fitted, error = plain["fitted"], plain["held_out_calibration_error"]
-    left = "" if error is None else f", with a calibration error of {error:.3f} on held-out images"
-    return (
-        f"These images ask for detect.score_gain {fitted['score_gain']:g} and "
-        f"detect.score_bias {fitted['score_bias']:g}{left}."
+    """Whether to use the Platt scaling fitted to these images, in a sentence with the reason."""
+    return calibration_advice(
+        "detect",
+        PlattScaling(plain["fitted"]["score_gain"], plain["fitted"]["score_bias"]),
+        sum(each["count"] for each in plain["reliability"]),
+        plain["held_out_calibration_error_before"],
+        plain["held_out_calibration_error"],
     )
 
 

@@ -147,6 +147,8 @@ def figures(
         "auroc": None if whole.auroc is None else round(whole.auroc, 4),
         "fitted": {"score_gain": round(whole.fitted.gain, 2), "score_bias": round(whole.fitted.bias, 2)},
         "held_out_calibration_error": whole.held_out_error and round(whole.held_out_error, 4),
+        "held_out_calibration_error_before": whole.held_out_error_before
+        and round(whole.held_out_error_before, 4),
         "latency_ms": {f"p{p}": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)},
         "truncated": results.truncated,
         "rejects": dict(results.rejects.most_common()),

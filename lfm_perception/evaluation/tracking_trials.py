@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
-from lfm_perception.evaluation.detection import ReliabilityBin, calibration_error, held_out_error, reliability
+from lfm_perception.evaluation.detection import (
+    ReliabilityBin,
+    calibration_advice,
+    calibration_error,
+    held_out_error,
+    reliability,
+)
 from lfm_perception.evaluation.sequences import read_motchallenge, read_tud
 from lfm_perception.evaluation.synthetic import TRIALS
 from lfm_perception.evaluation.tracking import (
@@ -172,10 +179,11 @@ def _details(runs: Sequence[DemoRun], settings: Settings) -> tuple[dict[str, Any
     odd_runs = np.repeat(np.arange(len(runs)) % 2 == 1, [len(run.correct) for run in runs])
     fitted = PlattScaling.fit(raw, correct)
 
-    def calibrated(scaling: PlattScaling) -> Bins:
-        return reliability(np.array([scaling.apply(score) for score in raw.tolist()]), correct)
+    def calibrated(scaling: PlattScaling) -> NDArray[np.float64]:
+        return np.array([scaling.apply(score) for score in raw.tolist()])
 
-    bins = calibrated(PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias))
+    now = calibrated(PlattScaling(settings.tracker.score_gain, settings.tracker.score_bias))
+    bins = reliability(now, correct)
     details = {
         "velocity_error_median": float(np.median(velocity_errors)) if velocity_errors else None,
         "velocities_compared": len(velocity_errors),
@@ -183,8 +191,12 @@ def _details(runs: Sequence[DemoRun], settings: Settings) -> tuple[dict[str, Any
         "calibration_error": calibration_error(bins),
         "reliability": [asdict(each) for each in bins],
         "fitted": asdict(fitted),
-        "fitted_calibration_error": calibration_error(calibrated(fitted)),
+        "fitted_calibration_error": calibration_error(reliability(calibrated(fitted), correct)),
+        "boxes": len(raw),
         "held_out_calibration_error": held_out_error(raw, correct, odd_runs),
+        "held_out_calibration_error_before": calibration_error(reliability(now[odd_runs], correct[odd_runs]))
+        if odd_runs.any()
+        else None,
     }
     return details, bins
 
@@ -194,5 +206,8 @@ def _remarks(name: str, details: Mapping[str, Any]) -> Iterable[str]:
         yield f"{name}: median velocity error {error:.1%} (of {details['velocities_compared']})"
     yield f"{name}: expected calibration error of scores {details['calibration_error']:.3f}"
     fitted, scale = details["fitted"], details["measurement_noise_scale"]
-    best = f"tracker.score_gain {fitted['gain']:.2f} and tracker.score_bias {fitted['bias']:.2f}"
-    yield f"{name}: best with {best}" + (f", tracker.measurement_noise_scale {scale:.1f}" if scale else "")
+    before, after = details["held_out_calibration_error_before"], details["held_out_calibration_error"]
+    advice = calibration_advice("tracker", PlattScaling(**fitted), details["boxes"], before, after)
+    yield f"{name}: {advice}"
+    if scale:
+        yield f"{name}: the errors of boxes ask for tracker.measurement_noise_scale {scale:.1f}"

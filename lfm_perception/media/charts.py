@@ -60,8 +60,11 @@ class Line:
 
 
 def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], axis: str) -> str:
-    """For each name one horizontal bar of each series, with its value; `axis` names the quantity."""
-    most = max((value for values in series.values() for value in values), default=0.0)
+    """For each name one horizontal bar of each series, with its value; `axis` names the quantity.
+
+    NaN stands for a value that was not measured, and leaves a gap.
+    """
+    most = max((value for values in series.values() for value in values if value == value), default=0.0)
     pitch = len(series) + 0.7
 
     def draw(axes: Axes) -> None:
@@ -70,6 +73,7 @@ def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], axis: str)
             drawn = axes.barh(places, values, height=0.86, color=COLOURS[index % len(COLOURS)])
             drawn.set_label(safe_line(name, MAX_LABEL))
             texts = [f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}" for value in values]
+            texts = ["" if text == "nan" else text for text in texts]
             axes.bar_label(drawn, texts, padding=3, color=QUIET, fontsize=9)
         labels = [safe_line(name, MAX_LABEL) for name in names]
         axes.set_yticks([row * pitch + (len(series) - 1) / 2 for row in range(len(names))], labels)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import parse_yaml, read_text
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
@@ -20,6 +21,10 @@ REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "nanoowl": {"image_raw": "input_image", "detections": "output_detections", "dbg_image": "output_image"},
 }
 """Remappings to the topic names of other nodes; NanoOWL's `input_query` is the same."""
+
+
+ROS_OPTIONS = ("-p", "--param", "-r", "--remap", "--params-file", "--log-level")
+"""Options that ROS reads only after `--ros-args`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +91,19 @@ REPLAY_ARGUMENTS = (
 """The arguments of replay.launch.py."""
 
 
-def parameter_file(given: str, config: Path, namespace: str = "") -> Path:
-    """The file at this path, or the installed one of this name.
+def parameter_file(given: str, config: Path, namespace: str = "") -> str | dict[str, str]:
+    """The file at this path, or the installed one of this name; a settings file as the parameter for it.
 
     Raises:
         RuntimeError: there is neither, or the file has no entry for the node in this namespace.
     """
     for path in (Path(given).expanduser(), config / f"{given}.yaml"):
         if path.is_file():
+            if is_settings_file(path):
+                return {"settings_file": str(path.absolute())}
             if problem := parameter_file_problem(path, perception_name(namespace)):
                 raise RuntimeError(problem)
-            return path
+            return str(path)
     raise RuntimeError(f"params_file {given} is no file and none of {_names(config)}")
 
 
@@ -115,6 +122,32 @@ def parameter_file_problem(path: Path, node: str) -> str | None:
     if any(_matches(name, node) for name in names):
         return None
     return f"{path} has no entry for {node}, only for {', '.join(names[:3])}: name it `{node}:` or `/**:`"
+
+
+def is_settings_file(path: Path) -> bool:
+    """Whether a file has groups of settings at its top, and not the names of nodes."""
+    try:
+        content = parse_yaml(read_text(path))
+    except PerceptionError:
+        return False
+    return isinstance(content, Mapping) and bool(content) and not _node_names(content)
+
+
+def accepted_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a node, with settings files that were given as parameter files made parameters."""
+    accepted = list(arguments)
+    for index, (option, value) in enumerate(pairwise(arguments)):
+        if option == "--params-file" and is_settings_file(Path(value)):
+            accepted[index : index + 2] = ["-p", f"settings_file:={Path(value).absolute()}"]
+    return accepted
+
+
+def ignored_arguments(arguments: Sequence[str]) -> str | None:
+    """Which arguments ROS ignores because `--ros-args` is missing, in a sentence; None if none."""
+    ignored = [each for each in arguments[1:] if each in ROS_OPTIONS or ":=" in each]
+    if not ignored or "--ros-args" in arguments:
+        return None
+    return f"{shown(' '.join(ignored))} is ignored: write --ros-args before the arguments of ROS"
 
 
 def _node_names(content: object, prefix: str = "") -> set[str]:

@@ -42,7 +42,11 @@ from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.executor import CameraExecutor
-from lfm_perception.ros.launch_arguments import parameter_file_problem
+from lfm_perception.ros.launch_arguments import (
+    accepted_arguments,
+    ignored_arguments,
+    parameter_file_problem,
+)
 from lfm_perception.ros.names import warn_of_namesakes
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
@@ -197,7 +201,12 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         Done from inside: for some seconds after a crash, a client of the lifecycle services may still be
         connected to the crashed process.
         """
-        if self.get_parameter("node.autostart").value and self.trigger_configure() == SUCCESS:
+        if not self.get_parameter("node.autostart").value:
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(
+                f"unconfigured: ros2 lifecycle set {name} configure and activate, or node.autostart"
+            )
+        elif self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
     def release(self) -> None:
@@ -324,9 +333,9 @@ def _failed(request: Any, response: Response) -> Response:
     return response
 
 
-def _parameter_file_problems(node: str) -> list[str | None]:
-    """Why a node of this full name takes nothing from the parameter files of the command line."""
-    files = [Path(value) for option, value in pairwise(sys.argv) if option == "--params-file"]
+def _parameter_file_problems(arguments: Sequence[str], node: str) -> list[str | None]:
+    """Why a node of this full name takes nothing from the parameter files among these arguments."""
+    files = [Path(value) for option, value in pairwise(arguments) if option == "--params-file"]
     return [parameter_file_problem(file, node) for file in files]
 
 
@@ -339,17 +348,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(1)  # the cores belong to the model
     threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
     # the context stays valid until the node has published its end
+    given = accepted_arguments(sys.argv if arguments is None else arguments)
     try:
-        rclpy.init(
-            args=None if arguments is None else list(arguments),
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rcl's own messages about parameter files are hard to read
-        told = next(filter(None, _parameter_file_problems("/perception")), str(error))
+        told = next(filter(None, _parameter_file_problems(given, "/perception")), str(error))
         sys.exit(sentence(f"the node cannot start: {told}"))
     node = PerceptionNode()
     shared_memory.restrict()
-    for warning in (problem, *_parameter_file_problems(node.get_fully_qualified_name())):
+    files = _parameter_file_problems(given, node.get_fully_qualified_name())
+    for warning in (problem, ignored_arguments(given), *files):
         if warning is not None:
             node.get_logger().warning(sentence(warning))
     executor = CameraExecutor(node.transition_group, node.unexpected.record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
@@ -15,7 +16,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.settings import ParameterSpec, Settings, parameter_specs
 
@@ -30,6 +31,9 @@ TYPES = {
 DIALECTS = "dialects"
 """Group of the user's dialects, `dialects.NAME.KEY`, which are read from the overrides and not declared."""
 
+SETTINGS_FILE = "settings_file"
+"""Parameter with the path of a settings file, which `lfm-perception run --settings` takes too."""
+
 OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
 """Parameters of every node, and the group of those that change a topic's quality of service."""
 
@@ -41,8 +45,27 @@ class Parameters:
         self._node = node
         self._overrides: dict[str, Parameter] = dict(node._parameter_overrides)  # else shown nowhere
         self._refused: dict[str, object] = {}
+        self._file_problem: PerceptionError | None = None
+        try:
+            self._read_settings_file()
+        except PerceptionError as error:
+            self._file_problem = error
         for spec in parameter_specs().values():
             self._declare(spec)
+
+    def _read_settings_file(self) -> None:
+        """Take the values of the file that `settings_file` names where no other override gives one."""
+        about = ParameterDescriptor(
+            description="settings file; other parameters take precedence", read_only=True, dynamic_typing=True
+        )
+        path = self._node.declare_parameter(SETTINGS_FILE, "", about).value
+        if not isinstance(path, str):
+            raise PerceptionError(f"{SETTINGS_FILE} must be the path of a file, got {shown(path)}")
+        values = ros_parameters(Settings.load(Path(path).expanduser())) if path else {}
+        for name, value in values.items():
+            kind = Parameter.Type.STRING_ARRAY if isinstance(value, list) else None
+            override = self._overrides.setdefault(name, Parameter(name, kind, value))
+            self._node._parameter_overrides.setdefault(name, override)
 
     def _declare(self, spec: ParameterSpec) -> None:
         default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
@@ -54,9 +77,11 @@ class Parameters:
 
     def settings(self) -> Settings:
         """The current settings. Raises PerceptionError for wrong values and unknown or renamed parameters."""
+        if self._file_problem:
+            raise self._file_problem
         specs = parameter_specs()
         for name in self._overrides:
-            if name not in specs and name.partition(".")[0] not in (*OF_ROS, DIALECTS):
+            if name not in specs and name.partition(".")[0] not in (*OF_ROS, DIALECTS, SETTINGS_FILE):
                 Settings().with_values({name: None})  # raises, with the right name
         now = {name: plain(self._node.get_parameter(name).value) for name in specs}
         empty: dict[str, object] = {  # a file's [] arrives without a type and so without a value

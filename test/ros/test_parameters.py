@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.ros.launch_arguments import accepted_arguments
 from lfm_perception.ros.parameters import Parameters, ros_parameters
 from lfm_perception.settings import Settings
 
@@ -23,10 +24,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def parameters(file: Path) -> Iterator[Parameters]:
-    """The parameters of a node that was started with a parameter file."""
+def parameters(file: Path, *more: str) -> Iterator[Parameters]:
+    """The parameters of a node that was started with a parameter file, or with a settings file."""
     context = rclpy.Context()
-    rclpy.init(args=["--ros-args", "--params-file", str(file)], context=context)
+    arguments = accepted_arguments(["node", "--ros-args", "--params-file", str(file), *more])
+    rclpy.init(args=arguments, context=context)
     node = Node("perception", context=context)
     try:
         yield Parameters(node)
@@ -117,3 +119,25 @@ def test_a_wrong_dialect_is_refused_when_the_node_is_configured(tmp_path: Path) 
     file.write_text("/**:\n  ros__parameters:\n    dialects: {mine: {usr: 'Find {labels}.'}}\n")
     with parameters(file) as declared, pytest.raises(PerceptionError, match="unknown key 'usr'"):
         declared.settings()
+
+
+def test_a_settings_file_is_read_by_the_node_too_and_parameters_take_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "image: {max_tokens: 64}\ndetect: {labels: [cone, 'red box']}\ncaption: {enabled: false}\n"
+    )
+    with parameters(file) as declared:
+        assert declared.settings() == Settings.load(file)
+    with parameters(file, "-p", "image.max_tokens:=96") as declared:
+        assert declared.settings() == Settings.load(file).with_values({"image.max_tokens": 96})
+
+
+def test_a_settings_file_that_cannot_be_used_is_named_when_the_node_is_configured(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text, said in (
+        ("image: {max_token: 64}", f"{file}: unknown parameter 'image.max_token': did you mean"),
+        ("image: {max_tokens: many}", f"{file}: image.max_tokens must be a whole number"),
+    ):
+        file.write_text(text)
+        with parameters(file) as declared, pytest.raises(PerceptionError, match=re.escape(said)):
+            declared.settings()
