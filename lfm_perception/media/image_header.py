@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 Size = tuple[int, int]
@@ -27,6 +28,9 @@ MAGIC = {
 }
 """First bytes of each kind of image."""
 
+PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"))
+"""Chunks that the pixels and their orientation depend on."""
+
 NO_SIZE = 0, 0
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEPARATOR = rb"(?:\s|#[^\n]*\n)+"
@@ -49,7 +53,7 @@ def identify(data: bytes) -> EncodedImage:
     kind = next((kind for kind, magic in MAGIC.items() if re.match(magic, data, re.DOTALL)), "")
     try:
         width, height = _SIZES[kind](data) if kind in _SIZES else NO_SIZE
-    except struct.error:
+    except (struct.error, OverflowError):  # cut off, or an offset of 64 bits
         width, height = NO_SIZE
     return EncodedImage(kind, width, height)
 
@@ -74,8 +78,25 @@ def _jpeg(data: bytes) -> Size:
 
 
 def _png(data: bytes) -> Size:
+    """None where a chunk does not end within the data: OpenCV allocates whatever length a chunk announces."""
     width, height = struct.unpack_from(">II", data, 16)
-    return width, height
+    return (width, height) if all(end <= len(data) for _, _, end in _png_chunks(data)) else NO_SIZE
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each chunk, up to the last one or one that ends behind the data."""
+    kind, end = b"", 8
+    while kind != b"IEND" and end <= len(data):
+        start = end
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end += 12 + length
+        yield kind, start, end
+
+
+def plain_png(data: bytes) -> bytes:
+    """A PNG that `identify` accepts, without animation and texts: some animations crash OpenCV 5.0.0."""
+    kept = (data[start:end] for kind, start, end in _png_chunks(data) if kind in PNG_CHUNKS)
+    return data[:8] + b"".join(kept)
 
 
 def _bmp(data: bytes) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import read_bytes
 from lfm_perception.media.bit_depth import BitDepth
-from lfm_perception.media.image_header import identify
+from lfm_perception.media.image_header import identify, plain_png
 from lfm_perception.media.raw_images import BAYER, demosaiced, from_raw
 from lfm_perception.scene import MAX_PIXELS, Image, check_size
 
@@ -136,7 +137,10 @@ def decode(
         flag = next((flag for scale, flag in REDUCED.items() if encoded.width > (width - 1) * scale), flag)
     if as_stored:
         flag |= cv2.IMREAD_IGNORE_ORIENTATION
-    decoded: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    pixels = plain_png(data) if encoded.kind == "PNG" else data
+    decoded: Any = None
+    with suppress(cv2.error):
+        decoded = cv2.imdecode(np.frombuffer(pixels, np.uint8), flag)
     if decoded is None:
         raise damaged
     if decoded.dtype == np.uint16:

@@ -20,7 +20,7 @@ from lfm_perception.backends.worker_messages import SharedFrame, SharedMemory
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.media import images
-from lfm_perception.media.image_header import identify
+from lfm_perception.media.image_header import identify, plain_png
 from lfm_perception.planning.motion_gate import downsample
 from lfm_perception.planning.resize import resize
 from lfm_perception.scene import MAX_SIDE
@@ -112,6 +112,28 @@ def test_an_image_over_the_limit_is_refused_by_its_header(data: bytes, width: in
         images.from_message(compressed(data), "it", width)
     with pytest.raises(PerceptionError, match="over the limit of 64,000,000"):
         images.decode(data, "it")
+
+
+def test_an_animation_is_its_first_picture() -> None:
+    """OpenCV is given no animation, of which damaged ones end the process."""
+    moving = cv2.Animation()
+    moving.frames, moving.durations = [SMALL, SMALL[::-1].copy()], [50, 50]
+    data = cv2.imencodeanimation(".png", moving)[1].tobytes()
+    assert b"acTL" in data
+    assert b"acTL" not in plain_png(data)
+    np.testing.assert_array_equal(images.decode(data, "it"), SMALL[..., ::-1])
+
+
+def test_any_offset_in_a_header_is_read_or_refused() -> None:
+    big_tiff = b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(100)
+    assert identify(big_tiff) == ("TIFF", 0, 0)
+
+
+def test_a_png_whose_chunk_announces_gigabytes_is_damaged() -> None:
+    data = bytearray(encoded(".png"))
+    place = data.index(b"IDAT") - 4
+    data[place : place + 4] = b"\xff\x00\x19\xcc"
+    assert "cannot be decoded: it is damaged" in refusal(compressed(bytes(data)))
 
 
 @pytest.mark.parametrize(
