@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +43,10 @@ def vocabulary(demo_model: tuple[Path, Path]) -> Iterator[Vocabulary]:
 
 @pytest.fixture(scope="session")
 def vlm() -> Iterator[LlamaVlm]:
-    """The demo model, loaded, at temperature 0."""
-    with LlamaVlm(Settings().with_values({"sampling.temperature": 0.0})) as loaded:
+    """The demo model, loaded, at temperature 0; on a GPU where `benchmarks/cuda.sh` asks for it."""
+    layers = int(os.environ.get("LFM_PERCEPTION_TEST_GPU_LAYERS", "0"))
+    settings = Settings().with_values({"sampling.temperature": 0.0, "engine.n_gpu_layers": layers})
+    with LlamaVlm(settings) as loaded:
         yield loaded
 
 

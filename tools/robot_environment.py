@@ -42,7 +42,7 @@ KEPT = ("numpy", "scipy", "opencv-python", "opencv-python-headless", "pillow", "
 
 LLAMA = "llama-cpp-python"
 
-TESTS = ("catkin-pkg", "cryptography", "hypothesis", "jsonschema", "pytest", "setuptools")
+TESTS = ("catkin-pkg", "cryptography", "filterpy", "hypothesis", "jsonschema", "pytest", "setuptools")
 """What the tests need that `make test-robot` runs."""
 
 PLACE = "numpy's place"
