@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +81,7 @@ def run(
         if opened.pictures and (every or rate):
             raise PerceptionError("--every and --rate are for films: add --film when the images are one")
         if source != DEMO and (warning := demo_model_warning(chosen)):
-            print(f"lfm-perception: {warning}", file=sys.stderr)
+            options.warn(warning)
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
         with open_perception(chosen, options.warn) as perception:

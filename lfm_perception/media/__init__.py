@@ -1,5 +1,0 @@
-import os
-
-# Their own log lines are none of this package's sentences; read when OpenCV is first imported.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
