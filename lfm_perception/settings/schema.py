@@ -203,19 +203,14 @@ class DetectSettings:
     dialect: str = parameter("bbox", "grounding dialect: bbox, bbox_2d, refcoco, or a name under 'dialects'")
     closed: bool = parameter(False, "closed vocabulary: no other labels than detect.labels in an answer")
     temperature: float = parameter(
-        0.0,
-        "sampling temperature of box answers; 0: always the likeliest token",
-        (0.0, 2.0),
-        read_only=LOADED,
+        0.0, "sampling temperature of box answers; 0: greedy", (0.0, 2.0), read_only=LOADED
     )
     top_k: int = parameter(
         0, "number of likeliest tokens to choose from in box answers; 0: all", (0, 100_000), read_only=LOADED
     )
     min_p: float = parameter(
-        0.0,
-        "minimum probability of a token of a box answer relative to the likeliest",
-        (0.0, 1.0), read_only=LOADED,
-    )  # fmt: skip
+        0.0, "minimum relative probability of a token of a box answer", (0.0, 1.0), read_only=LOADED
+    )
     max_tokens: int = parameter(
         512, "maximum answer length; objects are kept whole", (ONE_OBJECT_TOKENS, 4096), "tokens"
     )
