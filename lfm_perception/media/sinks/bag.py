@@ -72,7 +72,8 @@ class BagSink(Sink, file=BAG, optional=True):
         )  # the log has no time before 1970
 
     def _header(self, frame: Frame) -> Any:
-        sec, nanosec = split_stamp(frame.stamp_ns)
+        # a header stamp of 0 means that there is none; the first frame of a video or the demo world has it
+        sec, nanosec = split_stamp(frame.stamp_ns or 1)
         stamp = self._make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
         return self._make("std_msgs/msg/Header", stamp=stamp, frame_id=frame.frame_id)
 
