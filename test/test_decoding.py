@@ -460,11 +460,13 @@ def test_spans_cover_the_text_in_order(grammar: Grammar, seed: int) -> None:
     assert decoded.truncated or whole == len(decoded.text)
 
 
-def test_a_decision_has_the_models_own_probability_and_a_forced_token_none(vocabulary: Vocabulary) -> None:
+def test_a_label_has_its_probability_among_the_allowed_ones_and_a_forced_token_none(
+    vocabulary: Vocabulary,
+) -> None:
     grammar = Grammar(vocabulary, BBOX, ("person", "box"))
     text = BBOX.answer(THREE[:1])
     decoded, _ = scripted_answer(grammar, text)
-    sure = 20.0 - math.log(math.exp(20.0) + len(vocabulary.pieces) - 1)
+    sure = 20.0 - math.log(math.exp(20.0) + 1.0)  # not lowered by words that the grammar forbids
     by_start = {text[token.start : token.end]: token.log_prob for token in decoded.tokens}
     assert by_start["person"] == pytest.approx(sure, abs=1e-9)
     assert by_start["label"] == by_start["bbox"] == by_start["."] == 0.0
