@@ -85,7 +85,7 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
     except OSError as error:
-        raise PerceptionError(os_reason(error)) from error
+        raise PerceptionError(f"cannot be read: {os_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise PerceptionError("not a text file in UTF-8: save it in this encoding") from error
 

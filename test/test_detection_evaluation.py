@@ -522,7 +522,7 @@ def test_words_in_a_language_come_from_a_file(tmp_path: Path) -> None:
         ("de: {labels: {box: 5}}", "must hold languages"),
         ("de: {labels: {crate: Kiste}}", "has a word for 'crate', which is not among the labels"),
         ("de: {labels: {box: Ding, cone: Ding}}", "the same word for two labels"),
-        ("de: {", "cannot be read"),
+        ("de: {", "not valid YAML"),
         ("fi: {labels: {}}", "no wording of dialect bbox in the language 'fi'"),
     ],
 )
@@ -641,7 +641,7 @@ def test_two_runs_are_shown_side_by_side(
 def test_reports_of_different_kinds_are_refused(results: Path, tmp_path: Path) -> None:
     detection, other = results / "detection.json", tmp_path / "other.json"
     for text, sentence in (
-        ("{", "cannot be read"),
+        ("{", "not valid JSON"),
         ("[]", "is no report"),
         ('{"kind": "bench"}', "give two of a kind"),
     ):

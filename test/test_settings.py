@@ -311,7 +311,7 @@ def test_a_merge_key_is_not_a_repeated_one(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PerceptionError, match=r"missing\.yaml: no such file"):
+    with pytest.raises(PerceptionError, match=r"missing\.yaml: cannot be read: no such file"):
         Settings.load(tmp_path / "missing.yaml")
     with pytest.raises(PerceptionError, match="is a directory"):
         Settings.load(tmp_path)

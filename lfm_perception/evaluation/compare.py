@@ -119,7 +119,7 @@ def read_report(path: Path) -> Report:
     try:
         content = parse_json(read_text(path, MAX_REPORT_BYTES))
     except PerceptionError as error:
-        raise PerceptionError(f"report {path} cannot be read: {error}") from error
+        raise PerceptionError(f"report {path}: {error}") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in (bench.KIND, detection_page.KIND):
         raise PerceptionError(f"{path} is no report: give bench.json or detection.json")

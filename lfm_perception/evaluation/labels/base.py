@@ -81,7 +81,7 @@ def parsed(file: Path, parse: Callable[[str], Any], what: str, limit: int = MAX_
     try:
         return parse(read_text(file, limit))
     except PerceptionError as error:
-        raise PerceptionError(f"{what} {file} cannot be read: {error}") from error
+        raise PerceptionError(f"{what} {file}: {error}") from error
 
 
 def label_name(text: object, where: str) -> str:
