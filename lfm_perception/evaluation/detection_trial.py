@@ -27,6 +27,7 @@ from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.languages import Language
 from lfm_perception.evaluation.mistakes import WHOLE, Mistakes, thumbnail
 from lfm_perception.evaluation.stress import Stress
+from lfm_perception.media.page import drawing
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Question, detect
@@ -116,10 +117,11 @@ class Trial:
             results.seconds.append(answer.usage.total_s)
             results.rejects.update(rejects)
             results.truncated += answer.truncated
-            if results.example is None and truth:
-                results.example = thumbnail(frame.image, WHOLE, detections, truth)
-            if variant is self.variants[0]:
-                self.mistakes.add(image.name, frame.image, detections, truth)
+            with drawing(f"image {image.name}"):
+                if results.example is None and truth:
+                    results.example = thumbnail(frame.image, WHOLE, detections, truth)
+                if variant is self.variants[0]:
+                    self.mistakes.add(image.name, frame.image, detections, truth)
 
 
 def figures(
