@@ -301,4 +301,4 @@ def test_a_new_sink_and_a_new_source_register_themselves(
     write_results(tmp_path, frames=3)
     assert (tmp_path / "count.txt").read_text() == "3"
     assert [frame.width for frame in read("black")] == [4]
-    assert "a rosbag2 or black" in failure("missing.mp4")
+    assert failure("missing.mp4").endswith(" or black")
