@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What setup.cfg cannot say: the files a ROS workspace expects under share/. All metadata is in setup.cfg."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Effect of ego-motion compensation on tracking: sequences of the demo world with more and more camera pan.
 
     python benchmarks/camera_motion.py [--sequences 4] [--boxes noisy] [--out FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency of inference while other processes compete for the cores.
 
     python benchmarks/contention.py [--frames 12] [--burners N] [--size 256x256] [--isolation process]

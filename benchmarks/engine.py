@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency of one frame, image to answer, with each optimization of the engine, on a model of the true shape.
 
     python benchmarks/engine.py [--sizes 256x128 256x256 512x512] [--objects 1 3 8] [--threads 1 2]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flood of everything at a running node, and what it does to it.
 
     python benchmarks/flood.py --seconds 600

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory growth and budget violations over many frames of the demo world, inferred as in the node.
 
     python benchmarks/memory.py [--frames 2000] [--json FILE]

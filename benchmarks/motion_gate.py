@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Savings and misses of the motion gate, on sequences that are static first and move afterwards.
 
     python benchmarks/motion_gate.py [--sequences 2] [--motion-threshold 0.05 0.1] [--max-interval 1.0]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The perception node under a camera's load, under failures and over its lifecycle, on real DDS.
 
     python benchmarks/node.py [--only camera,losses,cycles,replay,recorded] [--seconds 60] [--kills 20]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by the parts of benchmarks/node.py: claims, the node as a process, a camera, a listener, /proc."""
 
 from __future__ import annotations

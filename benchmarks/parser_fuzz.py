@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fuzz the answer parser with a million broken answers: exceptions, invalid boxes and throughput.
 
     python benchmarks/parser_fuzz.py [--count 1000000] [--seed 0] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quality against latency of the demo model, for each limit on image tokens.
 
     python benchmarks/quality_speed.py [--tokens 32 48 64 96 128 192 256] [--camera 640x480] [--scenes 200]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU time of resizing a camera frame to its planned size, beside OpenCV's INTER_AREA and Pillow.
 
     python benchmarks/resize.py --json benchmarks/results/resize.json

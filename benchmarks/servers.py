@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers that nobody here wrote, with the demo model: do they compute the image tokens that were planned?
 
     python benchmarks/servers.py llama_cpp.server [--sizes 50] [--json FILE]

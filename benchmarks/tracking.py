@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of the tracker with others, on the same detections.
 
     pip install trackers && pip install --no-deps norfair      (norfair asks for an older numpy than it needs)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does the tracker's memory stay flat? Hours of a camera at 30 Hz, simulated as fast as they go by.
 
     python benchmarks/tracking_hours.py [--hours 10] [--out benchmarks/results/tracking_hours.json]

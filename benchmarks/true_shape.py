@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GGUF files of LFM2.5-VL-450M in shape, with random weights, made on first use.
 
 411 MB (a Q4_0 language model as published, a bf16 vision file), kept under

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU time and memory of vocabulary and open grammar: the 450M has 65,536 tokens, the 3B 128,000.
 
     python benchmarks/vocabulary.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world's camera and the perception node.
 
     ros2 launch lfm_perception demo.launch.py use_rviz:=true

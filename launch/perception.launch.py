@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The perception node, configured and activated, and rviz on request.
 
     ros2 launch lfm_perception perception.launch.py input_image_topic:=/camera/color/image_raw \

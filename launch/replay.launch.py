@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bag through the perception node: `ros2 launch lfm_perception replay.launch.py bag:=FOLDER out:=RESULTS`.
 
 Takes the arguments of perception.launch.py too, except those that the bag determines.

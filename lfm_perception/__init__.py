@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grounded perception for robots: a vision-language model under a per-frame token budget."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Temperatures, clocks, power and throttling of the board, and a monitor that derives the degradation level.
 
 Everything is read from the kernel's sysfs; where jetson-stats is installed and its service runs, it provides

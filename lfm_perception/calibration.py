@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Platt scaling (logistic calibration, Platt 1999): from raw scores to probabilities of being right."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours that images, charts and markers share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether this computer can run perception. Each problem is a sentence and has a remedy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one exception for everything a user can cause and repair, and values as its messages show them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files from outside: opened only when regular, read up to a limit, and parsed within limits.
 
 A reader of settings, registries, labels, recordings or reports uses these functions, so that a pipe, an

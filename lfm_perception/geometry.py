@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounding boxes and their overlap.
 
 Normalized coordinates: the image spans 0..1 in both directions, origin top-left, x right, y down.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LFM2-VL's image preprocessing as arithmetic: sizes, tiles, thumbnail and tokens. Pure functions.
 
 One image token covers 32x32 pixels (2x2 patches of 16x16). A frame whose area is at most `pixel_tolerance`

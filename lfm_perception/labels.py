@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that a model chooses freely, mapped to the labels that were asked for. Pure text, no model.
 
 A model that is asked for cats may write `Cat`, `two cats`, `cat on the right` or `Katze`. The rules, in their

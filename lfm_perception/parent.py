@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes that end with their parent, even if it is killed (the parent-death signal of Linux)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a frame to a scene: infer detections, track them, caption. The only place that wires the parts."""
 
 from __future__ import annotations

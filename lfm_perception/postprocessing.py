@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the detections of an answer to those that are used: calibrated, and without the usual false ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Provenance of results: checksums of files and versions of packages."""
 
 from __future__ import annotations

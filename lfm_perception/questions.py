@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prompts, grounding dialects and questions, as values.
 
 Prompt, constrained decoder and parser are derived from a dialect. The built-in ones are those that the models

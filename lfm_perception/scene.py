@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The values that travel through the package: frozen, without ROS, files or model code.
 
 Text is safe to encode and print, and bounded, from the moment a value is made (see `text`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenes and detections as JSON, and back. `scene.schema.json` beside this file defines the format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stamps (capture times in integer nanoseconds), durations (in seconds), and the order of stamps."""
 
 from __future__ import annotations

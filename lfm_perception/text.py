@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text from outside, made safe to encode, print and publish. Every text that leaves the package passes here.
 
 Labels, answers, reject reasons and frame ids pass when their values are made (`scene`), sentences of errors

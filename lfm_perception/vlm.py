@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface to a vision-language model, which every inference backend (`backends/`) implements."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several tests share: the demo model's files, its vocabulary, an engine that has loaded it."""
 
 from __future__ import annotations

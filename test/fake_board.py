@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A board whose sensors are files that a test writes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model hub on this computer that answers like the real one, and injects faults on request."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server of OpenAI's protocol that does as a test says, and a client of it."""
 
 from __future__ import annotations

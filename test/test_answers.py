@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers: every whole object is found, the rest is counted, and nothing raises."""
 
 from __future__ import annotations

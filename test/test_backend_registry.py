@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry of inference backends and the parameter that chooses one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings that cannot be read as they are: each is refused in one sentence with the way out."""
 
 from __future__ import annotations

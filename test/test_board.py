@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Board sensors, the thermal throttling policy, and degradation beside a running camera."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts and pages with labels of any kind, and what a drawing that fails costs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command that asks a model asks the backend of the settings, and never another."""
 
 from __future__ import annotations

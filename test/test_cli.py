@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line as a user sees it: its results, its messages and its exit codes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grammar-constrained decoding: the dialect's JSON and nothing else, in the model's own tokens."""
 
 from __future__ import annotations

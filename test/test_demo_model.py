@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model that ships: its files are the measured ones, and it does what its card says on a sample."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world: the same seed gives the same film, and its ground truth is exact."""
 
 from __future__ import annotations

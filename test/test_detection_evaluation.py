@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection quality on labelled images: reading labels, average precision, degraded images, reports."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dialects, free names and guards from end to end, with made-up models whose texts are recorded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images as far as they can be checked without building them: linted, and every name in them exists."""
 
 from __future__ import annotations

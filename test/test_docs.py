@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages tell the truth: links lead somewhere, what is named exists, messages and figures are real."""
 
 from __future__ import annotations

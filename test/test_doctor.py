@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor reports every problem that can be caused here, with a remedy."""
 
 from __future__ import annotations

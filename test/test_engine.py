@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine: answers, speculative decoding, prompts, deadlines, memory, and refused files."""
 
 from __future__ import annotations

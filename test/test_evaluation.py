@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection metrics: counts, ratios and calibration of hand-made scenes."""
 
 from __future__ import annotations

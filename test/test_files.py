@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files from outside: what is opened, and the limits of JSON and YAML."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes: what exists is inside the image, and overlap behaves as overlap."""
 
 from __future__ import annotations

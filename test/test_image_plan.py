@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image plans: the reference preprocessor's arithmetic, checked against llama.cpp."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text in images: all languages of the model are legible, Arabic is shaped, nothing leaves the image."""
 
 from __future__ import annotations

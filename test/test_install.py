@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The installation without docker checks its requirements first and changes nothing before they are met."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Free names of a model, mapped to the labels that were asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Live perception beside a running camera, with the real model; the camera is the demo world."""
 
 from __future__ import annotations

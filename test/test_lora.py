@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LoRA adapters: what they change in the answers, and what is refused before llama.cpp sees it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes on the command line: each ends with one sentence that names the value and the way out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models by name: a validated registry, pulls that end with the right file or none, verified checksums."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers from a server: llama-cpp-python's own with the demo model, and one that does everything wrong."""
 
 from __future__ import annotations

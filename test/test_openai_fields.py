@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers that refuse parts of a request, answer in other shapes, or give the API key away."""
 
 from __future__ import annotations

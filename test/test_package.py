@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package as distributed: consistent metadata, a complete wheel, pinned dependencies, helpful set-up."""
 
 from __future__ import annotations

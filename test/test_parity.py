@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes, pixels, prompts and tile markers equal those of Transformers' preprocessing.
 
 The numbers in `data` are Transformers' own, written by `tools/parity/reference.py`.

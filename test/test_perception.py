@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The orchestrator on the real model: contents of a scene, captions, budgets."""
 
 from __future__ import annotations

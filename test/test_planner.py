@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans keep the token budget always and the latency budget where possible; the motion gate skips frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers recorded from the real model and given again without it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The installation beside ROS 2 refuses what cannot work in a sentence, and keeps the system's packages."""
 
 from __future__ import annotations

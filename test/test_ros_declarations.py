@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is declared for ROS and needs no ROS to be tested: topics and launch arguments."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings: one list of parameters, checked as a whole, with errors that say what to write instead."""
 
 from __future__ import annotations

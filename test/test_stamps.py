@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of stamps: one rule for the node, replays and offline runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The supervised worker process: same answers as the model in this process, and recovery from losses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text from outside: whatever it holds, what leaves the package can be encoded, printed and has a bound."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tracker: ids that stay, speeds that are right, and predictions that change nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracking evaluation: protocols, sequences, metrics, and the gain over holding the last detections."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds a ROS 2 interface package from its .msg files into the environment this runs in.
 
     .venv/bin/python tools/build_interfaces.py interfaces/vision_msgs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A hook of mkdocs (see mkdocs.yml) that adds the linked files of the repository to the site.
 
 A link to `../config/cpu.yaml` in a page of docs/ points to a copy under repository/: Markdown becomes a page,

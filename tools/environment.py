@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Creates .venv from setup.cfg and constraints.txt, with progress output. Standard library only.
 
     python3 tools/environment.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Installs the package into .venv, on a desktop or a Jetson, without docker. Standard library only.
 
     python3 tools/install.py desktop [--cpu] [--check]

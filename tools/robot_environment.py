@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes .venv-ros beside ROS 2, with the Python packages the distribution lacks. Standard library only.
 
     python3 tools/robot_environment.py [--check] [--cpu] [--wheels FOLDER]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers: the model's text becomes detections. Pure functions, in time linear in the length of the text.
 
 A model is asked for a JSON array of objects (see `questions.Dialect`). `strict` matches whole objects in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of labelled boxes: each becomes a `ParsedObject` or is counted under a reason.
 
 - Coordinates are divided by the dialect's range. Only an answer that is in another unit as a whole is

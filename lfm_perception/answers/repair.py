@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tolerant half: takes the objects out of text that no grammar constrained, and counts the broken ones.
 
 json-repair parses what looks like JSON, lines `dog: [..]` and YAML become mappings, box tokens become

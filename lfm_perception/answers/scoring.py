@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scoring: token log-probabilities become an object's confidence and the spread of its coordinates."""
 
 from __future__ import annotations

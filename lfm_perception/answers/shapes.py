@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes in which models write labelled boxes: walks a parsed value and yields each box with its label.
 
 A box is four numbers, two points, corner keys, or a text of four numbers. Its label is that of its own

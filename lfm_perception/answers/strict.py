@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The strict half: whole objects as the dialect writes them, wherever they stand in a text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference backends: each gives a model the interface of `lfm_perception.vlm`.
 
 The file NAME.py in this package registers the backend NAME and is imported when `engine.backend` chooses it.

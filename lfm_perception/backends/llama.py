@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `llama` backend: llama.cpp on this machine, in a supervised worker process or in a thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model in a thread of this process: llama.cpp and its mtmd library.
 
 The thread makes every call into llama.cpp: loading, encoding, decoding, freeing (see `engine/engine.py`).

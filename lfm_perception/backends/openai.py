@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `openai` backend: a model on a server with OpenAI's API (vLLM, SGLang, llama-server, llama-cpp-python).
 
     describe() ──image, prompt──► thread `server` ──POST /chat/completions──► server

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of a request that a server may not know: each is left out once the server has refused it.
 
 Servers of OpenAI's protocol differ. Some ignore what they do not know, some refuse it with 400, 422 or 500

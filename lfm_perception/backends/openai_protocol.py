@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenAI's chat-completions protocol: request bodies, and replies, which may hold anything until checked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP transport of the `openai` backend: an asynchronous client on a thread of its own.
 
 The caller's deadline ends a request wherever it stands: look-up, connection, TLS, any byte of the answer.

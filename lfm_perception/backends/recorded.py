@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `recorded` backend: replays recorded answers, so that software is tested without a model or a GPU.
 
 A recording is JSON lines in UTF-8. The first line is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Supervision of the model in a worker process: a crash or a hang of the engine costs one answer.
 
     describe() ──image────► shared memory ───► worker process: LlamaVlm

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker process: loads the model and answers requests until the supervisor's end of the pipe closes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages between supervisor and worker process, and the shared memory for the image they refer to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line, one module for each command.
 
 Exit codes: 0 success; 1 unusable input or model; 2 wrong usage; 130 ended by Ctrl-C, 143 by SIGTERM. Commands

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception bench`: the speed of a model on this machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception demo`: the ROS graph on the demo world, compared with the ground truth."""
 
 from __future__ import annotations

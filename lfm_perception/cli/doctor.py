@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception doctor`: a check of this computer."""
 
 from __future__ import annotations

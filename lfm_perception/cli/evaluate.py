@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception eval`: the accuracy of a model and of the tracker."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A long-running command: its progress bar, its end by a signal, and the results kept when it ends early."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception models`: lists, pulls, verifies and names models."""
 
 from __future__ import annotations

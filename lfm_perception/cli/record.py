@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception record`: the model's answers about a source, for the backend `recorded`."""
 
 from __future__ import annotations

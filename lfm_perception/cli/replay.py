@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception replay`: a bag through the ROS node."""
 
 from __future__ import annotations

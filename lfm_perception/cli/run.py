@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception run`: a recording or a camera in, scenes and a video with the results drawn over it out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small world with ground truth, and the vision-language model trained on it that ships."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world's hall and the bodies in it: random appearance, placement and projection."""
 
 from __future__ import annotations

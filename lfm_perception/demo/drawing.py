@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world's renderer: bodies drawn back to front, with a map of instances for the ground truth.
 
 Everything is drawn with sub-pixel corners, and once more without antialiasing into the map of instances, from

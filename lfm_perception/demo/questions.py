@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prompts and true answers for training the demo model: many wordings, both dialects.
 
 The wordings in `HELD_OUT` are never trained on; they measure how far rewording carries.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world: a moving camera over a warehouse floor, rendered with exact ground truth.
 
 People walk, forklifts drive, boxes, cones and pallets stand. `World` is a sequence of frames (seeded, any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chat template of the LFM2-VL family: ChatML with the image first in the user turn."""
 
 from __future__ import annotations

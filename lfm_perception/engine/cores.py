@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU cores for inference: physical cores that this process may use and other processes leave free."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoding an answer token by token: boxes constrained by a grammar, or free text.
 
 Boxes follow the automaton of `grammar`: only its decisions are sampled, from the allowed tokens. Forced

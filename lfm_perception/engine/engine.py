@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine: encode the image, prefill the prompt, decode the answer. Everything on the inference thread.
 
 The image is prepared here (`planning.resize`) and encoded tile by tile, so that sizes, tiles and markers are

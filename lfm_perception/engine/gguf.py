@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The header of a GGUF file: metadata values and tensors, every length checked against the file's size.
 
 Own code instead of the `gguf` package, which takes 92 ms for a header of the 450M model and does not check

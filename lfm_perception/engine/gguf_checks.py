@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of model files before llama.cpp opens them.
 
 llama.cpp says little about a file that it cannot use, and aborts the process on a vision file whose numbers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grammar-constrained decoding: the answers of a dialect as a finite-state automaton over tokens.
 
 The answers of a dialect form a regular language. In each state of the automaton the allowed tokens are a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """llama.cpp's memory of one sequence: KV cache of the attention, recurrent state of the convolutions.
 
 The KV cache can be truncated at any token. The recurrent state of the short convolutions cannot: it holds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cost of a batch on this machine, and the number of threads that keeps it low.
 
 `LatencyModel` is measured once, when the model is loaded. `ThreadTuner` follows every batch: while other

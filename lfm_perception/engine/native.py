@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """llama.cpp's libraries, loaded after the environment variables that they read are set, and their log.
 
 `llama_cpp` and `mtmd_cpp` are imported from here only, so that this order holds.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What llama.cpp can use on this machine, tested in a separate process, which it may abort.
 
     python -m lfm_perception.engine.probe MODEL N_GPU_LAYERS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speculative decoding: draft tokens for the next batch, and how many of them pay.
 
 A batch of tokens costs little more than one token. So draft tokens are decoded in the same batch as the known

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vision tower and projector in llama.cpp's mtmd library: tiles to image embeddings.
 
 The tiles come in their planned sizes (`image_plan`) and are encoded one by one, so that mtmd neither resizes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model's vocabulary: the text of each token, and the tokenization of text."""
 
 from __future__ import annotations

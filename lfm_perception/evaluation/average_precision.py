@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Average precision by the rules of COCO, computed by pycocotools."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inference speed of a model on this machine: inferences on the demo world, and one page about them.
 
 Everything is measured through `Perception`, as in the node. The answers of a model that was not trained on

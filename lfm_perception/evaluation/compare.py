@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two reports of the same kind side by side: every figure of both, and the differences of their setup."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection quality on the demo world: new scenes, several variants of the question, and the ground truth."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world as a sequence for the tracker, with the model or with simulated detections."""
 
 from __future__ import annotations

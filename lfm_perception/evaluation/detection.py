@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection metrics against the ground truth: precision, recall, F1, reliability. Pure functions.
 
 A detection is a true positive when it is matched with an object of the same label at an IoU of at least the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report of `lfm-perception eval detection`: as JSON, as a page, as a table for the terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One evaluation of detection: labelled images in, `detection.html` and `detection.json` out."""
 
 from __future__ import annotations

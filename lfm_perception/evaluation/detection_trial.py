@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asking a model about labelled images in several variants, and the figures of each variant.
 
 The first variant is the plain one; others degrade the image or translate the question. All run within the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The detection question in other languages, for operators who ask in their own.
 
 Only the question is translated; the format of the answer, with its keys, is that of the dialect.

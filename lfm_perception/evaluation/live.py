@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of a recorded run of the ROS node, against the ground truth in the same bag.
 
 The bag holds `/detections`, `/tracks`, `/ground_truth` (Detection2DArray, in pixels) and `/scene` (JSON), all

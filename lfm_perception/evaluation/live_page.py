@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run of the node on one page: annotated image, figures, and the position of each object over time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """False positives and false negatives with their reasons, and thumbnails of the most instructive ones."""
 
 from __future__ import annotations

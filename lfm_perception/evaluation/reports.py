@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Provenance of reports: model, settings, versions and machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ground truth of the TUD sequences and of folders in the MOTChallenge format."""
 
 from __future__ import annotations

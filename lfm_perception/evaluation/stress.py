@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Degraded images with their ground truth, as the cameras of robots deliver them at times.
 
 Each degradation is a function of a random generator, an image and its objects that returns the degraded

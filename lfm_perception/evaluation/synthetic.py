@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic sequences: motions that trackers of sparse, late detections fail at, one trial each.
 
 Every trial is a small world, seeded, with a detector of its own. Beside the metrics of tracking, a trial

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracking accuracy by the metrics of the tracking benchmarks, with slow and noisy detectors.
 
 A `TrackingSequence` is the ground truth. A `TrackingProtocol` defines a detector: the inferred frames, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts of a tracking evaluation: tracks over time with the ground truth, and a reliability diagram."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception eval tracking`: the tracker on sequences under protocols, as one report."""
 
 from __future__ import annotations

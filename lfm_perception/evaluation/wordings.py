@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which dialect suits a model: labelled images asked in each, with the uncertainty of the figures."""
 
 from __future__ import annotations

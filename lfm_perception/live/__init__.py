@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Perception beside a running camera: the model infers the frames that it has time for."""
 
 from lfm_perception.live.latest_worker import LatestWorker

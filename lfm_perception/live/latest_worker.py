@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thread with a latest-frame queue of length one: the newest item wins, and the producer never blocks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`LivePerception` runs a `Perception` beside a camera, on threads of its own.
 
     camera thread ──submit──► LatestWorker ──► thread `perception`: decode, infer, call back

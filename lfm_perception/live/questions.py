@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions of operators beside the inference of frames: which is answered next, and which is refused."""
 
 from __future__ import annotations

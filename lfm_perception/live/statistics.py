@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a live run: counters, rates and latencies, kept by one thread-safe object."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading rosbag2 recordings, and the message types of ROS 2 and vision_msgs."""
 
 from __future__ import annotations

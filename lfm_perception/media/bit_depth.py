@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The significant bits of 16-bit images, and their reduction to 8 bits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts for pages: bars and lines, drawn by matplotlib as SVG. Each function returns a data URI."""
 
 from __future__ import annotations

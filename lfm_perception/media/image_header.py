@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kind and size of an encoded image, read from its first bytes before anything is decoded."""
 
 from __future__ import annotations

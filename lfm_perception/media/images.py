@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion of images to RGB: files and ROS messages of every encoding."""
 
 from __future__ import annotations

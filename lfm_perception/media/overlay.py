@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotated images: tracks and detections drawn over the frame, on request with caption and figures.
 
 Thick coloured boxes are tracks: one colour per id, an arrow to the centre half a second later as far as the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw images of ROS messages, of every encoding that shows a picture, to RGB."""
 
 from __future__ import annotations

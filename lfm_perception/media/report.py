@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of a run: rates, latencies, tokens and counts, as `summary.json` and as a table."""
 
 from __future__ import annotations

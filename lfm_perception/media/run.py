@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run: the frames of a film are annotated and every n-th is inferred, or each picture for itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders of results that appear whole or not at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text in images, drawn by Pillow: nine languages, Arabic shaped and right to left (where Pillow has raqm).
 
 DejaVu Sans has Latin and Arabic letters. Chinese, Japanese and Korean need a font of the system, which

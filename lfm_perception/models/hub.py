@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pulls a model from a hub: resumed after interruptions, and verified before the model gets its name.
 
 huggingface_hub provides addresses, tokens, proxies and errors (HF_ENDPOINT, HF_TOKEN, HTTPS_PROXY). The bytes

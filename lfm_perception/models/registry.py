@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models that can be pulled by name: `registry.json` of the package, and the user's own.
 
 A file is pinned when its revision, size and SHA-256 are known. A file that is not pinned has none of them.

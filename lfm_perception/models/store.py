@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models on this computer: one folder per model with its files and `model.json`, their record.
 
 A folder gets its final name when its files are complete and verified, so every model found by name can be

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planned inference: plan within the budgets, ask the model, and update the latency model with its usage."""
 
 from __future__ import annotations

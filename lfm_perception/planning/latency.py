@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency model of an inference on this machine, by stage: encode, prefill and decode."""
 
 from __future__ import annotations

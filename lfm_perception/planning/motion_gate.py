@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Motion gate and duty cycle: whether to infer a frame at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The planner chooses a frame's resolution, tiles and answer length before any pixel is processed.
 
 The token budget is exact and never exceeded. Latency is predicted by a model of this machine (`latency.py`),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resizes and tiles a frame as its image plan says, into the pixels that the vision tower reads.
 
 The filters are the antialiased ones of the models' training, Pillow's `Image.resize` with BILINEAR or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Thermal throttling policy: from temperatures to a degradation level, from the level to settings. Pure.
 
 A board that overheats lowers its clocks and finally shuts down. Before that, the load is reduced in levels:

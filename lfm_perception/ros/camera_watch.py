@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to check when a camera is silent or loses images, from what ROS knows about its topic."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rate and latency of images over DDS on this computer, from a process of its own or on any topic.
 
     python -m lfm_perception.ros.dds_check TOPIC

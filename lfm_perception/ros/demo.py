@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lfm-perception demo`: the ROS graph on the demo world, compared with the ground truth.
 
     demo camera (process) ──image_raw, 30 Hz──► perception node (process, and its worker)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A simulated camera in the demo world: frames at a steady rate, each with its ground truth.
 
     ros2 run lfm_perception demo_camera --ros-args -p seed:=3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's status on /diagnostics. Pure: from statistics to messages.
 
 Each status describes the present: its level returns to OK when the cause is gone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishers and subscriptions of a node, made from its table in `topics`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executors: of the perception node, and of a helper node that spins in a thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Health check of a perception node, for docker or another supervisor.
 
     python -m lfm_perception.ros.health [/cam1/perception]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments of the launch files, and the parameters, remappings and files that follow from them.
 
 Imports neither `launch` nor rclpy, so that it can be tested without ROS.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Client of another node's lifecycle services."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion between ROS messages and values. Pure: no node, no topic, no state.
 
 Boxes are in pixels in messages and normalized in values (see `geometry`). Markers are in the camera's optical

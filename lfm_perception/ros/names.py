@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of nodes in the ROS graph. Two nodes of one name receive each other's services and parameters."""
 
 from __future__ import annotations

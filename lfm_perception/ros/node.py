@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The perception node: camera images in; detections, tracks, captions and scenes out.
 
     ros2 run lfm_perception perception_node --ros-args --params-file config/perception.yaml

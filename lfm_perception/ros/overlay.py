@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The overlay that the node publishes: drawn on a thread of its own, always for the newest camera frame."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings as ROS parameters: declared, described, read and changed under their dotted names.
 
 A wrong value never stops the node from starting. Configuring the node fails then, with a sentence that holds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS nodes as child processes of demo and replay, which run without `ros2 launch`."""
 
 from __future__ import annotations

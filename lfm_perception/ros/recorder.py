@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records topics to a new rosbag2 (mcap)."""
 
 from __future__ import annotations

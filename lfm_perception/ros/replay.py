@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays a recorded bag through the perception node and records the node's outputs in a new bag.
 
 With a pace, messages are published at their recorded intervals together with /clock, and the node drops

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a configured node has: the model, the perception thread and the topics, from configure to cleanup.
 
 Callbacks only translate and hand on. Camera images stay serialized here, and only their header is read:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of Fast DDS under /dev/shm: left-overs of processes that died, room, and permissions.
 
 Fast DDS locks `fastdds_ID_el` while the owner of the segment `fastdds_ID` lives, and `fastdds_portN_el` or

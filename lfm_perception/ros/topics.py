@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topics, timers and services of each node, declared once. Types are strings: this imports without ROS.
 
     python -m lfm_perception.ros.topics docs/topics.md

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DDS transport of images between processes of one computer: shared memory that is large enough for them.
 
 Fast DDS's defaults lose most images above a megabyte. Its own remedy, FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unexpected exceptions of a node: none ends it, each is logged once with its traceback, all are counted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All parameters of the package with their types, defaults, ranges, units and descriptions.
 
 YAML files, command-line options, ROS parameters, `config/perception.yaml` and `docs/parameters.md` derive

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints a generated file: `python -m lfm_perception.settings yaml` or `markdown`."""
 
 import sys

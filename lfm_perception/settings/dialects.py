@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dialects that a settings file adds under `dialects`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files that are generated from the parameters: `config/perception.yaml` and `docs/parameters.md`."""
 
 from __future__ import annotations

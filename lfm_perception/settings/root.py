@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`Settings`: all groups of parameters, from YAML files, mappings and dotted names."""
 
 # ruff: noqa: RUF009 (the groups are frozen)

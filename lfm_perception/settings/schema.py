@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All parameters, group by group: type, default, range, unit and description.
 
 A new parameter is one more field here; `make docs` writes it into the YAML file and the documentation.

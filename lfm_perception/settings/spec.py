@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The specification of one parameter, and the check of a value against it."""
 
 from __future__ import annotations

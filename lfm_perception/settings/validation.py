@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks across parameters, and the way out for names that do not exist."""
 
 from __future__ import annotations

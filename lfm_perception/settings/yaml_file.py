@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings files: YAML, also as ROS parameter files."""
 
 from __future__ import annotations

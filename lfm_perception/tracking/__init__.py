@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-object tracking: the interface `Tracker`, and the registry of its implementations.
 
 A tracker is one file `*_tracker.py` in this package with a class under `register_tracker`; the setting

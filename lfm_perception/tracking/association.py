@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Association of detections with tracks, by overlap and likelihood, as one assignment problem."""
 
 from __future__ import annotations

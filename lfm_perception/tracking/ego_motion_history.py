@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The camera's recent motion, to transform boxes between the images of any two moments. Numpy only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batched Kalman filters for boxes that move at nearly constant velocity.
 
 Centre x, centre y, width and height of a box are independent axes, each with a state of position and velocity

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-object tracker with Kalman filters in continuous time.
 
 The filters stand at the last inferred frame. A detection result moves them to the stamp of its own frame,

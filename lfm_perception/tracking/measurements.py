@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurement model: from the detections of a frame to measured boxes with their variances."""
 
 from __future__ import annotations

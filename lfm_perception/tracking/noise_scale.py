@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurement noise that fits: a factor for each track, from the autocorrelation of its innovations.
 
 The innovations of a filter with the right gain are white. Where each resembles the one before, the filter

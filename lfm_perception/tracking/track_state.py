@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The life of a track beside its motion: tentative, confirmed, coasting or lost; its label and its score."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is done with images, messages and bags; see `targets.py`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated inputs: the same random generator gives the same input."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The readers of data from outside, one entry each.
 
 A reader is a function that gets the path of a file with the input, or the input itself. `prepare` makes it in

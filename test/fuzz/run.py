@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fuzz test: mutated input for every reader of data from outside.
 
     python test/fuzz/run.py [--inputs 200000] [--readers NAME ...] [--seed 0] [--out FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Valid inputs that are mutated, and broken ones that are tried as they are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is done with an input: the functions that `readers.py` lists.
 
 Each makes, in an empty folder, a function that gets the path of the input's file or its bytes.

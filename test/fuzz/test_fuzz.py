@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A short run of the fuzz test, and special files in the place of every file that is read."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from readers import READERS, Reader
 from lfm_perception.errors import PerceptionError
 from lfm_perception.text import MAX_SENTENCE
 
-INPUTS = 2_500
+INPUTS = 1_500
 """Inputs of the short run, over all readers."""
 
 OF_FILES = [reader for reader in READERS if reader.file]

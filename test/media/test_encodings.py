@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pixels of a message mean: every encoding, byte order, bit depth and compressed format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Films as people have them: unknown codecs, tags, cuts, damage, mirrors, other rates than declared."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Size and kind of an image are known, and limited, before memory is spent on it."""
 
 from __future__ import annotations

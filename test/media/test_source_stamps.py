@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stamps, rates and damaged images of recordings: refused one by one, counted, and the rest goes on."""
 
 from __future__ import annotations

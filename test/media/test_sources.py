@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames from real files and bags."""
 
 from __future__ import annotations

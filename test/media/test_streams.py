@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams: of a server that the user names, and of standard input."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A perception node in this process and its user, on real DDS: what the tests of the node share."""
 
 from __future__ import annotations

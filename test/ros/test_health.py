@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The health check that docker makes: a node is well when its diagnostics come without an error."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launch files as a ROS machine runs them: `ros2 launch` on this package in a colcon workspace.
 
 Needs ROS 2's launch, and this package built and sourced; `colcon test` brings both.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS messages to values and back."""
 
 from __future__ import annotations

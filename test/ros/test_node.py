@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the perception node publishes: a real node, a real model in its worker, real DDS."""
 
 from __future__ import annotations

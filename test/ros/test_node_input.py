@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad input and trouble: none of it ends the node or costs what is known."""
 
 from __future__ import annotations

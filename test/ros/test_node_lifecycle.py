@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lifecycle of the node: each transition does its part and leaves nothing behind."""
 
 from __future__ import annotations

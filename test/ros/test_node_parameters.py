@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters and services of a running node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Questions to the node: each is answered, or answered with the reason why not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bugs and races: no callback ends the node, and the parameters shown are those in force."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters as a node reads them from files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node with recorded answers and with thermal throttling: cost and diagnostics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bags played through the node, and the real graph of the demo: recorded, judged, repeated."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of Fast DDS in shared memory: left-overs, permissions, room, and who has a segment at all."""
 
 from __future__ import annotations

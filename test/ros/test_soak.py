@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node over its life and under losses, again and again; `benchmarks/node.py` goes on for longer."""
 
 from __future__ import annotations

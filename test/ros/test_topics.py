@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of topics and services says what the running node has: names, types, quality of service."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered scenes and their lessons as tensors: one training step's batch."""
 
 from __future__ import annotations

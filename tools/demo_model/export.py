@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the network as GGUF: a language model, an mmproj, and quantized copies of the former.
 
 Names and keys are those of llama.cpp's `lfm2` architecture and `lfm2` projector, so that the demo model

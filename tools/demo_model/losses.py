@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainee and its losses: the answer's tokens, and the auxiliary heads that only training uses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LFM2-VL architecture in plain PyTorch, in any size, for training and for exact export.
 
 A SigLIP2 NaFlex tower (patch 16, learned positions resized to the patch grid), a projector over 2x2

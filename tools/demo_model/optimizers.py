@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Muon and AdamW, and weights rounded to 4 bits while they are trained."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proof that llama.cpp computes what PyTorch computes: the same image and words, the same logits."""
 
 from __future__ import annotations

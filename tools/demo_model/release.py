@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turn a training checkpoint into what ships: GGUF files, checksums and a model card with its measures.
 
     PYTHONPATH=tools python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt

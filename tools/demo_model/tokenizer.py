@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo model's tokenizer: LFM2's special tokens and pre-tokenizer, byte-level BPE, a small vocabulary.
 
 It splits text as LFM2's does: punctuation runs, single words, and runs of up to three digits are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train the demo model from nothing on freshly rendered scenes, and write its GGUF files.
 
     PYTHONPATH=tools python -m demo_model.train --out build/demo_model

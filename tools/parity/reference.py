@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of the reference preprocessing, Transformers' `Lfm2VlProcessor`, for `test/test_parity.py`.
 
     python -m venv /tmp/reference

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled images: ground truth in the formats of COCO and YOLO, and in a rosbag2.
 
 Each module of this package registers one format; a new format is a new module. Labels are read and checked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels of the images of a rosbag2, by stamp: a topic of Detection2DArray, or a COCO file.
 
 The `file_name`s of the COCO file are the stamps in nanoseconds.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled images, and the registry of label formats."""
 
 from __future__ import annotations

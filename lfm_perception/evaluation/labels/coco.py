@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels in the format of COCO: `instances.json` with, beside or in annotations/ next to the images.
 
 Width and height in the file tell whether its boxes refer to an image as shown, with its EXIF orientation, or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels in the format of YOLO: for each image a .txt with lines of `class cx cy w h`.
 
 The files lie beside the images or under labels/ instead of images/; the names of the classes in data.yaml

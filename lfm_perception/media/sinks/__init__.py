@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks: the results of a run, written to one folder that shows either all of them or none.
 
 Each module of this package registers its kinds of sinks; a new kind is a new module.

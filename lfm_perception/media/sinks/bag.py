@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sink of a rosbag2 (mcap): detections, tracks, caption, scene and overlay, each with its own type."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks of JSON: one line for each inferred frame, and the summary."""
 
 from __future__ import annotations

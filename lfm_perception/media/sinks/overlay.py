@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks of annotated images: all of them as a video, and the one with most objects as a still."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sink of independent pictures: each one annotated and its scene as JSON, and a page with all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frame sources: the demo world, videos, images, cameras and rosbag2 recordings.
 
 Each module of this package registers one kind of source; a new kind is a new module.

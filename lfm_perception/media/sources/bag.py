@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images of a rosbag2 recording as a source."""
 
 from __future__ import annotations

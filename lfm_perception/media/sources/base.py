@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a frame source, and the registry of all kinds of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera of this computer as a source, by its index."""
 
 from __future__ import annotations

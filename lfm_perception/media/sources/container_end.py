@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a film ends early, in containers whose end ffmpeg passes over in silence: Matroska, WebM, GIF."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo world as a source without end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of a folder, a glob pattern or a single file as a source: independent pictures, or a film."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A video file or stream as a source."""
 
 from __future__ import annotations
