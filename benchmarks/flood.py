@@ -30,6 +30,7 @@ import numpy as np
 from lifecycle_msgs.msg import Transition
 from node_fixture import Claim, Process, at_least, at_most
 from rcl_interfaces.srv import SetParametersAtomically
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -86,6 +87,7 @@ class Flood:
         self._stopping = threading.Event()
         self._stamping = threading.Lock()
         self.sent: dict[str, int] = {}
+        self.lost: dict[str, int] = {}
         self.camera_stamps_ns: set[int] = set()
         tasks: dict[str, tuple[float, Callable[[], object]]] = {
             "camera images": (CAMERA_HZ, self._camera),
@@ -109,11 +111,14 @@ class Flood:
 
     def _repeat(self, what: str, rate_hz: float, act: Callable[[], object]) -> None:
         due_s = time.monotonic() + 1 / rate_hz
-        self.sent[what] = 0
+        self.sent[what] = self.lost[what] = 0
         while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
             due_s = max(due_s + 1 / rate_hz, time.monotonic() - 0.1)  # what cannot be kept up is left out
-            act()
-            self.sent[what] += 1
+            try:
+                act()
+                self.sent[what] += 1
+            except RCLError:  # the middleware's queue is full
+                self.lost[what] += 1
 
     def _publish(self, raw: bytearray) -> int:
         with self._stamping:

@@ -19,6 +19,10 @@ SCHEMA = Path(__file__).parent / "scene.schema.json"
 VERSION = 1
 
 
+MAX_NUMBER = 1e12
+"""Largest magnitude of a number that is read: sums and squares of such numbers stay finite."""
+
+
 def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
     """The scene by the schema, ready for `json.dumps`; `index` is the frame's number in its recording."""
     described_ns = scene.caption_stamp_ns
@@ -78,9 +82,7 @@ def _scene(record: Mapping[str, Any]) -> Scene:
         over_latency_budget=typed(record["over_latency_budget"], bool),
         rejects=counts_from_json(record["rejects"]),
         usage=usage_from_json(usage["detect"]),
-        caption_stamp_ns=None
-        if caption_age_s is None
-        else stamp_ns - from_seconds(typed(caption_age_s, float)),
+        caption_stamp_ns=None if caption_age_s is None else stamp_ns - from_seconds(_float(caption_age_s)),
         caption_usage=None if caption_usage is None else usage_from_json(caption_usage),
         file=safe_line(typed(record.get("file", ""), str)),
     )
@@ -121,8 +123,8 @@ def usage_from_json(entry: object) -> Usage:
     """
     fields, kinds = typed(entry, dict), dataclasses.asdict(Usage())
     values = {key: typed(fields[key], type(zero)) for key, zero in kinds.items() if key in fields}
-    if any(value < 0 for value in values.values()):
-        raise ValueError(f"expected counts and seconds above 0, got {shown(fields)}")
+    if any(not 0 <= value <= MAX_NUMBER for value in values.values()):
+        raise ValueError(f"expected counts and seconds from 0 to {MAX_NUMBER:g}, got {shown(fields)}")
     return Usage(**values)
 
 
@@ -139,8 +141,8 @@ def _as_track(entry: object) -> Track:
         box=Box(*_numbers(fields["bbox"], 4)),
         score=_score(fields["confidence"]),
         velocity=Velocity(*_numbers(fields["velocity"], 2)),
-        age_s=typed(fields["age_s"], float),
-        time_since_update_s=typed(fields["time_since_update_s"], float),
+        age_s=_float(fields["age_s"]),
+        time_since_update_s=_float(fields["time_since_update_s"]),
         velocity_std=Velocity(*_numbers(fields["velocity_std"], 2)),
     )
 
@@ -152,14 +154,21 @@ def _label(value: object) -> str:
 
 
 def _score(value: object) -> float:
-    score = typed(value, float)
+    score = _float(value)
     if not 0.0 <= score <= 1.0:
         raise ValueError(f"expected a confidence from 0 to 1, got {score:g}")
     return score
 
 
+def _float(value: object) -> float:
+    number = typed(value, float)
+    if abs(number) > MAX_NUMBER:
+        raise ValueError(f"expected a number up to {MAX_NUMBER:g}, got {number:g}")
+    return number
+
+
 def _numbers(value: object, count: int) -> list[float]:
-    numbers = [typed(number, float) for number in typed(value, list)]
+    numbers = [_float(number) for number in typed(value, list)]
     if len(numbers) != count:
         raise ValueError(f"expected {count} numbers, got {shown(value)}")
     return numbers

@@ -417,6 +417,15 @@ def test_any_name_can_be_followed(label: str) -> None:
     assert track.label
 
 
+@pytest.mark.parametrize("spread", [1e200, float("inf"), float("nan")])
+def test_a_spread_whose_square_is_not_finite_counts_as_none(spread: float) -> None:
+    tracker, plain = following(min_hits=1), following(min_hits=1)
+    detection = seen(0.5)
+    odd = replace(detection, std=CoordinateStd(spread, spread, spread, spread))
+    assert tracker.update([odd], 0.0) == plain.update([detection], 0.0) == {}
+    assert tracker.predict(0.0) == plain.predict(0.0)
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -3.0, 7.0])
 def test_a_score_that_is_none_does_no_harm(score: float) -> None:
     tracker = following(min_hits=1)

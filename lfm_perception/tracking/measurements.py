@@ -157,8 +157,9 @@ def _model_variance(detection: Detection) -> tuple[float, float, float, float]:
     std = detection.std
     if std is None:
         return (math.nan,) * 4
-    x = std.x1**2 + std.x2**2
-    y = std.y1**2 + std.y2**2
+    # products become infinite where powers would raise
+    x = std.x1 * std.x1 + std.x2 * std.x2
+    y = std.y1 * std.y1 + std.y2 * std.y2
     if not (math.isfinite(x) and math.isfinite(y)):
         return (math.nan,) * 4
     return x / 4.0, y / 4.0, x, y
