@@ -25,6 +25,15 @@ settings.register_profile("everyday", deadline=None)
 settings.load_profile("everyday")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """Restore the environment variables that commands in this process set, such as the discovery range."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> tuple[Path, Path]:
     """The language model and the vision file that ship with the package."""

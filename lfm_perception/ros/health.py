@@ -23,7 +23,6 @@ TIMEOUT_S = 10.0
 def problems(name: str, timeout_s: float = TIMEOUT_S) -> list[str]:
     """The errors of the node with this full name; empty for a healthy node."""
     name = name.lstrip("/")
-    transport.use_shared_memory(transport.UDP_PROFILE)
     statuses: list[DiagnosticStatus] = []
     received = threading.Event()
 
@@ -32,7 +31,7 @@ def problems(name: str, timeout_s: float = TIMEOUT_S) -> list[str]:
         if statuses:
             received.set()
 
-    with spinning_node("perception_health") as listener:
+    with transport.without_shared_memory(), spinning_node("perception_health") as listener:
         listener.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
         received.wait(timeout_s)
     if not statuses:

@@ -32,7 +32,6 @@ def warn_of_namesakes(node: Node) -> None:
 
 def find_shared_names(seconds: float) -> list[str]:
     """`shared_names` of the whole graph after so many seconds of discovery."""
-    transport.use_shared_memory(transport.UDP_PROFILE)
-    with spinning_node("doctor_names") as node:
+    with transport.without_shared_memory(), spinning_node("doctor_names") as node:
         time.sleep(seconds)
         return shared_names(node)

@@ -53,12 +53,22 @@ def remove_own() -> None:
 
 def _own_segments() -> list[Path]:
     """The segments whose locks this process holds."""
-    with suppress(OSError):
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        inodes = {int(fields[5].rpartition(":")[2]) for fields in held if fields[4] == str(os.getpid())}
-        locks = [path for path in FOLDER.glob("fastdds_*_el") if path.stat().st_ino in inodes]
-        return [path.with_name(path.name.removesuffix("_el")) for path in locks if "port" not in path.name]
-    return []
+    try:
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return []
+    held = {fields[5] for fields in lines if fields[4] == str(os.getpid())}
+    own = []
+    for path in FOLDER.glob("fastdds_*_el"):
+        with suppress(FileNotFoundError):  # its owner has just ended
+            if "port" not in path.name and _lock_name(path.stat()) in held:
+                own.append(path.with_name(path.name.removesuffix("_el")))
+    return own
+
+
+def _lock_name(status: os.stat_result) -> str:
+    """The name of a file in /proc/locks: an inode alone may be a file of another file system."""
+    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
 
 
 def room_problem(folder: Path = FOLDER) -> str | None:

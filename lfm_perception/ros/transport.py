@@ -8,6 +8,8 @@ uses TCP, which loses two images of three when the cores are busy.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lfm_perception.ros import shared_memory
@@ -21,6 +23,11 @@ RECEIVER_PROFILE = Path(__file__).with_name("fastdds_receiver.xml")
 UDP_PROFILE = Path(__file__).with_name("fastdds_udp.xml")
 """For processes without images: no shared memory."""
 
+UDP_LOCALHOST_PROFILE = Path(__file__).with_name("fastdds_udp_localhost.xml")
+"""`UDP_PROFILE` with discovery limited to this computer."""
+
+_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+
 _USER_CHOICES = (
     *("FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"),
     "RMW_FASTRTPS_USE_QOS_FROM_XML",
@@ -30,8 +37,8 @@ _USER_CHOICES = (
 
 def environment(profile: Path = PROFILE) -> dict[str, str]:
     """The environment variables that select a profile; none if the user has chosen a transport."""
-    ours = {str(each) for each in (PROFILE, RECEIVER_PROFILE, UDP_PROFILE)}  # inherited from a parent
-    if any(os.environ.get(name, str(PROFILE)) not in ours for name in _USER_CHOICES):
+    ours = (PROFILE, RECEIVER_PROFILE, UDP_PROFILE, UDP_LOCALHOST_PROFILE)  # inherited from a parent
+    if any(Path(os.environ.get(name, PROFILE)) not in ours for name in _USER_CHOICES):
         return {}
     return variable(profile)
 
@@ -58,10 +65,29 @@ def use_shared_memory(profile: Path = PROFILE) -> str | None:
     return shared_memory.room_problem()
 
 
+@contextmanager
+def without_shared_memory() -> Iterator[None]:
+    """Give the nodes that the block creates no shared memory. Enter before rclpy is initialized.
+
+    With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, rmw_fastrtps adds a segment of its own to every profile. So a
+    profile limits the discovery instead; the variable is restored for the children of this process.
+    """
+    localhost = os.environ.get(_RANGE) == "LOCALHOST"
+    chosen = environment(UDP_LOCALHOST_PROFILE if localhost else UDP_PROFILE)
+    os.environ.update(chosen)
+    if chosen and localhost:
+        os.environ[_RANGE] = "SYSTEM_DEFAULT"
+    try:
+        yield
+    finally:
+        if localhost:
+            os.environ[_RANGE] = "LOCALHOST"
+
+
 def use_localhost() -> str | None:
     """`use_shared_memory`, with discovery limited to this computer. Call before rclpy is initialized."""
     if "ROS_LOCALHOST_ONLY" not in os.environ:  # Humble's variable, deprecated later
         newer = os.environ.get("ROS_DISTRO") != "humble"
-        name, value = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST") if newer else ("ROS_LOCALHOST_ONLY", "1")
+        name, value = (_RANGE, "LOCALHOST") if newer else ("ROS_LOCALHOST_ONLY", "1")
         os.environ.setdefault(name, value)
     return use_shared_memory()

@@ -74,20 +74,36 @@ def test_the_segments_of_a_killed_node_are_removed_and_those_of_a_live_one_are_n
         assert started.state() == "unconfigured"
 
 
-def test_a_health_check_has_no_segment() -> None:
-    code = (
+@pytest.mark.parametrize("discovery_range", ["SUBNET", "LOCALHOST"])
+def test_a_health_check_has_no_segment(discovery_range: str) -> None:
+    node = (
+        "import rclpy, time\n"
+        "from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus\n"
+        "rclpy.init(args=[])\n"
+        "publisher = rclpy.create_node('watched').create_publisher(DiagnosticArray, '/diagnostics', 10)\n"
+        "while True:\n"
+        "    publisher.publish(DiagnosticArray(status=[DiagnosticStatus(name='watched: node')]))\n"
+        "    time.sleep(0.1)"
+    )
+    check = (
         "from lfm_perception.ros import health, shared_memory\n"
-        "import threading, time\n"
-        "found = []\n"
-        "look = lambda: (time.sleep(1.0), found.extend(shared_memory._own_segments()))\n"
+        "import threading\n"
+        "found, done = set(), threading.Event()\n"
+        "def look():\n"
+        "    while not done.wait(0.01):\n"
+        "        found.update(shared_memory._own_segments())\n"
         "threading.Thread(target=look).start()\n"
-        "print(health.problems('/nobody', 2.0), found)"
+        "print(health.problems('/watched', 30.0), found)\n"
+        "done.set()"
     )
     environment = {key: value for key, value in os.environ.items() if "_DEFAULT_PROFILES_FILE" not in key}
-    said = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert said.strip().endswith("[]")
+    environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = discovery_range
+    with subprocess.Popen([sys.executable, "-c", node], env=environment) as process:
+        said = subprocess.run(
+            [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        process.kill()
+    assert said == "[] set()\n"
 
 
 def test_shared_memory_that_is_too_small_is_told_in_one_sentence(tmp_path: Path) -> None:
