@@ -19,8 +19,11 @@ from packaging.requirements import Requirement
 
 from lfm_perception.backends import chosen_backend
 from lfm_perception.backends.llama import model_files
+from lfm_perception.backends.supervisor import WorkerError
+from lfm_perception.engine.crashes import Crash
 from lfm_perception.engine.probe import Probe, probe
 from lfm_perception.errors import PerceptionError
+from lfm_perception.jetson import cuda_folder, read_jetson
 from lfm_perception.models.store import Store
 from lfm_perception.perception import open_perception
 from lfm_perception.provenance import installed_version
@@ -39,6 +42,12 @@ MEASUREMENT_S = 3.0
 MAX_TOPICS = 5
 """Image topics that a finding lists."""
 
+REFUSING_RELEASE = "36.4.7"
+"""Jetson Linux whose security fix limits GPU memory: https://github.com/dusty-nv/jetson-containers/issues/1568"""
+
+SLOW_MODES, EFFICIENT_MODE = ("7W", "10W", "15W"), "25W"
+"""Power modes of an Orin Nano; the efficient one is new in its Super version."""
+
 DISCOVERY_S = 2.0
 """Time for the discovery of all nodes, seconds."""
 
@@ -48,20 +57,24 @@ MIN_ARRIVED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check: its subject and observation, and for a problem the remedy."""
+    """Result of one check: its subject and observation, and for a problem the remedy.
+
+    `works`: perception can run, and the remedy makes it better or is for the case that it fails.
+    """
 
     about: str
     found: str
     remedy: str = ""
     skipped: bool = False
+    works: bool = False
 
     @property
     def is_problem(self) -> bool:
         """Whether the remedy is needed before perception can run."""
-        return bool(self.remedy)
+        return bool(self.remedy) and not self.works
 
     def __str__(self) -> str:
-        mark = "!!" if self.remedy else "--" if self.skipped else "ok"
+        mark = "!!" if self.is_problem else "--" if self.skipped else "ok"
         return f"{mark} {self.about}: {self.found}" + (f"\n   {self.remedy}" if self.remedy else "")
 
 
@@ -69,6 +82,7 @@ def examine(settings: Settings, camera: str | None = None, store: Store | None =
     """Run all checks, dependencies first. `camera`: number of a camera, or an image topic (`/image_raw`)."""
     yield check_python()
     yield from check_packages()
+    yield from check_board(settings)
     yield from check_engine(settings)
     yield from check_store(store or Store())
     yield from check_dds()
@@ -109,6 +123,26 @@ def check_packages() -> Iterator[Finding]:
         yield Finding("packages", f"{PACKAGE} {version(PACKAGE)} and its requirements")
 
 
+def check_board(settings: Settings, root: Path = Path("/")) -> Iterator[Finding]:
+    """Check Jetson Linux and the power mode of a Jetson, whose files are below `root`."""
+    board = read_jetson(root)
+    if board is None:
+        return
+    yield Finding("board", f"{board.model or 'a Jetson'} with Jetson Linux {board.release}")
+    engine = settings.engine
+    if board.release == REFUSING_RELEASE and engine.n_gpu_layers and engine.vision_gpu:
+        found = f"Jetson Linux {board.release} refuses some GPU memory (NvMap error 12)"
+        remedy = "if the inference fails, update JetPack, or set engine.vision_gpu to false"
+        yield Finding("board", found, remedy, works=True)
+    mode = board.power_modes.get(board.power_mode, "")
+    if "Orin Nano" in board.model and mode in SLOW_MODES and EFFICIENT_MODE in board.power_modes.values():
+        number = next(key for key, name in board.power_modes.items() if name == EFFICIENT_MODE)
+        remedy = f"sudo nvpmodel -m {number}: {EFFICIENT_MODE} gives the most tokens per joule on this board"
+        yield Finding("power", f"mode {mode}", remedy, works=True)
+    elif mode:
+        yield Finding("power", f"mode {mode}")
+
+
 def check_engine(settings: Settings) -> Iterator[Finding]:
     """Check llama.cpp (loaded in another process first, as it may crash), GPU, model and an inference.
 
@@ -128,6 +162,9 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
     build = "a GPU" if found.gpu_build else "the CPU"
     yield Finding("llama.cpp", f"{installed_version('llama-cpp-python')}, for {build}")
     yield _check_gpu(found, settings.engine.n_gpu_layers)
+    if found.gpus and settings.engine.n_gpu_layers and not found.no_vmm and read_jetson():
+        remedy = "if the inference aborts, install again with make jetson or make robot, which set it"
+        yield Finding("GPU", "llama.cpp was compiled without GGML_CUDA_NO_VMM", remedy, works=True)
     yield check_model(settings)
     yield check_inference(settings)
 
@@ -138,7 +175,10 @@ def _check_gpu(found: Probe, n_gpu_layers: int) -> Finding:
         unused = f", {gpus} is not used" if gpus else ""
         return Finding("GPU", f"engine.n_gpu_layers is 0{unused}", skipped=True)
     if not found.gpu_build:
+        cuda = cuda_folder()
         remedy = "install CUDA, then make desktop or make jetson"
+        if cuda and not shutil.which("nvcc"):
+            remedy = f"{cuda} is not on PATH: export PATH={cuda}/bin:$PATH, then make desktop or make jetson"
         return Finding("GPU", "llama.cpp was compiled for the CPU only", remedy)
     if not found.gpus:
         remedy = "check the driver (nvidia-smi); in docker, start with --gpus all or --runtime nvidia"
@@ -158,8 +198,12 @@ def check_model(settings: Settings) -> Finding:
 
 
 def check_inference(settings: Settings) -> Finding:
-    """Measure the start of the model and one inference, where the backend answers about any frame."""
+    """Measure the start of the model and one inference, where the backend answers about any frame.
+
+    llama.cpp runs in a worker process, which it may abort at the first image.
+    """
     backend = chosen_backend(settings)
+    settings = settings.with_values({"engine.isolation": "process"})
     frame = Frame(np.full((480, 640, 3), 90, np.uint8), stamp_ns=0)
     try:
         started = time.perf_counter()
@@ -169,6 +213,9 @@ def check_inference(settings: Settings) -> Finding:
                 return Finding("inference", f"ready after {opened - started:.1f} s, no frame to ask about")
             perception.infer(frame)
             inferred = time.perf_counter()
+    except WorkerError as error:
+        crash = error.crash or Crash(str(error), "")
+        return Finding("inference", crash.sentence, crash.remedy or backend.remedy)
     except PerceptionError as error:
         return Finding("inference", str(error), backend.remedy)
     start_s, frame_s = opened - started, inferred - opened

@@ -211,10 +211,10 @@ def test_cancelling_affects_no_later_question() -> None:
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (signal.SIGKILL, r"was killed by SIGKILL \(out of memory, or killed by hand\); restarting now"),
-        (signal.SIGABRT, r"was killed by SIGABRT \(llama\.cpp or CUDA aborted.*\); restarting now"),
-        (signal.SIGRTMIN, r"was killed by SIGRTMIN; restarting now"),
-        (signal.SIGSTOP, r"hangs: no heartbeat for \d\.\d s; restarting now"),
+        (signal.SIGKILL, r"killed by SIGKILL while .+ \(out of memory, or killed by hand\); restarting now"),
+        (signal.SIGABRT, r"killed by SIGABRT while .+ \(llama\.cpp or CUDA aborted: .*\); restarting now"),
+        (signal.SIGRTMIN, r"was killed by SIGRTMIN while .+; restarting now"),
+        (signal.SIGSTOP, r"hangs while .+: no heartbeat for 1\.25 s; restarting now"),
     ],
     ids=["killed", "aborted", "of an unusual signal", "stopped"],
 )

@@ -10,7 +10,7 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from lfm_perception.backends.llama import check_loads, checked_files
-from lfm_perception.engine.engine import Engine, OnFile
+from lfm_perception.engine.engine import Engine, OnStage
 from lfm_perception.engine.kv_cache import StopRequest
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
@@ -27,22 +27,22 @@ class LlamaVlm:
 
     Args:
         settings: The files and all parameters of the engine.
-        on_file: Given in a worker process, where llama.cpp may abort: receives each file before it is loaded.
+        on_stage: Given in a worker process, where llama.cpp may abort: receives each stage before it begins.
             Otherwise, files are first loaded in a worker process.
 
     Raises:
         PerceptionError: The model's files cannot be used.
     """
 
-    def __init__(self, settings: Settings, on_file: OnFile | None = None) -> None:
-        if on_file is None:
+    def __init__(self, settings: Settings, on_stage: OnStage | None = None) -> None:
+        if on_stage is None:
             check_loads(settings)
         model, mmproj = checked_files(settings)
         self._stops: set[StopRequest] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         try:
             self._engine = self._thread.submit(
-                Engine, model, mmproj, settings, on_file or (lambda path: None)
+                Engine, model, mmproj, settings, on_stage or (lambda stage: None)
             ).result()
         except BaseException:
             self._thread.shutdown(wait=False)

@@ -7,9 +7,10 @@
     thread `supervisor`: starts the worker, receives its heartbeat, kills it when it hangs, restarts it
 
 llama.cpp and CUDA abort their process on some inputs, some drivers hang, and the kernel kills the largest
-process when memory runs out. The worker is then restarted, at once after an answer, else with an increasing
-back-off. The shared memory and the socket have no names, so that neither can be left behind; the worker ends
-with this process, however that ends.
+process when memory runs out. The worker is then restarted, at once after some answers, else with an
+increasing back-off, and when it ends twice in the same way, the sentence says what to try. The shared memory
+and the socket have no names, so that neither can be left behind; the worker ends with this process, however
+that ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ import numpy as np
 from lfm_perception.backends import Notify
 from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, SharedFrame, SharedMemory
-from lfm_perception.engine.probe import fatal_file
+from lfm_perception.engine.crashes import IDLE, STARTING, Crash, Stage, explain
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, check_image
@@ -47,14 +49,27 @@ LOAD_TIMEOUT_S = 60.0
 """Longest silence of a worker until the model is loaded: the disk may be slow."""
 
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
-"""Delay before a restart when the last worker gave no answer; doubled each time. An answer resets it to 0."""
+"""Delay before a restart when a worker gave no answer or ended as the one before it; doubled each time."""
+
+HEALTHY_ANSWERS = 3
+"""After this many answers a worker is restarted at once, however it ended."""
+
+MAX_OUTPUT = 4096
+"""Bytes of a worker's standard error that are kept, to explain its end."""
 
 EXIT_TIMEOUT_S = 2.0
 """Longest wait for the exit code of a worker that has closed its pipe."""
 
 
 class WorkerError(PerceptionError):
-    """The worker process was lost with the request in flight, or is restarting."""
+    """The worker process was lost with the request in flight, or is restarting.
+
+    `crash` is how it ended, if it did.
+    """
+
+    def __init__(self, sentence: str, crash: Crash | None = None) -> None:
+        super().__init__(sentence)
+        self.crash = crash
 
 
 class SupervisedVlm:
@@ -83,15 +98,17 @@ class SupervisedVlm:
         self._response: messages.Response | None = None
         self._deadline_s: float | None = None
         self._shared: Frame | None = None
-        self._was_ready = self._answered = False
-        self._load_error = self._loss = ""
+        self._was_ready = False
+        self._answers = 0
+        self._loss: Crash | None = None
+        """The end of the last worker."""
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._thread.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._was_ready or self._load_error)
-        if self._load_error:
+            self._changed.wait_for(lambda: self._was_ready or self._loss)
+        if self._loss and not self._was_ready:
             self.close()
-            raise PerceptionError(self._load_error)
+            raise WorkerError(str(self._loss), self._loss)
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises WorkerError when the worker is lost."""
@@ -114,7 +131,7 @@ class SupervisedVlm:
                 self._shared = None
                 if self._cancels != cancels:
                     raise CancelledError("the question was cancelled")
-                raise WorkerError(self._loss)
+                raise WorkerError(self._health.problem, self._loss)
             result = self._response.result
         if isinstance(result, PerceptionError):
             raise result
@@ -168,71 +185,77 @@ class SupervisedVlm:
     # --- on the supervisor's thread ------------------------------------------------------------------
 
     def _supervise(self) -> None:
+        # A worker inherits it: Ctrl-C while it imports ends nothing, and this process ends it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         backoff_s = 0.0
         while not self._closing:
             loss = self._run_worker()
             with self._changed:
                 self._worker = None
-                if self._closing:
+                if self._closing or loss is None:
                     break
+                again = loss == self._loss and self._answers < HEALTHY_ANSWERS
+                self._loss = loss
                 if not self._was_ready:  # the constructor raises it
-                    self._load_error = loss
                     self._changed.notify_all()
                     break
-                backoff_s = 0.0 if self._answered else min(max(2 * backoff_s, MIN_BACKOFF_S), MAX_BACKOFF_S)
-                self._answered = False
-                self._loss = f"{loss}; restarting {f'in {backoff_s:g} s' if backoff_s else 'now'}"
-                self._health = Health(False, self._health.restarts + 1, self._loss)
+                failing = again or not self._answers
+                backoff_s = min(max(2 * backoff_s, MIN_BACKOFF_S), MAX_BACKOFF_S) if failing else 0.0
+                self._answers = 0
+                when = f"in {backoff_s:g} s" if backoff_s else "now"
+                problem = f"{f'again {loss}' if again else loss.sentence}; restarting {when}"
+                self._health = Health(False, self._health.restarts + 1, problem)
                 self._changed.notify_all()
-            self._notify(self._loss)
+            self._notify(problem)
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, backoff_s)
         self._health = replace(self._health, ready=False, pid=None)
 
-    def _run_worker(self) -> str:
-        """Run one worker from start to end; returns the reason of its loss, or nothing after `close`."""
+    def _run_worker(self) -> Crash | None:
+        """Run one worker from start to end; returns how it ended, or None after `close`."""
         try:
             worker = _Worker(self._memory.file)
         except OSError as error:
-            return f"the worker process cannot be started: {error}"
+            return Crash(f"the worker process cannot be started: {error}", "free memory or processes")
         loss = self._receive(worker)
         worker.kill()
         return loss
 
-    def _receive(self, worker: _Worker) -> str:
-        """Receive a worker's messages until it is lost or `close`; returns the reason of the loss."""
+    def _receive(self, worker: _Worker) -> Crash | None:
+        """Receive a worker's messages until it is lost or `close`; returns how it was lost."""
         started_s = received_s = time.monotonic()
         timeout_s = LOAD_TIMEOUT_S
         worker.send(self._settings)
         while not self._closing:
             try:
-                message = worker.pipe.recv() if worker.pipe.poll(HEARTBEAT_S) else None
+                message = worker.receive(HEARTBEAT_S)
             except (EOFError, OSError):
-                return worker.exit_reason()
+                return worker.crash()
             now = time.monotonic()
             if message is not None:
                 received_s = now
-            elif now - received_s > (min(STOPPED_TIMEOUT_S, timeout_s) if worker.stopped() else timeout_s):
-                return f"the worker process hangs: no heartbeat for {now - received_s:.1f} s"
+            elif now - received_s > (limit_s := STOPPED_TIMEOUT_S if worker.stopped() else timeout_s):
+                return worker.hang(f"no heartbeat for {limit_s:g} s")
             deadline_s = self._deadline_s
             if deadline_s is not None and now > deadline_s:
-                limit = self._settings.engine.answer_timeout
-                return f"the worker process hangs: no answer within engine.answer_timeout {limit:g} s"
-            if isinstance(message, messages.Loading):
-                worker.loading = Path(message.path)
+                limit_s = self._settings.engine.answer_timeout
+                return worker.hang(f"no answer within engine.answer_timeout {limit_s:g} s")
+            if isinstance(message, Stage):
+                worker.stage = message
             elif isinstance(message, messages.Loaded):
-                worker.loading = None
+                worker.stage = IDLE
                 if message.error:
-                    return message.error
+                    return Crash(message.error, "")
                 timeout_s = HEARTBEAT_TIMEOUT_S
                 self._ready(worker, now - started_s)
             elif isinstance(message, messages.Response):
+                worker.stage = IDLE
                 with self._changed:
-                    self._answered = True
+                    self._answers += 1
                     if message.number == self._number:
                         self._response = message
                         self._changed.notify_all()
-        return ""
+        return None
 
     def _ready(self, worker: _Worker, took_s: float) -> None:
         with self._changed:
@@ -247,8 +270,8 @@ class _Worker:
     """One worker process."""
 
     def __init__(self, memory_file: int) -> None:
-        self.loading: Path | None = None
-        """The file that llama.cpp is reading."""
+        self.stage = STARTING
+        self._output = b""
         self.pipe, worker_end = Pipe()
         self._sending = threading.Lock()
         with worker_end:
@@ -257,8 +280,14 @@ class _Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *map(str, files), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                bufsize=0,
                 pass_fds=files,
             )
+        assert self._process.stderr
+        self._errors = self._process.stderr
+        os.set_blocking(self._errors.fileno(), False)
+        self._readable: list[Connection | int] = [self.pipe, self._errors.fileno()]
         self.pid = self._process.pid
 
     def stopped(self) -> bool:
@@ -273,28 +302,43 @@ class _Worker:
         with self._sending, suppress(OSError):
             self.pipe.send(message)
 
-    def exit_reason(self) -> str:
-        """The reason why the worker closed its pipe, in a sentence."""
+    def receive(self, timeout_s: float) -> object:
+        """The next message, None if there is none in time. Raises EOFError or OSError after the last."""
+        if self._errors.fileno() in wait(self._readable, timeout_s) and not self._pass_on_errors():
+            self._readable = [self.pipe]
+        return self.pipe.recv() if self.pipe.poll() else None
+
+    def _pass_on_errors(self) -> bool:
+        """Print what the worker has written to its standard error, and keep the end of it; whether it has."""
+        text = self._errors.read(MAX_OUTPUT) or b""
+        self._output = (self._output + text)[-MAX_OUTPUT:]
+        with suppress(OSError):  # this process has no standard error
+            os.write(2, text)
+        return bool(text)
+
+    def crash(self) -> Crash:
+        """Why the worker closed its pipe."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(EXIT_TIMEOUT_S)
+        while self._pass_on_errors():
+            pass
         code = self._process.returncode
         if code is None:
-            return "the worker process closed its pipe"
+            return Crash("the worker process closed its pipe", "")
         if code >= 0:
-            return f"the worker process exited with code {code}"
+            return Crash(f"the worker process exited with code {code} while {self.stage.name}", "")
         name = {number.value: number.name for number in signal.Signals}.get(-code, f"signal {-code}")
-        if self.loading and name != "SIGKILL":
-            return fatal_file(self.loading, name)
-        hint = {
-            "SIGKILL": " (out of memory, or killed by hand)",
-            "SIGABRT": " (llama.cpp or CUDA aborted; its last output is above)",
-            "SIGBUS": " (a model file was changed or cut short while in use)",
-        }.get(name, "")
-        return f"the worker process was killed by {name}{hint}"
+        return explain(name, self.stage, self._output.decode(errors="replace"))
+
+    def hang(self, symptom: str) -> Crash:
+        """The end of a worker that hangs, by its symptom."""
+        remedy = "raise engine.answer_timeout on slow hardware, or try engine.n_gpu_layers 0"
+        return Crash(f"the worker process hangs while {self.stage.name}: {symptom}", remedy)
 
     def kill(self) -> None:
         """Kill the process, which may hang and has nothing to save, and wait for its end."""
         self._process.kill()  # before the pipe closes: this ends a `send` that waits for room in the pipe
         self._process.wait()
+        self._errors.close()
         with self._sending:
             self.pipe.close()

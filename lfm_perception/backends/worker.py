@@ -58,7 +58,7 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
 
     imported.set()
     try:
-        vlm = LlamaVlm(pipe.recv(), on_file=lambda path: send(messages.Loading(str(path))))
+        vlm = LlamaVlm(pipe.recv(), on_stage=send)
     except PerceptionError as error:
         send(messages.Loaded(str(error)))
         return

@@ -54,13 +54,6 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Loading:
-    """llama.cpp is about to read this file, on which it may abort."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """The worker has loaded the model, or could not because of `error`."""
 

@@ -23,6 +23,7 @@ import numpy as np
 from lfm_perception.answers import parse, without_thinking
 from lfm_perception.engine.chat_template import REQUIRED_TOKENS, apply_chat_template, tile_markers
 from lfm_perception.engine.cores import CoreMonitor
+from lfm_perception.engine.crashes import ANSWERING, ENCODING, Stage, loading
 from lfm_perception.engine.decoding import DecodedAnswer, Sampler, decode_boxes, decode_text
 from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.kv_cache import Embeddings, KvCache, PromptPart, StopRequest
@@ -41,8 +42,8 @@ from lfm_perception.vlm import CancelledError
 
 _SMALL_TILE = np.zeros((64, 64, 3), np.uint8)
 
-OnFile = Callable[[Path], None]
-"""Receives the path of each file before llama.cpp reads it."""
+OnStage = Callable[[Stage], None]
+"""Receives each stage in which llama.cpp may end its process, before it begins."""
 
 
 class Engine:
@@ -57,7 +58,7 @@ class Engine:
     threads: ThreadTuner
 
     def __init__(
-        self, model: Path, mmproj: Path, settings: Settings, on_file: OnFile = lambda path: None
+        self, model: Path, mmproj: Path, settings: Settings, on_stage: OnStage = lambda stage: None
     ) -> None:
         self._model = None
         self._vision: VisionEncoder | None = None
@@ -69,19 +70,21 @@ class Engine:
         """The speculator of a grammar, given by dialect and labels (None: open vocabulary)."""
         self.text_speculator = lru_cache(maxsize=8)(self._make_text_speculator)
         """The speculator of the answers to a prompt."""
+        self._on_stage = on_stage
         monitor = CoreMonitor()
         capture_log()
         try:
-            self._load(model, settings, monitor, on_file)
-            on_file(mmproj)
+            self._load(model, settings, monitor)
+            on_stage(loading(mmproj))
             self._vision = VisionEncoder(mmproj, self._model, settings.engine, self.threads.threads)
+            on_stage(ENCODING)
             self._vision.encode(_SMALL_TILE)  # llama.cpp aborts here rather than at the first frame
         except BaseException:
             self.free()
             raise
 
-    def _load(self, model: Path, settings: Settings, monitor: CoreMonitor, on_file: OnFile) -> None:
-        on_file(model)
+    def _load(self, model: Path, settings: Settings, monitor: CoreMonitor) -> None:
+        self._on_stage(loading(model))
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.engine.n_gpu_layers
@@ -99,7 +102,7 @@ class Engine:
         self.kv_cache = KvCache(self._model, len(self.vocabulary.pieces), settings.engine, threads)
         if settings.lora.path:
             path = Path(settings.lora.path).expanduser()
-            on_file(path)
+            self._on_stage(loading(path))
             adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not adapter:
                 raise llama_error(f"llama.cpp cannot apply {settings.lora.path}")
@@ -135,6 +138,7 @@ class Engine:
         self._check_capacity(plan, text_tokens)
 
         embeddings = self.encode(frame, plan.image)
+        self._on_stage(ANSWERING)
         prefill_s = encoded_s = time.perf_counter()
         decoded = DecodedAnswer("[]" if question.dialect else "", (), 0, truncated=True)
         prompt_calls = self.kv_cache.decode_calls
@@ -197,6 +201,7 @@ class Engine:
         if self._encoded and self._encoded[0] is frame and self._encoded[1] == plan:
             return self._encoded[2]
         self._encoded = None
+        self._on_stage(ENCODING)
         embeddings = []
         for tile in tile_image(frame.image, plan):
             if self._stop.requested:

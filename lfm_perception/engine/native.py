@@ -34,19 +34,20 @@ __all__ = ["capture_log", "libggml", "llama_cpp", "llama_error", "mtmd_cpp"]
 
 _ERROR_LEVEL = 4
 _MAX_MESSAGE = 100
-_errors: deque[str] = deque(maxlen=2)
+_errors: deque[str] = deque(maxlen=3)  # CUDA's error, its place, its statement
 
 
 def capture_log() -> None:
     """Keep llama.cpp's log off the terminal, in the whole process, and keep its last errors."""
     _errors.clear()
+    libggml.ggml_set_abort_callback(_on_abort)
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(None))
     mtmd_cpp.mtmd_helper_log_set(_on_log, ctypes.c_void_p(None))
 
 
 def llama_error(failure: str) -> PerceptionError:
     """An error that states the failure and the beginnings of llama.cpp's last log messages about it."""
-    return PerceptionError(f"{failure}: {'; '.join(_errors) or 'it does not say why'}")
+    return PerceptionError(f"{failure}: {'; '.join([*_errors][-2:]) or 'it does not say why'}")
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -54,3 +55,9 @@ def _on_log(level: int, text: bytes, _data: object) -> None:
     if level == _ERROR_LEVEL:
         message = " ".join(text.decode(errors="replace").split())
         _errors.append("".join(filter(str.isprintable, message))[:_MAX_MESSAGE])
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # type: ignore[untyped-decorator]
+def _on_abort(message: bytes) -> None:
+    """Print the last errors too, which name the cause, before llama.cpp aborts the process."""
+    os.write(2, "; ".join([*_errors, message.decode(errors="replace")]).encode() + b"\n")

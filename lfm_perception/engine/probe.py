@@ -18,8 +18,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.provenance import sha256
+from lfm_perception.engine.crashes import explain, loading
+from lfm_perception.errors import PerceptionError
 
 TIMEOUT_S = 120.0
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
@@ -27,12 +27,16 @@ _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Whether llama.cpp was compiled for a GPU, the GPUs it found, and the model's layers on them."""
+    """Whether llama.cpp was compiled for a GPU, the GPUs it found, and the model's layers on them.
+
+    `no_vmm`: whether CUDA's memory pool does without virtual memory (GGML_CUDA_NO_VMM).
+    """
 
     gpu_build: bool
     gpus: tuple[str, ...]
     offloaded: int
     layers: int
+    no_vmm: bool = False
 
 
 def probe(model: Path, n_gpu_layers: int) -> Probe:
@@ -47,30 +51,14 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
         raise PerceptionError(
             f"llama.cpp did not load {model.name} within {TIMEOUT_S:.0f} s: is the disk or the GPU busy?"
         ) from error
-    if process.returncode < 0 and process.returncode != -signal.SIGKILL:
-        raise PerceptionError(fatal_file(model, signal.Signals(-process.returncode).name))
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise PerceptionError(str(explain(name, loading(model), process.stderr)))
     last = (process.stderr.strip().splitlines() or ["it does not say why"])[-1]
     if process.returncode:
         raise PerceptionError(last)
     found = json.loads(process.stdout)
-    return Probe(found["gpu_build"], tuple(found["gpus"]), found["offloaded"], found["layers"])
-
-
-def fatal_file(path: Path, signal_name: str) -> str:
-    """The sentence about a file that made llama.cpp end its process while it read it."""
-    if signal_name == "SIGILL":
-        return (
-            "llama.cpp was compiled for another processor than this one: "
-            "delete ~/.cache/lfm_perception/wheels and install again here"
-        )
-    try:
-        checksum = sha256(path)
-    except OSError as error:
-        checksum = os_reason(error)
-    return (
-        f"{path} (SHA-256 {checksum}) makes llama.cpp end its process ({signal_name}): "
-        "it is damaged or was changed while it was read, download it again"
-    )
+    return Probe(**{**found, "gpus": tuple(found["gpus"])})
 
 
 def _main(model: str, n_gpu_layers: int) -> Probe:
@@ -98,6 +86,7 @@ def _main(model: str, n_gpu_layers: int) -> Probe:
         tuple(_gpus(libggml)),
         int(offload[1]) if offload else 0,
         int(offload[2]) if offload else layers,
+        b"NO_VMM = 1" in llama_cpp.llama_print_system_info(),
     )
 
 
