@@ -59,9 +59,10 @@ MAX_SHEBANG = 120
 """Maximum length of the path of Python, which becomes the first line of the programs."""
 
 SYSTEM_PACKAGES = """
-import json
+import json, re
 from importlib.metadata import distributions
-found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in reversed(list(distributions()))}
+every = reversed(list(distributions()))
+found = {re.sub("[-_.]+", "-", each.metadata["Name"]).lower(): each.version for each in every}
 import numpy, scipy
 found["numpy"], found["scipy"] = numpy.__version__, scipy.__version__
 try:
