@@ -20,6 +20,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
+from lfm_perception.typed_questions import Decision, TypedQuestion, decide
 from lfm_perception.vlm import Vlm
 
 
@@ -120,14 +121,16 @@ class Perception:
         """Captions the next inferred frame, whether or not a caption is due."""
         self._caption_requested = True
 
-    def answer(self, frame: Frame, question: str) -> str:
-        """The model's answer to a free-form question about a frame, of up to `caption.max_tokens` tokens.
+    def answer(self, frame: Frame, question: TypedQuestion) -> Decision:
+        """The model's answer to a question about a frame; free text has up to `caption.max_tokens` tokens.
+
+        The frame of the last inference is neither encoded nor read again.
 
         Raises:
-            PerceptionError: the question is not allowed, or the model fails.
+            PerceptionError: the model fails, or a limit ended the answer.
         """
-        max_tokens = self._settings.caption.max_tokens
-        return self._inferencer.ask(frame, ask(Prompt(question)), max_tokens).text.strip()
+        answer, plan = self._inferencer.ask(frame, question.question, self._settings.caption.max_tokens)
+        return decide(question, answer, self._settings.questions, stamp_ns=frame.stamp_ns, plan=plan.image)
 
     def update_ego_motion(self, frame: Frame) -> None:
         """Estimates the camera's motion up to a camera frame, inferred or not; takes a few milliseconds.

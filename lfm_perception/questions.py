@@ -229,6 +229,7 @@ Draft = tuple[tuple[str, Box], ...]
 class Question:
     """One request about one image. With a dialect the answer is a list of boxes, else free text.
 
+    With `options` the answer is one of these texts, with the probability of each.
     With `closed` the answer is restricted to `labels`. `synonyms` are entries of `detect.synonyms`.
     """
 
@@ -237,6 +238,7 @@ class Question:
     labels: tuple[str, ...] = ()
     closed: bool = False
     synonyms: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def detect(

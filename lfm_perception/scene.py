@@ -136,7 +136,8 @@ class Answer:
 
     `text` is the decoded answer without special tokens. `detections` is empty for captions and free
     questions. `truncated`: the token or time limit ended the answer. `rejects` counts dropped objects by
-    reason. `calibrated`: the scores are no raw ones, and are published as they are.
+    reason. `calibrated`: the scores are no raw ones, and are published as they are. `probabilities` are those
+    of the question's options, in their order; empty for other questions and truncated answers.
     """
 
     text: str
@@ -145,6 +146,7 @@ class Answer:
     rejects: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     usage: Usage = Usage()
     calibrated: bool = False
+    probabilities: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", safe_text(self.text))

@@ -110,7 +110,7 @@ def detection_from_json(entry: object) -> Detection:
     return Detection(
         label=_label(fields["label"]),
         box=Box(*_numbers(fields["bbox"], 4)),
-        score=_score(fields["confidence"]),
+        score=score_from_json(fields["confidence"]),
         std=None if std is None else CoordinateStd(*map(abs, _numbers(std, 4))),
         phrase=safe_line(typed(fields.get("phrase") or "", str)),
     )
@@ -139,7 +139,7 @@ def _as_track(entry: object) -> Track:
         track_id=typed(fields["track_id"], int),
         label=_label(fields["label"]),
         box=Box(*_numbers(fields["bbox"], 4)),
-        score=_score(fields["confidence"]),
+        score=score_from_json(fields["confidence"]),
         velocity=Velocity(*_numbers(fields["velocity"], 2)),
         age_s=_float(fields["age_s"]),
         time_since_update_s=_float(fields["time_since_update_s"]),
@@ -153,7 +153,8 @@ def _label(value: object) -> str:
     return label
 
 
-def _score(value: object) -> float:
+def score_from_json(value: object) -> float:
+    """A confidence or probability from 0 to 1. Raises ValueError for any other value."""
     score = _float(value)
     if not 0.0 <= score <= 1.0:
         raise ValueError(f"expected a confidence from 0 to 1, got {score:g}")

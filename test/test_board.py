@@ -22,6 +22,7 @@ from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.planning.thermal import DegradationLevel, degraded, next_level
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, ThermalSettings
+from lfm_perception.typed_questions import Decision
 
 PATIENCE_S = 60.0
 
@@ -212,7 +213,7 @@ class Recorder(LiveCallbacks):
             self.scenes.append(scene)
             self._changed.notify_all()
 
-    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+    def on_answer(self, decision: Decision) -> None:
         raise AssertionError("nothing was asked")
 
     def on_error(self, kind: str, message: str) -> None:

@@ -18,6 +18,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LatestWorker, LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
+from lfm_perception.typed_questions import Decision
 from lfm_perception.vlm import Vlm
 
 PATIENCE_S = 60.0
@@ -32,15 +33,15 @@ class Recorder(LiveCallbacks):
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self.scenes: list[Scene] = []
-        self.answers: list[tuple[str, str, int]] = []
+        self.answers: list[Decision] = []
         self.errors: list[str] = []
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         assert scene.stamp_ns == frame.stamp_ns
         self._note(lambda: self.scenes.append(scene))
 
-    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
-        self._note(lambda: self.answers.append((question, text, stamp_ns)))
+    def on_answer(self, decision: Decision) -> None:
+        self._note(lambda: self.answers.append(decision))
 
     def on_error(self, kind: str, message: str) -> None:
         self._note(lambda: self.errors.append(message))
@@ -290,9 +291,9 @@ def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, frames:
         live.ask("What do you see?")
         assert infer(live, recorder, frames[1]).caption
         recorder.wait(lambda: bool(recorder.answers))
-        question, text, stamp_ns = recorder.answers[0]
-        assert (question, stamp_ns) == ("What do you see?", frames[1].stamp_ns)
-        assert text
+        decision = recorder.answers[0]
+        assert (decision.question.text, decision.stamp_ns) == ("What do you see?", frames[1].stamp_ns)
+        assert decision.value
         live.ask("<|im_start|>system")
         infer(live, recorder, frames[2])
         recorder.wait(lambda: bool(recorder.errors))

@@ -56,6 +56,7 @@ from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, FramePlan, Question, ask, detect
 from lfm_perception.scene import Frame, Scene
+from lfm_perception.typed_questions import Decision
 from lfm_perception.vlm import CancelledError
 
 FIND = detect(BBOX, LABELS)
@@ -617,7 +618,7 @@ class Notes(LiveCallbacks):
             self.scenes.append(scene)
             self._told.notify_all()
 
-    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+    def on_answer(self, decision: Decision) -> None:
         raise AssertionError("nothing was asked")
 
     def on_error(self, kind: str, problem: str) -> None:

@@ -32,6 +32,10 @@ BYTES_PER_TOKEN, OTHER_BYTES = 2_000, 64_000
 """Largest reply: for each token that was allowed, with its log-probability, and besides."""
 
 
+TOP_LOGPROBS = 20
+"""Likeliest first tokens of which a server tells the probability: as many as OpenAI's API allows."""
+
+
 def max_bytes(tokens: int) -> int:
     """Size of the longest reply with an answer of so many tokens."""
     return OTHER_BYTES + BYTES_PER_TOKEN * tokens
@@ -72,7 +76,8 @@ def wanted_fields(
         "repetition_penalty": sampling.repeat_penalty,
         "repeat_penalty": sampling.repeat_penalty,
         "mm_processor_kwargs": _processor(plan.image),
-        **({} if question.dialect is None else {"logprobs": True, "top_logprobs": 1}),
+        **({"logprobs": True, "top_logprobs": 1} if question.dialect else {}),
+        **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if question.options else {}),
     }
 
 
@@ -186,7 +191,13 @@ def answer_of(
     text = text[:limit]
     usage = _usage(reply, plan.image)
     if question.dialect is None:
-        return Answer(without_thinking(text).strip(), truncated=truncated, usage=usage)
+        plain = without_thinking(text).strip()
+        if question.options:
+            shares = _option_shares(choice, plain, question.options, default_score)
+            if not shares:
+                raise ServerError(f"{url} answered {_short(plain)}, which is none of the options")
+            return Answer(plain, usage=usage, probabilities=shares)
+        return Answer(plain, truncated=truncated, usage=usage)
     parsed = parse(
         text, question.dialect, labels=question.labels, closed=question.closed, synonyms=question.synonyms
     )
@@ -199,6 +210,29 @@ def answer_of(
     else:
         detections = tuple(replace(found, score=default_score) for found in parsed.detections)
     return Answer(text, detections, truncated, parsed.rejects, usage, calibrated=not tokens)
+
+
+def _option_shares(choice: Any, text: str, options: Sequence[str], default_score: float) -> tuple[float, ...]:
+    """The probability of each option; empty when the answer is none of them.
+
+    From the likeliest first tokens where each begins one option only, else `default_score` for the option
+    that was answered and the rest for the others.
+    """
+    shares = [0.0] * len(options)
+    entries = _get(_get(choice, "logprobs", dict), "content", list) or ()
+    for entry in _get(next(iter(entries), None), "top_logprobs", list) or ():
+        piece, log_prob = _piece(entry).decode(errors="ignore").strip().casefold(), _log_prob(entry)
+        begun = [index for index, option in enumerate(options) if option.casefold().startswith(piece)]
+        if piece and log_prob is not None and len(begun) == 1:
+            shares[begun[0]] += math.exp(log_prob)
+    given = text.strip(" .\n").casefold()
+    answered = [index for index, option in enumerate(options) if option.casefold() == given]
+    if not answered:
+        return ()
+    if len([share for share in shares if share]) < 2 or max(shares) != shares[answered[0]]:
+        shares = [(1.0 - default_score) / (len(options) - 1)] * len(options)
+        shares[answered[0]] = default_score
+    return tuple(share / sum(shares) for share in shares)
 
 
 def _text(reply: Mapping[str, Any], choice: Any, url: str) -> str:

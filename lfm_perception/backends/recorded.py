@@ -12,6 +12,7 @@ with further facts about the recording (source, model, settings). Each other lin
     system, user, dialect, labels, closed   the question; dialect is null for free text
     text, truncated, calibrated, rejects   as in `scene.Answer`
     detections   as in `scene.schema.json`, not rounded; without them, `text` is parsed when it is replayed
+    probabilities   of the question's options, where it has some
     usage   as in `scene.Usage`
 
 A later line replaces an earlier one about the same frame and question. Unknown keys are ignored.
@@ -45,6 +46,7 @@ from lfm_perception.scene_json import (
     counts_from_json,
     detection_from_json,
     detection_to_json,
+    score_from_json,
     usage_from_json,
 )
 from lfm_perception.settings import Settings
@@ -115,6 +117,11 @@ class RecordedVlm:
             raise NotRecordedError(
                 f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
                 f"{recorded}: record it with the same labels, dialect and prompts"
+            )
+        if len(found.answer.probabilities) != len(question.options) and not found.answer.truncated:
+            raise NotRecordedError(
+                f"{self._path} has {len(found.answer.probabilities)} probabilities for "
+                f"{len(question.options)} options of {_short(question.prompt.user)}: record it again"
             )
         return _parsed(found.answer, question) if found.unparsed else found.answer
 
@@ -207,6 +214,7 @@ class _Line:
             "calibrated": answer.calibrated,
             "rejects": dict(answer.rejects),
             "detections": list(map(detection_to_json, answer.detections)),
+            **({"probabilities": list(answer.probabilities)} if answer.probabilities else {}),
             "usage": dataclasses.asdict(answer.usage),
         }
 
@@ -227,6 +235,7 @@ class _Line:
             rejects=MappingProxyType(counts_from_json(entry["rejects"])),
             usage=usage_from_json(entry["usage"]),
             calibrated=typed(entry.get("calibrated", False), bool),
+            probabilities=tuple(map(score_from_json, typed(entry.get("probabilities") or [], list))),
         )
         unparsed = dialect is not None and entry.get("detections") is None
         image, frame_id = typed(entry["image"], str), typed(entry["frame_id"], str)

@@ -43,7 +43,9 @@ def record(
     from lfm_perception.media.sources import open_source
     from lfm_perception.perception import Perception
     from lfm_perception.tracking import open_tracker
+    from lfm_perception.typed_questions import TypedQuestion
 
+    questions = [TypedQuestion.from_json(text) for text in question or []]
     # every question about every frame: a replay may ask them with other periods
     chosen = options.load_settings(settings, set_, seed=seed).with_values(
         {"caption.period": 0.0, "budget.latency": 0.0}
@@ -65,8 +67,8 @@ def record(
                     break
                 if index % every == 0:
                     perception.infer(frame)
-                    for text in question or []:
-                        perception.answer(frame, text)
+                    for asked in questions:
+                        perception.answer(frame, asked)
                 job.advance()
     job.require(writer.count, f"{opened.name} holds no frames")
     print(f"{writer.count} answers in {out}")

@@ -75,13 +75,15 @@ class DecodedAnswer:
     """A finished answer.
 
     `token_count` includes the tokens of an object that did not fit and was dropped from `text`; it never
-    exceeds the limit. `truncated`: a limit ended the answer, not the model.
+    exceeds the limit. `truncated`: a limit ended the answer, not the model. `probabilities` are those of the
+    question's options.
     """
 
     text: str
     tokens: tuple[TokenLogProb, ...]
     token_count: int
     truncated: bool
+    probabilities: tuple[float, ...] = ()
 
 
 class Sampler:

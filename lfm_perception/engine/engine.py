@@ -29,6 +29,7 @@ from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.kv_cache import Embeddings, KvCache, PromptPart, StopRequest
 from lfm_perception.engine.latency import LatencyModel, ThreadTuner
 from lfm_perception.engine.native import capture_log, llama_cpp, llama_error
+from lfm_perception.engine.options import decode_options
 from lfm_perception.engine.speculative import Speculator, TextSpeculator
 from lfm_perception.engine.vision import VisionEncoder
 from lfm_perception.engine.vocabulary import Vocabulary
@@ -146,7 +147,7 @@ class Engine:
             parts: list[PromptPart] = [tuple(before)]
             for marker, tile in zip(markers, embeddings, strict=True):
                 parts += [marker, tile] if marker else [tile]
-            prompt_tokens = self.kv_cache.prefill(parts, after)
+            prompt_tokens = self.kv_cache.prefill(parts, after, cache_end=not question.options)
             prompt_calls = self.kv_cache.decode_calls
             decoded = self._decode(question, prompt_tokens, plan)
             prefill_s = max(encoded_s, self.kv_cache.prefill_end_s)
@@ -166,6 +167,9 @@ class Engine:
         return self._parsed(question, decoded, usage)
 
     def _parsed(self, question: Question, decoded: DecodedAnswer, usage: Usage) -> Answer:
+        if question.options:
+            text, shares = decoded.text, decoded.probabilities
+            return Answer(text, truncated=decoded.truncated, usage=usage, probabilities=shares)
         if question.dialect is None:
             return Answer(without_thinking(decoded.text).strip(), truncated=decoded.truncated, usage=usage)
         parsed = parse(
@@ -182,6 +186,8 @@ class Engine:
 
     def _decode(self, question: Question, prompt_tokens: int, plan: FramePlan) -> DecodedAnswer:
         decode, limit = self.kv_cache.decode, plan.answer_tokens
+        if question.options:
+            return decode_options(self.vocabulary, question.options, decode, limit)
         sampler = Sampler(self._box_sampling if question.dialect else self._sampling)
         if question.dialect is None:
             text_speculator = self.text_speculator(question.prompt)

@@ -168,12 +168,15 @@ class KvCache:
     def set_threads(self, count: int) -> None:
         llama_cpp.llama_set_n_threads(self._context, count, count)
 
-    def prefill(self, parts: Sequence[PromptPart], end: Sequence[int]) -> int:
+    def prefill(self, parts: Sequence[PromptPart], end: Sequence[int], *, cache_end: bool = True) -> int:
         """Decode the prompt `parts` and `end`, from the first part that is not cached.
+
+        Args:
+            cache_end: Without it, all of `end` is left for the first batch: cheaper where one batch answers.
 
         Returns: how many tokens at the end of the prompt are left for the first batch of the answer.
         """
-        cut = (len(end) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        cut = (len(end) - 1) // BLOCK_TOKENS * BLOCK_TOKENS if cache_end else 0
         self._prompt_end = tuple(end[cut:])
         parts = [*parts, tuple(end[:cut])] if cut else parts
         cached = 0
@@ -210,7 +213,7 @@ class KvCache:
                 return None
         if len(batch.tokens) == 1 and self._length >= _MAX_EXACT_SINGLE:
             batch = _Batch(batch.start, batch.tokens * 2, batch.outputs)  # the copy is as good as a draft
-        checkpoint = self.save() if batch.outputs[0] < len(batch.tokens) - 1 else None
+        checkpoint = self.save()
         began_s = time.perf_counter()
         if not self._decode(batch.tokens, MAX_BATCH_TOKENS, batch.outputs):
             return None

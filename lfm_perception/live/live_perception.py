@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live.latest_worker import LatestWorker
-from lfm_perception.live.questions import QuestionQueue, check_question
+from lfm_perception.live.questions import QuestionQueue
 from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
 from lfm_perception.perception import Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
@@ -29,6 +29,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.stamps import StampFilter
 from lfm_perception.tracking import association, open_tracker
 from lfm_perception.tracking.ego_motion import FLOW_WIDTH
+from lfm_perception.typed_questions import Decision, TypedQuestion
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
@@ -58,8 +59,8 @@ class LiveCallbacks(Protocol):
         """A frame was inferred."""
         ...
 
-    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
-        """A question was answered about the frame of this stamp."""
+    def on_answer(self, decision: Decision) -> None:
+        """A question was answered."""
         ...
 
     def on_refusal(self, question: str, reason: str) -> None:
@@ -173,13 +174,15 @@ class LivePerception(Generic[T]):
     # --- requests ------------------------------------------------------------------------------------
 
     def ask(self, question: str) -> None:
-        """Answers a free-form question about the newest frame, or refuses it (see `QuestionQueue`)."""
+        """Answers a question about the newest frame, or refuses it (see `QuestionQueue`).
+
+        Args:
+            question: words, or JSON with the type of the answer (`TypedQuestion.from_json`).
+        """
         try:
-            check_question(question)
+            self._questions.add(TypedQuestion.from_json(question))
         except PerceptionError as error:
             self.refuse(question, str(error))
-        else:
-            self._questions.add(question)
 
     def refuse(self, question: str, reason: str) -> None:
         """Counts a question as refused and reports why."""
@@ -267,17 +270,17 @@ class LivePerception(Generic[T]):
             if question is not None:
                 self._answer(question, frame)
 
-    def _answer(self, question: str, frame: Frame) -> None:
+    def _answer(self, question: TypedQuestion, frame: Frame) -> None:
         began_s = time.monotonic()
         try:
-            text = self._perception.answer(frame, question)
+            decision = self._perception.answer(frame, question)
         except PerceptionError as error:
-            self.refuse(question, str(error))
+            self.refuse(question.text, str(error))
             return
         finally:
             self._questions.record_answer(time.monotonic() - began_s)
         self._statistics.count(questions_answered=1)
-        self._callbacks.on_answer(question, text, frame.stamp_ns)
+        self._callbacks.on_answer(decision)
 
     def _apply_requests(self) -> None:
         with self._lock:

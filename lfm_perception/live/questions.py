@@ -10,25 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.questions import check_prompt_text
+from lfm_perception.typed_questions import TypedQuestion
 
 MAX_PENDING_QUESTIONS = 8
 """Questions that may wait for a frame; a further one replaces the oldest."""
 
-MAX_QUESTION_LENGTH = 1000
-"""Maximum length of a question, characters."""
-
 QUESTION_SHARE = 0.5
 """Maximum share of the time that answers to questions take; frames are inferred in the rest."""
-
-
-def check_question(question: str) -> None:
-    """Raises PerceptionError for a question that is not asked: too long, blank, or with special tokens."""
-    if len(question) > MAX_QUESTION_LENGTH:
-        raise PerceptionError(
-            f"a question of {len(question)} characters is longer than {MAX_QUESTION_LENGTH}: shorten it"
-        )
-    check_prompt_text("a question", question)
 
 
 class QuestionQueue:
@@ -40,26 +28,26 @@ class QuestionQueue:
 
     def __init__(self, refuse: Callable[[str, str], None]) -> None:
         self._refuse, self._lock = refuse, threading.Lock()
-        self._waiting = deque[str]()
+        self._waiting = deque[TypedQuestion]()
         self._next_s = 0.0
 
-    def add(self, question: str) -> None:
+    def add(self, question: TypedQuestion) -> None:
         """Queue a question; one too many replaces the oldest."""
         with self._lock:
             oldest = self._waiting.popleft() if len(self._waiting) >= MAX_PENDING_QUESTIONS else None
             self._waiting.append(question)
         if oldest is not None:
-            self._refuse(oldest, f"{MAX_PENDING_QUESTIONS} newer questions wait for the model")
+            self._refuse(oldest.text, f"{MAX_PENDING_QUESTIONS} newer questions wait for the model")
 
     def clear(self, reason: str) -> None:
         """Refuse all questions that wait."""
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
         for question in waiting:
-            self._refuse(question, reason)
+            self._refuse(question.text, reason)
 
     @contextmanager
-    def turn(self) -> Iterator[str | None]:
+    def turn(self) -> Iterator[TypedQuestion | None]:
         """The question that may be answered about the frame in turn; it is refused if the block fails."""
         with self._lock:
             due = bool(self._waiting) and time.monotonic() >= self._next_s
@@ -69,7 +57,7 @@ class QuestionQueue:
         except Exception as error:
             if question is not None:
                 known = isinstance(error, PerceptionError)
-                self._refuse(question, str(error) if known else "an unexpected error, see the log")
+                self._refuse(question.text, str(error) if known else "an unexpected error, see the log")
             raise
 
     def record_answer(self, duration_s: float) -> None:

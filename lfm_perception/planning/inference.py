@@ -57,10 +57,10 @@ class Inferencer:
             return None
         return self._vlm.describe(frame, question, plan)
 
-    def ask(self, frame: Frame, question: Question, max_tokens: int) -> Answer:
+    def ask(self, frame: Frame, question: Question, max_tokens: int) -> tuple[Answer, FramePlan]:
         """Asks a question with budgets of its own. The frame of `infer` is not encoded again."""
         if self.plan is not None and frame.stamp_ns == self._stamp_ns:
             plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
         else:
             plan = self._planner.plan_first(frame.width, frame.height, max_tokens, 0.0)
-        return self._vlm.describe(frame, question, plan)
+        return self._vlm.describe(frame, question, plan), plan

@@ -25,7 +25,6 @@ from lfm_perception.board import BoardMonitor
 from lfm_perception.demo import FRAME_ID as DEMO_FRAME_ID
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
-from lfm_perception.live.questions import MAX_QUESTION_LENGTH
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.ros import messages
@@ -40,6 +39,7 @@ from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
 from lfm_perception.text import sentence
+from lfm_perception.typed_questions import Decision, decision_text
 from lfm_perception.vlm import Vlm
 
 CAMERA_WARNING_PERIOD_S = 30.0
@@ -47,6 +47,9 @@ CAMERA_WARNING_PERIOD_S = 30.0
 
 NOT_ANSWERED = "not answered"
 """Beginning of a message on `answer` that says why a question is not answered."""
+
+MAX_QUERY_LENGTH = 20_000
+"""Maximum length of a message on `input_query`, characters: a question in JSON with 100 long options."""
 
 MAX_SHOWN = 100
 """Characters of a question that are quoted at most when it is refused."""
@@ -211,7 +214,7 @@ class Session:
 
     def _on_query(self, raw: bytes) -> None:
         try:
-            question = cdr.string(raw, "input_query", MAX_QUESTION_LENGTH)
+            question = cdr.string(raw, "input_query", MAX_QUERY_LENGTH)
         except PerceptionError as error:
             self._live.refuse("", str(error))
         else:
@@ -249,9 +252,9 @@ class Session:
             self._captioned = True
             publish("caption", lambda: String(data=scene.caption or ""))
 
-    def on_answer(self, question: str, text: str, stamp_ns: int) -> None:
+    def on_answer(self, decision: Decision) -> None:
         """Publish the answer to a question."""
-        self._outputs.publish("answer", lambda: String(data=text))
+        self._outputs.publish("answer", lambda: String(data=decision_text(decision)))
 
     def on_refusal(self, question: str, reason: str) -> None:
         """Answer a question with the reason why it is not answered."""

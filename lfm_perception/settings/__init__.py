@@ -2,18 +2,19 @@
 """All parameters of the package with their types, defaults, ranges, units and descriptions.
 
 YAML files, command-line options, ROS parameters, `config/perception.yaml` and `docs/parameters.md` derive
-from `schema.py`. A `Settings` value that exists is valid: each parameter is in its range and no two
-contradict each other. Defaults of image and sampling parameters are the model card's.
+from `schema.py` and `model_schema.py`. A `Settings` value that exists is valid: each parameter is in its
+range and no two contradict each other. Defaults of image and sampling parameters are the model card's.
 """
 
+from lfm_perception.settings.model_schema import EngineSettings as EngineSettings
+from lfm_perception.settings.model_schema import OpenaiSettings as OpenaiSettings
 from lfm_perception.settings.root import Settings as Settings
 from lfm_perception.settings.root import parameter_specs as parameter_specs
 from lfm_perception.settings.schema import DetectSettings as DetectSettings
-from lfm_perception.settings.schema import EngineSettings as EngineSettings
 from lfm_perception.settings.schema import ImageSettings as ImageSettings
 from lfm_perception.settings.schema import InferenceSettings as InferenceSettings
 from lfm_perception.settings.schema import NodeSettings as NodeSettings
-from lfm_perception.settings.schema import OpenaiSettings as OpenaiSettings
+from lfm_perception.settings.schema import QuestionSettings as QuestionSettings
 from lfm_perception.settings.schema import SamplingSettings as SamplingSettings
 from lfm_perception.settings.schema import ThermalSettings as ThermalSettings
 from lfm_perception.settings.schema import TrackerSettings as TrackerSettings

@@ -12,7 +12,7 @@ from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.questions import DIALECTS, Dialect, Question, detect
-from lfm_perception.settings import schema, validation, yaml_file
+from lfm_perception.settings import model_schema, schema, validation, yaml_file
 from lfm_perception.settings.dialects import user_dialects
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
 
@@ -24,18 +24,19 @@ class Settings:
     Raises PerceptionError when a value is out of range or two values contradict each other.
     """
 
-    model: schema.ModelSettings = schema.ModelSettings()
-    mmproj: schema.MmprojSettings = schema.MmprojSettings()
-    lora: schema.LoraSettings = schema.LoraSettings()
-    engine: schema.EngineSettings = schema.EngineSettings()
-    openai: schema.OpenaiSettings = schema.OpenaiSettings()
-    recorded: schema.RecordedSettings = schema.RecordedSettings()
+    model: model_schema.ModelSettings = model_schema.ModelSettings()
+    mmproj: model_schema.MmprojSettings = model_schema.MmprojSettings()
+    lora: model_schema.LoraSettings = model_schema.LoraSettings()
+    engine: model_schema.EngineSettings = model_schema.EngineSettings()
+    openai: model_schema.OpenaiSettings = model_schema.OpenaiSettings()
+    recorded: model_schema.RecordedSettings = model_schema.RecordedSettings()
     image: schema.ImageSettings = schema.ImageSettings()
     sampling: schema.SamplingSettings = schema.SamplingSettings()
     budget: schema.BudgetSettings = schema.BudgetSettings()
     inference: schema.InferenceSettings = schema.InferenceSettings()
     detect: schema.DetectSettings = schema.DetectSettings()
     caption: schema.CaptionSettings = schema.CaptionSettings()
+    questions: schema.QuestionSettings = schema.QuestionSettings()
     tracker: schema.TrackerSettings = schema.TrackerSettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()

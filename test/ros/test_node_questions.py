@@ -12,8 +12,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from lifecycle_msgs.msg import Transition
 from robot import Film, Robot
 
-from lfm_perception.live.questions import MAX_PENDING_QUESTIONS, MAX_QUESTION_LENGTH
-from lfm_perception.ros.session import NOT_ANSWERED
+from lfm_perception.live.questions import MAX_PENDING_QUESTIONS
+from lfm_perception.ros.session import MAX_QUERY_LENGTH, NOT_ANSWERED
+from lfm_perception.typed_questions import MAX_QUESTION_LENGTH
 
 
 def answers(running: Robot, since: int) -> list[str]:
@@ -26,9 +27,10 @@ def answers(running: Robot, since: int) -> list[str]:
         ("<|im_end|>", "special token"),
         ("  ", "must not be blank"),
         ("x" * (MAX_QUESTION_LENGTH + 1), f"longer than {MAX_QUESTION_LENGTH}"),
-        ("x" * 5_000_000, f"longer than {MAX_QUESTION_LENGTH}"),
+        ("x" * 5_000_000, f"longer than {MAX_QUERY_LENGTH}"),
+        ('{"question": "Is the door open?", "type": "maybe"}', "must be one of yes_no, choice, number, text"),
     ],
-    ids=["special token", "blank", "long", "megabytes"],
+    ids=["special token", "blank", "long", "megabytes", "type"],
 )
 def test_a_refused_question_is_answered_with_the_reason(running: Robot, question: str, reason: str) -> None:
     before, refused = len(running.heard["answer"]), running.counted("model", "questions refused")

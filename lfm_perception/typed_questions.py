@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed questions: yes/no, choice, number and free text, and the decision that answers one.
+
+Questions of every type but text have a fixed set of answers. The model's probability of each is read: that
+of constrained decoding over the tokens of the answers (`engine/options.py`).
+A new type is one entry in `QUESTION_TYPES`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import parse_json
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.questions import Prompt, Question, check_label, check_prompt_text
+from lfm_perception.scene import Answer, Usage
+from lfm_perception.settings import QuestionSettings
+
+MAX_QUESTION_LENGTH = 1000
+"""Maximum length of a question, characters."""
+
+MAX_OPTIONS = 100
+"""Maximum number of options of a choice."""
+
+MAX_OPTION_LENGTH = 100
+"""Maximum length of an option, characters."""
+
+MAX_NUMBER = 999
+"""Largest number that can be asked for: up to here a number is one token in most vocabularies."""
+
+MIN_PROBABILITY = 1e-12
+"""Probability below which an answer counts as this improbable, so that its logarithm is finite."""
+
+YES, NO = "Yes", "No"
+
+
+@dataclass(frozen=True, slots=True)
+class TypedQuestion:
+    """A question with the type of its answer.
+
+    Args:
+        text: the question in words, any language.
+        type: a key of `QUESTION_TYPES`.
+        options: the answers of a choice.
+        minimum, maximum: of a number, inclusive.
+
+    Raises:
+        PerceptionError: for a text that cannot be asked, and for options or a range that cannot be answered.
+    """
+
+    text: str
+    type: str = "text"
+    options: tuple[str, ...] = ()
+    minimum: int = 0
+    maximum: int = 10
+
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_QUESTION_LENGTH:
+            raise PerceptionError(
+                f"a question of {len(self.text)} characters is longer than {MAX_QUESTION_LENGTH}: shorten it"
+            )
+        check_prompt_text("a question", self.text)
+        if self.type not in QUESTION_TYPES:
+            raise PerceptionError(
+                f"the type of a question must be one of {', '.join(QUESTION_TYPES)}, got {shown(self.type)}"
+            )
+        if self.options and self.type != "choice":
+            raise PerceptionError(f"a question of type {self.type} has no options: its type is choice")
+        QUESTION_TYPES[self.type].check(self)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All texts that the model may answer; empty for free text."""
+        return QUESTION_TYPES[self.type].answers(self)
+
+    @property
+    def question(self) -> Question:
+        """The question as the model is asked, with the form of the answer."""
+        suffix = QUESTION_TYPES[self.type].suffix(self)
+        return Question(Prompt(f"{self.text.strip()} {suffix}".strip()), options=self.answers)
+
+    @classmethod
+    def from_json(cls, text: str) -> TypedQuestion:
+        """A question from a person or a program: plain words, or a JSON object (`question.schema.json`).
+
+        `{"question": "Is the door open?", "type": "yes_no"}`; a choice has `options`, a number `minimum` and
+        `maximum`.
+
+        Raises:
+            PerceptionError: for JSON that is no question, naming the key.
+        """
+        if not text.lstrip().startswith("{"):
+            return cls(text)
+        try:
+            entry = parse_json(text)
+        except PerceptionError as error:
+            raise PerceptionError(f"a question that begins with {{ must be JSON: {error}") from error
+        return cls.from_mapping(entry)
+
+    @classmethod
+    def from_mapping(cls, entry: Any) -> TypedQuestion:
+        """A question from the mapping of `from_json`. Raises PerceptionError, naming the key."""
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
+            raise PerceptionError("a question in JSON must be an object with the text under 'question'")
+        for key, value in entry.items():
+            kind = _KEYS.get(key)
+            if kind is None:
+                raise PerceptionError(f"a question has no {shown(key)}, only {', '.join(_KEYS)}")
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise PerceptionError(f"{key!r} of a question must be {_NAMES[kind]}, got {shown(value)}")
+        options = tuple(entry.get("options", ()))
+        if not all(isinstance(option, str) for option in options):
+            raise PerceptionError(f"'options' of a question must be texts, got {shown(list(options))}")
+        guessed = "choice" if options else "number" if {"minimum", "maximum"} & entry.keys() else "text"
+        return cls(
+            text=entry["question"],
+            type=entry.get("type", guessed),
+            options=options,
+            minimum=entry.get("minimum", 0),
+            maximum=entry.get("maximum", max(10, entry.get("minimum", 0))),
+        )
+
+
+_KEYS = {"question": str, "type": str, "options": list, "minimum": int, "maximum": int}
+_NAMES = {str: "text", list: "a list", int: "a whole number"}
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionType:
+    """One type of answers: which there are, and what is added to the question to ask for one of them."""
+
+    answers: Callable[[TypedQuestion], tuple[str, ...]]
+    suffix: Callable[[TypedQuestion], str]
+    check: Callable[[TypedQuestion], None] = lambda question: None
+
+
+def _check_options(question: TypedQuestion) -> None:
+    options = question.options
+    if not 2 <= len(options) <= MAX_OPTIONS:
+        raise PerceptionError(f"a choice has 2 to {MAX_OPTIONS} options, got {len(options)}")
+    for option in options:
+        check_label("an option", option)
+        check_prompt_text("an option", option)
+        if len(option) > MAX_OPTION_LENGTH:
+            raise PerceptionError(
+                f"an option of {len(option)} characters is longer than {MAX_OPTION_LENGTH}: shorten it"
+            )
+    stripped = [option.strip() for option in options]
+    for option in stripped:
+        if stripped.count(option) > 1:
+            raise PerceptionError(f"the option {shown(option)} is there more than once")
+
+
+def _check_range(question: TypedQuestion) -> None:
+    if not 0 <= question.minimum < question.maximum <= MAX_NUMBER:
+        raise PerceptionError(
+            f"a number is asked for within 0 to {MAX_NUMBER} with the minimum below the maximum, "
+            f"got {question.minimum} to {question.maximum}"
+        )
+
+
+QUESTION_TYPES: Mapping[str, QuestionType] = {
+    "yes_no": QuestionType(lambda question: (YES, NO), lambda question: "Answer with Yes or No."),
+    "choice": QuestionType(
+        lambda question: tuple(option.strip() for option in question.options),
+        lambda question: f"Answer with one of: {', '.join(question.answers)}.",
+        _check_options,
+    ),
+    "number": QuestionType(
+        lambda question: tuple(map(str, range(question.minimum, question.maximum + 1))),
+        lambda question: "Answer with a number.",
+        _check_range,
+    ),
+    "text": QuestionType(lambda question: (), lambda question: ""),
+}
+"""The types of questions by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to a typed question about one frame, with the evidence it rests on.
+
+    `value` is the likeliest answer, in the case that was asked for (`yes` and `no` in lower case), and
+    `probability` its calibrated probability, None for free text. `probabilities` of all answers sum to 1.
+    `track_id` is the track whose crop was shown, None for the whole frame. `plan` and `usage` tell what the
+    model was shown and what it cost.
+    """
+
+    question: TypedQuestion
+    value: str
+    probability: float | None
+    stamp_ns: int
+    plan: ImagePlan
+    usage: Usage
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    track_id: int | None = None
+
+    @property
+    def expectation(self) -> float | None:
+        """The expected number by the probabilities; None for other types."""
+        if self.question.type != "number":
+            return None
+        return sum(int(value) * share for value, share in self.probabilities.items())
+
+    @property
+    def yes(self) -> float:
+        """Probability of yes; for other types, of the likeliest answer."""
+        if self.question.type == "yes_no":
+            return self.probabilities["yes"]
+        return self.probability or 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision as a JSON object, see `answer.schema.json`. Probabilities have four decimals."""
+        shares = {value: round(share, 4) for value, share in self.probabilities.items()}
+        return {
+            "question": self.question.text,
+            "type": self.question.type,
+            "value": self.value,
+            **({} if self.probability is None else {"probability": round(self.probability, 4)}),
+            **({"probabilities": shares} if 1 < len(shares) <= MAX_OPTIONS else {}),
+            "stamp_ns": self.stamp_ns,
+            **({} if self.track_id is None else {"track": self.track_id}),
+            "image": [self.plan.width, self.plan.height],
+            "image_tokens": self.usage.image_tokens,
+            "answer_tokens": self.usage.answer_tokens,
+            "milliseconds": round(1000.0 * self.usage.total_s, 1),
+        }
+
+    def __str__(self) -> str:
+        return self.value if self.probability is None else f"{self.value} ({self.probability:.0%})"
+
+
+def decide(
+    question: TypedQuestion,
+    answer: Answer,
+    settings: QuestionSettings,
+    *,
+    stamp_ns: int,
+    plan: ImagePlan,
+    track_id: int | None = None,
+) -> Decision:
+    """The decision in a model's answer.
+
+    Raises:
+        PerceptionError: the answer holds no probabilities, because a limit ended it.
+    """
+    decision = Decision(question, answer.text.strip(), None, stamp_ns, plan, answer.usage, {}, track_id)
+    if not question.answers:
+        return decision
+    if len(answer.probabilities) != len(question.answers):
+        raise PerceptionError(
+            "the model did not answer a question within its limits: raise budget.latency or budget.tokens"
+        )
+    shares = calibrated(answer.probabilities, settings, binary=question.type == "yes_no")
+    values = [text.lower() if question.type == "yes_no" else text for text in question.answers]
+    probabilities = dict(zip(values, shares, strict=True))
+    value = max(probabilities, key=lambda text: probabilities[text])
+    return replace(decision, value=value, probability=probabilities[value], probabilities=probabilities)
+
+
+def calibrated(raw: Sequence[float], settings: QuestionSettings, *, binary: bool) -> tuple[float, ...]:
+    """Calibrated probabilities: Platt scaling of the first of two, temperature scaling of several.
+
+    Temperature scaling (Guo et al. 2017) is Platt scaling with the same gain for each answer and no bias.
+    """
+    logs = [settings.score_gain * math.log(max(share, MIN_PROBABILITY)) for share in raw]
+    if binary:
+        logs[0] += settings.score_bias
+    peak = max(logs)
+    weights = [math.exp(log - peak) for log in logs]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def decision_text(decision: Decision) -> str:
+    """The text of an answer on a topic: plain words for free text, else JSON."""
+    if decision.probability is None:
+        return decision.value
+    return json.dumps(decision.to_json(), ensure_ascii=False)
