@@ -69,8 +69,8 @@ def use_shared_memory(profile: Path = PROFILE) -> str | None:
 def without_shared_memory() -> Iterator[None]:
     """Give the nodes that the block creates no shared memory. Enter before rclpy is initialized.
 
-    With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, rmw_fastrtps adds a segment of its own to every profile. So a
-    profile limits the discovery instead; the variable is restored for the children of this process.
+    With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, rmw_fastrtps adds a segment of its own to every profile.
+    So a profile limits the discovery instead; the variable is restored for the children of this process.
     """
     localhost = os.environ.get(_RANGE) == "LOCALHOST"
     chosen = environment(UDP_LOCALHOST_PROFILE if localhost else UDP_PROFILE)
