@@ -128,7 +128,8 @@ PERCEPTION = NodeInterface(
               "camera images", serialized=True),
         Topic("image_raw/compressed", "sensor_msgs/CompressedImage", CAMERA,
               "`node.image_transport` is `compressed`", "camera images, JPEG or PNG", serialized=True),
-        Topic("input_query", "std_msgs/String", QUESTIONS, "always", "question about the next frame: words, or JSON",
+        Topic("input_query", "std_msgs/String", QUESTIONS, "always",
+              "question about the next frame: words, or JSON",
               serialized=True),
     ),
     timers=(
