@@ -1,8 +1,9 @@
 # Each target sets up what it needs in .venv first; see `make help`.
 PYTHON ?= python3
 BIN := .venv/bin
-ROBOT_TESTS := $(addprefix test/,test_answers.py test_image_plan.py test_image_text.py test_tracking.py test_perception.py \
-  test_engine.py test_live.py test_cli.py ros/test_node.py ros/test_node_lifecycle.py ros/test_replay.py)
+ROBOT_TESTS := $(addprefix test/,test_answers.py test_image_plan.py test_image_text.py test_tracking.py test_track_life.py \
+  test_perception.py test_engine.py test_speculative.py test_live.py test_cli.py ros/test_node.py \
+  ros/test_node_lifecycle.py ros/test_replay.py)
 
 # a sourced ROS workspace must not shadow the pinned packages
 unexport PYTHONPATH PYTHONHOME
