@@ -50,7 +50,7 @@ run() {
   fi
   export PYTHONPATH=$PWD LFM_PERCEPTION_TEST_GPU_LAYERS=$layers XDG_CACHE_HOME=$PWD/$folder/cache
   "$python" benchmarks/engine.py --gpu-layers "$layers" --sizes 256x256 512x512 --rounds "${ROUNDS:-7}" --out "$out" || true
-  "$python" -m pytest -q -p no:cacheprovider -W ignore test/test_engine.py -k "$exact" --junitxml "$out/exact.xml" || true
+  "$python" -m pytest -q -p no:cacheprovider -W ignore test/test_engine.py test/test_speculative.py -k "$exact" --junitxml "$out/exact.xml" || true
   "$python" - "$out" "$layers" <<'PYTHON'
 import json, pathlib, subprocess, sys
 from xml.etree import ElementTree

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_models import LABELS, USERS_OWN
 from hypothesis import settings
 
 from lfm_perception.backends.llama import model_files
 from lfm_perception.backends.llama_vlm import LlamaVlm
+from lfm_perception.demo.world import World
+from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.native import llama_cpp
 from lfm_perception.engine.vocabulary import Vocabulary
+from lfm_perception.questions import BBOX, BBOX_2D
+from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
+    from command import Command
+    from computer import Computer
+    from engine_load import Computed
     from robot import Robot
 
 # Property tests judge values, not the speed of a busy machine.
@@ -58,6 +66,58 @@ def vlm() -> Iterator[LlamaVlm]:
     settings = Settings().with_values({"sampling.temperature": 0.0, "engine.n_gpu_layers": layers})
     with LlamaVlm(settings) as loaded:
         yield loaded
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(dialect, labels) for dialect in (BBOX, BBOX_2D, USERS_OWN) for labels in (LABELS, None)],
+    ids=lambda param: f"{param[0].name}-{'closed' if param[1] else 'open'}",
+)
+def grammar(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> Grammar:
+    """The grammar of each dialect, with a closed and with an open vocabulary."""
+    return Grammar(vocabulary, *request.param)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
+    """What the engine computes during the test."""
+    from engine_load import count_computations
+
+    return count_computations(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def frame() -> Frame:
+    """A frame of the demo world."""
+    return World(seed=1, width=256, height=256).snapshot(0).frame
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """`lfm-perception`, in this process."""
+    from command import Command
+
+    return Command(capfd)
+
+
+@pytest.fixture
+def files(demo_model: tuple[Path, Path]) -> dict[str, bytes]:
+    """The demo model as the hub of the tests holds it."""
+    from computer import MMPROJ, MODEL
+
+    return {MODEL: demo_model[0].read_bytes(), MMPROJ: demo_model[1].read_bytes()}
+
+
+@pytest.fixture
+def computer(tmp_path: Path, files: dict[str, bytes]) -> Iterator[Computer]:
+    """A computer without models, beside a hub that has the demo model."""
+    from computer import REPO, Computer, registry_text
+    from hub import Hub
+
+    with Hub(REPO, files) as hub:
+        computer = Computer(tmp_path / "hf", hub)
+        computer.describe(registry_text(files))
+        yield computer
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lfm_perception.backends.openai import OpenaiVlm
+from lfm_perception.demo.bodies import LABELS
 from lfm_perception.image_plan import ImagePlan
-from lfm_perception.questions import FramePlan
+from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.settings import Settings
 
 PATIENCE_S = 60.0
@@ -21,6 +22,7 @@ BUDGET_S = 0.5
 SLACK_S = 0.5
 """What a busy machine may add to a budget."""
 
+FIND = detect(BBOX, LABELS)
 PLAN = FramePlan(ImagePlan(256, 256), answer_tokens=200, deadline_s=BUDGET_S)
 BOX = '[{"label": "box", "bbox": [0.1, 0.2, 0.3, 0.4]}]'
 

@@ -3,41 +3,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import math
-import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
+from answer_texts import BOTH, CONE, PERSON, named
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfm_perception.answers import REJECTS, RESCALED, Parsed, TokenLogProb, parse, score
+from lfm_perception.answers import REJECTS, RESCALED, parse
 from lfm_perception.answers.collector import LABEL_LIMIT, OVERSHOOT
 from lfm_perception.geometry import Box
 from lfm_perception.questions import BBOX, BBOX_2D, REFCOCO, Dialect
-
-_FUZZ_FILE = Path(__file__).parents[1] / "benchmarks" / "parser_fuzz.py"
-_spec = importlib.util.spec_from_file_location("parser_fuzz", _FUZZ_FILE)
-assert _spec is not None
-assert _spec.loader is not None
-parser_fuzz = importlib.util.module_from_spec(_spec)
-sys.modules["parser_fuzz"] = parser_fuzz
-_spec.loader.exec_module(parser_fuzz)
-
-PERSON = '{"label": "person", "bbox": [0.1, 0.2, 0.3, 0.4]}'
-CONE = '{"label": "cone", "bbox": [0.5, 0.6, 0.7, 0.8]}'
-BOTH = [("person", (0.1, 0.2, 0.3, 0.4)), ("cone", (0.5, 0.6, 0.7, 0.8))]
-
-
-def named(parsed: Parsed) -> list[tuple[str, tuple[float, ...]]]:
-    return [(d.label, (d.box.x1, d.box.y1, d.box.x2, d.box.y2)) for d in parsed.detections]
-
-
-# --- what models write ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,9 +139,6 @@ def test_swapped_corners_are_put_in_order() -> None:
     assert named(parsed) == BOTH[:1]
 
 
-# --- units ---------------------------------------------------------------------------------------------
-
-
 def test_an_answer_in_another_unit_is_recognized_as_a_whole_and_converted() -> None:
     text = '[{"label": "person", "bbox": [64, 48, 320, 240]}, {"label": "cone", "bbox": [0, 0, 1, 1]}]'
     boxes = [("person", (0.064, 0.048, 0.32, 0.24)), ("cone", (0.0, 0.0, 0.001, 0.001))]
@@ -197,9 +170,6 @@ def test_a_little_outside_is_clipped_and_more_is_dropped() -> None:
     assert named(parse(text % (1.0 - near, near), BBOX)) == [("a", (0.0, 0.2, 1.0, 0.4))]
     assert parse(text % (0.1, far), BBOX).rejects == {"out_of_range": 1}
     assert parse(text % (1.0 - far, 0.5), BBOX).rejects == {"out_of_range": 1}
-
-
-# --- rejects -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,9 +223,6 @@ def test_a_lost_character_costs_at_most_the_object_it_is_in(lost: int) -> None:
     assert labels >= untouched
 
 
-# --- truncation ----------------------------------------------------------------------------------------
-
-
 @given(st.integers(0, 200))
 def test_cutting_the_text_never_loses_or_invents_a_whole_object(length: int) -> None:
     text = f"[{PERSON}, {CONE}]"
@@ -275,9 +242,6 @@ def test_a_cut_label_or_number_is_not_believed() -> None:
     assert parse('{"label": "x", "x1": 0.1, "y1": 0.2, "x2": 0.3, "y2": 0.4', BBOX).rejects == {
         "truncated": 1
     }
-
-
-# --- labels --------------------------------------------------------------------------------------------
 
 
 def test_labels_take_the_spelling_that_was_asked_for() -> None:
@@ -311,151 +275,3 @@ def test_any_name_that_was_asked_for_is_read_back(label: str, dialect: Dialect) 
     text = dialect.answer([(label, Box(0.1, 0.2, 0.3, 0.4)), ("cone", Box(0.5, 0.6, 0.7, 0.8))])
     parsed = parse(text, dialect, labels=[label, "cone"], closed=True)
     assert [found.label for found in parsed.objects] == [label, "cone"]
-
-
-# --- spans and score -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"[{PERSON}, {CONE}]",
-        f"```\n[{CONE}, {PERSON}]".replace("[0.1, 0.2, 0.3, 0.4]", "[0.3, 0.4, 0.1, 0.2]"),
-        '{"person": [["0.1", 0.2, 0.3, 0.4]], "cone": {"y2": 0.8, "x2": 0.7, "x1": 0.5, "y1": 0.6}}',
-    ],
-)
-def test_spans_lead_back_to_the_text(text: str) -> None:
-    for found in parse(text, BBOX).objects:
-        sides = [float(text[start:end]) for start, end in found.number_spans]
-        assert sides == [found.box.x1, found.box.y1, found.box.x2, found.box.y2]
-        assert found.label_span is not None
-        assert text[slice(*found.label_span)] == found.label
-        assert text[found.opening[1] - 1] in "[{"
-
-
-def tokens_of(text: str, log_probs: dict[str, float], size: int = 2) -> list[TokenLogProb]:
-    """Tokens of `size` characters; those inside a given piece of text have its log-probability."""
-    spans = {(text.index(piece), text.index(piece) + len(piece)): value for piece, value in log_probs.items()}
-    return [
-        TokenLogProb(at, at + size, sum(v for (a, b), v in spans.items() if a < at + size and at < b))
-        for at in range(0, len(text), size)
-    ]
-
-
-def test_the_score_is_opening_times_mean_label_times_mean_number() -> None:
-    text = f"[{PERSON}]"
-    (found,) = parse(text, BBOX).objects
-    tokens = [TokenLogProb(at, at + 1, 0.0) for at in range(len(text))]
-
-    def at(piece: str, *log_probs: float) -> None:
-        start = text.index(piece)
-        for offset, log_prob in enumerate(log_probs):
-            tokens[start + offset] = TokenLogProb(start + offset, start + offset + 1, log_prob)
-
-    assert score(found, tokens) == 1.0
-    at("{", math.log(0.9))
-    assert score(found, tokens) == pytest.approx(0.9)
-    at("person", *[math.log(0.8)] * 6)
-    assert score(found, tokens) == pytest.approx(0.9 * 0.8)
-    at("0.3", *[math.log(0.5)] * 3)
-    assert score(found, tokens) == pytest.approx(0.9 * 0.8 * 0.5**0.25)
-    at('"bbox"', -9.0, -9.0)  # syntax says nothing about the object
-    assert score(found, tokens) == pytest.approx(0.9 * 0.8 * 0.5**0.25)
-
-
-def test_a_token_counts_where_it_overlaps_and_once_in_each_part() -> None:
-    text = f"[{PERSON}]"
-    (found,) = parse(text, BBOX).objects
-    whole = [TokenLogProb(0, len(text), math.log(0.5))]
-    assert score(found, whole) == pytest.approx(0.5**3)
-    assert score(found, []) == 1.0
-
-
-@given(st.lists(st.floats(-20.0, 0.0), min_size=1, max_size=60))
-def test_a_score_is_a_probability(log_probs: Sequence[float]) -> None:
-    text = f"[{PERSON}, {CONE}]"
-    size = -(-len(text) // len(log_probs))
-    tokens = [TokenLogProb(i * size, (i + 1) * size, value) for i, value in enumerate(log_probs)]
-    for detection in parse(text, BBOX).scored(tokens):
-        assert 0.0 <= detection.score <= 1.0
-
-
-# --- anything at all -----------------------------------------------------------------------------------
-
-json_like = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers(-2000, 2000) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=5)
-        | st.dictionaries(
-            st.sampled_from(["label", "bbox", "x1", "y1", "x2", "y2", "objects", "person"]), inner, max_size=5
-        )
-    ),
-    max_leaves=20,
-)
-
-
-def check(text: str, parsed: Parsed) -> None:
-    assert not list(parser_fuzz.faults(parsed, text)), text
-
-
-@given(st.text())
-def test_any_text_is_read_without_an_error(text: str) -> None:
-    check(text, parse(text, BBOX, labels=["person"]))
-
-
-@given(st.text(alphabet="[]{}(),:\"'\\“” \n.-+0123456789eElabxy_NaN|<>", max_size=200))
-def test_any_text_of_structure_is_read_without_an_error(text: str) -> None:
-    check(text, parse(text, BBOX, labels=["person"]))
-    check(text, parse(text, BBOX_2D))
-
-
-@given(json_like)
-def test_any_json_is_read_without_an_error(value: object) -> None:
-    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value)):
-        check(text, parse(text, BBOX))
-
-
-def test_ten_thousand_broken_answers_are_read_without_an_error() -> None:
-    for number, text in enumerate(parser_fuzz.broken_answers(10_000, seed=1)):
-        parsed = parse(text, (BBOX, BBOX_2D)[number % 2], labels=parser_fuzz.LABELS[: number % 4])
-        if parsed.objects or number % 16 == 0:
-            check(text, parsed)
-
-
-NASTY = (
-    *(
-        "[",
-        "{",
-        "[{",
-        "]",
-        "}",
-        '"',
-        "'",
-        '{"',
-        '"\\',
-        '[\\"',
-        "['a ",
-        '["[',
-        "“[",
-        "(,",
-        "\\",
-        " ",
-        ",",
-        "-",
-    ),
-    *("[1,", "1", "1.", "1e", "a ", '{"a":', "{{a:", '{"x1":1,', '"label":"a",', '{"label":"', "[[1,2],"),
-    *('{"label":"a","bbox":[', "[0.1,0.2,0.3,0.4,"),
-)
-
-
-@pytest.mark.parametrize("piece", NASTY)
-def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
-    """Four times the text may take ten times as long, not sixteen. 100 kB nested to any depth are read."""
-
-    def seconds(size: int) -> float:
-        text = "[{" + piece * (size // len(piece))
-        start = time.process_time()
-        parse(text, BBOX, labels=["person"])
-        return time.process_time() - start
-
-    assert seconds(100_000) < 10 * seconds(25_000) + 0.05

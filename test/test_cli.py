@@ -4,14 +4,7 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +13,7 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+from command import QUICK, RESULTS, Command, names, write_demo_video
 from fake_board import FakeBoard
 from rosbags.rosbag2 import Reader
 
@@ -29,62 +23,6 @@ from lfm_perception.demo.world import World
 from lfm_perception.media import images
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.scene_json import SCHEMA
-
-RESULTS = ["overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
-QUICK = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    return Command(capfd)
-
-
-class Command:
-    """Runs `lfm-perception` with arguments, in this process."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *words: str | Path) -> Outcome:
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        out, err = self._capfd.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return Outcome(code or 0, out, err)
-
-    def refuses(self, out: Path, *words: str | Path) -> str:
-        """The sentence with which `run` fails, without results."""
-        outcome = self("run", *words, "--out", out)
-        assert outcome.code == 1
-        assert not out.exists()
-        sentence = [line for line in outcome.err.splitlines() if line.startswith("lfm-perception: ")][-1]
-        assert "Traceback" not in outcome.err
-        return sentence.removeprefix("lfm-perception: ")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def write_demo_video(path: Path, frames: int = 12) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (256, 192))
-    world = World(seed=2, width=256, height=192, fps=10.0)
-    for index in range(frames):
-        writer.write(cv2.cvtColor(world.snapshot(index).frame.image, cv2.COLOR_RGB2BGR))
-    writer.release()
-    return path
-
-
-# --- results ---------------------------------------------------------------------------------------
 
 
 def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path: Path) -> None:
@@ -239,9 +177,6 @@ def test_help_and_version_are_printed(command: Command) -> None:
     assert command("--version").out == f"lfm-perception {lfm_perception.__version__}\n"
 
 
-# --- errors ----------------------------------------------------------------------------------------
-
-
 def test_wrong_usage_exits_with_2(command: Command, tmp_path: Path) -> None:
     assert command("run", "demo", "--out", tmp_path / "out", "--frames", "none").code == 2
     assert command("run", "demo", "--out", tmp_path / "out", "--every", "0").code == 2
@@ -319,102 +254,6 @@ def test_results_never_replace_the_source(command: Command, tmp_path: Path) -> N
         assert f"the results would mix with the source {source}: choose a folder other than" in outcome.err
     assert film.read_bytes() == before
     assert names(tmp_path) == ["overlay.mp4"]
-
-
-# --- interruptions ---------------------------------------------------------------------------------
-
-
-def test_a_source_that_breaks_off_keeps_the_results_and_names_the_frame(
-    command: Command, tmp_path: Path
-) -> None:
-    film = write_demo_video(tmp_path / "film.avi", 20)
-    film.write_bytes(film.read_bytes()[: int(film.stat().st_size * 0.6)])
-    outcome = command("run", film, "--out", tmp_path / "out", "--every", "4", *QUICK)
-    assert outcome.code == 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    frames = summary["frames"]
-    assert 4 < frames < 20
-    assert summary["ended"] == f"video {film} ends in the middle of frame {frames}"
-    assert f"{summary['ended']}; the results until then are in {tmp_path}/out" in outcome.err
-    assert names(tmp_path / "out") == RESULTS
-    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
-        assert video.streams.video[0].frames == frames
-
-
-def start(*words: str | Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    """Start `lfm-perception` in another process; `before` runs there first."""
-    program = [sys.executable, "-c", "from lfm_perception.cli import main; main()", *map(str, words)]
-    return subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
-    )
-
-
-def wait_for(found: Path, pattern: str) -> None:
-    deadline = time.monotonic() + 120
-    while not list(found.glob(pattern)):
-        assert time.monotonic() < deadline, f"no {pattern} in {found}"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_ctrl_c_ends_with_complete_files_of_the_results(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
-    wait_for(tmp_path, ".unfinished-*/overlay.mp4")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert names(tmp_path) == RESULTS
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["ended"] == "interrupted"
-    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["scenes"] >= 1
-    assert str(tmp_path) in out
-
-
-def test_what_a_killed_run_left_behind_is_removed_by_the_next_one(command: Command, tmp_path: Path) -> None:
-    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
-    wait_for(tmp_path, ".unfinished-*/overlay.mp4")
-    process.kill()
-    process.communicate(timeout=60)
-    assert list(tmp_path.glob(".unfinished-*"))
-    outcome = command("run", "demo", "--out", tmp_path, "--frames", "2", *QUICK)
-    assert outcome.code == 0
-    assert names(tmp_path) == RESULTS
-    assert not list(tmp_path.glob(".unfinished-*"))
-
-
-def test_ctrl_c_before_the_first_frame_leaves_no_results(tmp_path: Path) -> None:
-    process = start("run", "demo", "--out", tmp_path / "out", "--seconds", "3600", *QUICK)
-    wait_for(tmp_path, "out/.unfinished-*")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == RESULTS  # the first frame may win
-
-
-def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
-    def limit_file_size() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    process = start(
-        "run",
-        "demo",
-        "--out",
-        tmp_path / "out",
-        "--frames",
-        "60",
-        *QUICK,
-        *("--set", "engine.isolation=thread"),  # a frame shared with a process counts as a file
-        before=limit_file_size,
-    )
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
-    assert f"cannot write to {tmp_path}/out: file too large" in err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

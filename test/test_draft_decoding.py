@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speculative decoding of boxes changes the time, never the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from fake_models import (
+    ANYTHING,
+    GREEDY,
+    LABELS,
+    NAMES,
+    THREE,
+    RandomModel,
+    ScriptedModel,
+    cost,
+    decode,
+    random_answer,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lfm_perception.engine.decoding import (
+    Sampler,
+    decode_boxes,
+)
+from lfm_perception.engine.grammar import Grammar
+from lfm_perception.engine.kv_cache import MAX_EXACT_OUTPUTS, Logits
+from lfm_perception.engine.speculative import Speculator
+from lfm_perception.engine.vocabulary import Vocabulary
+from lfm_perception.geometry import Box
+from lfm_perception.questions import BBOX, Draft
+
+SIDES = st.lists(st.integers(0, 1000).map(lambda side: side / 1000), min_size=2, max_size=2).map(sorted)
+BOXES = st.tuples(SIDES, SIDES).map(lambda spans: Box(spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
+DRAFTS = st.lists(st.tuples(st.sampled_from((*LABELS, "dragon")), BOXES), max_size=5).map(tuple)
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 200), draft=DRAFTS)
+def test_any_draft_gives_the_answer_that_none_gives(
+    grammar: Grammar, seed: int, limit: int, draft: Draft
+) -> None:
+    assert random_answer(grammar, seed, limit, draft) == random_answer(grammar, seed, limit)
+
+
+def test_near_ties_of_a_large_batch_are_decoded_again(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, NAMES)
+    text = BBOX.answer(THREE)
+    twin = vocabulary.tokenize("box")[0], vocabulary.tokenize("person")[0]
+
+    class Rounding(ScriptedModel):
+        """In a large batch, rounding reverses the order of two labels."""
+
+        def __call__(self, start: int, tokens: Sequence[int], outputs: Sequence[int]) -> list[Logits]:
+            rows = super().__call__(start, tokens, outputs)
+            for row in rows:
+                wanted = int(row.argmax())
+                if wanted in twin:
+                    other = twin[1 - twin.index(wanted)]
+                    row[other] = row[wanted] + np.float32(1e-5 if len(outputs) > MAX_EXACT_OUTPUTS else -1e-5)
+            return rows
+
+    speculator = Speculator(grammar, cost)
+    for _ in range(6):
+        model = Rounding(vocabulary, text)
+        decoded = decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, tuple(THREE))
+        assert decoded.text == text
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), draft=DRAFTS)
+def test_learned_acceptance_rates_never_change_an_answer(grammar: Grammar, seed: int, draft: Draft) -> None:
+    speculator = Speculator(grammar, cost)
+    for number in range(4):
+        model = RandomModel(grammar.vocabulary, seed + number)
+        sampler, fresh = (Sampler(replace(ANYTHING, seed=seed)) for _ in range(2))
+        experienced = decode_boxes(speculator, 0, model, sampler, 150, draft)
+        assert experienced == decode(grammar, RandomModel(grammar.vocabulary, seed + number), fresh, 150)
+
+
+def test_a_right_draft_saves_most_decode_calls(vocabulary: Vocabulary) -> None:
+    grammar = Grammar(vocabulary, BBOX, NAMES)
+    speculator, right = Speculator(grammar, cost), tuple(THREE)
+
+    def calls(objects: Draft, draft: Draft | None) -> int:
+        model = ScriptedModel(vocabulary, BBOX.answer(objects))
+        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, draft)
+        return model.calls
+
+    none = [calls(right, None) for _ in range(6)][-1]
+    assert [calls(right, right) for _ in range(6)][-1] < none / 2
+    # an object too many, one too few, another order: the right part of the draft still helps
+    for draft in (right[:2], (*right, ("person", Box(0.7, 0.7, 0.8, 0.8))), right[::-1]):
+        assert calls(right, draft) < none
+    # a draft that is always rejected is soon not proposed any more
+    wrong = tuple(("コーン", Box(0.9, 0.9, 0.95, 0.95)) for _ in range(3))
+    assert [calls(right, wrong) for _ in range(20)][-1] <= none + 3
