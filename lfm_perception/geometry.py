@@ -64,6 +64,22 @@ def stack(boxes: Iterable[Box]) -> BoxArray:
     return np.array([(b.x1, b.y1, b.x2, b.y2) for b in boxes], dtype=np.float64).reshape(-1, 4)
 
 
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+"""The whole image."""
+
+
+def shares_inside(boxes: BoxArray, regions: BoxArray) -> NDArray[np.float64]:
+    """Share of the area of each of N boxes inside each of M regions, shape (N, M); 0 without an area."""
+    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = np.clip(high - low, 0.0, None).prod(axis=2)
+    area = np.broadcast_to(
+        np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)[:, None], shared.shape
+    )
+    share: NDArray[np.float64] = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0.0)
+    return share
+
+
 def iou_matrix(first: BoxArray, second: BoxArray) -> NDArray[np.float64]:
     """Intersection over union of every pair, shape (N, M); a pair without area scores 0."""
     corner_min = np.maximum(first[:, None, :2], second[None, :, :2])

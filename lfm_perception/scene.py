@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import Box
+from lfm_perception.geometry import Box, BoxArray
 from lfm_perception.text import safe_line, safe_text
 
 Image = NDArray[np.uint8]
@@ -155,6 +155,31 @@ class Answer:
             object.__setattr__(self, "rejects", MappingProxyType(rejects))
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one inference saw: a region of the frame, at a resolution, chosen for a `reason`.
+
+    `width` and `height` are the pixels that the whole frame would have at the resolution of the picture that
+    the model saw, so that a box is `box.width * view.width` picture pixels wide. `min_size`: size of the
+    smallest objects that the model sees, in picture pixels.
+    """
+
+    region: Box
+    width: float
+    height: float
+    min_size: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        region = self.region
+        return f"{self.reason}: x {region.x1:.2f} to {region.x2:.2f}, y {region.y1:.2f} to {region.y2:.2f}"
+
+    def sizes(self, boxes: BoxArray) -> NDArray[np.float64]:
+        """Sizes of N boxes, the square roots of their areas, in picture pixels, shape (N,)."""
+        area = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1) * self.width * self.height
+        return np.asarray(np.sqrt(area))
+
+
 class Velocity(NamedTuple):
     """Velocity of a box centre, image sides per second. A tuple: a frozen dataclass takes twice as long."""
 
@@ -196,7 +221,8 @@ class Scene:
     `text` is the raw detection answer. `caption` is the latest one and `caption_stamp_ns` the stamp of its
     frame, both None before the first. `truncated`, `rejects` and `usage` are the detection's; `caption_usage`
     is None on a frame without a caption. `over_latency_budget`: not even the smallest image and one object
-    were expected to fit into `budget.latency`. `file` is the name of an image file.
+    were expected to fit into `budget.latency`. `file` is the name of an image file. `view` is what the model
+    saw of the frame, None without `fovea.mode`.
     """
 
     stamp_ns: int
@@ -214,3 +240,4 @@ class Scene:
     text: str = ""
     over_latency_budget: bool = False
     file: str = ""
+    view: View | None = None

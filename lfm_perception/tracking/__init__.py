@@ -10,13 +10,26 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import BoxArray
-from lfm_perception.scene import Detection, Track
+from lfm_perception.scene import Detection, Track, View
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.ego_motion_history import Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a closer look would settle, `xyxy`, shape (N, 4) each.
+
+    `tentative`: boxes of tracks that are not confirmed; `fragments`: parts of objects without a track, which
+    the edge of a region cut off.
+    """
+
+    tentative: BoxArray
+    fragments: BoxArray
 
 
 class Tracker(Protocol):
@@ -27,14 +40,24 @@ class Tracker(Protocol):
     after `reset`. Not for several threads at once.
     """
 
-    def update(self, detections: Sequence[Detection], stamp_s: float) -> Mapping[str, int]:
+    def update(
+        self, detections: Sequence[Detection], stamp_s: float, view: View | None = None
+    ) -> Mapping[str, int]:
         """Update the tracks with the detections of one frame. Never raises for what a model or a clock says.
+
+        Detections are those in the view; None: the whole frame, finely enough for every object. A track
+        counts as missed only where the view could show its object. A box that the region's edge cuts off
+        starts no track.
 
         A frame older than the last one is rejected whole. A stamp far in the past means that the clock was
         set back, and resets the tracker first.
 
         Returns the number of rejected frames or detections by reason.
         """
+        ...
+
+    def pending(self, stamp_s: float) -> Pending:
+        """What a closer look at the frame of that stamp would settle."""
         ...
 
     def add_ego_motion(self, motion: Affine, stamp_s: float) -> None:

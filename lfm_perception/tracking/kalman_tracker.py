@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.geometry import Box, BoxArray, iou_matrix
-from lfm_perception.scene import Detection, Track, Velocity
+from lfm_perception.scene import Detection, Track, Velocity, View
 from lfm_perception.settings import TrackerSettings
-from lfm_perception.tracking import register_tracker
+from lfm_perception.tracking import Pending, register_tracker
 from lfm_perception.tracking.association import Indices, associate, unique_pairs
 from lfm_perception.tracking.ego_motion_history import Affine, EgoMotionHistory, transform_boxes
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, ImmFilter, centre_and_size
 from lfm_perception.tracking.measurements import Measurements, visible_boxes
 from lfm_perception.tracking.noise_scale import NoiseScale
 from lfm_perception.tracking.track_state import TrackState
+from lfm_perception.tracking.views import Fragments, is_observable, seen_parts
 
 CLOCK_JUMP_S = 1.0
 """Seconds before the last stamp from which on a stamp means that the clock was set back, not a late frame."""
@@ -61,7 +62,7 @@ class _Published:
     filters: ConstantVelocityFilter
     process_noise: Array
     looming: Array
-    max_coasting: Array
+    max_prediction_s: Array
     truncated: NDArray[np.bool_]
 
 
@@ -86,11 +87,14 @@ class KalmanTracker:
         self._last_boxes: BoxArray = empty
         self._truncated = empty.astype(bool)
         self._noise_scale = NoiseScale.empty()
+        self._fragments = Fragments.none()
         self._ego_motion = EgoMotionHistory()
         self._compensating = False
         self._publish()
 
-    def update(self, detections: Sequence[Detection], stamp_s: float) -> Mapping[str, int]:
+    def update(
+        self, detections: Sequence[Detection], stamp_s: float, view: View | None = None
+    ) -> Mapping[str, int]:
         rejects = Counter[str]()
         if (reason := self._stamp_reject(stamp_s)) is not None:
             rejects[reason] += 1
@@ -98,12 +102,17 @@ class KalmanTracker:
         if stamp_s < self._stamp_s:
             rejects[CLOCK_JUMP] += 1
             self.reset()
-        measurements = Measurements.from_detections(detections, self._settings, rejects)
+        measurements = Measurements.from_detections(detections, self._settings, rejects, view)
+        step_s = stamp_s - self._stamp_s
         self._predict_filters(stamp_s)
-        tracks, matched = self._associate(measurements)
+        tracks, matched = self._associate(measurements, view)
+        observable = is_observable(visible_boxes(self._filters.mixed, self._truncated), view)
         self._update_filters(tracks, matched, measurements)
-        self._prune(tracks)
-        self._spawn(np.setdiff1d(np.arange(len(measurements)), matched), measurements)
+        self._prune(tracks, observable, step_s)
+        unmatched = np.setdiff1d(np.arange(len(measurements)), matched)
+        fragment = measurements.cut[unmatched].any(axis=1)
+        self._spawn(unmatched[~fragment], measurements)
+        self._fragments = self._fragments.update(measurements.boxes[unmatched[fragment]], view, stamp_s)
         self._reidentify()
         self._publish()
         return rejects
@@ -119,7 +128,9 @@ class KalmanTracker:
         velocity = filters.velocity[:, :2] + camera_velocity
         boxes = visible_boxes(filters, published.truncated)
         time_since_update_s = now_s - published.last_s
-        visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (time_since_update_s <= published.max_coasting)
+        visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (
+            time_since_update_s <= published.max_prediction_s
+        )
         return tuple(
             Track(track_id, label, Box(*box), score, speed, age_s, since_update_s, std, camera)
             for (track_id, label, score), box, speed, age_s, since_update_s, std, camera, is_visible in zip(
@@ -135,6 +146,12 @@ class KalmanTracker:
             )
             if is_visible
         )
+
+    def pending(self, stamp_s: float) -> Pending:
+        rows = np.flatnonzero([not state.confirmed for state in self._states])
+        filters = self._filters.mixed[rows].predict(max(stamp_s - self._stamp_s, 0.0), AXIS_SCALE)
+        boxes = visible_boxes(self._compensate(filters, stamp_s), self._truncated[rows])
+        return Pending(boxes, self._fragments.boxes)
 
     def add_ego_motion(self, motion: Affine, stamp_s: float) -> None:
         self._ego_motion.add(motion, stamp_s)
@@ -206,20 +223,20 @@ class KalmanTracker:
         velocity: Array = filters.position[:, :2] @ rate[:2, :2].T + rate[:2, 2]
         return velocity
 
-    def _associate(self, measurements: Measurements) -> tuple[Indices, Indices]:
+    def _associate(self, measurements: Measurements, view: View | None) -> tuple[Indices, Indices]:
         """Rows of the tracks and of the measurements that belong together."""
         if not self._states or not measurements.labels:
             return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
         agreement = self._label_agreement(measurements.labels)
         mismatch_weight = self._settings.label_mismatch_weight
-        boxes = visible_boxes(self._filters.mixed, self._truncated)
+        boxes = seen_parts(visible_boxes(self._filters.mixed, self._truncated), view)
         distances = self._filters.mixed.squared_distances(
             centre_and_size(boxes), measurements.position, measurements.variance
         )
         active = np.flatnonzero([not state.is_dormant(self._stamp_s) for state in self._states])
         tracks, matched = associate(
             predicted=boxes[active],
-            last=self._last_boxes[active],
+            last=seen_parts(self._last_boxes[active], view),
             measured=measurements.boxes,
             distance=distances[active].sum(axis=2),
             label_weight=mismatch_weight + (1.0 - mismatch_weight) * agreement[active],
@@ -259,17 +276,24 @@ class KalmanTracker:
         innovation = self._filters.mixed[tracks].normalized_innovation(whole.measured, variance)
         self._noise_scale = self._noise_scale.update(tracks[~crowded], innovation[~crowded])
         self._filters = self._filters.update(tracks, whole.measured, variance)
-        self._last_boxes[tracks] = measurements.boxes[matched]
-        self._truncated[tracks] = measurements.truncated[matched]
+        cut = measurements.cut[matched]
+        corners = self._filters.mixed.corners()[tracks]
+        self._last_boxes[tracks] = np.where(
+            cut.any(axis=1, keepdims=True), corners, measurements.boxes[matched]
+        )
+        self._truncated[tracks] = np.where(cut, self._truncated[tracks], measurements.truncated[matched])
         for row, column in zip(tracks.tolist(), matched.tolist(), strict=True):
             self._states[row].match(measurements.labels[column], measurements.scores[column], self._stamp_s)
 
-    def _prune(self, matched: Indices) -> None:
-        """Counts the misses of all other tracks and removes those that are lost."""
+    def _prune(self, matched: Indices, observable: NDArray[np.bool_], step_s: float) -> None:
+        """Counts the misses of all other tracks that could be seen, and removes those that are lost."""
         keep = np.zeros(len(self._states), dtype=bool)
         keep[matched] = True
         for row in np.flatnonzero(~keep).tolist():
-            self._states[row].miss()
+            if observable[row]:
+                self._states[row].miss()
+            else:
+                self._states[row].leave_unseen(step_s)
             keep[row] = not self._states[row].is_lost(self._stamp_s)
         self._keep(keep)
 
@@ -336,6 +360,6 @@ class KalmanTracker:
             filters=filters.shrink_velocity(),
             process_noise=noise[rows],
             looming=filters.looming(),
-            max_coasting=np.array([min(s.settings.max_coasting, s.settings.max_age) for s in states]),
+            max_prediction_s=np.array([state.max_prediction_s for state in states]),
             truncated=self._truncated[rows],
         )

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import BoxArray, iou_matrix, stack
-from lfm_perception.scene import Detection
+from lfm_perception.scene import Detection, View
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, centre_and_size
+from lfm_perception.tracking.views import cut_sides
 
 MAX_DETECTIONS = 256
 """Most detections of one frame; of more, those with the highest scores are used."""
@@ -31,7 +32,7 @@ CROWDED_IOU = 0.7
 """Overlap with another detection from which on the boxes of a crowd err in ways that noise does not."""
 
 UNMEASURED = 1e6
-"""Variance, in image sides squared, of a size that a detection does not measure."""
+"""Variance, in image sides squared, of what a detection does not measure."""
 
 # Reasons for which detections are rejected
 INVALID_BOX = "not a box"
@@ -53,14 +54,15 @@ class Measurements:
     """The valid detections of a frame, in an order that does not depend on theirs.
 
     `boxes`: `xyxy`, shape (D, 4). `position`: [cx, cy, w, h], shape (D, 4), and `variance` its measurement
-    noise. `truncated`: which sides the image's edge cuts off, shape (D, 4). `crowded`: which boxes
-    overlap others, shape (D,).
+    noise. `truncated`: which sides the image's edge cuts off, shape (D, 4); `cut`: which the region's edge
+    does. `crowded`: which boxes overlap others, shape (D,).
     """
 
     boxes: BoxArray
     position: Array
     variance: Array
     truncated: NDArray[np.bool_]
+    cut: NDArray[np.bool_]
     crowded: NDArray[np.bool_]
     labels: tuple[str, ...]
     scores: tuple[float, ...]
@@ -70,9 +72,13 @@ class Measurements:
 
     @classmethod
     def from_detections(
-        cls, detections: Sequence[Detection], settings: TrackerSettings, rejects: Counter[str]
+        cls,
+        detections: Sequence[Detection],
+        settings: TrackerSettings,
+        rejects: Counter[str],
+        view: View | None,
     ) -> Measurements:
-        """Measurements of the valid detections; the others are added to `rejects` by reason."""
+        """Measurements of the valid detections in a view; the others are added to `rejects` by reason."""
         valid = []
         boxes = stack(detection.box for detection in detections)
         low, high = boxes[:, :2], boxes[:, 2:]
@@ -105,6 +111,7 @@ class Measurements:
             truncated=np.concatenate(
                 [boxes[:, :2] < TRUNCATION_MARGIN, boxes[:, 2:] > 1.0 - TRUNCATION_MARGIN], axis=1
             ),
+            cut=cut_sides(boxes, view),
             crowded=np.any(overlap[np.ix_(single, single)] > CROWDED_IOU, axis=1),
             labels=tuple(label for _, _, label, _ in valid),
             scores=tuple(-score for score, _, _, _ in valid),
@@ -113,17 +120,19 @@ class Measurements:
     def complete(
         self, rows: NDArray[np.intp], predicted: Array, was_truncated: NDArray[np.bool_]
     ) -> WholeObjects:
-        """Whole boxes of the objects that the image's edge cuts off, which move as their visible side does.
+        """Whole boxes of the objects that an edge cuts off, which move as their visible side does.
 
         A truncated object is as large as its track, or as its visible part where that is larger. A track that
-        must grow for that keeps the place of its visible side, as it does when its other side appears.
+        must grow for that keeps the place of its visible side, as it does when its other side appears. Where
+        both sides are cut off and one of them by a region, the box tells nothing.
 
         Args:
             rows: measurements, shape (M,).
             predicted: predicted [cx, cy, w, h] of their tracks, shape (M, 4).
             was_truncated: which sides were cut off at the tracks' last measurement, shape (M, 4).
         """
-        position, variance, truncated = self.position[rows], self.variance[rows], self.truncated[rows]
+        position, variance, cut_off = self.position[rows], self.variance[rows], self.cut[rows]
+        truncated = self.truncated[rows] | cut_off
         size, track_size = position[:, 2:], predicted[:, 2:]
         cut = truncated[:, :2] ^ truncated[:, 2:]  # cut off at both sides, the visible centre is a good guess
         appeared = ~(truncated[:, :2] | truncated[:, 2:]) & (was_truncated[:, :2] ^ was_truncated[:, 2:])
@@ -131,8 +140,9 @@ class Measurements:
         beyond = np.where(low_side, -0.5, 0.5) * (cut | appeared)
         whole = np.select([cut, appeared], [np.maximum(size, track_size), size], track_size)
         centre = position[:, :2] + beyond * (whole - size)
-        centre_variance = np.where(cut, variance[:, 2:], variance[:, :2])
-        size_variance = np.where(cut, UNMEASURED, variance[:, 2:])
+        spanned = truncated[:, :2] & truncated[:, 2:] & (cut_off[:, :2] | cut_off[:, 2:])
+        centre_variance = np.where(cut, variance[:, 2:], np.where(spanned, UNMEASURED, variance[:, :2]))
+        size_variance = np.where(cut | spanned, UNMEASURED, variance[:, 2:])
         return WholeObjects(
             np.concatenate([predicted[:, :2] + beyond * (whole - track_size), whole], axis=1),
             np.concatenate([centre, size], axis=1),

@@ -16,13 +16,20 @@ LABEL_VOTE_DECAY = 0.9
 LABEL_SWITCH_MARGIN = 0.5
 """Votes by which another label must lead before a track takes it."""
 
+MAX_UNSEEN_S = 6.0
+"""Time since the last detection after which a track ends although no view could show its object since."""
+
 MIN_LABEL_VOTES = 0.02
 """Votes below which a label is dropped, so that memory stays bounded when a model invents labels."""
 
 
 @dataclass(slots=True)
 class TrackState:
-    """State of one track; stamps in seconds. `settings` are those of its label."""
+    """State of one track; stamps in seconds. `settings` are those of its label.
+
+    `unseen_s`: seconds since the last detection in which no view could show the object. They do not count as
+    coasting. `unseen`: whether the last view was such a one.
+    """
 
     track_id: int
     settings: TrackerSettings
@@ -31,6 +38,8 @@ class TrackState:
     score: float
     hits: int = 1
     misses: int = 0
+    unseen_s: float = 0.0
+    unseen: bool = False
     label: str = ""
     label_votes: dict[str, float] = field(default_factory=dict)
 
@@ -45,12 +54,21 @@ class TrackState:
         return self.confirmed and self.misses <= self.settings.max_consecutive_misses
 
     def is_lost(self, stamp_s: float) -> bool:
-        """Whether the missed track ends: a tentative one at once, any other after `max_age`."""
-        return not self.confirmed or stamp_s - self.last_s > self.settings.max_age
+        """Whether the unseen or missed track ends: a tentative one with the first miss."""
+        if self.unseen:
+            return stamp_s - self.last_s > MAX_UNSEEN_S
+        return not self.confirmed or stamp_s - self.last_s - self.unseen_s > self.settings.max_age
 
     def is_dormant(self, stamp_s: float) -> bool:
         """Whether the track has been missed for so long that only its object's return can be recognized."""
-        return self.misses > 0 and stamp_s - self.last_s > self.settings.max_coasting
+        return self.misses > 0 and stamp_s - self.last_s - self.unseen_s > self.settings.max_coasting
+
+    @property
+    def max_prediction_s(self) -> float:
+        """Time since the last detection up to which the track is published."""
+        if self.unseen:
+            return MAX_UNSEEN_S
+        return min(self.settings.max_coasting, self.settings.max_age) + self.unseen_s
 
     def continues(self, earlier: TrackState) -> None:
         """Takes over the identity of the same object's earlier track."""
@@ -61,13 +79,20 @@ class TrackState:
     def match(self, label: str, score: float, stamp_s: float) -> None:
         """Counts a detection."""
         self.hits, self.misses, self.last_s = self.hits + 1, 0, stamp_s
+        self.unseen_s, self.unseen = 0.0, False
         self.score += SCORE_SMOOTHING * (score - self.score)
         self.vote(label)
 
     def miss(self) -> None:
         """Counts an inferred frame without a detection, like a detection with a score of 0."""
         self.misses += 1
+        self.unseen = False
         self.score *= 1.0 - SCORE_SMOOTHING
+
+    def leave_unseen(self, seconds: float) -> None:
+        """Counts an inferred frame, `seconds` after the one before, whose view could not show the object."""
+        self.unseen_s += seconds
+        self.unseen = True
 
     def vote(self, label: str) -> None:
         """Adds a vote for a label; the label with the most votes is the track's, with some hysteresis."""
