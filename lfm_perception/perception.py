@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lfm_perception.backends import Notify, open_vlm
-from lfm_perception.geometry import iou_matrix, stack
+from lfm_perception.geometry import WHOLE, iou_matrix, stack
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
 from lfm_perception.postprocessing import postprocess
@@ -22,6 +23,9 @@ from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 from lfm_perception.typed_questions import Decision, TypedQuestion, decide
 from lfm_perception.vlm import Vlm
+
+if TYPE_CHECKING:
+    from lfm_perception.planning.fovea import Choice, Fovea
 
 
 class Perception:
@@ -37,6 +41,7 @@ class Perception:
         self._tracker_lock = threading.Lock()
         self._ego_motion = EgoMotionEstimator()
         self._inferencer, self._gate = Inferencer(settings, vlm), MotionGate(settings.inference)
+        self._fovea: Fovea | None = None
         self._apply(settings)
         self.reset()
 
@@ -55,6 +60,14 @@ class Perception:
         self._settings = settings
         self._detect = settings.question
         self._caption = ask(Prompt(settings.caption.prompt))
+        if settings.fovea.mode == "off":
+            self._fovea = None
+        elif self._fovea is not None:
+            self._fovea.reconfigure(settings.fovea)
+        else:
+            from lfm_perception.planning.fovea import Fovea  # costs nothing while it is off
+
+            self._fovea = Fovea(settings.fovea)
 
     def reset(self) -> None:
         """Removes all tracks and the caption."""
@@ -66,6 +79,8 @@ class Perception:
         self._caption_requested = False
         self._last_detections: tuple[Detection, ...] = ()
         self._gate.reset()
+        if self._fovea is not None:
+            self._fovea.reset()
 
     @property
     def plan(self) -> FramePlan | None:
@@ -86,13 +101,17 @@ class Perception:
         if self._newest_ns is not None and frame.stamp_ns < self._newest_ns:
             self.reset()
         self._newest_ns = frame.stamp_ns
-        max_tokens = self._settings.detect.max_tokens
-        answer, plan = self._inferencer.infer(frame, self._detect, max_tokens, self._draft(frame.stamp_ns))
+        max_tokens, stamp_s = self._settings.detect.max_tokens, to_seconds(frame.stamp_ns)
+        tracks = self.tracks(frame.stamp_ns)
+        choice = self._choose_region(frame, tracks)
+        region = None if choice is None else choice.region
+        answer, plan = self._inferencer.infer(frame, self._detect, max_tokens, self._draft(tracks), region)
+        view = self._fovea.record(choice, plan.image, stamp_s) if self._fovea and choice else None
         self._last_detections = answer.detections
-        detections, rejects = postprocess(answer, self._settings.detect)
+        detections, rejects = postprocess(answer, self._settings.detect, region or WHOLE)
         with self._tracker_lock:
-            rejects.update(self._tracker.update(detections, to_seconds(frame.stamp_ns)))
-        caption_usage = self._caption_if_due(frame)
+            rejects.update(self._tracker.update(detections, stamp_s, view))
+        caption_usage = None if region else self._caption_if_due(frame)
         self._gate.record_inference(frame, began_s, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -110,6 +129,7 @@ class Perception:
             text=answer.text,
             over_latency_budget=not plan.fits,
             file=frame.file,
+            view=view,
         )
 
     def infer_picture(self, frame: Frame) -> Scene:
@@ -151,12 +171,21 @@ class Perception:
         with self._tracker_lock:
             return self._tracker.predict(to_seconds(stamp_ns))
 
-    def _draft(self, stamp_ns: int) -> Draft | None:
-        """The tracks predicted to a stamp, as a draft of the next answer for speculative decoding.
+    def _choose_region(self, frame: Frame, tracks: Sequence[Track]) -> Choice | None:
+        """What the inference of a frame sees, given the tracks predicted to it; None without regions."""
+        if self._fovea is None:
+            return None
+        stamp_s = to_seconds(frame.stamp_ns)
+        with self._tracker_lock:
+            pending = self._tracker.pending(stamp_s)
+        picture = self._inferencer.picture(frame)
+        return self._fovea.choose((frame.width, frame.height), picture, tracks, pending, stamp_s)
+
+    def _draft(self, tracks: Sequence[Track]) -> Draft | None:
+        """The tracks predicted to a frame, as a draft of the answer for speculative decoding.
 
         They are in the order of the last answer, which a model tends to repeat; tracks not in it come last.
         """
-        tracks = self.tracks(stamp_ns)
         if not tracks:
             return None
         iou = iou_matrix(stack(t.box for t in tracks), stack(d.box for d in self._last_detections))

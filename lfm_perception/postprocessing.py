@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lfm_perception.calibration import calibrated
-from lfm_perception.geometry import iou_matrix, stack
+from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
 from lfm_perception.scene import Answer, Detection
 from lfm_perception.settings import DetectSettings
 
@@ -21,12 +21,17 @@ DUPLICATE = "duplicate"
 """Reason for rejecting a detection that overlaps one of a higher score and any label by `detect.nms_iou`."""
 
 
-def postprocess(answer: Answer, settings: DetectSettings) -> tuple[tuple[Detection, ...], Counter[str]]:
-    """The detections with calibrated scores, in the answer's order, and all rejects by reason."""
+def postprocess(
+    answer: Answer, settings: DetectSettings, region: Box = WHOLE
+) -> tuple[tuple[Detection, ...], Counter[str]]:
+    """The detections with calibrated scores, in the answer's order, and all rejects by reason.
+
+    `region` is the part of the frame that the model saw.
+    """
     rejects = Counter(answer.rejects)
     scored = calibrated(answer, settings)
     rejects[LOW_SCORE] += len(answer.detections) - len(scored)
-    small = [found for found in scored if found.box.area <= settings.max_area]
+    small = [found for found in scored if found.box.area <= settings.max_area * region.area]
     rejects[WHOLE_IMAGE] += len(scored) - len(small)
     kept = suppressed(small, settings.nms_iou)
     rejects[DUPLICATE] += len(small) - len(kept)

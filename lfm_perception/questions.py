@@ -276,7 +276,8 @@ class FramePlan:
 
     `deadline_s` counts from the call of `describe`, in seconds; None: no deadline. `draft` is for speculative
     decoding and never changes the answer. `expected_s` is the predicted latency, None where it was not
-    predicted; `fits`: it is within the remaining budget.
+    predicted; `fits`: it is within the remaining budget. `region` is the part of the camera's frame that the
+    model is shown, None for all of it; the frame that a backend gets is that part already.
     """
 
     image: ImagePlan
@@ -285,12 +286,14 @@ class FramePlan:
     draft: Draft | None = None
     expected_s: float | None = None
     fits: bool = True
+    region: Box | None = None
 
     def __str__(self) -> str:
         image = self.image
         tiles = f" in {image.columns}x{image.rows} tiles" if image.tiled else ""
         time = "" if self.expected_s is None else f", about {self.expected_s:.3f} s"
+        region = "" if self.region is None else ", a region of the frame"
         return (
-            f"{image.width}x{image.height}{tiles}, {image.tokens} image tokens, "
+            f"{image.width}x{image.height}{tiles}{region}, {image.tokens} image tokens, "
             f"at most {self.answer_tokens} answer tokens{time}{'' if self.fits else ', too slow'}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import json_problem, typed
 from lfm_perception.geometry import Box
-from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity
+from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity, View
 from lfm_perception.stamps import from_seconds, join_stamp, split_stamp, to_seconds
 from lfm_perception.text import safe_line
 
@@ -48,6 +48,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
             "detect": _usage(scene.usage),
             "caption": None if scene.caption_usage is None else _usage(scene.caption_usage),
         },
+        **({} if scene.view is None else {"view": _view_to_json(scene.view)}),
     }
 
 
@@ -85,6 +86,7 @@ def _scene(record: Mapping[str, Any]) -> Scene:
         caption_stamp_ns=None if caption_age_s is None else stamp_ns - from_seconds(_float(caption_age_s)),
         caption_usage=None if caption_usage is None else usage_from_json(caption_usage),
         file=safe_line(typed(record.get("file", ""), str)),
+        view=_as_view(record["view"]) if "view" in record else None,
     )
 
 
@@ -131,6 +133,27 @@ def usage_from_json(entry: object) -> Usage:
 def counts_from_json(entry: object) -> dict[str, int]:
     """Counts by name. Raises TypeError."""
     return {safe_line(name): typed(count, int) for name, count in typed(entry, dict).items()}
+
+
+def _view_to_json(view: View) -> dict[str, Any]:
+    return {
+        "bbox": _rounded(dataclasses.astuple(view.region)),
+        "picture_px": _rounded((view.width, view.height), 1),
+        "min_object_size": view.min_size,
+        "reason": view.reason,
+    }
+
+
+def _as_view(entry: object) -> View:
+    fields = typed(entry, dict)
+    width, height = _numbers(fields["picture_px"], 2)
+    return View(
+        region=Box(*_numbers(fields["bbox"], 4)),
+        width=width,
+        height=height,
+        min_size=_float(fields["min_object_size"]),
+        reason=safe_line(typed(fields["reason"], str)),
+    )
 
 
 def _as_track(entry: object) -> Track:

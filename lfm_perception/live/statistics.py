@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lfm_perception.geometry import WHOLE
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.scene import Scene
 
@@ -36,6 +37,8 @@ class LiveStatistics:
     rejected, `lost_share` the estimated share of the camera's frames that did not arrive. Questions were
     answered or refused. `time_since_frame_s` and `inference_age_s` count from the last such frame and from
     the last inference, or from the start before the first. Latencies run from `submit` to the scene.
+    `regions_inferred` inferences saw a region of the frame; `last_view` describes the last one's view, and is
+    empty without `fovea.mode`.
     """
 
     enabled: bool
@@ -50,6 +53,7 @@ class LiveStatistics:
     latency_p50_s: float
     latency_p95_s: float
     last_error: str
+    last_view: str
     frames_received: int = 0
     frames_inferred: int = 0
     frames_dropped: int = 0
@@ -57,6 +61,7 @@ class LiveStatistics:
     frames_waiting: int = 0
     answers_truncated: int = 0
     over_latency_budget: int = 0
+    regions_inferred: int = 0
     tokens: int = 0
     tracker_resets: int = 0
     questions_answered: int = 0
@@ -74,7 +79,7 @@ class StatisticsRecorder:
         self._stamps_ns = deque[int](maxlen=LOSS_WINDOW)
         self._latencies_s = deque[float](maxlen=LATENCY_WINDOW)
         self._last_inference_s: float | None = None
-        self.last_error = ""
+        self.last_error = self._last_view = ""
         self.start()
 
     def start(self) -> None:
@@ -111,10 +116,12 @@ class StatisticsRecorder:
             frames_inferred=1,
             answers_truncated=int(scene.truncated),
             over_latency_budget=int(scene.over_latency_budget),
+            regions_inferred=int(scene.view is not None and scene.view.region != WHOLE),
             tokens=sum(usage.image_tokens + usage.answer_tokens for usage in usages),
         )
         with self._lock:
             self._objects_rejected.update(scene.rejects)
+            self._last_view = str(scene.view or "")
             self._latencies_s.append(latency_s)
             self._last_inference_s = now_s
 
@@ -138,6 +145,7 @@ class StatisticsRecorder:
                 latency_p50_s=p50_s,
                 latency_p95_s=p95_s,
                 last_error=self.last_error,
+                last_view=self._last_view,
                 frames_waiting=waiting,
                 **self._counts,
             )

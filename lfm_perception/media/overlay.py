@@ -4,6 +4,7 @@
 Thick coloured boxes are tracks: one colour per id, an arrow to the centre half a second later as far as the
 object itself moves, and fading with the time since the last detection. Thin white boxes are detections
 without a track; on independent pictures, where nothing is tracked, they are thick, one colour per label.
+Corners in the badge's colour are those of the region that the last inference saw.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 
 from lfm_perception.colours import Colour, track_colour
-from lfm_perception.geometry import Box, iou_matrix, stack
+from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
 from lfm_perception.media.text import TextRenderer
 from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
 from lfm_perception.stamps import to_seconds
@@ -38,6 +39,9 @@ ARROW_S = 0.5
 
 SAME_OBJECT = 0.5
 """IoU with a track from which on a detection is not drawn."""
+
+CORNER_SHARE = 0.15
+"""Length of the lines at the corners of a region, as a share of its sides."""
 
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
@@ -100,6 +104,8 @@ class Overlay:
         method = cv2.INTER_AREA if place.width < view.frame.width else cv2.INTER_CUBIC
         resized = cv2.resize(view.frame.image, (place.width, place.height), interpolation=method)
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
+        if view.scene is not None and view.scene.view is not None and view.scene.view.region != WHOLE:
+            self._draw_region(canvas, place.pixels(view.scene.view.region))
         marks = _marks(view)
         for mark in marks:
             self._draw_outline(canvas, place, mark)
@@ -116,6 +122,15 @@ class Overlay:
         scale = min(self._frame[0] / frame.width, self._frame[1] / frame.height)
         wide, tall = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
         return _Place((self.width - wide) // 2, (self._frame[1] - tall) // 2, wide, tall)
+
+    def _draw_region(self, canvas: Image, corners: Sequence[float]) -> None:
+        """Draw the corners of a region."""
+        x1, y1, x2, y2 = (round(side) for side in corners)
+        across, down = (max(round(CORNER_SHARE * side), 1) for side in (x2 - x1, y2 - y1))
+        for x, inward in ((x1, across), (x2 - 1, -across)):
+            for y, downward in ((y1, down), (y2 - 1, -down)):
+                cv2.line(canvas, (x, y), (x + inward, y), BADGE, 2)
+                cv2.line(canvas, (x, y), (x, y + downward), BADGE, 2)
 
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)

@@ -6,7 +6,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from lfm_perception.geometry import Box
+from lfm_perception.image_plan import ImagePlan
 from lfm_perception.planning.planner import Planner
+from lfm_perception.planning.regions import crop, from_region, to_region
 from lfm_perception.questions import Draft, FramePlan, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
@@ -34,23 +37,39 @@ class Inferencer:
         """Measures the model's latency where the planner needs it and does not know it yet."""
         self._planner.calibrate(self._vlm, question)
 
+    def picture(self, frame: Frame) -> ImagePlan:
+        """The picture of the whole frame within the budgets."""
+        return self._planner.picture(frame.width, frame.height)
+
     def infer(
-        self, frame: Frame, question: Question, max_tokens: int, draft: Draft | None = None
+        self,
+        frame: Frame,
+        question: Question,
+        max_tokens: int,
+        draft: Draft | None = None,
+        region: Box | None = None,
     ) -> tuple[Answer, FramePlan]:
-        """Asks the first question about a frame, with a draft of the answer; returns the plan too."""
+        """Asks the first question about a frame or a region of it, with a draft of the answer.
+
+        Returns the answer and the plan. Boxes of draft and answer are those in the frame.
+        """
         self._stamp_ns, self._started_s, self.plan = frame.stamp_ns, time.perf_counter(), None
         self.calibrate(question)
         elapsed_s = time.perf_counter() - self._started_s
-        plan = self._planner.plan_first(frame.width, frame.height, max_tokens, elapsed_s)
-        self.plan = plan = replace(plan, draft=draft)
-        answer = self._vlm.describe(frame, question, plan)
+        seen = frame if region is None else crop(frame, region)
+        if region is not None and draft is not None:
+            draft = to_region(draft, region)
+        plan = self._planner.plan_first(seen.width, seen.height, max_tokens, elapsed_s)
+        self.plan = plan = replace(plan, draft=draft, region=region)
+        answer = self._vlm.describe(seen, question, plan)
         self._planner.observe(plan.image, answer.usage)
         self._spent_tokens = answer.usage.answer_tokens
-        return answer, plan
+        return answer if region is None else from_region(answer, region), plan
 
     def follow_up(self, frame: Frame, question: Question, max_tokens: int) -> Answer | None:
-        """Asks more about the frame of `infer` within the rest of its budgets; None if they are used up."""
+        """Asks more about the whole frame of `infer` within the rest of its budgets; None if used up."""
         assert self.plan is not None
+        assert self.plan.region is None
         elapsed_s = time.perf_counter() - self._started_s
         plan = self._planner.plan_followup(self.plan.image, max_tokens, self._spent_tokens, elapsed_s)
         if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
@@ -58,8 +77,8 @@ class Inferencer:
         return self._vlm.describe(frame, question, plan)
 
     def ask(self, frame: Frame, question: Question, max_tokens: int) -> tuple[Answer, FramePlan]:
-        """Asks a question with budgets of its own. The frame of `infer` is not encoded again."""
-        if self.plan is not None and frame.stamp_ns == self._stamp_ns:
+        """Asks a question with budgets of its own. The whole frame of `infer` is not encoded again."""
+        if self.plan is not None and self.plan.region is None and frame.stamp_ns == self._stamp_ns:
             plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
         else:
             plan = self._planner.plan_first(frame.width, frame.height, max_tokens, 0.0)

@@ -73,6 +73,10 @@ class Planner:
         if self._has_stage_latency:
             self._latency.observe(image, usage)
 
+    def picture(self, width: int, height: int) -> ImagePlan:
+        """The largest picture of a frame of this size within the limits and the token budget."""
+        return plan_image(width, height, self._limits)
+
     def plan_first(self, width: int, height: int, max_tokens: int, elapsed_s: float) -> FramePlan:
         """Plans the first question about a frame: the largest image that the budgets allow.
 
@@ -115,7 +119,7 @@ class Planner:
 
     def _images(self, width: int, height: int) -> Iterator[ImagePlan]:
         """Image plans of a frame from the largest to the smallest, without duplicates."""
-        image = plan_image(width, height, self._limits)
+        image = self.picture(width, height)
         yield image
         if not self._budget.latency:
             return

@@ -197,6 +197,7 @@ def _model_values(now: NodeStatus) -> dict[str, object]:
         "answers over latency budget": live.over_latency_budget,
         **_by_reason("objects rejected", live.objects_rejected),
         **_by_reason("frames failed", live.frames_failed),
+        **({"view": live.last_view, "regions inferred": live.regions_inferred} if live.last_view else {}),
         "worker PID": "none" if health.pid is None else health.pid,
         "worker restarts": health.restarts,
         "last error": live.last_error,

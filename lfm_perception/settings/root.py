@@ -14,6 +14,7 @@ from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.questions import DIALECTS, Dialect, Question, detect
 from lfm_perception.settings import model_schema, schema, validation, yaml_file
 from lfm_perception.settings.dialects import user_dialects
+from lfm_perception.settings.fovea import FoveaSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
 
 
@@ -34,6 +35,7 @@ class Settings:
     sampling: schema.SamplingSettings = schema.SamplingSettings()
     budget: schema.BudgetSettings = schema.BudgetSettings()
     inference: schema.InferenceSettings = schema.InferenceSettings()
+    fovea: FoveaSettings = FoveaSettings()
     detect: schema.DetectSettings = schema.DetectSettings()
     caption: schema.CaptionSettings = schema.CaptionSettings()
     questions: schema.QuestionSettings = schema.QuestionSettings()

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foveated inference: which region of the frame the next inference sees. Numpy only, no clock, no model.
+
+A small image of the whole frame does not show what is small. Every `whole_every`-th inference sees the whole
+frame, the others a region of half its sides (`share`), with the same number of image tokens, where that is
+worth most:
+
+- tracks whose object lies inside the region and is too small in the whole frame's picture, the more the
+  longer it was not seen in a region;
+- tentative tracks, which a second detection confirms, and fragments, which the edge of a region cut off;
+- cells of the frame that no region has shown for a while.
+
+Candidates are a grid of regions and those centred on tracks, tentative tracks and fragments.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm_perception.geometry import WHOLE, Box, BoxArray, shares_inside, stack
+from lfm_perception.image_plan import ImagePlan
+from lfm_perception.scene import Track, View
+from lfm_perception.settings import FoveaSettings
+from lfm_perception.tracking import Pending
+
+AUTO_SHRINKAGE = 6.0
+"""Pixels of the frame to those of the whole frame's picture from which on `auto` infers regions."""
+
+MIN_SIDE = 64
+"""Pixels of the frame on each side of a region at least."""
+
+GRID = 5
+"""Regions of the grid in each direction."""
+
+CELLS = 8
+"""Cells of the frame in each direction."""
+
+MARGIN = 0.02
+
+SMALL_AGE_S, STALE_AGE_S, CELL_AGE_S = 2.0, 1.0, 4.0
+"""Times at which worths are highest: since a region showed a small track, since any track was detected, and
+since a region showed a cell."""
+
+TRACK_WORTH, STALE_WORTH, SMALL_WORTH = 0.1, 0.6, 1.0
+"""Worth of any track, and what is added to it at most for its age and for its smallness."""
+
+TENTATIVE_WORTH, FRAGMENT_WORTH, CELL_WORTH = 0.6, 0.8, 2.0
+"""Worth of a tentative track and of a fragment, and of all cells of the frame together at most."""
+
+WHOLE_FRAME, SMALL_OBJECTS, NEW_OBJECTS, CUT_OBJECTS, UNSEEN = (
+    "whole frame",
+    "small objects",
+    "objects to confirm",
+    "objects cut off",
+    "not seen lately",
+)
+"""Reasons of a choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The region of the next inference, None for the whole frame, and what it was chosen for."""
+
+    region: Box | None
+    reason: str = WHOLE_FRAME
+
+
+class Fovea:
+    """Chooses regions; remembers the views of the last seconds."""
+
+    def __init__(self, settings: FoveaSettings) -> None:
+        self._views = deque[tuple[float, View]]()
+        self._since_whole = 0
+        self._size = 0, 0
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: FoveaSettings) -> None:
+        """Continues with other settings."""
+        self._settings = settings
+
+    def reset(self) -> None:
+        """Forgets all views; the next one is of the whole frame."""
+        self._views.clear()
+
+    def choose(
+        self,
+        size: tuple[int, int],
+        picture: ImagePlan,
+        tracks: Sequence[Track],
+        pending: Pending,
+        stamp_s: float,
+    ) -> Choice | None:
+        """What the inference of the frame at `stamp_s` sees; None where regions would show no more.
+
+        Args:
+            size: width and height of the frame, pixels.
+            picture: plan of the whole frame within the budgets.
+            tracks, pending: what is known of the frame.
+        """
+        if size != self._size:  # another camera, or another mode of it
+            self.reset()
+            self._size = size
+        settings = self._settings
+        shrinkage = size[0] * size[1] / (picture.width * picture.height)
+        if shrinkage <= (AUTO_SHRINKAGE if settings.mode == "auto" else 1.0):
+            return None
+        if min(size) * settings.share < MIN_SIDE:
+            return None
+        if not self._views or self._since_whole + 1 >= settings.whole_every:
+            return Choice(None)
+        whole = View(WHOLE, picture.width, picture.height, settings.min_object_size)
+        return choose_region(whole, size, settings.share, tracks, pending, _Ages(self._views, stamp_s))
+
+    def record(self, choice: Choice, picture: ImagePlan, stamp_s: float) -> View:
+        """The view of the inference of the frame at `stamp_s` after this choice, with this picture."""
+        region = choice.region or WHOLE
+        sides = picture.width / region.width, picture.height / region.height
+        view = View(region, *sides, self._settings.min_object_size, choice.reason)
+        self._since_whole = 0 if choice.region is None else self._since_whole + 1
+        self._views.append((stamp_s, view))
+        while stamp_s - self._views[0][0] > max(SMALL_AGE_S, CELL_AGE_S):
+            self._views.popleft()
+        return view
+
+
+class _Ages:
+    """Seconds since a region showed boxes, from the views of the last seconds."""
+
+    def __init__(self, views: Sequence[tuple[float, View]], stamp_s: float) -> None:
+        regions = [(stamp_s - seen_s, view.region) for seen_s, view in views if view.region != WHOLE]
+        self._seconds = np.array([seconds for seconds, _ in regions])
+        self._regions = stack(region for _, region in regions)
+
+    def of(self, boxes: BoxArray, velocity: NDArray[np.float64], longest_s: float) -> NDArray[np.float64]:
+        """Of boxes with these velocities, shape (N, 2), at most `longest_s`, shape (N,)."""
+        ages = np.full(len(boxes), longest_s)
+        for seconds, region in zip(self._seconds.tolist(), self._regions, strict=True):
+            then = boxes - np.tile(velocity, 2) * seconds
+            shown = shares_inside(then, region[None])[:, 0] >= 1.0 - MARGIN
+            ages = np.where(shown, np.minimum(ages, seconds), ages)
+        return ages
+
+
+def choose_region(
+    whole: View,
+    size: tuple[int, int],
+    share: float,
+    tracks: Sequence[Track],
+    pending: Pending,
+    ages: _Ages,
+) -> Choice:
+    """The region of the highest worth.
+
+    Args:
+        whole: view of the whole frame within the budgets.
+        size: width and height of the frame, pixels.
+        share: of the region's sides.
+        tracks, pending: what is known of the frame.
+        ages: since when regions showed it.
+    """
+    boxes = stack(track.box for track in tracks)
+    velocity = np.array([track.velocity for track in tracks]).reshape(-1, 2)
+    regions = _candidates(np.concatenate([boxes, pending.tentative, pending.fragments]), size, share)
+    stale = np.array([track.time_since_update_s for track in tracks]).clip(0.0, STALE_AGE_S) / STALE_AGE_S
+    small = _smallness(boxes, whole) * ages.of(boxes, velocity, SMALL_AGE_S) / SMALL_AGE_S
+    cells = _cells()
+    still = np.zeros((len(cells), 2))
+    worths = np.stack(
+        [
+            _inside(boxes, regions).T @ (TRACK_WORTH + STALE_WORTH * stale + SMALL_WORTH * small),
+            _inside(pending.tentative, regions).T @ np.full(len(pending.tentative), TENTATIVE_WORTH),
+            _inside(pending.fragments, regions).T @ (FRAGMENT_WORTH * _smallness(pending.fragments, whole)),
+            shares_inside(cells, regions).T
+            @ (CELL_WORTH * ages.of(cells, still, CELL_AGE_S) / CELL_AGE_S / len(cells)),
+        ]
+    )
+    best = int(worths.sum(axis=0).argmax())
+    reason = (SMALL_OBJECTS, NEW_OBJECTS, CUT_OBJECTS, UNSEEN)[int(worths[:, best].argmax())]
+    return Choice(Box(*regions[best].tolist()), reason)
+
+
+def _candidates(boxes: BoxArray, size: tuple[int, int], share: float) -> BoxArray:
+    """Regions on a grid and around boxes, inside the frame and aligned to its pixels."""
+    frame = np.array(size, dtype=np.float64)
+    sides = np.round(share * frame)
+    steps = np.linspace(0.0, 1.0, GRID)
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * (frame - sides)
+    around = (boxes[:, :2] + boxes[:, 2:]) / 2.0 * frame - sides / 2.0
+    corners = np.concatenate([grid, around]).clip(0.0, frame - sides).round()
+    return np.concatenate([corners, corners + sides], axis=1) / np.tile(frame, 2)
+
+
+def _smallness(boxes: BoxArray, whole: View) -> NDArray[np.float64]:
+    """1 for objects that the whole frame's picture hides, 0 for those twice as large."""
+    return np.asarray(np.clip(2.0 - whole.sizes(boxes) / whole.min_size, 0.0, 1.0))
+
+
+def _inside(boxes: BoxArray, regions: BoxArray) -> NDArray[np.float64]:
+    """1 where a region shows a whole box, shape (N, M)."""
+    margin = MARGIN * (regions[:, 2:] - regions[:, :2])
+    edges = np.concatenate(
+        [regions[:, :2] + margin * (regions[:, :2] > 0.0), regions[:, 2:] - margin * (regions[:, 2:] < 1.0)],
+        axis=1,
+    )
+    low = (boxes[:, None, :2] >= edges[None, :, :2]).all(axis=2)
+    high = (boxes[:, None, 2:] <= edges[None, :, 2:]).all(axis=2)
+    return np.asarray(low & high, dtype=np.float64)
+
+
+def _cells() -> BoxArray:
+    """The cells of the frame, shape (CELLS ** 2, 4)."""
+    corners = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), axis=-1).reshape(-1, 2) / CELLS
+    return np.concatenate([corners, corners + 1.0 / CELLS], axis=1)
