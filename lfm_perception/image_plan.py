@@ -20,8 +20,9 @@ multiple of 32 on both sides, within those bounds and below the tiling threshold
 resizes nor tiles it. llama.cpp's own tiling is not used: it cannot be configured (always up to 10 tiles and
 a thumbnail), and it pads the grid with black bars, which would shift boxes.
 
-**Boxes.** The whole frame is stretched to the planned size, never cropped or padded. Normalized coordinates
-are therefore the same in the frame, in the resized image and in the thumbnail.
+**Boxes.** The whole frame, or the region of it that is inferred (`planning.regions`), is stretched to the
+planned size, never padded. Normalized coordinates are therefore the same in the frame or region, in the
+resized image and in the thumbnail.
 """
 
 from __future__ import annotations
