@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import random
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE, Difficulty
-from lfm_perception.demo.world import VISIBLE_FRACTION, TrueObject, World, describe, still
+from lfm_perception.demo.world import VISIBLE_FRACTION, TrueObject, World, crop, describe, still
 from lfm_perception.evaluation.demo import caption_is_true
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Velocity
@@ -112,3 +114,74 @@ def test_all_labels_appear() -> None:
     rng = random.Random(9)
     seen = {thing.label for _ in range(60) for thing in still(rng, 256, 256).objects}
     assert seen == set(LABELS)
+
+
+def test_the_truth_of_a_crop_is_that_of_its_pixels() -> None:
+    rng = random.Random(10)
+    cut = 0
+    for _ in range(30):
+        whole = still(rng, 320, 256, HARD)
+        region = Box(0.25, 0.25, 0.75, 0.75)
+        part = crop(whole, region, 160, 128)
+        assert np.array_equal(part.frame.image, whole.frame.image[64:192, 80:240])
+        before = {thing.object_id: thing for thing in whole.objects}
+        pixels = np.bincount(whole.instances.ravel(), minlength=256)
+        for thing in part.objects:
+            rows, columns = np.nonzero(part.instances == thing.object_id + 1)
+            sides = [columns.min() / 160, rows.min() / 128, (columns.max() + 1) / 160, (rows.max() + 1) / 128]
+            assert thing.box.xyxy.tolist() == pytest.approx(sides)
+            share = len(rows) / pixels[thing.object_id + 1]
+            assert thing.visible == pytest.approx(before[thing.object_id].visible * share)
+            assert thing.visible >= VISIBLE_FRACTION
+            cut += share < 1.0
+        shown = {thing.object_id + 1 for thing in part.objects}
+        assert set(np.unique(part.instances).tolist()) == shown | {0}
+        assert part.caption == describe([thing.label for thing in part.objects])
+    assert cut > 10
+
+
+def test_a_crop_of_another_size_has_the_same_boxes() -> None:
+    whole = still(random.Random(11), 320, 256, HARD)
+    region = Box(0.0, 0.2, 0.6, 0.8)
+    small, large = crop(whole, region, 96, 64), crop(whole, region, 384, 320)
+    assert small.objects == large.objects
+    assert small.frame.image.shape == (64, 96, 3)
+    assert small.instances.shape == (64, 96)
+
+
+def _hue(image: NDArray[np.uint8]) -> float:
+    """The hue of most of the coloured pixels, 0 to 1."""
+    hsv = cv2.cvtColor(image.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)[0]
+    return float(np.bincount(hsv[hsv[:, 1] > 130, 0], minlength=1).argmax()) / 180
+
+
+def test_forklifts_have_the_colour_of_their_name() -> None:
+    rng = random.Random(12)
+    hues = {"yellow": 0.135, "red": 0.0, "orange": 0.05, "blue": 0.6, "green": 0.35}
+    seen = set()
+    for _ in range(40):
+        snapshot = still(rng, 256, 256, EASY, ["forklift"])
+        for thing in snapshot.objects:
+            hue = _hue(snapshot.frame.image[snapshot.instances == thing.object_id + 1])
+            away = abs(hue - hues[thing.colour])
+            assert min(away, 1.0 - away) < 0.035
+            seen.add(thing.colour)
+    assert seen == set(hues)
+
+
+def test_a_helmet_covers_the_head_of_a_person_who_is_said_to_wear_one() -> None:
+    """Helmets are of strong colours, skin is not."""
+    rng = random.Random(13)
+    saturation: dict[bool | None, list[float]] = {True: [], False: [], None: []}
+    for _ in range(60):
+        snapshot = still(rng, 384, 384, EASY, ["person"])
+        for thing in snapshot.objects:
+            x1, y1, x2, y2 = (thing.box.xyxy * 384).astype(int).tolist()
+            if y2 - y1 > 120:
+                middle = slice((3 * x1 + x2) // 4, (x1 + 3 * x2) // 4)
+                top = snapshot.frame.image[y1 + 2 : y1 + (y2 - y1) // 14, middle]
+                hsv = cv2.cvtColor(np.ascontiguousarray(top), cv2.COLOR_RGB2HSV)
+                saturation[thing.helmet].append(float(hsv[..., 1].mean()))
+    assert len(saturation[True]) > 10
+    assert len(saturation[False]) > 10
+    assert np.quantile(saturation[True], 0.1) > np.quantile(saturation[False], 0.9)

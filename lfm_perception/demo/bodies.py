@@ -118,6 +118,44 @@ def random_stage(rng: random.Random, difficulty: Difficulty) -> Stage:
     )
 
 
+FORKLIFT_COLOURS = (
+    *(("yellow", 0.13), ("yellow", 0.14), ("red", 0.0)),
+    *(("orange", 0.05), ("blue", 0.6), ("green", 0.35)),
+)
+"""Names and hues of the colours of forklifts."""
+
+_CARDBOARD = 0.75
+"""Share of the boxes that are brown; the others are blue, grey, or between the two."""
+
+
+def is_cardboard(body_style: float) -> bool:
+    """Whether a box with this first number of its style is of brown cardboard."""
+    return body_style < _CARDBOARD
+
+
+def forklift_colour(body_style: float) -> tuple[str, float]:
+    """Name and hue of the colour of a forklift with this first number of its style."""
+    return FORKLIFT_COLOURS[int(body_style * 5.999)]
+
+
+def colour_of(body: Body) -> str:
+    """The name of the colour of a box or forklift; empty for other bodies and between two colours."""
+    if body.label == "forklift":
+        return forklift_colour(body.style[0])[0]
+    if body.label != "box":
+        return ""
+    if is_cardboard(body.style[0]):
+        return "brown"
+    saturation = body.style[5]
+    return "grey" if saturation < 0.28 else "blue" if saturation > 0.44 else ""
+
+
+def has_helmet(body: Body) -> bool:
+    """Whether a person wears a helmet."""
+    vest = body.style[2] < 0.4  # whose colour takes one number less
+    return body.style[9 if vest else 10] < 0.5
+
+
 def outline_of(body: Body, stage: Stage, width: int, height: int) -> tuple[float, float, float, float]:
     """The whole body in pixels, xyxy, also where it leaves the image."""
     foot = (stage.horizon + body.depth * (1.0 - stage.horizon)) * height

@@ -17,7 +17,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.demo.bodies import Body, Colour, Stage, hsv, outline_of
+from lfm_perception.demo.bodies import (
+    Body,
+    Colour,
+    Stage,
+    forklift_colour,
+    hsv,
+    is_cardboard,
+    outline_of,
+)
 from lfm_perception.scene import Image
 
 Point = tuple[float, float]
@@ -105,7 +113,7 @@ def _person(brush: _Brush, stride: float) -> None:
 
 
 def _box(brush: _Brush, _: float) -> None:
-    cardboard = brush.next() < 0.75
+    cardboard = is_cardboard(brush.next())
     colour = hsv(brush.next(0.06, 0.11), brush.next(0.3, 0.6), brush.next(0.5, 0.85))
     if not cardboard:
         colour = hsv(brush.next(0.5, 0.7), brush.next(0.0, 0.5), brush.next(0.4, 0.8))
@@ -138,11 +146,8 @@ def _cone(brush: _Brush, _: float) -> None:
 
 
 def _forklift(brush: _Brush, _: float) -> None:
-    colour = hsv(
-        (0.13, 0.14, 0.0, 0.05, 0.6, 0.35)[int(brush.next(0, 5.999))],
-        brush.next(0.75, 1.0),
-        brush.next(0.65, 1.0),
-    )
+    hue = forklift_colour(brush.next())[1]
+    colour = hsv(hue, brush.next(0.75, 1.0), brush.next(0.65, 1.0))
     dark = (40.0, 40.0, 45.0)
     brush.mirrored = brush.next() < 0.5
     brush.bar(colour, 0.0, 0.5, 0.68, 0.86)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -28,6 +28,8 @@ from lfm_perception.demo.bodies import (
     SEQUENCE,
     Body,
     Difficulty,
+    colour_of,
+    has_helmet,
     outline_of,
     random_body,
     random_stage,
@@ -43,16 +45,26 @@ VISIBLE_FRACTION = 0.3
 VISIBLE_SIDE = 0.02
 """Minimum width and height of its visible box, as a share of the image."""
 
+ATTRIBUTE_FRACTION = 0.8
+"""Minimum visible share of a person of whom it can be said whether there is a helmet."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrueObject:
-    """Ground truth: the visible box, the velocity of the whole body's centre, the visible share."""
+    """Ground truth: the visible box, the velocity of the whole body's centre, the visible share.
+
+    `colour` is the name of the colour of a box or forklift, empty where it has none of the named ones;
+    `helmet` whether a person wears one, None for other bodies and for persons of whom less than
+    ATTRIBUTE_FRACTION is visible.
+    """
 
     object_id: int
     label: str
     box: Box
     velocity: Velocity
     visible: float
+    colour: str = ""
+    helmet: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,8 +161,17 @@ class World:
         return velocities
 
 
-def still(rng: random.Random, width: int, height: int, difficulty: Difficulty = EASY) -> Snapshot:
-    """A random scene of 0 to `difficulty.max_objects` bodies, none hidden beyond its `max_overlap`."""
+def still(
+    rng: random.Random,
+    width: int,
+    height: int,
+    difficulty: Difficulty = EASY,
+    labels: Sequence[str] = LABELS,
+) -> Snapshot:
+    """A random scene of 0 to `difficulty.max_objects` bodies, none hidden beyond its `max_overlap`.
+
+    The bodies are of `labels`.
+    """
     stage = random_stage(rng, difficulty)
     stage = replace(
         stage,
@@ -162,7 +183,7 @@ def still(rng: random.Random, width: int, height: int, difficulty: Difficulty = 
     outlines: list[tuple[float, float, float, float]] = []
     for _ in range(rng.randint(0, difficulty.max_objects)):
         for _attempt in range(12):
-            body = random_body(rng, rng.choice(LABELS), moving=False)
+            body = random_body(rng, rng.choice(labels), moving=False)
             outline = outline_of(body, stage, width, height)
             if _fits(outline, outlines, width, height, difficulty):
                 bodies.append(body)
@@ -207,5 +228,54 @@ def _true_objects(
             instances[mask.view(bool)] = 0
             continue
         box = Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
-        objects.append(TrueObject(index, body.label, box, velocities[index], visible))
+        clear = body.label == "person" and visible >= ATTRIBUTE_FRACTION
+        helmet = has_helmet(body) if clear else None
+        objects.append(
+            TrueObject(index, body.label, box, velocities[index], visible, colour_of(body), helmet)
+        )
+    return _from_left(objects)
+
+
+def _from_left(objects: Iterable[TrueObject]) -> tuple[TrueObject, ...]:
     return tuple(sorted(objects, key=lambda o: (o.box.x1, o.box.y1, o.object_id)))
+
+
+def crop(snapshot: Snapshot, region: Box, width: int, height: int) -> Snapshot:
+    """A region of a snapshot as an image of `width` x `height` pixels, with its own ground truth.
+
+    An object that the edge of the region cuts counts as one where VISIBLE_FRACTION of the body's drawn
+    pixels lie inside and its box is as large as VISIBLE_SIDE asks for; the others are erased from the map of
+    instances. The region is rounded to whole pixels.
+    """
+    rows, columns = snapshot.instances.shape
+    left, right = round(region.x1 * columns), round(region.x2 * columns)
+    top, bottom = round(region.y1 * rows), round(region.y2 * rows)
+    inside = snapshot.instances[top:bottom, left:right].copy()
+    tall, wide = inside.shape
+    objects = []
+    for thing in snapshot.objects:
+        mask = inside == thing.object_id + 1
+        before = np.count_nonzero(snapshot.instances == thing.object_id + 1)
+        visible = thing.visible * np.count_nonzero(mask) / before
+        x, y, across, down = cv2.boundingRect(mask.view(np.uint8))
+        if visible < VISIBLE_FRACTION or across < VISIBLE_SIDE * wide or down < VISIBLE_SIDE * tall:
+            inside[mask] = 0
+            continue
+        velocity = Velocity(thing.velocity.x * columns / wide, thing.velocity.y * rows / tall)
+        objects.append(
+            replace(
+                thing,
+                box=Box(x / wide, y / tall, (x + across) / wide, (y + down) / tall),
+                velocity=velocity,
+                visible=visible,
+                helmet=thing.helmet if visible >= ATTRIBUTE_FRACTION else None,
+            )
+        )
+    seen = _from_left(objects)
+    image = np.ascontiguousarray(snapshot.frame.image[top:bottom, left:right])
+    if (tall, wide) != (height, width):
+        shrinks = cv2.INTER_AREA if height < tall else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=shrinks), np.uint8)
+        inside = np.asarray(cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    frame = replace(snapshot.frame, image=image)
+    return Snapshot(frame, seen, describe([o.label for o in seen]), inside)

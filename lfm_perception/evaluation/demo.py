@@ -11,8 +11,9 @@ from typing import Any
 
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
 from lfm_perception.demo.questions import HELD_OUT
-from lfm_perception.demo.world import Snapshot, TrueObject, describe, still
+from lfm_perception.demo.world import Snapshot, TrueObject, crop, describe, still
 from lfm_perception.evaluation.detection import DetectionReport, count_matches, evaluate
+from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
@@ -26,7 +27,10 @@ SAME_EDGE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant of the question. `scenes` seeds the scenes: trials with the same name share them."""
+    """One variant of the question. `scenes` seeds the scenes: trials with the same name share them.
+
+    With a `share` below 1 the image is a part of a larger scene, this share of its sides.
+    """
 
     name: str
     question: Callable[[random.Random, Snapshot], Question]
@@ -34,6 +38,7 @@ class Trial:
     difficulty: Difficulty = EASY
     width: int = 256
     height: int = 256
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ TRIALS = (
     Trial("hard", _all_labels(BBOX), "hard", HARD),
     Trial("384x288", _all_labels(BBOX), "384x288", width=384, height=288),
     Trial("512x384", _all_labels(BBOX), "512x384", width=512, height=384),
+    Trial("crop", _all_labels(BBOX), "crop", HARD, share=0.5),
     Trial("subset", lambda rng, _: detect(BBOX, rng.sample(LABELS, rng.randint(1, len(LABELS) - 1)))),
     Trial("absent label", _absent),
     Trial("reworded", _reworded(BBOX)),
@@ -83,15 +89,18 @@ def run_trial(
     """Ask about this number of new scenes, one at a time."""
     image = plan_image(trial.width, trial.height, ImageLimits())
     for index in range(scenes):
-        snapshot = still(
-            random.Random(f"evaluation {seed} {trial.scenes} {index}"),
-            trial.width,
-            trial.height,
-            trial.difficulty,
-        )
+        snapshot = _scene(random.Random(f"evaluation {seed} {trial.scenes} {index}"), trial)
         question = trial.question(random.Random(f"{seed} {trial.name} {index}"), snapshot)
         limit = ANSWER_TOKENS if question.dialect else CAPTION_TOKENS
         yield question, snapshot, vlm.describe(snapshot.frame, question, FramePlan(image, limit))
+
+
+def _scene(rng: random.Random, trial: Trial) -> Snapshot:
+    if trial.share >= 1.0:
+        return still(rng, trial.width, trial.height, trial.difficulty)
+    whole = still(rng, round(trial.width / trial.share), round(trial.height / trial.share), trial.difficulty)
+    left, top = (rng.uniform(0.0, 1.0 - trial.share) for _ in range(2))
+    return crop(whole, Box(left, top, left + trial.share, top + trial.share), trial.width, trial.height)
 
 
 def evaluate_trial(trial: Trial, asked: Sequence[tuple[Question, Snapshot, Answer]]) -> TrialReport:

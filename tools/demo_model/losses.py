@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainee and its losses: the answer's tokens, and the auxiliary heads that only training uses."""
+"""The trainee and its losses: the answers' tokens, and the auxiliary heads that only training uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from demo_model import tokenizer as vocabulary
-from demo_model.batches import RANKS, Batch
+from demo_model.batches import ATTRIBUTES, RANKS, Batch, Turns, start_of_image
 from demo_model.network import Shape, VisionLanguageModel
 from lfm_perception.demo.bodies import LABELS
 
@@ -39,9 +39,11 @@ class Trainee(nn.Module):
         self.centre_side = nn.ModuleList(nn.Linear(shape.hidden, shape.hidden) for _ in range(4))
         self.centre_rank = nn.Linear(shape.hidden, RANKS)
         self.centre_object = nn.Linear(shape.hidden, 1)
+        self.centre_attribute = nn.Linear(shape.hidden, len(ATTRIBUTES))
         self.opening_head = nn.Linear(shape.hidden, len(LABELS) + 4)
         ids = [[tokenizer.token_to_id(form.format(n)) for n in range(BINS)] for form in ("{:03d}", "{}")]
         self.register_buffer("tables", torch.tensor(ids), persistent=False)
+        self.register_buffer("image_start", torch.tensor(start_of_image(tokenizer)), persistent=False)
         _start(self.model, self.tables)
 
     def number_logits(self, x: Tensor) -> Tensor:
@@ -81,13 +83,55 @@ def _basis(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(size, size, generator=generator))[0][:, :count].T
 
 
-def losses(trainee: Trainee, batch: Batch, language: bool, width: float) -> dict[str, Tensor]:
-    """Weighted loss terms. `width`: spread of the soft coordinate targets, in bins."""
+def losses(
+    trainee: Trainee, batch: Batch, language: bool, width: float, settling: bool = False
+) -> dict[str, Tensor]:
+    """Weighted loss terms; those of the training heads alone are enough while these are settling.
+
+    `width`: spread of the soft coordinate targets, in bins.
+    """
     features, tokens = trainee.model.see(batch.images)
     terms = _vision_losses(trainee, batch, features, tokens, width)
     if language:
         terms |= _language_losses(trainee, batch, tokens, width)
+    if language and not settling:
+        if len(batch.questions.ids):
+            start = trainee.model.language.embedding(trainee.image_start)
+            seen = torch.cat((start[None].expand(len(tokens), -1, -1).to(tokens.dtype), tokens), 1)
+            terms["questions"] = _answer_loss(trainee.model, seen, batch.questions)
+        if len(batch.commands.ids):
+            tools = trainee.model.language.embedding(batch.tools)
+            terms["commands"] = 0.5 * _answer_loss(trainee.model, tools, batch.commands)
     return terms
+
+
+def _answer_loss(model: VisionLanguageModel, start: Tensor, turns: Turns) -> Tensor:
+    """Cross entropy per answer of turns that go on from `start` (B, S, hidden), which is read once."""
+    hidden, targets = read_answers(model, start, turns)
+    logits = model.logits(hidden)
+    total = logits.logsumexp(-1)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return (total - chosen).sum() / len(turns.ids) + LOGIT_SCALE * total.square().mean()
+
+
+def read_answers(
+    model: VisionLanguageModel, start: Tensor, turns: Turns, size: int = 16
+) -> tuple[Tensor, Tensor]:
+    """Hidden states (M, hidden) that predict the answers' tokens, and these (M), turn by turn.
+
+    Turns of like length are read together, `size` at a time.
+    """
+    memories = model.language.remember(start)
+    states, tokens = [], []
+    for first in range(0, len(turns.ids), size):
+        rows = slice(first, first + size)
+        length = max(turns.lengths[rows])
+        embedded = model.language.embedding(turns.ids[rows, :length])
+        hidden = model.language.after(memories, turns.start[rows], start.shape[1], embedded)
+        targets = turns.targets[rows, :length]
+        states.append(hidden[targets >= 0])
+        tokens.append(targets[targets >= 0])
+    return torch.cat(states), torch.cat(tokens)
 
 
 def _vision_losses(
@@ -111,6 +155,10 @@ def _vision_losses(
     if len(row):
         at = tokens[row, cell]
         terms["centre_class"] = fn.cross_entropy(trainee.centre_class(at).float(), batch.centre_class)
+        attribute = batch.centre_attribute
+        if (attribute >= 0).any():
+            guess = trainee.centre_attribute(at).float()
+            terms["centre_attribute"] = 0.5 * fn.cross_entropy(guess, attribute, ignore_index=-1)
         terms["centre_rank"] = fn.cross_entropy(trainee.centre_rank(at).float(), rank)
         soft = distance = torch.zeros(())
         x1, y1, x2, y2 = batch.centre_box.T

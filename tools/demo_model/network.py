@@ -9,6 +9,7 @@ passes equal llama.cpp's; `test_demo_model` and the model card say how closely.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,11 @@ class Tower(nn.Module):
         return self.norm(x).unflatten(1, (rows, columns))
 
 
+Memory = tuple[Tensor, ...]
+"""What a layer keeps of a text that it has read: keys and values (B, heads, T, size), or a convolution's last
+gated values (B, length - 1, hidden). A memory of one text serves any number of texts that go on from it."""
+
+
 class ShortConvolution(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -95,13 +101,13 @@ class ShortConvolution(nn.Module):
         self.kernel = nn.Parameter(torch.randn(shape.hidden, shape.conv_length) * shape.conv_length**-0.5)
         self.out = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, _: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, _: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
         gate_in, gate_out, value = self.inner(x).chunk(3, dim=-1)
         gated = gate_in * value
         length = self.kernel.shape[1]
-        padded = fn.pad(gated, (0, 0, length - 1, 0))
+        padded = torch.cat((*before, gated), 1) if before else fn.pad(gated, (0, 0, length - 1, 0))
         mixed = sum(padded[:, i : i + x.shape[1]] * self.kernel[:, i].to(x.dtype) for i in range(length))
-        return self.out(gate_out * mixed)
+        return self.out(gate_out * mixed), (padded[:, 1 - length :],)
 
 
 class Attention(nn.Module):
@@ -115,15 +121,18 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(shape.head_size, shape.norm_eps)
         self.key_norm = nn.RMSNorm(shape.head_size, shape.norm_eps)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
         query = _rotate(self.query_norm(_heads(self.query(x), self.heads).float()), rotation)
         key = _rotate(self.key_norm(_heads(self.key(x), self.kv_heads).float()), rotation)
         value = _heads(self.value(x), self.kv_heads)
         shared = self.heads // self.kv_heads
-        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        attended = _attend(query.to(value.dtype), key.to(value.dtype), value, future)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        key, value = (part.repeat_interleave(shared, dim=1).to(value.dtype) for part in (key, value))
+        if before:
+            key, value = torch.cat((before[0], key), 2), torch.cat((before[1], value), 2)
+        length, whole = x.shape[1], key.shape[2]
+        future = torch.ones(length, whole, dtype=torch.bool).triu(1 + whole - length)
+        attended = _attend(query.to(value.dtype), key, value, future)
+        return self.out(attended.transpose(1, 2).flatten(2)), (key, value)
 
 
 class Layer(nn.Module):
@@ -136,14 +145,18 @@ class Layer(nn.Module):
         self.up = nn.Linear(shape.hidden, shape.feed_forward, bias=False)
         self.down = nn.Linear(shape.feed_forward, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.operator(self.operator_norm(x), rotation)
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
+        mixed, memory = self.operator(self.operator_norm(x), rotation, before)
+        x = x + mixed
         normed = self.feed_forward_norm(x)
-        return x + self.down(fn.silu(self.gate(normed)) * self.up(normed))
+        return x + self.down(fn.silu(self.gate(normed)) * self.up(normed)), memory
 
 
 class LanguageModel(nn.Module):
-    """Embeddings (B, T, hidden) to normed hidden states (B, T, hidden); logits by the tied embedding."""
+    """Embeddings (B, T, hidden) to normed hidden states (B, T, hidden); logits by the tied embedding.
+
+    `after` goes on from texts that were read before, once for all of their continuations.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -153,13 +166,31 @@ class LanguageModel(nn.Module):
         self.norm = nn.RMSNorm(shape.hidden, shape.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._read(x, 0, [()] * len(self.layers))[0]
+
+    def remember(self, x: Tensor) -> list[Memory]:
+        """What the layers keep of beginnings of texts, embeddings (B, S, hidden)."""
+        return self._read(x, 0, [()] * len(self.layers))[1]
+
+    def after(self, memories: Sequence[Memory], start: Tensor, place: int, x: Tensor) -> Tensor:
+        """Hidden states of embeddings (N, T, hidden), each of which goes on at `place` from one of the
+        beginnings, whose number stands in `start` (N).
+        """
+        chosen = [tuple(part[start] for part in memory) for memory in memories]
+        return self._read(x, place, chosen)[0]
+
+    def _read(self, x: Tensor, place: int, memories: Sequence[Memory]) -> tuple[Tensor, list[Memory]]:
+        """Hidden states and memories of a text that begins at `place`."""
         half = self.shape.head_size // 2
         frequency = self.shape.rope_base ** (-torch.arange(half, dtype=torch.float32) / half)
-        angle = torch.outer(torch.arange(x.shape[1], dtype=torch.float32), frequency)
+        places = torch.arange(place, place + x.shape[1], dtype=torch.float32)
+        angle = torch.outer(places, frequency)
         rotation = (angle.cos(), angle.sin())
-        for layer in self.layers:
-            x = layer(x, rotation)
-        return self.norm(x)
+        kept = []
+        for layer, before in zip(self.layers, memories, strict=True):
+            x, memory = layer(x, rotation, before)
+            kept.append(memory)
+        return self.norm(x), kept
 
 
 class VisionLanguageModel(nn.Module):

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from demo_model import tokenizer as vocabulary
-from demo_model.export import load_checkpoint, write_all
+from demo_model.answer_trials import Figures, measure_commands, measure_questions
+from demo_model.export import load_checkpoint, load_files, write_all
 from demo_model.parity import SIZES, Parity, compare
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
@@ -59,6 +60,10 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
                 raise PerceptionError(f"llama.cpp and PyTorch disagree: cosines {[p.cosine for p in parity]}")
             print(f"{kind}: logits cosine at least {min(p.cosine for p in parity):.6f}", flush=True)
             measured.append(Measured(kind, parity, measure(files[kind], files["mmproj"], scenes)))
+        shipped = load_files(model.shape, files["Q4_0"], files["mmproj"])
+        with torch.no_grad():
+            questions = measure_questions(shipped, tokenizer, 3 * scenes)
+            commands = measure_commands(shipped, tokenizer, scenes // 5)
         target.mkdir(parents=True, exist_ok=True)
         sizes = {kind: path.stat().st_size for kind, path in files.items()}
         sums = {kind: sha256(path) for kind, path in files.items()}
@@ -67,6 +72,7 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
         (target / "SHA256SUMS").write_text("".join(f"{sums[kind]}  {files[kind].name}\n" for kind in SHIPPED))
         (target / "MODEL_CARD.md").write_text(
             card(saved, measured, {files[k].name: (sizes[k], sums[k]) for k in SHIPPED})
+            + "".join(f"{line}\n" for line in _answers(questions, commands))
         )
 
 
@@ -100,7 +106,8 @@ _CARD = """\
 A vision-language model of the LFM2-VL architecture, small enough to ship, trained from nothing on the
 package's own demo world. It knows that world and nothing else: it is for trying, testing and learning the
 package, not for a robot. It answers both grounding dialects for any of its labels (person, box, cone,
-forklift, pallet), gives `[]` for what is not there, and captions the scene.
+forklift, pallet), gives `[]` for what is not there, captions the scene, answers typed questions about it, and
+turns commands in words into calls of the node's tools.
 
 Shape: `{shape}`
 
@@ -137,10 +144,10 @@ def history(saved: Mapping[str, Any]) -> str:
     run = saved["run"]
     libraries = ("torch", "numpy", "opencv-python-headless", "tokenizers", "gguf", "llama-cpp-python")
     machine = [platform.machine(), f"Python {platform.python_version()}"]
-    options = {"steps": "--steps", "seed": "--seed", "scale": "--scale", "peak": "--rate"}
+    names = ("steps", "seed", "scale", "lessons", "questions", "commands", "peak")
     begin = ["--from lfm_perception/demo/model"] if run["start"] else []
     made = _MADE.format(
-        options=" ".join([f"{option} {run[key]}" for key, option in options.items()] + begin),
+        options=" ".join([f"--{'rate' if key == 'peak' else key} {run[key]}" for key in names] + begin),
         steps=saved["step"],
         minutes=saved["seconds"] / 60,
         processes=run["processes"],
@@ -191,6 +198,17 @@ def _results(measured: Sequence[Measured]) -> Iterator[str]:
         yield from ("", "| score | boxes | mean score | right |", "|---|---|---|---|")
         for b in hard.reliability:
             yield f"| {b.low:.1f} to {b.high:.1f} | {b.count} | {b.mean_confidence:.3f} | {b.precision:.3f} |"
+
+
+def _answers(questions: Figures, commands: Figures) -> Iterator[str]:
+    """The measures of questions and commands, Markdown line by line."""
+    yield from ("", "### Questions and commands, Q4_0", "")
+    yield "Held-out wordings, weights of the Q4_0 file in PyTorch (`demo_model.answer_trials` says how)."
+    for head, figures in (("question", questions), ("command", commands)):
+        columns = list(dict.fromkeys(column for row in figures.values() for column in row))
+        yield from ("", f"| {' | '.join([head, *columns])} |", f"|{'---|' * (1 + len(columns))}")
+        for name, values in figures.items():
+            yield f"| {' | '.join([name, *(str(values.get(column, '')) for column in columns)])} |"
 
 
 def main() -> None:

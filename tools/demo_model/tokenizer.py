@@ -67,6 +67,21 @@ open close warehouse empty carry lifting label object objects answer question re
 normalized coordinates please all every each instances any other using only
 """
 
+_SPACED = """
+inference {}, [" []}}, number frame tracks something alert time Yes No score captions tools now node
+[]}}] seconds view off cannot detection labels more nothing have furthest biggest brown largest than
+"""
+_BARE = r"""
+properties parameters type required name description "]}}, seconds number _budget "}}, Seconds
+_alert string _period [set _duty _cycle _score _latency set tokens share score (seconds ()] No
+_caption _token Report (name _labels Forget Tokens Yes Least "}}}, integer Share _now )] (share
+(score ?")] caption Turn Watch disable reset status List items "])] (tokens =" [disable _min [status
+[reset [caption [add brown (labels =[" Which Is The Stop [enable add remove enable [remove ")]
+nothing There Number
+"""
+"""Pieces of questions, tool lists and calls, with a space before them and without: whole tokens in the places
+that the learned vocabulary left unused. None occurs in what the model is asked for boxes and captions."""
+
 
 def build() -> Tokenizer:
     """Train the vocabulary; the same on every run."""
@@ -86,8 +101,8 @@ def build() -> Tokenizer:
     for number in numbers:
         vocab[number] = len(vocab)
         merges.append((number[:-1], number[-1]))
-    while len(vocab) < VOCABULARY:
-        vocab[f"<|unused_{len(vocab)}|>"] = len(vocab)
+    for piece in (*(f"\u0120{word}" for word in _SPACED.split()), *_BARE.split()):
+        vocab[piece] = len(vocab)  # \u0120: a space in byte-level BPE
     tokenizer = _split(Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True)))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))

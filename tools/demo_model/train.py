@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the demo model from nothing on freshly rendered scenes, and write its GGUF files.
+"""Train the demo model on freshly rendered scenes, typed questions about them, and commands.
 
     PYTHONPATH=tools python -m demo_model.train --out build/demo_model
 
@@ -7,13 +7,16 @@ Every scene and question is new and follows from the seed and the step. What mak
 hours on a CPU: auxiliary losses that are dropped afterwards (class and box at every patch; objectness,
 class, rank and coordinates at the image token of each object's centre; class and box at the opening of
 each object in the answer), Muon for the matrices, coordinates started as Fourier codes and trained
-with soft targets, and a stage of vision alone at the beginning. In the last stage the language model's
+with soft targets, and a stage of vision alone at the beginning. An image is read once for all of its typed
+questions, a list of tools once for all commands of a step. In the last stage the language model's
 weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The work is shared by processes
 of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
 process of as many threads.
 
 Resume with the same command; the newest checkpoint under --out is picked up. With --from, training goes
-on from GGUF files that shipped, without the first stages; take another --seed, for other scenes.
+on from GGUF files that shipped, without the first stages, once the heads that the files do not hold have
+settled on a model that stands still; take another --seed, for other scenes, and a --rate of 0.001: a higher
+one costs detection more than a short training wins back.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import argparse
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,6 +47,9 @@ DECAY_STAGE = 0.35
 """Share of the steps, at the end, in which the learning rate falls to zero."""
 ROUNDED_STAGE = 0.25
 """Share of the steps, at the end, with 4-bit weights in the language model."""
+SETTLE_STEPS = 100
+SETTLE_RATE = 3e-3
+"""Steps and learning rate in which only the training heads learn, where training goes on from files."""
 SPREAD = (10.0, 4.0, 1.5)
 """Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
 
@@ -89,6 +95,7 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
         count = sum(p.numel() for p in trainee.model.parameters())
         print(f"{count:,} parameters, from step {step}", flush=True)
     sums: defaultdict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
     begin = last = time.monotonic()
     first = step
     fast_bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
@@ -97,13 +104,15 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
         grown = 0.6 + 0.4 * progress if run.start else progress
         language = grown >= VISION_STAGE
         width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
+        settling = bool(run.start) and step < SETTLE_STEPS
+        trainee.model.requires_grad_(not settling)
         batch = make_batch(tokenizer, run, step, grown, rank)
         for opt in opts:
             for group in opt.param_groups:
-                group["lr"] = rate(progress, run.peak)
+                group["lr"] = SETTLE_RATE if settling else rate(progress, run.peak)
         with rounded(trainee.model, progress > 1.0 - ROUNDED_STAGE):
             with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
-                terms = losses(trainee, batch, language, width)
+                terms = losses(trainee, batch, language, width, settling)
             torch.stack(list(terms.values())).sum().backward()
         _average_gradients(trainee)
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.5)
@@ -115,12 +124,14 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
             continue
         for name, term in terms.items():
             sums[name] += float(term.detach())
+            counts[name] += 1
         if step % 50 == 0:
             pace = (time.monotonic() - begin) / (step - first)
             left = pace * (run.steps - step) / 60
-            shown = " ".join(f"{name} {value / 50:.4f}" for name, value in sums.items())
+            shown = " ".join(f"{name} {value / counts[name]:.4f}" for name, value in sums.items())
             print(f"step {step}/{run.steps} {pace:.2f} s/step, {left:.0f} min left: {shown}", flush=True)
             sums.clear()
+            counts.clear()
         if time.monotonic() - last > 120 or step == run.steps:
             last = time.monotonic()
             state = {
@@ -137,7 +148,7 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
 
 def _average_gradients(trainee: Trainee) -> None:
     """Every process goes on with the mean of all gradients; a head without work in a step counts 0."""
-    parameters = list(trainee.parameters())
+    parameters = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -160,12 +171,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=16.0, help="images of 256x256 in a step")
+    parser.add_argument(
+        "--lessons", type=float, default=1.0, help="share of the images with a request for boxes or a caption"
+    )
+    parser.add_argument("--questions", type=int, default=6, help="typed questions about each image")
+    parser.add_argument("--commands", type=int, default=32, help="commands in every other step")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
     parser.add_argument("--from", dest="start", default="", help="folder of GGUF files to begin from")
     a = parser.parse_args()
     print(json.dumps({key: str(value) for key, value in vars(a).items()}), flush=True)
-    train(Run(a.steps, a.seed, a.scale, a.rate, a.processes, a.start), a.out)
+    train(
+        Run(a.steps, a.seed, a.scale, a.lessons, a.questions, a.commands, a.rate, a.processes, a.start),
+        a.out,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands to the node in everyday English and the tool calls that they mean, in LFM2's format.
+
+Numbers and names in a call are those of the command. The wordings under `held` are never trained on. A
+command that none of the listed tools can carry out is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lfm_perception.demo.bodies import LABELS
+from lfm_perception.demo.scene_questions import plural
+from lfm_perception.demo.wordings import SETS, alternative, read_wordings
+
+_CONTENT = read_wordings("commands.yaml")
+WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
+"""Wordings by tool and set."""
+
+CALL_START, CALL_END = "<|tool_call_start|>", "<|tool_call_end|>"
+REFUSAL = "I cannot do that."
+
+_STRINGS: dict[str, object] = {"type": "array", "items": {"type": "string"}}
+_STRING: dict[str, object] = {"type": "string"}
+_INTEGER: dict[str, object] = {"type": "integer"}
+_NUMBER: dict[str, object] = {"type": "number"}
+TOOLS: dict[str, tuple[str, dict[str, dict[str, object]]]] = {
+    "set_labels": ("Detect these labels from now on", {"labels": _STRINGS}),
+    "set_token_budget": ("Tokens for each frame", {"tokens": _INTEGER}),
+    "set_latency_budget": ("Seconds for each frame", {"seconds": _NUMBER}),
+    "set_duty_cycle": ("Share of the time for inference", {"share": _NUMBER}),
+    "set_min_score": ("Least score of a detection", {"score": _NUMBER}),
+    "set_caption_period": ("Seconds between captions", {"seconds": _NUMBER}),
+    "caption_now": ("Describe the scene now", {}),
+    "enable": ("Turn inference on", {}),
+    "disable": ("Turn inference off", {}),
+    "reset": ("Forget all tracks", {}),
+    "add_alert": ("Watch for something", {"name": _STRING, "question": _STRING}),
+    "remove_alert": ("Stop an alert", {"name": _STRING}),
+    "status": ("Report how the node is", {}),
+}
+"""Description and parameters of each tool, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`text` is the operator's turn. `tool` is the one that it means, empty where there is none;
+    `answer` is a call of it, or a refusal where it is not among the listed tools.
+    """
+
+    tool: str
+    text: str
+    answer: str
+
+
+def tool_list(names: Sequence[str]) -> str:
+    """The text of the system turn that lists these tools."""
+    tools = [
+        {
+            "name": name,
+            "description": TOOLS[name][0],
+            "parameters": {
+                "type": "object",
+                "properties": TOOLS[name][1],
+                "required": list(TOOLS[name][1]),
+            },
+        }
+        for name in names
+    ]
+    return f"List of tools: {json.dumps(tools)}"
+
+
+def command(rng: random.Random, listed: Sequence[str], held: bool, tool: str | None = None) -> Command:
+    """A command that means `tool`, or any tool where it is None; empty: nothing that a tool could do.
+
+    Args:
+        listed: names of the tools from which the model chooses.
+        held: whether wording and names are ones that are not trained.
+    """
+    if tool is None:
+        tool = rng.choice([*TOOLS, *listed, "set_labels", "add_alert", "", ""])
+    wordings = SETS[held]
+    if tool:
+        slots, arguments = _slots(rng, tool, _CONTENT["nouns"][wordings])
+        fitting = [w for w in WORDINGS[tool][wordings] if ("{question}" in w) == ("question" in slots)]
+    else:
+        slots, arguments = _things(rng), {}
+        fitting = _CONTENT["unknown"][wordings]
+    text = alternative(rng, rng.choice(fitting)).format(**slots)
+    if rng.random() < 0.5:
+        text = rng.choice(_CONTENT["before"]) + text
+    if text[-1] not in "?." and rng.random() < 0.5:
+        text += rng.choice(_CONTENT["after"])
+    if rng.random() < 0.6:
+        text = text[0].upper() + text[1:]
+    return Command(tool, text, _call(tool, arguments) if tool in listed else REFUSAL)
+
+
+def some_tools(rng: random.Random) -> list[str]:
+    """Names of the tools of a list: all of them in the usual order, or some in any order."""
+    names = list(TOOLS)
+    if rng.random() < 0.4:
+        return names
+    rng.shuffle(names)
+    return names[: rng.randint(2, len(names))]
+
+
+def _call(tool: str, arguments: dict[str, object]) -> str:
+    spelled = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{CALL_START}[{tool}({', '.join(spelled)})]{CALL_END}"
+
+
+def _things(rng: random.Random) -> dict[str, str]:
+    """What fills the places of a wording that no tool can carry out."""
+    unknown = _CONTENT["unknown"]
+    n, m = str(rng.randint(1, 99)), str(rng.randint(1, 99))
+    return {"thing": rng.choice(unknown["things"]), "place": rng.choice(unknown["places"]), "n": n, "m": m}
+
+
+def _slots(rng: random.Random, tool: str, nouns: Sequence[str]) -> tuple[dict[str, str], dict[str, object]]:
+    """What fills the places of a wording, and the arguments of the call."""
+    if tool == "set_labels":
+        labels = _labels(rng, nouns)
+        return {"labels": _listed(rng, labels)}, {"labels": labels}
+    if tool in ("add_alert", "remove_alert"):
+        return _alert(rng, tool, rng.choice((*LABELS, *nouns)))
+    if tool == "set_token_budget":
+        tokens = rng.choice((rng.randint(20, 999), 10 * rng.randint(3, 99), 2 ** rng.randint(5, 9)))
+        return {"n": str(tokens)}, {"tokens": tokens}
+    if tool in ("set_duty_cycle", "set_min_score"):
+        percent = rng.choice((rng.randint(1, 99), 5 * rng.randint(1, 19)))
+        share = rng.choice((f"{percent} percent", f"{percent}%", f"{percent / 100:g}"))
+        name = "share" if tool == "set_duty_cycle" else "score"
+        return {"n": share}, {name: percent / 100}
+    if tool in ("set_latency_budget", "set_caption_period"):
+        tenths = rng.randint(1, 30) if tool == "set_latency_budget" else 10 * rng.randint(1, 60)
+        seconds = tenths // 10 if tenths % 10 == 0 else tenths / 10
+        return {"n": f"{seconds} second{'' if seconds == 1 else 's'}"}, {"seconds": seconds}
+    return {}, {}
+
+
+def _labels(rng: random.Random, nouns: Sequence[str]) -> list[str]:
+    pool = (*LABELS, *LABELS, *LABELS, *nouns)
+    return list(dict.fromkeys(rng.choice(pool) for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4)))))
+
+
+def _listed(rng: random.Random, labels: Sequence[str]) -> str:
+    """Labels as they are said; those of the demo world may stand in the plural."""
+    many = rng.random() < 0.4
+    said = [plural(label) if many and label in LABELS else label for label in labels]
+    return (
+        said[0] if len(said) == 1 else ", ".join(said[:-1]) + rng.choice((" and ", ", ", " or ")) + said[-1]
+    )
+
+
+def _alert(rng: random.Random, tool: str, name: str) -> tuple[dict[str, str], dict[str, object]]:
+    if tool == "remove_alert":
+        return {"a": name}, {"name": name}
+    if rng.random() < 0.6:
+        return {"a": name}, {"name": name, "question": f"Is there a {name}?"}
+    wording = rng.choice(
+        ("Is the {a} {state}?", "Is a {a} {state}?", "Is there a {a} {place}?", "Do you see a {a}?")
+    )
+    question = wording.format(
+        a=name,
+        state=rng.choice(("open", "closed", "moving", "in the way", "empty", "on the floor")),
+        place=rng.choice(("on the left", "in front", "behind the box", "near the door", "on the floor")),
+    )
+    return {"a": name, "question": question}, {"name": name, "question": question}

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about demo scenes and commands: the answers are true, and what measures is never trained."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from lfm_perception.demo import commands
+from lfm_perception.demo.bodies import EASY, HARD, LABELS
+from lfm_perception.demo.commands import CALL_END, CALL_START, REFUSAL, TOOLS, command, some_tools, tool_list
+from lfm_perception.demo.scene_questions import (
+    KINDS,
+    SceneQuestion,
+    plural,
+    scene_question,
+    scene_questions,
+)
+from lfm_perception.demo.world import Snapshot, still
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[tuple[Snapshot, SceneQuestion]]:
+    """Questions of every kind, in wordings of the training and in others."""
+    rng = random.Random(1)
+    snapshots = [still(rng, 192, 192, HARD if index % 2 else EASY) for index in range(60)]
+    kinds = [(kind, held) for kind in KINDS for held in (False, True)]
+    tried = [(each, scene_question(rng, each, held, kind)) for each in snapshots for kind, held in kinds]
+    return [(snapshot, question) for snapshot, question in tried if question]
+
+
+def test_every_kind_is_asked_and_the_answer_is_one_of_the_options(
+    asked: list[tuple[Snapshot, SceneQuestion]],
+) -> None:
+    assert {question.kind for _, question in asked} == set(KINDS)
+    for _, question in asked:
+        if not question.options:
+            assert question.answer.endswith(".")
+            continue
+        assert question.answer in question.options
+        end = question.text.rpartition(" Answer with ")[2]
+        if question.options == ("Yes", "No"):
+            assert end == "Yes or No."
+        elif question.kind == "count":
+            assert end == "a number."
+        else:
+            assert end == f"one of: {', '.join(question.options)}."
+
+
+def test_answers_agree_with_the_objects(asked: list[tuple[Snapshot, SceneQuestion]]) -> None:
+    checked = Counter[str]()
+    for snapshot, question in asked:
+        if not question.options:
+            continue
+        counts = Counter(thing.label for thing in snapshot.objects)
+        words = set(re.findall(r"\w+", question.text.rpartition(" Answer with ")[0]))
+        named = [label for label in LABELS if {label, plural(label)} & words]
+        centres = {t.label: (t.box.x1 + t.box.x2) / 2 for t in snapshot.objects if counts[t.label] == 1}
+        if question.kind == "there":
+            assert question.answer == ("Yes" if named and counts[named[0]] else "No")
+        elif question.kind == "several":
+            assert question.answer == ("Yes" if counts[named[0]] > 1 else "No")
+        elif question.kind == "count":
+            assert int(question.answer) == (counts[named[0]] if named else len(snapshot.objects))
+        elif question.kind == "side":
+            first, second = sorted(named, key=lambda label: re.search(rf"\b{label}\b", question.text).start())  # type: ignore[union-attr]
+            is_left = centres[first] < centres[second]
+            assert question.answer == ("Yes" if is_left == ("left" in words) else "No")
+        elif question.kind == "colour":
+            assert question.answer in {t.colour for t in snapshot.objects if t.label == named[0]}
+        elif question.kind == "helmet":
+            (helmet,) = (t.helmet for t in snapshot.objects if t.label == "person")
+            assert question.answer == ("Yes" if helmet else "No")
+        checked[question.kind] += 1
+    assert min(checked[kind] for kind in ("there", "several", "count", "side", "colour", "helmet")) > 5
+
+
+def test_the_answers_that_are_asked_for_are_balanced() -> None:
+    rng = random.Random(2)
+    asked = [q for _ in range(150) for q in scene_questions(rng, still(rng, 160, 160, HARD), 6)]
+    for kind in ("there", "several", "side", "helmet"):
+        answers = [q.answer == "Yes" for q in asked if q.kind == kind and q.options]
+        assert 0.3 < sum(answers) / len(answers) < 0.7, kind
+    counts = Counter(q.answer for q in asked if q.kind == "count" and q.options)
+    assert counts["0"] < 0.4 * counts.total()
+
+
+def heard(text: str) -> str:
+    """The words of a command without what differs by chance."""
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
+
+@pytest.mark.parametrize("tool", [*TOOLS, ""])
+def test_a_tool_is_asked_for_in_many_ways_and_the_held_out_ones_are_none_of_them(tool: str) -> None:
+    rng = random.Random(3)
+    trained = {heard(command(rng, list(TOOLS), False, tool).text) for _ in range(1500)}
+    assert len(trained) > 400
+    held = {heard(command(rng, list(TOOLS), True, tool).text) for _ in range(200)}
+    assert not trained & held
+
+
+def test_questions_that_are_held_out_are_not_trained() -> None:
+    rng = random.Random(4)
+    snapshots = [still(rng, 192, 192, HARD) for _ in range(40)]
+    trained, held = (
+        {q.text for s in snapshots for kind in KINDS if (q := scene_question(rng, s, is_held, kind))}
+        for is_held in (False, True)
+    )
+    assert trained
+    assert held
+    assert not trained & held
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_call_holds_what_was_said(held: bool) -> None:
+    """Numbers and names are those of the command, shares may be said in percent, labels in the plural."""
+    rng = random.Random(5)
+    for _ in range(600):
+        asked = command(rng, list(TOOLS), held)
+        if not asked.tool:
+            assert asked.answer == REFUSAL
+            continue
+        call = ast.parse(asked.answer.removeprefix(CALL_START).removesuffix(CALL_END), mode="eval").body
+        assert isinstance(call, ast.List)
+        (call,) = call.elts
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        assert call.func.id == asked.tool
+        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        assert list(arguments) == list(TOOLS[asked.tool][1])
+        for name, value in arguments.items():
+            for said in value if isinstance(value, list) else [value]:
+                forms = [str(said), plural(str(said))]
+                if name in ("share", "score"):
+                    forms += [f"{round(100 * said)} percent", f"{round(100 * said)}%"]
+                if name == "question":
+                    forms.append(arguments["name"])
+                assert any(form.lower() in asked.text.lower() for form in forms), asked
+
+
+def test_a_tool_that_is_not_listed_is_refused() -> None:
+    rng = random.Random(6)
+    for _ in range(100):
+        listed = some_tools(rng)
+        assert len(set(listed)) == len(listed) >= 2
+        asked = command(rng, listed, held=False)
+        assert (asked.answer == REFUSAL) == (asked.tool not in listed)
+
+
+def test_the_list_of_tools_is_json_with_a_schema_of_each() -> None:
+    tools = json.loads(tool_list(["add_alert", "reset"]).removeprefix("List of tools: "))
+    assert [tool["name"] for tool in tools] == ["add_alert", "reset"]
+    assert tools[0]["parameters"] == {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "question": {"type": "string"}},
+        "required": ["name", "question"],
+    }
+    assert tools[1]["parameters"]["properties"] == {}
+
+
+def test_every_tool_has_wordings() -> None:
+    assert set(commands.WORDINGS) == set(TOOLS)

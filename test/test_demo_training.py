@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of the demo model: what a step reads and what it learns. Needs the `train` extra."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tokenizers")
+pytest.importorskip("gguf")
+
+from demo_model import tokenizer as vocabulary  # noqa: E402
+from demo_model.batches import IMAGE_TURN, Run, make_batch, scene, turns  # noqa: E402
+from demo_model.losses import Trainee, losses  # noqa: E402
+from demo_model.network import LanguageModel, Shape  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+
+from lfm_perception.demo.commands import TOOLS, tool_list  # noqa: E402
+
+RUN = Run(100, 1, scale=4.0, lessons=0.5, questions=3, commands=4, peak=1e-3, processes=1, start="")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return vocabulary.build()
+
+
+def test_texts_that_go_on_from_a_memory_are_read_as_whole_texts() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(Shape())
+    beginnings, ends = 0.3 * torch.randn(2, 7, 192), 0.3 * torch.randn(6, 5, 192)
+    start = torch.tensor([0, 1, 1, 0, 0, 1])
+    with torch.no_grad():
+        whole = model(torch.cat((beginnings[start], ends), 1))[:, 7:]
+        assert torch.allclose(model.after(model.remember(beginnings), start, 7, ends), whole, atol=1e-5)
+
+
+def test_only_answers_are_targets(tokenizer: Tokenizer) -> None:
+    pairs = [(1, "Which colour is the forklift?", "green"), (0, "Any box?", "Yes")]
+    asked = turns(tokenizer, IMAGE_TURN, pairs)
+    assert asked.order == [1, 0]
+    assert asked.start.tolist() == [0, 1]
+    for row, index in enumerate(asked.order):
+        answer = asked.targets[row][asked.targets[row] >= 0].tolist()
+        assert answer[-1] == vocabulary.IM_END
+        assert tokenizer.decode(answer[:-1]) == pairs[index][2]
+        places = (asked.targets[row] >= 0).nonzero()[:, 0]
+        assert asked.ids[row, places + 1].tolist() == answer
+
+
+def test_the_pieces_of_tool_lists_and_answers_are_whole_tokens(tokenizer: Tokenizer) -> None:
+    assert tokenizer.get_vocab_size() == vocabulary.VOCABULARY
+    for text in ("Yes", "No", "8", "nothing", "brown", "person", "left"):
+        assert len(tokenizer.encode(text, add_special_tokens=False).ids) == 1
+    assert len(tokenizer.encode(tool_list(list(TOOLS)), add_special_tokens=False).ids) < 600
+
+
+def test_a_step_teaches_boxes_questions_and_commands(tokenizer: Tokenizer) -> None:
+    trainee = Trainee(Shape(layers="ca", tower_layers=1), tokenizer)
+    for step in (0, 1):
+        batch = make_batch(tokenizer, RUN, step, 0.0, 0)
+        assert len(batch.images) == 4
+        assert len(batch.ids) == 2
+        assert len(batch.questions.ids) == 12
+        assert len(batch.commands.ids) == 4 * step
+        terms = losses(trainee, batch, language=True, width=2.0)
+        assert ("commands" in terms) == bool(step)
+        torch.stack(list(terms.values())).sum().backward()
+    learned = (trainee.model, trainee.centre_attribute, trainee.patch_head)
+    assert all(parameter.grad is not None for part in learned for parameter in part.parameters())
+    settling = losses(trainee, batch, language=True, width=2.0, settling=True)
+    assert not {"questions", "commands"} & set(settling)
+
+
+def test_scenes_of_the_training_have_the_size_that_was_asked_for() -> None:
+    rng = random.Random(1)
+    for _ in range(30):
+        assert scene(rng, 256, 160).frame.image.shape == (160, 256, 3)
