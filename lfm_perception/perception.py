@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lfm_perception.backends import Notify, open_vlm
+from lfm_perception.backends import open_vlm
 from lfm_perception.geometry import WHOLE, iou_matrix, stack
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
@@ -210,15 +210,15 @@ class Perception:
 
 
 @contextmanager
-def open_perception(settings: Settings, notify: Notify = lambda sentence: None) -> Iterator[Perception]:
+def open_perception(settings: Settings) -> Iterator[Perception]:
     """Perception with the backend and the model of the settings, which are freed on leaving.
 
-    `notify` receives warnings about the model.
+    Warnings about the model are logged.
 
     Raises:
         PerceptionError: the model cannot be used.
     """
-    vlm = open_vlm(settings, notify)
+    vlm = open_vlm(settings)
     try:
         yield Perception(settings, vlm, open_tracker(settings.tracker))
     finally:

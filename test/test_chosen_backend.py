@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from lfm_perception.backends.recorded import FORMAT, VERSION
@@ -27,20 +29,37 @@ COMMANDS = {
     "eval tracking demo": ("eval", "tracking", "demo", "--seeds", "1", "--seconds", "2"),
     "bench": ("bench", "--seconds", "1", "--out", "{out}"),
     "run": ("run", "demo", "--frames", "1", "--out", "{out}"),
+    "record": ("record", "demo", "--frames", "1", "--out", "{out}"),
+    "eval detection": ("eval", "detection", "{images}", "--out", "{out}"),
+    "eval wordings": ("eval", "wordings", "{images}"),
 }
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with one labelled image."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((64, 64, 3), 90, np.uint8))
+    (folder / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (folder / "classes.txt").write_text("box\n")
+    return folder
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_asks_the_backend_of_its_settings(
-    name: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_command_asks_the_backend_of_its_settings_and_says_what_boxes_to_expect(
+    name: str, recording: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word.format(out=tmp_path / "out") for word in COMMANDS[name]]
-    backend = ("--set", "engine.backend=recorded", "--set", f"recorded.path={recording}")
+    words = [word.format(out=tmp_path / "out", images=images) for word in COMMANDS[name]]
+    values = ("engine.backend=recorded", f"recorded.path={recording}", "model.grounding=undocumented")
     with pytest.raises(SystemExit) as ended:
-        main([*words, *backend])
+        main([*words, *(word for value in values for word in ("--set", value))])
     said = capsys.readouterr().err
     assert ended.value.code == 1
     assert f"is not in {recording}" in said
+    assert (
+        said.count("lfm-perception: warning: answers in answers.jsonl: its vendor documents no prompt") == 1
+    )
     assert "Traceback" not in said
 
 

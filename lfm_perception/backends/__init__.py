@@ -7,6 +7,7 @@ To add one, write that file, and add its settings group and its name to the choi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -62,7 +63,12 @@ def chosen_backend(settings: Settings) -> Backend:
     return _BACKENDS[name]
 
 
-def open_vlm(settings: Settings, notify: Notify = lambda sentence: None) -> Vlm:
+def log_warning(sentence: str) -> None:
+    """Log a sentence as a warning of this package; the command line prints these on standard error."""
+    logging.getLogger("lfm_perception").warning("%s", sentence)
+
+
+def open_vlm(settings: Settings, notify: Notify = log_warning) -> Vlm:
     """Open the chosen backend. Raises PerceptionError when the settings cannot be used."""
     vlm = chosen_backend(settings).open(settings, notify)
     if settings.model.grounding == "undocumented":

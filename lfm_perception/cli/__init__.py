@@ -8,6 +8,7 @@ import slow modules inside their functions, so that `--help` answers at once.
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -19,6 +20,7 @@ from lfm_perception.cli import evaluate, models
 from lfm_perception.cli.bench import bench
 from lfm_perception.cli.demo import demo
 from lfm_perception.cli.doctor import doctor
+from lfm_perception.cli.options import WarningPrinter
 from lfm_perception.cli.record import record
 from lfm_perception.cli.replay import replay
 from lfm_perception.cli.run import run
@@ -34,12 +36,14 @@ for command in (run, record, demo, replay, bench, doctor):
     app.command()(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(models.app, name="models")
+_WARNINGS = WarningPrinter()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; `arguments` default to the process's own."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    logging.getLogger(lfm_perception.__name__).addHandler(_WARNINGS)
     try:
         app(arguments, prog_name="lfm-perception")
     except PerceptionError as error:

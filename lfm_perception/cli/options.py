@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,12 @@ Changes = Annotated[
 ]
 
 
-def warn(sentence: str) -> None:
-    """Print a warning on standard error."""
-    print(f"lfm-perception: warning: {sentence}", file=sys.stderr)
+class WarningPrinter(logging.Handler):
+    """Prints what the package logs on standard error, also above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line, and the traceback of an exception."""
+        print(f"lfm-perception: warning: {self.format(record)}", file=sys.stderr)
 
 
 def show_table(table: Table) -> None:
@@ -96,6 +100,7 @@ def load_settings(
     Raises:
         PerceptionError: The file or a setting is invalid.
     """
+    from lfm_perception.backends import log_warning
     from lfm_perception.files import parse_yaml
     from lfm_perception.settings import Settings
 
@@ -113,7 +118,7 @@ def load_settings(
     if labels is not None:
         values["detect.labels"] = split(labels)
         if " " in labels.strip() and "," not in labels:
-            warn(f"--labels {shown(labels)} is one label: separate several by commas")
+            log_warning(f"--labels {shown(labels)} is one label: separate several by commas")
     return (Settings.load(file) if file else Settings()).with_values(values)
 
 

@@ -51,7 +51,7 @@ def run(
     `index.html` shows all. The files appear together at the end. After Ctrl-C, or when the source cannot be
     read to its end, they hold the results up to that point.
     """
-    from lfm_perception.backends import demo_model_warning, model_name
+    from lfm_perception.backends import demo_model_warning, log_warning, model_name
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.report import Report, table
     from lfm_perception.media.run import record
@@ -82,10 +82,10 @@ def run(
         if opened.pictures and (every or rate):
             raise PerceptionError("--every and --rate are for films: add --film when the images are one")
         if source != DEMO and (warning := demo_model_warning(chosen)):
-            options.warn(warning)
+            log_warning(warning)
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
-        with open_perception(chosen, options.warn) as perception:
+        with open_perception(chosen) as perception:
             job.begin("inferring")
             with job.keeping_results():
                 if not job.signal:
