@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time and memory of vocabulary and open grammar: the 450M has 65,536 tokens, the 3B 128,000.
 
-    python benchmarks/vocabulary.py
+    python benchmarks/vocabulary.py [--json FILE]
 
-The vocabulary is the demo model's, filled up with made-up words of letters of several scripts.
+The vocabulary is the demo model's, filled up with made-up words of letters of several scripts. The least of
+several runs is taken of each time, which other processes disturb least.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import os
 import random
 import resource
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,12 @@ from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.native import capture_log, llama_cpp
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
+from lfm_perception.provenance import versions
 from lfm_perception.questions import BBOX
 from lfm_perception.settings import Settings
+
+DECISIONS = 100
+RUNS = 5
 
 ALPHABETS = (
     "abcdefghijklmnopqrstuvwxyz",
@@ -76,7 +82,8 @@ def _byte_letters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(other)) for byte in range(256)]
 
 
-def measure(path: Path) -> None:
+def measure(path: Path) -> dict[str, Any]:
+    """CPU time of each step, and the memory that all together take."""
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
@@ -90,22 +97,25 @@ def measure(path: Path) -> None:
     marks.append(("tokens of names", time.process_time()))
     grammar = Grammar(vocabulary, BBOX, None)
     marks.append(("open grammar", time.process_time()))
-    state, widest = grammar.start, 0
-    for state, _token in grammar.path(objects):
-        widest = max(widest, len(state.allowed_tokens))
+    states = [state for state, _ in grammar.path(objects)]
     marks.append(("first answer", time.process_time()))
-    print(f"{len(vocabulary.pieces)} tokens, {widest} allowed at once, {_memory_mb() - before_mb:.0f} MB")
-    for (_, began_s), (name, ended_s) in itertools.pairwise(marks):
-        print(f"  {name}: {1000 * (ended_s - began_s):.1f} ms")
-    sampler, logits = (
-        Sampler(Settings().sampling),
-        np.random.default_rng(0).normal(size=len(vocabulary.pieces)),
-    )
-    open_state = max((each for each, _ in grammar.path(objects)), key=lambda s: len(s.allowed_tokens))
+    widest = max(states, key=lambda state: len(state.allowed_tokens))
+    memory_mb = _memory_mb() - before_mb
+    sampler = Sampler(Settings().sampling)
+    logits = np.random.default_rng(0).normal(size=len(vocabulary.pieces)).astype(np.float32)
     began_s = time.process_time()
-    for _ in range(100):
-        sampler.sample(logits.astype(np.float32), open_state.allowed_tokens)
-    print(f"  a decision over all names: {10 * (time.process_time() - began_s):.2f} ms")
+    for _ in range(DECISIONS):
+        sampler.sample(logits, widest.allowed_tokens)
+    decision_s = (time.process_time() - began_s) / DECISIONS
+    return {
+        "tokens": len(vocabulary.pieces),
+        "allowed_at_once": len(widest.allowed_tokens),
+        "memory_mb": round(memory_mb, 1),
+        "ms": {
+            **{name: round(1000 * (ended - began), 1) for (_, began), (name, ended) in pairwise(marks)},
+            "a decision over all names": round(1000 * decision_s, 2),
+        },
+    }
 
 
 def _memory_mb() -> float:
@@ -118,18 +128,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[65_536, 128_000])
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         llama_cpp.llama_backend_init()
         capture_log()
-        measure(arguments.measure)
+        print(json.dumps(measure(arguments.measure)))
         return
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for size in arguments.sizes:
             path = Path(folder, f"{size}.gguf")
             write_vocabulary(size, path)
-            subprocess.run([sys.executable, __file__, "--measure", path], check=True)  # for its memory
+            command = [sys.executable, __file__, "--measure", path]  # a process of its own, for its memory
+            runs = [json.loads(subprocess.check_output(command)) for _ in range(RUNS)]
+            rows.append(
+                {**runs[0], "ms": {step: min(run["ms"][step] for run in runs) for step in runs[0]["ms"]}}
+            )
+            print(json.dumps(rows[-1], indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,9 @@ def _weights(source: int, target: int, resample: str) -> Any:
     weights[columns >= stop[:, None]] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
     rows, places = np.nonzero(weights)
-    values = weights[rows, places].astype(np.float32)
-    return csr_array((values, (rows, columns[rows, places])), shape=(target, source))
+    values, places = weights[rows, places].astype(np.float32), columns[rows, places]
+    # scipy's product takes a tenth less time with 32-bit indices
+    return csr_array((values, (rows.astype(np.int32), places.astype(np.int32))), shape=(target, source))
 
 
 def _triangle(distance: NDArray[np.float64]) -> NDArray[np.float64]:
