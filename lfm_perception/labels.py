@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names that a model chooses freely, mapped to the labels that were asked for. Pure text, no model.
 
-A model that is asked for cats may write `Cat`, `two cats`, `cat on the right` or `Katze`. The rules, in their
-order: the same name but for case, accents, articles, spaces and number; the head noun (`black cat`); the noun
-before its adjectives (`chat noir`); a part of the label (`cone` for `traffic cone`, `pallet` for `pallet left
-of the door`). Every rule also knows the synonyms. A name that fits two labels equally well fits neither.
+A model that is asked for cats may write `Cat`, `two cats`, `cat on the right`, `cat 2`, `cat (asleep)` or
+`Katze`. The rules, in their order: the same name but for case, accents, articles, spaces and number; the head
+noun (`black cat`); the noun before its adjectives (`chat noir`); a part of the label (`cone` for `traffic
+cone`, `pallet` for `pallet left of the door`). Every rule also knows the synonyms, and is tried on the words
+before a bracket or comma first, without a number at their end. A name that fits two labels equally well fits
+neither.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ _PREPOSITIONS = _words(
     "con del al sobre junto cerca detras delante bajo que em no na com do da dos das perto atras sob",
     "على في مع من عند بجانب خلف امام تحت فوق",
 )
+_PARTICIPLES = _words(
+    "lying laying sleeping walking running resting hanging leaning crouching kneeling jumping flying moving",
+    "working waiting playing riding driving bending looking reaching pushing pulling lifting operating using",
+    "seated parked stacked placed located positioned covered filled loaded dressed",
+)
 _PLACES = _words(
     "left right top bottom middle center centre front back links rechts oben unten gauche droite",
     "izquierda derecha esquerda direita",
@@ -54,6 +61,9 @@ _PLURALS = (
     ("ين", ""), ("들", ""), ("们", ""), ("達", ""), ("たち", ""),
 )  # fmt: skip
 """Endings of plurals and those of their singulars, in the nine languages of the model family."""
+
+_ASIDE = re.compile(r"\s*[(,;:/]|\s+[-–—]\s+")
+"""What separates a name from an explanation."""
 
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _COUNTED = re.compile("^[一二两三四五六这那]+[个個只隻辆輛位条條张張把台]|^[一二三四五六]+つの")
@@ -88,13 +98,25 @@ class LabelMap:
     def match(self, phrase: str) -> str | None:
         """The label that the words mean; None: none of those that were asked for."""
         if phrase not in self._known:
-            self._known[phrase] = self._match(_key(phrase))
+            name, *aside = _ASIDE.split(phrase, maxsplit=1)
+            keys = [_key(phrase), *([_key(name)] if aside else [])]
+            found = next((label for key in keys if (label := self._same(key))), None)
+            keys = [_unnumbered(key) for key in reversed(keys) if key]
+            self._known[phrase] = found or next((label for key in keys if (label := self._match(key))), None)
         return self._known[phrase]
 
+    def _same(self, key: str) -> str | None:
+        return self._names.get(key) or self._joined.get(key.replace(" ", ""))
+
     def _match(self, key: str) -> str | None:
-        words = tuple(key.split())
-        if label := self._names.get(key) or self._joined.get(key.replace(" ", "")):
+        if label := self._same(key):
             return label
+        words = tuple(key.split())
+        return self._by_rules(key, words) or self._by_rules(
+            key, tuple(word for word in words if word not in _PARTICIPLES)
+        )
+
+    def _by_rules(self, key: str, words: tuple[str, ...]) -> str | None:
         head = _head(words)
         rules = (
             [(name, label) for name, label in self._words if _equal(name, words)],
@@ -163,9 +185,15 @@ def _key(phrase: str) -> str:
     return _COUNTED.sub("", " ".join(words)) or " ".join(words)
 
 
+def _unnumbered(key: str) -> str:
+    """A name without the number of an instance at its end: `cat 2`, `cat2`."""
+    return re.sub(r"(?<=[^\W\d]) ?\d+$", "", key)
+
+
 def _head(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words up to the first preposition, without a place at their end."""
-    end = next((place for place, word in enumerate(words) if place and word in _PREPOSITIONS), len(words))
+    """The words up to the first preposition or participle, without a place at their end."""
+    ends = (place for place, word in enumerate(words) if place and word in _PREPOSITIONS | _PARTICIPLES)
+    end = next(ends, len(words))
     while end > 1 and words[end - 1] in _PLACES:
         end -= 1
     return words[:end]

@@ -32,7 +32,23 @@ SYNONYMS = ("forklift: fork lift truck, Gabelstapler", "person: pedestrian", "pe
         ("open boxes", "box"),
         ("pallet", "pallet left of the door"),
         ("the pallet on the left", "pallet left of the door"),
+        ("cat 2", "cat"),
+        ("Cat #1", "cat"),
+        ("person_3", "person"),
+        ("cat2", "cat"),
+        ("cat (right)", "cat"),
+        ("traffic cone (orange)", "traffic cone"),
+        ("person (beside the box)", "person"),
+        ("box, closed", "box"),
+        ("forklift - yellow", "forklift"),
+        ("the cat lying on the left side of the couch", "cat"),
+        ("person sitting on a box", "person"),
+        ("person riding forklift", "person"),
+        ("forklift parked", "forklift"),
+        ("black sleeping cat", "cat"),
         ("box cutter", None),
+        ("2", None),
+        ("(cat", "cat"),
         ("person's hat", None),
         ("dog", None),
         ("", None),
@@ -59,6 +75,11 @@ def test_words_mean_a_label(phrase: str, label: str | None) -> None:
 )
 def test_words_mean_a_label_in_the_models_languages(label: str, phrase: str) -> None:
     assert LabelMap([label, "robot"]).match(phrase) == label
+
+
+def test_numbered_labels_stay_apart() -> None:
+    numbered = LabelMap(["dock 1", "dock 2"])
+    assert [numbered.match(name) for name in ("Dock 2", "dock", "dock 3")] == ["dock 2", None, None]
 
 
 def test_a_name_that_fits_two_labels_fits_neither() -> None:

@@ -81,15 +81,18 @@ def parse(
 
 def without_thinking(text: str) -> str:
     """The text with as many spaces in place of reasoning, which may be cut off at either end."""
-    if "<" not in text:
-        return text
     return _THINKING.sub(lambda found: re.sub(r"\S", " ", found[0]), text)
 
 
-_TAG = "(?:think|thinking|thought|reasoning)"
+_TAG = r"(?:\w+:)?(?:think|thinking|thought|thoughts|reasoning|reflection)"
+_OPEN = rf"(?:<{_TAG}(?:\s[^<>]*)?>|◁think▷|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>)"
+_CLOSE = rf"(?:</{_TAG}>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>)"
+_CHANNEL = r"<\|channel\|>(?!final)\w+.*?(?=<\|channel\|>|\Z)"
 _THINKING = re.compile(
-    rf"<{_TAG}>.*?(?:</{_TAG}>|\Z)|\A(?:(?!<{_TAG}>).)*?</{_TAG}>", re.DOTALL | re.IGNORECASE
+    rf"{_OPEN}.*?(?:{_CLOSE}|\Z)|\A(?:(?!{_OPEN}).)*?{_CLOSE}|{_CHANNEL}", re.DOTALL | re.IGNORECASE
 )
+"""Reasoning as DeepSeek, Qwen, Seed, Kimi, Magistral and Cohere tag it, and the channels of gpt-oss."""
+
 _ONLY_ARRAY = re.compile(r"[\s,]*(?:\[[\s,]*\])?[\s,]*")
 
 

@@ -2,8 +2,8 @@
 """Validation of labelled boxes: each becomes a `ParsedObject` or is counted under a reason.
 
 - Coordinates are divided by the dialect's range. Only an answer that is in another unit as a whole is
-  converted: all integers up to 1000 and some above 1 where the dialect goes to 1, or all at most 1 with
-  decimals where it has integers.
+  converted: all integers up to 1000 and some above 1 where the dialect goes to 1, or all at most 1 where it
+  has integers.
 - Swapped corners are put in order. A side at most 5% outside the image is clipped, else the box is rejected.
 - Names that mean an asked label (`labels`) get it, and keep the model's own words as the phrase.
 - A box without a label takes the asked label when exactly one was asked for.
@@ -30,7 +30,7 @@ RESCALED = "rescaled"
 REJECTS: Mapping[str, str] = MappingProxyType(
     {
         "truncated": "the text ended inside the object",
-        "malformed": "text that is nested too deeply, too long or too broken to be repaired",
+        "malformed": "text that is nested too deeply, too long, too broken, or of no shape that is read",
         "no_label": "a box without a label, and not exactly one label was asked for",
         "bad_label": "a label that is empty, cut off, over 100 characters, or holds quotes or brackets",
         "not_asked": "a label outside the closed vocabulary",
@@ -38,7 +38,7 @@ REJECTS: Mapping[str, str] = MappingProxyType(
         "not_four_numbers": "a box that is not made of four numbers",
         "not_finite": "a coordinate that is NaN or infinite",
         "out_of_range": "a coordinate more than 5% of the image outside of it",
-        "zero_area": "a box without width or height, after clipping to the image",
+        "zero_area": "a box less than half a step of the dialect wide or high, after clipping to the image",
         "duplicate": "the same label with the same box as an earlier object",
         "further": "a box after the first, where the dialect asks for one",
         RESCALED: "no reject: a box in another unit than the dialect's, which has been converted",
@@ -98,9 +98,16 @@ class Collector:
         self._map = label_map(tuple(labels), tuple(synonyms))
         self._only = labels[0] if len(labels) == 1 else None
         self._closed = closed
+        # half a step of the dialect: less is no box, or one in another unit among others
+        self._least = 0.5 / (dialect.coordinate_range * 10**dialect.decimals)
         self._candidates: list[_Candidate] = []
         self._labels: dict[str, tuple[str, str, str]] = {}
         self._seen: set[tuple[str, float, float, float, float]] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added or rejected."""
+        return not self._candidates and not self.rejects
 
     def reject(self, reason: str) -> None:
         self.rejects[reason] = self.rejects.get(reason, 0) + 1
@@ -140,8 +147,10 @@ class Collector:
         if own == 1.0 and 1.0 + OVERSHOOT < high <= PER_MILLE * (1.0 + OVERSHOOT):
             written = (self._text[slice(*span)] for each in self._candidates for span in each.spans)
             return PER_MILLE if all(map(_INTEGER.fullmatch, written)) else own
-        decimals = self._dialect.decimals == 0 and any(side != int(side) for side in sides if abs(side) < 2)
-        return 1.0 if decimals and low >= -OVERSHOOT and high <= 1.0 else own
+        decimals = any(side != int(side) for side in sides if abs(side) < 2)
+        if self._dialect.decimals == 0 and low >= -OVERSHOOT:
+            return 1.0 if high <= 1.0 or (decimals and high <= 1.0 + OVERSHOOT) else own
+        return own
 
     def _validate(self, candidate: _Candidate, scale: float) -> None:
         label, phrase, reason = self._named(candidate.label)
@@ -159,7 +168,7 @@ class Collector:
             self.reject("out_of_range" if all(map(math.isfinite, candidate.sides)) else "not_finite")
             return
         x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)
-        if x1 >= x2 or y1 >= y2 or (x2 - x1) * (y2 - y1) == 0.0:  # the product underflows for tiny boxes
+        if min(x2 - x1, y2 - y1) < self._least:
             self.reject("zero_area")
             return
         if (label, x1, y1, x2, y2) in self._seen:

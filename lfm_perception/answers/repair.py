@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tolerant half: takes the objects out of text that no grammar constrained, and counts the broken ones.
 
-json-repair parses what looks like JSON, lines `dog: [..]` and YAML become mappings, box tokens become
+json-repair parses what looks like JSON, `lines` turns lists, tables and YAML into mappings, box tokens become
 objects; `shapes` finds the boxes in the result. Each box is then looked up in the text: one whose four
 numbers do not stand there one after the other is not believed. Text that is nested too deeply or too long
 for json-repair, which is recursive and not linear, is refused.
@@ -10,14 +10,14 @@ for json-repair, which is recursive and not linear, is refused.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 
 import json_repair
 
 from lfm_perception.answers.collector import LABEL_LIMIT, Collector, Span
-from lfm_perception.answers.shapes import MAX_DEPTH, Shape, folded, is_box_key, shapes
+from lfm_perception.answers.lines import BARE_BOX, FOUR, lines
+from lfm_perception.answers.shapes import MAX_DEPTH, Shape, is_box_key, shapes
 from lfm_perception.answers.strict import NUMBER
 from lfm_perception.questions import Dialect
 
@@ -25,24 +25,17 @@ MAX_TEXT = 16_384
 """Longest text that is repaired, characters: four times the longest answer."""
 
 _PUNCTUATION = str.maketrans("“”：，［］｛｝", '"":,[]{}')
-_FOUR = rf"\s*{NUMBER}(?:\s*,\s*{NUMBER}){{3}}\s*"
-_TUPLE = re.compile(rf"\(({_FOUR}(?:,\s*)?)\)")
-_BARE_BOX = re.compile(rf"\[{_FOUR}(?:,\s*)?\]")
+_TUPLE = re.compile(rf"\(({FOUR}(?:,\s*)?)\)")
+_PAIR = rf"\(\s*({NUMBER}\s*,\s*{NUMBER})\s*\)"
+_PAIRS = re.compile(rf"\(?{_PAIR}\s*,?\s*(?:to\s*)?{_PAIR}\)?")
+_ESCAPED = re.compile(r'\{\s*\\"')
 _NUMBER = re.compile(rf"(?<![\w.]){NUMBER}(?![\w.%])|(?<![\w.]){NUMBER}(?=\.(?!\d))")
 _TOKENS = re.compile(
     r"<\|object_ref_start\|>(?P<qwen>[^<\n]{1,100})<\|object_ref_end\|>\s*(?P<qwen_boxes>(?:<\|box_start\|>[^<\n]*<\|box_end\|>\s*)+)"
     r"|<ref>(?P<ref>[^<\n]{1,100})</ref>\s*(?P<ref_boxes>(?:<box>[^<\n]*</box>\s*)+)"
     r"|(?P<bare_boxes>(?:<\|box_start\|>[^<\n]*<\|box_end\|>\s*|<box>[^<\n]*</box>\s*)+)"
 )
-_LINE = re.compile(
-    r"^[ \t]*(?P<bullet>[-*•]|\d+[.)])?[ \t]*[\"'`*]*(?P<key>[^\W\d][^:\[\](){}\n\"`*]{0,99}?)[\"'`*]*"
-    r"[ \t]*(?(bullet)(?::|(?=\[))|:)[ \t*]*(?P<value>[^\n]*?),?[ \t]*$",
-    re.MULTILINE,
-)
-_PROSE = re.compile(
-    r"\s(?:is|are|at|in|here|located|found|visible|follows|coordinates|position)$", re.IGNORECASE
-)
-_ITEM = re.compile(rf"^[ \t]*-[ \t]*(?P<number>{NUMBER})[ \t]*$", re.MULTILINE)
+_UNREAD = re.compile(rf"[\[(]{FOUR}[\])]|\d\.\d+(?:[^\w.]+\d\.\d+){{3}}")
 
 
 def repair(text: str, dialect: Dialect, collector: Collector) -> None:
@@ -50,10 +43,15 @@ def repair(text: str, dialect: Dialect, collector: Collector) -> None:
     if not re.search(r"\d", text) and "{" not in text:
         return
     plain = text.translate(_PUNCTUATION)
-    plain = _TUPLE.sub(r"[\1]", plain)
+    if _ESCAPED.search(plain):  # JSON within a JSON string
+        plain = plain.replace('\\"', ' "').replace("\\n", "  ")
     places = _Places(plain)
+    plain = _TUPLE.sub(r"[\1]", plain)
+    plain = _PAIRS.sub(r"[\1, \2]", plain)
     for shape in _shapes(plain, dialect, collector):
         _collect(shape, places, collector)
+    if collector.is_empty and _UNREAD.search(plain):
+        collector.reject("malformed")
 
 
 def _shapes(text: str, dialect: Dialect, collector: Collector) -> Iterator[Shape]:
@@ -65,11 +63,11 @@ def _shapes(text: str, dialect: Dialect, collector: Collector) -> Iterator[Shape
             sides = tuple(numbers[start : start + 4])
             yield Shape(label, sides, "" if len(sides) == 4 else "not_four_numbers")
     text = _TOKENS.sub(lambda match: " " * len(match[0]), text)
-    if "{" not in text and (lines := _lines(text)):
-        yield from shapes(lines, dialect.label_key, dialect.box_key)
+    if "{" not in text and (objects := lines(text)):
+        yield from shapes(objects, dialect.label_key, dialect.box_key)
         return
     for region in _regions(text, collector):
-        if _BARE_BOX.fullmatch(region):
+        if BARE_BOX.fullmatch(region):
             yield from shapes([float(side) for side in re.findall(NUMBER, region)], "", "")
         else:
             yield from shapes(_parsed(region, collector), dialect.label_key, dialect.box_key)
@@ -81,46 +79,6 @@ def _parsed(region: str, collector: Collector) -> object:
     except (ValueError, RecursionError, TypeError, IndexError, KeyError, AttributeError):
         collector.reject("malformed")
         return None
-
-
-def _lines(text: str) -> list[dict[str, object]]:
-    """Lines `key: value` as objects: a bullet or a repeated key begins another one. YAML, in short."""
-    found: list[dict[str, object]] = []
-    lines = list(_LINE.finditer(text))
-    keys = {folded(line["key"]) for line in lines}
-    if not any(
-        _BARE_BOX.fullmatch(line["value"]) or is_box_key(line["key"]) for line in lines
-    ) and not keys >= {"x1", "y1"}:
-        return []
-    items = [(item.start(), float(item["number"])) for item in _ITEM.finditer(text)]
-    for number, line in enumerate(lines):
-        key, value = line["key"].strip(), line["value"].strip("\"'` ")
-        if not found or (line["bullet"] and not _is_continued(line, found[-1])) or key in found[-1]:
-            found.append({})
-        end = lines[number + 1].start() if number + 1 < len(lines) else len(text)
-        block = items[bisect_left(items, (line.end(), 0.0)) : bisect_left(items, (end, 0.0))]
-        found[-1][key] = value or [side for _, side in block]
-    return [_line_object(each) for each in found]
-
-
-def _is_continued(line: re.Match[str], current: dict[str, object]) -> bool:
-    """Whether a bullet belongs to the object above it: `- bbox: [..]` below `- label: dog`."""
-    return is_box_key(line["key"]) and not any(is_box_key(key) for key in current) and bool(current)
-
-
-def _line_object(entries: dict[str, object]) -> dict[str, object]:
-    """An object of lines; a box text becomes numbers, below `dog` a label of up to four words."""
-    found: dict[str, object] = {}
-    for key, value in entries.items():
-        if isinstance(value, str) and (box := _BARE_BOX.fullmatch(value)):
-            sides = [float(side) for side in re.findall(NUMBER, box[0])]
-            if is_box_key(key) or len(key.split()) > 4 or _PROSE.search(key):
-                found.setdefault("bbox", []).append(sides)  # type: ignore[attr-defined]
-            else:
-                found[key] = sides
-        else:
-            found[key] = value
-    return found
 
 
 def _regions(text: str, collector: Collector) -> Iterator[str]:

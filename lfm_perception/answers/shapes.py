@@ -18,7 +18,21 @@ from lfm_perception.answers.strict import NUMBER
 MAX_DEPTH = 32
 """Levels of nesting that are read: more than any answer has."""
 
-_LABEL_KEYS = ("label", "name", "class", "class_name", "category", "object", "labels", "ref", "text")
+_LABEL_KEYS = (
+    *(
+        "label",
+        "name",
+        "class",
+        "class_name",
+        "category",
+        "object",
+        "labels",
+        "names",
+        "classes",
+        "categories",
+    ),
+    *("ref", "text", "object_name", "category_name", "phrase", "phrases", "entity", "title", "description"),
+)
 _BOX_KEYS = frozenset(
     (
         *(
@@ -74,6 +88,10 @@ def shapes(value: object, label_key: str, box_key: str, name: str | None = None)
 
 def is_box_key(key: str) -> bool:
     return folded(key) in _BOX_KEYS
+
+
+def is_corner_key(key: str) -> bool:
+    return any(folded(key) in keys for keys in _CORNERS)
 
 
 def folded(key: str) -> str:
