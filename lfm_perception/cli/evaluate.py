@@ -48,8 +48,7 @@ def demo(
     from lfm_perception.media.staging import write_json
 
     _check_names(trial, [each.name for each in TRIALS], "--trial")
-    if json_ and not json_.parent.is_dir():
-        raise PerceptionError(f"{json_} cannot be written: there is no folder {json_.parent}")
+    _check_file(json_)
     chosen = options.load_settings(settings, set_)
     trials = [each for each in TRIALS if not trial or each.name in trial]
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
@@ -235,6 +234,7 @@ def wordings(
 
     chosen = options.load_settings(settings, set_, seed=seed)
     _check_names(dialect, list(chosen.known_dialects), "--dialect")
+    _check_file(json_)
     with running() as job, open_labelled(source, labels, topic=topic) as opened:
         wanted = selected_labels(opened.labels, None if names is None else options.split(names))
         job.begin("loading the model", min(opened.count, images or opened.count))
@@ -248,9 +248,10 @@ def wordings(
         job.require(trial.images, f"{opened.name} holds no labelled images")
         figures = trial.figures(seed)
     options.show_table(table(figures))
-    print(f"{verdict(figures)} ({trial.images} images)")
+    print(f"{verdict(figures)} Images: {trial.images}.")
     if json_:
-        write_json(json_, {"source": str(source), "wordings": figures, **provenance(chosen)})
+        about = {"source": str(source), "images": trial.images, "labels": list(wanted)}
+        write_json(json_, {**about, "wordings": figures, **provenance(chosen)})
         print(f"all figures in {json_}")
     job.finish(json_ or Path("the table above"))
 
@@ -281,3 +282,9 @@ def _check_names(given: list[str] | None, known: list[str], option: str) -> None
     for name in given or []:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
+
+
+def _check_file(file: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is measured."""
+    if file and not file.parent.is_dir():
+        raise PerceptionError(f"{file} cannot be written: there is no folder {file.parent}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from lfm_perception.answers import RESCALED
 from lfm_perception.evaluation.detection import count_matches
 from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.tables import new_table
@@ -110,7 +111,7 @@ def table(figures: Mapping[str, Any]) -> Table:
         shown.add_row(
             name,
             *(f"{each[key]:.3f}" for key in ("f1", "standard_error", "precision", "recall")),
-            str(sum(each["rejects"].values())),
+            str(sum(count for reason, count in each["rejects"].items() if reason != RESCALED)),
             f"{each['latency_ms']:.0f}",
             behind if each["behind_best"] else "",
         )
@@ -132,12 +133,12 @@ def verdict(figures: Mapping[str, Any]) -> str:
 
 
 def _f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """F1 of counts of true positives, false positives and false negatives, shape (..., 3)."""
-    f1: NDArray[np.float64] = (
-        2.0 * counts[..., 0] / np.maximum(1, 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
-    )
+    """F1 of counts of true positives, false positives and false negatives, shape (..., 3); 1 without any."""
+    cases = counts @ np.array([2, 1, 1])
+    f1: NDArray[np.float64] = np.where(cases, 2.0 * counts[..., 0] / np.maximum(cases, 1), 1.0)
     return f1
 
 
 def _share(counts: NDArray[np.int64], other: int) -> float:
-    return round(float(counts[0] / max(1, counts[0] + counts[other])), 4)
+    cases = counts[0] + counts[other]
+    return round(float(counts[0] / cases), 4) if cases else 1.0

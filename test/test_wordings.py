@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception eval wordings` on labelled images of the demo world, with the demo model."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import cv2
+import pytest
+
+from lfm_perception.cli import main
+from lfm_perception.demo.bodies import EASY, LABELS
+from lfm_perception.demo.world import still
+
+MINE = """
+detect: {dialect: mine}
+dialects:
+  mine: {user: "Where is {labels}?", label_key: name, keys: [name, bbox]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images with YOLO labels, and one that shows nothing."""
+    root = tmp_path_factory.mktemp("images")
+    for index in range(2):
+        snapshot = still(random.Random(f"wordings {index}"), 256, 256, EASY)
+        cv2.imwrite(str(root / f"{index}.png"), cv2.cvtColor(snapshot.frame.image, cv2.COLOR_RGB2BGR))
+        lines = []
+        for thing in snapshot.objects:
+            x1, y1, x2, y2 = thing.box.xyxy.tolist()
+            middle = f"{(x1 + x2) / 2} {(y1 + y2) / 2} {x2 - x1} {y2 - y1}"
+            lines.append(f"{LABELS.index(thing.label)} {middle}\n")
+        (root / f"{index}.txt").write_text("".join(lines))
+    cv2.imwrite(str(root / "2.png"), snapshot.frame.image[:1, :1].repeat(256, 0).repeat(256, 1))
+    (root / "classes.txt").write_text("\n".join(LABELS))
+    (root / "mine.yaml").write_text(MINE)
+    return root
+
+
+def run(*words: object) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words), "--set", "engine.isolation=thread"])
+    return ended.value.code
+
+
+def test_dialects_are_compared_on_labelled_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--dialect", "bbox", "--dialect", "mine", "--settings", folder / "mine.yaml")
+    assert run("eval", "wordings", folder, *asked, "--json", tmp_path / "w.json") == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[:3]] == ["dialect", "bbox", "mine"]
+    assert "bbox is best" in said
+    assert "Images: 3." in said
+    written = json.loads((tmp_path / "w.json").read_text())
+    assert (written["images"], written["labels"]) == (3, list(LABELS))
+    best, other = written["wordings"]["bbox"], written["wordings"]["mine"]
+    assert best["f1"] > 0.9
+    assert best["standard_error"] < 0.1, "an image without objects or detections is right"
+    assert other["behind_best"] == pytest.approx(best["f1"] - other["f1"], abs=1e-3)
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("eval", "wordings", folder, "--json", tmp_path / "no" / "w.json") == 1
+    assert "cannot be written: there is no folder" in capsys.readouterr().err
