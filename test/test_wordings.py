@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from labelled import SIZE, scenes, write_yolo
 
 from lfm_perception.cli import main
-from lfm_perception.demo.bodies import EASY, LABELS
-from lfm_perception.demo.world import still
+from lfm_perception.demo.bodies import LABELS
 
 MINE = """
 detect: {dialect: mine}
@@ -24,18 +24,8 @@ dialects:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images with YOLO labels, and one that shows nothing."""
-    root = tmp_path_factory.mktemp("images")
-    for index in range(2):
-        snapshot = still(random.Random(f"wordings {index}"), 256, 256, EASY)
-        cv2.imwrite(str(root / f"{index}.png"), cv2.cvtColor(snapshot.frame.image, cv2.COLOR_RGB2BGR))
-        lines = []
-        for thing in snapshot.objects:
-            x1, y1, x2, y2 = thing.box.xyxy.tolist()
-            middle = f"{(x1 + x2) / 2} {(y1 + y2) / 2} {x2 - x1} {y2 - y1}"
-            lines.append(f"{LABELS.index(thing.label)} {middle}\n")
-        (root / f"{index}.txt").write_text("".join(lines))
-    cv2.imwrite(str(root / "2.png"), snapshot.frame.image[:1, :1].repeat(256, 0).repeat(256, 1))
-    (root / "classes.txt").write_text("\n".join(LABELS))
+    root = write_yolo(tmp_path_factory.mktemp("labelled"), scenes(2))
+    cv2.imwrite(str(root / "images" / "2.png"), np.full((SIZE, SIZE, 3), 90, np.uint8))
     (root / "mine.yaml").write_text(MINE)
     return root
 
