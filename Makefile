@@ -9,7 +9,7 @@ ROBOT_TESTS := $(addprefix test/,test_answers.py test_image_plan.py test_image_t
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson robot demo test test-robot fuzz coverage lint format docs site model constraints clean environment
+.PHONY: help desktop jetson robot demo test test-robot fuzz coverage lint format docs pictures site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,10 +49,11 @@ format: environment ## put the code into the common format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: environment ## write the files that are made from the parameters and topics
-	$(BIN)/python -m lfm_perception.settings yaml > config/perception.yaml
-	$(BIN)/python -m lfm_perception.settings markdown > docs/parameters.md
-	$(BIN)/python -m lfm_perception.ros.topics docs/topics.md
+docs: environment ## write what is generated in pages: parameters, topics, modules, measured figures
+	PYTHONPATH=tools $(BIN)/python -m documentation
+
+pictures: demo ## run the demo and make the animation of the README and the site from its video
+	PYTHONPATH=tools $(BIN)/python -m documentation.animation out/demo/overlay.mp4 docs/images/demo.webp
 
 site: environment ## build the site of docs/ in build/site, readable without a network; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -75,6 +75,7 @@ MISTAKES = {
     "run demo --labels <|im_end|>": "special token",
     "run demo --model missing.gguf": "there is no model missing.gguf: give the path",
     "run demo --model text.gguf": "text.gguf",
+    "run demo --model LFM2.5-VL-450M": "is not on this computer",
     "run demo --mmproj mmproj-text.gguf": "give both, or neither",
     "run demo --conf 50": "detect.min_score must be a number from 0 to 1",
     "run demo --device tpu": "--device must be one of cpu, gpu, cuda",

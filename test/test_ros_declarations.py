@@ -19,17 +19,9 @@ from lfm_perception.ros.launch_arguments import (
     remappings,
     replay_command,
 )
-from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions, with_tables
+from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions
 
 ROOT = Path(__file__).parents[1]
-
-
-def test_the_tables_of_the_topics_page_are_the_generated_ones() -> None:
-    page = (ROOT / "docs" / "topics.md").read_text(encoding="utf-8")
-    assert page == with_tables(page), "run make docs"
-    broken = page.replace("std_msgs/String", "std_msgs/Int32")
-    assert broken != page
-    assert with_tables(broken) == page
 
 
 def test_one_image_topic_is_subscribed_to_with_the_reliability_of_the_setting() -> None:

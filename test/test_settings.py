@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import BBOX, BBOX_2D
 from lfm_perception.settings import RENAMED, ImageSettings, Settings, parameter_specs
-from lfm_perception.settings.documentation import as_markdown, as_yaml
+from lfm_perception.settings.documentation import as_yaml
 
 ROOT = Path(__file__).parent.parent
 NAMES = [*parameter_specs()]
@@ -356,9 +356,7 @@ def test_any_mapping_gives_settings_or_one_sentence(mapping: dict[str, object]) 
     assert isinstance(outcome, Settings) or "\n" not in outcome
 
 
-def test_the_example_file_and_the_table_are_the_settings() -> None:
-    assert (ROOT / "config" / "perception.yaml").read_text(encoding="utf-8") == as_yaml()
-    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == as_markdown()
+def test_the_example_file_is_the_settings() -> None:
     assert Settings.load(ROOT / "config" / "perception.yaml") == Settings()
     groups = yaml.safe_load(as_yaml())["/**"]["ros__parameters"]
     assert [f"{group}.{key}" for group, keys in groups.items() for key in keys] == NAMES

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hook of mkdocs (see mkdocs.yml) that adds the linked files of the repository to the site.
+"""A hook of mkdocs (see mkdocs.yml): the repository's files and address, the menu's parameters, tables.
 
 A link to `../config/cpu.yaml` in a page of docs/ points to a copy under repository/: Markdown becomes a page,
-images stay unchanged, and any other file becomes plain text.
+images stay unchanged, and any other file becomes plain text. The repository itself is linked where it was
+cloned from one.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 
@@ -21,6 +24,32 @@ SHOWN = {".md", ".svg", ".jpg", ".png"}
 """Suffixes of files that a browser displays, or that mkdocs turns into pages."""
 
 LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=[)#])")
+
+
+PARAMETERS = "Parameters"
+"""The entry of the menu that gets the page of each group."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Complete the menu, and link the repository."""
+    groups = sorted(f"parameters/{path.name}" for path in Path(config.docs_dir, "parameters").glob("*.md"))
+    for entry in config.nav or []:
+        if PARAMETERS in entry:
+            entry[PARAMETERS] = [{"Overview": entry[PARAMETERS]}, *groups]
+    if address := _repository(Path(config.config_file_path).parent):
+        config.repo_url, config.repo_name = address, "Repository"
+    return config
+
+
+def _repository(root: Path) -> str:
+    """The web address of the repository that this one was cloned from; empty if there is none."""
+    command = ["git", "-C", str(root), "config", "--get", "remote.origin.url"]
+    try:
+        address = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # git
+        return ""
+    address = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", address).removesuffix(".git")
+    return address if address.startswith("https://") else ""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -46,6 +75,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return relpath(uri, dirname(here) or ".") if uri in files.src_uris else link["target"]
 
     return LINK.sub(to_copy, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give each cell of a table the text of its column's head, which narrow screens show beside it."""
+    return re.sub(r"<table>.*?</table>", _labelled, html, flags=re.DOTALL)
+
+
+def _labelled(table: re.Match[str]) -> str:
+    heads = [re.sub("<[^>]*>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table[0])]
+    labels = cycle(head.replace('"', "&quot;") for head in heads)
+    return re.sub("<td", lambda cell: f'<td data-label="{next(labels)}"', table[0])
 
 
 def _outside(markdown: str, uri: str) -> Iterator[str]:

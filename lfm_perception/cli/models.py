@@ -100,7 +100,7 @@ def pull(
 
         pulled = pull_model(model, store, mmproj=mmproj, revision=revision, notify=print, on_progress=show)
     print(f"{pulled.name} is in {pulled.folder}")
-    print(f"to run it: lfm-perception models settings {pulled.name} > {pulled.name}.yaml")
+    print(f"to run it: lfm-perception run VIDEO --model {pulled.name}; for the node, see models settings")
 
 
 def _agree(name: str, terms: License, accepted: bool) -> None:
@@ -140,13 +140,8 @@ def settings(name: Name) -> None:
     """
     from lfm_perception.settings import ANY_NODE, ROS_PARAMETERS
 
-    stored = Store().find(name)
-    model, mmproj = stored.files
-    groups: dict[str, dict[str, object]] = {
-        "model": {"path": str(model), "sha256": stored.model.sha256},
-        "mmproj": {"path": str(mmproj), "sha256": stored.mmproj.sha256},
-    }
-    for key, value in stored.settings.items():
+    groups: dict[str, dict[str, object]] = {}
+    for key, value in Store().find(name).values().items():
         group, _, key = key.partition(".")
         groups.setdefault(group, {})[key] = value
     nodes = {ANY_NODE: {ROS_PARAMETERS: groups}}

@@ -123,12 +123,12 @@ def load_settings(
 
 
 def shortcuts(
-    model: Path | None, mmproj: Path | None, conf: float | None, device: str | None
+    model: str | None, mmproj: Path | None, conf: float | None, device: str | None
 ) -> dict[str, object]:
     """The settings of the options that have names of their own. Raises PerceptionError."""
     values: dict[str, object] = {}
     if model is not None:
-        values = {"model.path": str(model), "mmproj.path": str(mmproj or _mmproj_beside(model))}
+        values = _of_model(model, mmproj)
     elif mmproj is not None:
         values["mmproj.path"] = str(mmproj)
     if conf is not None:
@@ -138,6 +138,17 @@ def shortcuts(
             raise PerceptionError(f"--device must be one of {', '.join(DEVICES)}, got {shown(device)}")
         values["engine.n_gpu_layers"] = DEVICES[device]
     return values
+
+
+def _of_model(model: str, mmproj: Path | None) -> dict[str, object]:
+    """The settings of a GGUF file, or of a model that has been pulled or added under this name."""
+    path = Path(model)
+    if path.name == model and path.suffix != ".gguf" and not path.exists():
+        from lfm_perception.models.store import Store
+
+        files = {"mmproj.path": str(mmproj), "mmproj.sha256": ""} if mmproj else {}
+        return {**Store().find(model).values(), **files}
+    return {"model.path": model, "mmproj.path": str(mmproj or _mmproj_beside(path))}
 
 
 def _mmproj_beside(model: Path) -> Path:

@@ -18,7 +18,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; `out/NAME` by default.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    model: Annotated[Path | None, typer.Option(help="GGUF file of the language model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A name that `models list` shows, or the GGUF file of the language model."),
+    ] = None,
     mmproj: Annotated[
         Path | None, typer.Option(help="GGUF file of the vision tower; by default the one beside the model.")
     ] = None,

@@ -51,6 +51,17 @@ class StoredModel:
         """Paths of the language model and the vision file."""
         return self.folder / self.model.path, self.folder / self.mmproj.path
 
+    def values(self) -> dict[str, object]:
+        """The settings that run this model, by dotted name: files, checksums, recommended values."""
+        model, mmproj = self.files
+        return {
+            "model.path": str(model),
+            "model.sha256": self.model.sha256,
+            "mmproj.path": str(mmproj),
+            "mmproj.sha256": self.mmproj.sha256,
+            **self.settings,
+        }
+
     def check(self) -> None:
         """Verify size and checksum of both files.
 
@@ -84,7 +95,14 @@ class Store:
         return sorted(path.parent.name for path in self.root.glob(f"*/{RECORD}"))
 
     def find(self, name: str) -> StoredModel:
-        """The model of this name. Raises PerceptionError when it is not stored, or its record is damaged."""
+        """The model of this name; one without its quantization names the only one that is stored.
+
+        Raises:
+            PerceptionError: It is not stored, or its record is damaged.
+        """
+        quantized = [each for each in self.names() if each.rpartition("-")[0] == name]
+        if name not in self.names() and len(quantized) == 1:
+            name = quantized[0]
         path = self.root / name / RECORD
         if not _NAME.fullmatch(name) or not path.is_file():
             stored = ", ".join(self.names()) or "none"

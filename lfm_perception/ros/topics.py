@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topics, timers and services of each node, declared once. Types are strings: this imports without ROS.
 
-    python -m lfm_perception.ros.topics docs/topics.md
-
-writes the tables of that page anew. To add a topic, add its line here and publish on its name in the node.
+To add a topic, add its line here and publish on its name in the node; `make docs` writes it into the pages.
 """
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -162,52 +157,3 @@ def perception_subscriptions(transport: str, reliability: str) -> list[Topic]:
         for topic in PERCEPTION.subscriptions
         if topic.name == image or not topic.name.startswith("image_raw")
     ]
-
-
-# --- docs/topics.md -------------------------------------------------------------------------------------
-
-
-Row = tuple[str, ...]
-
-
-def _topic_table(topics: Sequence[Topic], when: str) -> list[Row]:
-    head = ("topic", "type", "reliability", "durability", "depth", when, "content")
-    rows = [
-        (
-            *(f"`{topic.name}`", topic.type, topic.qos.reliability.replace("_", " ")),
-            *(topic.qos.durability.replace("_", " "), str(topic.qos.depth)),
-            topic.when + (", while subscribed to" if topic.on_demand else ""),
-            topic.description,
-        )
-        for topic in topics
-    ]
-    return [head, *rows]
-
-
-def _tables() -> dict[str, list[Row]]:
-    """The tables of docs/topics.md by their headings; the first row is the table's head."""
-    timers = [(each.name, f"`{each.parameter}`", each.clock, each.description) for each in PERCEPTION.timers]
-    services = [(f"`{each.name}`", each.type, each.description) for each in PERCEPTION.services]
-    return {
-        "Subscriptions": _topic_table(PERCEPTION.subscriptions, "when"),
-        "Publishers": _topic_table(PERCEPTION.publishers, "rate"),
-        "Timers": [("timer", "period", "clock", "purpose"), *timers],
-        "Services": [("service", "type", "purpose"), *services],
-        "Demo camera": _topic_table(DEMO_CAMERA.publishers, "rate"),
-    }
-
-
-def with_tables(page: str) -> str:
-    """The page with the first table under each heading replaced by the declared one."""
-    for heading, (head, *rows) in _tables().items():
-        lines = [head, ("---",) * len(head), *rows]
-        table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-        before, title, after = page.partition(f"\n## {heading}\n")
-        text, _, rest = re.split(r"(?m)((?:^\|.*\n)+)", after, maxsplit=1)
-        page = before + title + text + table + rest
-    return page
-
-
-if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make docs` writes: pages agree with parameters, topics, modules and measured results."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from documentation import figures
+from documentation.marks import MARK, fill
+from documentation.pages import DOCS, ROOT, generated, stale
+
+PACKAGE = ROOT / "lfm_perception"
+
+
+def test_every_generated_page_and_figure_is_the_one_that_make_docs_writes() -> None:
+    pages = generated()
+    assert [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text] == [], (
+        "run make docs"
+    )
+    assert stale() == []
+    assert {"README.md", "tuning.md", "topics.md", "architecture.md"} <= {path.name for path in pages}
+
+
+def test_another_result_changes_the_figures_of_the_readme(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    before = figures.texts(tmp_path)
+    for name, path in {
+        "engine": ("results", 4, "rows", "all, right draft", "decode_calls"),
+        "tracking": ("metrics", "sparse-late", "lfm_perception", "hota"),
+        "node": ("camera", "figures", "track_age_ms", "p95"),
+    }.items():
+        file = tmp_path / "benchmarks" / "results" / f"{name}.json"
+        found = json.loads(file.read_text(encoding="utf-8"))
+        at = found
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] *= 3
+        file.write_text(json.dumps(found), encoding="utf-8")
+    after = figures.texts(tmp_path)
+    shown = {mark["name"] for mark in MARK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))}
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"engine/calls/draft", "tracking/sparse-late/hota", "node/track-age-p95-ms"} <= changed & shown
+
+
+def test_a_marked_place_is_filled_within_its_line_or_over_several() -> None:
+    page = "about <!-- node/ms -->1<!-- end --> ms\n\n<!-- rows -->\n<!-- end -->\n"
+    filled = fill(page, {"node/ms": "2", "rows": "a\nb"}, "page.md")
+    assert filled == "about <!-- node/ms -->2<!-- end --> ms\n\n<!-- rows -->\n\na\nb\n\n<!-- end -->\n"
+    assert fill(filled, {"node/ms": "2", "rows": "a\nb"}, "page.md") == filled
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ("about <!-- nothing -->1<!-- end -->", "there is no figure nothing"),
+        ("in\n<!-- node/ms -->1<!-- end --> ms", "begins its line"),
+        ("- <!-- node/ms -->1<!-- end --> ms", "begins its line"),
+    ],
+)
+def test_a_place_that_cannot_be_filled_is_an_error(page: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        fill(page, {"node/ms": "2"}, "page.md")
+
+
+def test_the_architecture_names_every_module() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    modules = {
+        path.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
+        for path in PACKAGE.rglob("*.py")
+        if ast.parse(path.read_text(encoding="utf-8")).body
+    }
+    assert {name for name in modules if name and f"| `{name}` |" not in page} == set()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measured figures that pages show, each from a file in benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from documentation.marks import table
+
+OURS = "lfm_perception"
+NAIVE, NO_DRAFT, RIGHT_DRAFT = "naive", "all, no draft", "all, right draft"
+CAPTIONS = {
+    "again": "caption alone",
+    "rejected": "caption, same frame",
+    "accepted": "caption, same frame, as the last",
+}
+PROTOCOLS = {
+    "every-frame": ("every frame", "at once"),
+    "sparse": ("every 6th", "at once"),
+    "sparse-late": ("every 6th", "6 frames late"),
+    "jittered": ("every 6th", "5 to 11 frames late"),
+}
+"""Protocols of the pages: which frames are inferred, and when the answers arrive."""
+
+TRIALS = {
+    "walkers": "people walk to and fro, noisy detections",
+    "duplicates": "10% of the objects are given twice",
+    "label-flips": "30% of the labels are wrong",
+    "fast-0.25": "objects 0.06 wide move 0.25 image widths per second",
+    "fast-0.6": "0.6 image widths per second",
+    "crossing": "pairs meet at 0.25 image widths per second each",
+    "approach": "people come nearer at 2 m/s",
+    "recede": "people go away at 2 m/s",
+    "occlusion": "people cannot be seen for 2 s",
+    "roll": "the camera rolls at 40° per second",
+    "roll-exact": "the same, its motion known",
+    "zoom": "the camera zooms to 1.8 times and back in 4 s",
+    "zoom-exact": "the same, its motion known",
+    "low-camera-rate": "4 camera frames per second",
+}
+"""What happens in each trial of `eval tracking synthetic`."""
+
+
+def texts(root: Path) -> dict[str, str]:
+    """The text of each figure by its name."""
+    results = root / "benchmarks" / "results"
+
+    def read(name: str) -> Any:
+        return json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+
+    return {
+        **dict(_engine(read("engine"))),
+        **dict(_tracking(read("tracking"))),
+        **dict(_synthetic(read("tracking_synthetic"))),
+        **dict(_node(read("node"))),
+        **dict(_motion_gate(read("motion_gate"))),
+        **dict(_quality(read("quality_speed"))),
+        **dict(_fuzz(read("fuzz"))),
+    }
+
+
+def _engine(found: Any) -> Iterator[tuple[str, str]]:
+    runs = {(run["size"], run["objects"]): run for run in found["results"] if run["threads"] == 2}
+    rows = runs["256x256", 3]["rows"]
+    naive, draft = rows[NAIVE], rows[RIGHT_DRAFT]
+    yield "engine/calls/naive", str(naive["decode_calls"])
+    yield "engine/calls/draft", str(draft["decode_calls"])
+    yield "engine/calls/ratio", f"{naive['decode_calls'] / draft['decode_calls']:.0f}"
+    yield "engine/ms/naive", f"{naive['ms']:.0f}"
+    yield "engine/ms/draft", f"{draft['ms']:.0f}"
+    yield "engine/memory-mb", str(found["memory_mb"])
+    for name, row in CAPTIONS.items():
+        yield f"engine/caption/{name}", f"{rows[row]['ms']:.0f}"
+    yield (
+        "engine/latency",
+        table(
+            ("image", "image tokens", "objects", "naive", "without a draft", "with a draft from the tracks"),
+            [
+                (
+                    *(size, str(run["image_tokens"]), str(objects)),
+                    *(f"{run['rows'][row]['ms']:.0f}" for row in (NAIVE, NO_DRAFT, RIGHT_DRAFT)),
+                )
+                for (size, objects), run in runs.items()
+            ],
+        ),
+    )
+
+
+def _tracking(found: Any) -> Iterator[tuple[str, str]]:
+    metrics = found["metrics"]
+    peers = [name for name in metrics["sparse-late"] if name not in (OURS, "bound")]
+    for protocol in PROTOCOLS:
+        best = max(peers, key=lambda peer: metrics[protocol][peer]["hota"])
+        yield f"tracking/{protocol}/hota", f"{metrics[protocol][OURS]['hota']:.1f}"
+        yield f"tracking/{protocol}/best-peer", best
+        yield f"tracking/{protocol}/best-peer-hota", f"{metrics[protocol][best]['hota']:.1f}"
+    own = [metrics[protocol][OURS] for protocol in PROTOCOLS]
+    yield (
+        "tracking/protocols",
+        table(
+            ("protocol", "inferred frames", "answers arrive", "HOTA", "IDF1"),
+            [
+                (f"`{protocol}`", *about, f"{each['hota']:.1f}", f"{each['idf1']:.1f}")
+                for (protocol, about), each in zip(PROTOCOLS.items(), own, strict=True)
+            ],
+        ),
+    )
+    yield (
+        "tracking/peers",
+        table(
+            ("tracker, HOTA", *(f"`{protocol}`" for protocol in metrics)),
+            [
+                (name, *(f"{each[name]['hota']:.1f}" for each in metrics.values()))
+                for name in (OURS, *peers, "bound")
+            ],
+        ),
+    )
+    filters = found["filters"]
+    for name, value in filters.items():
+        yield f"tracking/filters/{name}", f"{value:.0f}"
+
+
+def _synthetic(found: Any) -> Iterator[tuple[str, str]]:
+    names = ("hota", "coverage", "identity_kept")
+    yield (
+        "tracking/synthetic",
+        table(
+            ("trial", "what happens", "HOTA", "coverage, %", "identity kept, %"),
+            [
+                (f"`{trial}`", TRIALS[trial], *(f"{figures[name]:.1f}" for name in names))
+                for trial, figures in found["trials"].items()
+            ],
+        ),
+    )
+
+
+def _node(found: Any) -> Iterator[tuple[str, str]]:
+    camera = found["camera"]["figures"]
+    yield "node/image", found["camera"]["inputs"]["image"].split()[0]
+    yield "node/tracks-hz", f"{camera['tracks_hz']:.1f}"
+    yield "node/track-age-p50-ms", f"{camera['track_age_ms']['p50']:.1f}"
+    yield "node/track-age-p95-ms", f"{camera['track_age_ms']['p95']:.1f}"
+    yield "node/recovery-s", f"{found['losses']['figures']['recovery_s']['SIGKILL']['max']:.1f}"
+    recorded = found["recorded"]["figures"]
+    yield "node/recorded/start-s", f"{recorded['start_s']['p50']:.1f}"
+    yield "node/recorded/memory-mib", f"{recorded['resident_mib']['p50']:.0f}"
+
+
+def _motion_gate(found: Any) -> Iterator[tuple[str, str]]:
+    row = next(row for row in found["rows"] if row["motion_threshold"] == 0.05)["static"]
+    yield "motion-gate/saved", f"{1 - row['inferred'] / row['frames']:.0%}"
+
+
+def _quality(found: Any) -> Iterator[tuple[str, str]]:
+    stages = ("encode_ms", "prefill_ms", "decode_ms")
+    yield (
+        "quality/latency",
+        table(
+            ("`image.max_tokens`", "image", "image tokens", "F1", "IoU", "encode / prefill / decode, ms"),
+            [
+                (
+                    *(str(point["max_tokens"]), point["image"], str(point["image_tokens"])),
+                    *(f"{point['f1']:.3f}", f"{point['mean_iou']:.3f}"),
+                    " / ".join(f"{point[stage]:.0f}" for stage in stages),
+                )
+                for point in found["points"]
+            ],
+        ),
+    )
+
+
+def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
+    failing = [reader for reader in found["readers"].values() if reader["failures"]]
+    yield "fuzz/inputs", f"{found['inputs']:,}"
+    yield "fuzz/readers", str(len(found["readers"]))
+    yield "fuzz/failures", str(found["failures"])
+    yield "fuzz/failing-readers", str(len(failing))

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of topics, timers and services, from `lfm_perception.ros.topics`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from documentation.marks import table
+from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION, Qos, Topic
+
+
+def texts() -> dict[str, str]:
+    """The tables by the names of their marks."""
+    return {
+        "topics/subscriptions": _topics(PERCEPTION.subscriptions, "when"),
+        "topics/publishers": _topics(PERCEPTION.publishers, "rate"),
+        "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
+        "topics/timers": table(
+            ("timer", "period", "clock", "purpose"),
+            [(each.name, f"`{each.parameter}`", each.clock, each.description) for each in PERCEPTION.timers],
+        ),
+        "topics/services": table(
+            ("service", "type", "purpose"),
+            [(f"`{each.name}`", each.type, each.description) for each in PERCEPTION.services],
+        ),
+        "topics/overview": table(
+            ("topic", "type", "content"),
+            [(f"`{each.name}`", each.type, each.description) for each in _overview()],
+        ),
+    }
+
+
+def _overview() -> list[Topic]:
+    """What the node reads and publishes, without the second transport of images."""
+    topics = [*PERCEPTION.subscriptions, *PERCEPTION.publishers]
+    return [topic for topic in topics if topic.name != "image_raw/compressed"]
+
+
+def _topics(topics: Sequence[Topic], when: str) -> str:
+    return table(
+        ("topic", "type", "quality of service", when, "content"),
+        [
+            (
+                *(f"`{topic.name}`", topic.type, _quality(topic.qos)),
+                topic.when + (", while subscribed to" if topic.on_demand else ""),
+                topic.description,
+            )
+            for topic in topics
+        ],
+    )
+
+
+def _quality(qos: Qos) -> str:
+    return f"{qos.reliability}, {qos.durability}, depth {qos.depth}".replace("_", " ")
