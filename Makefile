@@ -5,6 +5,9 @@ ROBOT_TESTS := $(addprefix test/,test_answers.py test_image_plan.py test_image_t
   test_perception.py test_engine.py test_speculative.py test_live.py test_cli.py ros/test_node.py \
   ros/test_node_lifecycle.py ros/test_replay.py)
 
+# a file runs in one worker, so that its tests share their model, node or server
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # a sourced ROS workspace must not shadow the pinned packages
 unexport PYTHONPATH PYTHONHOME
 
@@ -27,7 +30,7 @@ demo: environment ## run camera and node on the demo world, compared with the gr
 	$(BIN)/lfm-perception demo --out out/demo
 
 test: lint ## lint, type check and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) --durations 15
 
 fuzz: environment ## 200,000 mutated inputs for all readers (an hour); figures in benchmarks/results/fuzz.json
 	$(BIN)/python test/fuzz/run.py --inputs 200000 --out benchmarks/results/fuzz.json
@@ -37,7 +40,7 @@ test-robot: ## tests of core, node and command line with the package versions of
 	.venv-robot/bin/python -m pytest $(ROBOT_TESTS) -k 'not words_of_a_language'  # needs OpenCV 5 or fonts
 
 coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
 
 lint: environment ## check style, types and the direction of imports
 	$(BIN)/ruff check

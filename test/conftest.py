@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from engine_load import Computed
     from robot import Robot
 
+# Nobody else's nodes: neither those of another run nor those of another worker of this one.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+_RUN = os.getppid() + int(_WORKER.removeprefix("gw")) if _WORKER else os.getpid()
+os.environ["ROS_DOMAIN_ID"] = str(1 + _RUN % 100)
+
 # Property tests judge values, not the speed of a busy machine.
 settings.register_profile("everyday", deadline=None)
 settings.load_profile("everyday")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from hypothesis import settings
 
 from lfm_perception.engine.decoding import (
     DecodedAnswer,
@@ -37,6 +38,13 @@ NAMES = LABELS[:5]
 
 GREEDY = SamplingSettings(temperature=0.0, repeat_penalty=1.0)
 ANYTHING = SamplingSettings(temperature=1.0, min_p=0.0)
+
+
+PER_GRAMMAR = settings(max_examples=25, deadline=None)
+"""A property of answers is tried so often with each of the six grammars."""
+
+RANDOM_LOGITS: Logits = np.random.default_rng(1).normal(scale=4.0, size=1 << 20).astype(np.float32)
+"""Drawn once: a random model takes a part of them, because drawing would take most of the time of a test."""
 
 
 class FakeModel(ABC):
@@ -69,8 +77,8 @@ class RandomModel(FakeModel):
         self._favoured = list(favoured)
 
     def after(self, tokens: Sequence[int]) -> Logits:
-        random = np.random.default_rng([self._seed, *tokens])
-        logits = random.normal(scale=4.0, size=self.size).astype(np.float32)
+        begin = hash((self._seed, *tokens)) % (len(RANDOM_LOGITS) - self.size)
+        logits = RANDOM_LOGITS[begin : begin + self.size].copy()
         logits[self._favoured] += np.float32(8.0)
         return logits
 

@@ -15,6 +15,7 @@ from fake_models import (
     ANYTHING,
     GREEDY,
     NAMES,
+    PER_GRAMMAR,
     THREE,
     RandomModel,
     ScriptedModel,
@@ -42,6 +43,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.questions import BBOX
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6), limit=st.integers(1, 300))
 def test_any_logits_give_whole_objects_of_the_dialect(grammar: Grammar, seed: int, limit: int) -> None:
     dialect = grammar.dialect
@@ -56,12 +58,14 @@ def test_any_logits_give_whole_objects_of_the_dialect(grammar: Grammar, seed: in
         assert all(found[key] == 0 for key in set(dialect.keys) - {dialect.label_key, dialect.box_key})
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6))
 def test_numbers_are_written_in_the_dialects_form(grammar: Grammar, seed: int) -> None:
     numbers = re.findall(r"[\d.]+(?=[],])", re.sub(r'"[^"]*"', "", random_answer(grammar, seed, 300).text))
     assert set(numbers) <= {*grammar.dialect.numbers(), "0"}
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6), limit=st.integers(1, 300))
 def test_the_parser_takes_every_object_that_is_written(grammar: Grammar, seed: int, limit: int) -> None:
     decoded = random_answer(grammar, seed, limit)
@@ -70,6 +74,7 @@ def test_the_parser_takes_every_object_that_is_written(grammar: Grammar, seed: i
     assert set(parsed.rejects) <= {"zero_area", "duplicate"}
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6))
 def test_means_are_near_the_printed_numbers(grammar: Grammar, seed: int) -> None:
     decoded = random_answer(grammar, seed, 300)
@@ -96,6 +101,7 @@ def test_a_box_is_the_mean_of_the_models_probabilities(vocabulary: Vocabulary) -
     assert parse(text, BBOX).scored(decoded.tokens)[0].box == Box(0.25, 0.3, 0.5, 0.75)
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6))
 def test_a_smaller_limit_gives_the_beginning_of_the_same_answer(grammar: Grammar, seed: int) -> None:
     long, short = random_answer(grammar, seed, 400), random_answer(grammar, seed, 100)
@@ -113,6 +119,7 @@ def test_open_labels_finish_the_characters_they_begin(vocabulary: Vocabulary) ->
     assert any(ord(letter) > 127 for label in labels for letter in label)
 
 
+@PER_GRAMMAR
 @given(data=st.data())
 def test_any_answer_is_written_in_the_vocabularys_own_tokens(grammar: Grammar, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(grammar.labels or NAMES), max_size=6))
@@ -174,6 +181,7 @@ def test_a_stop_keeps_whole_objects(grammar: Grammar) -> None:
         assert decoded.text in {grammar.dialect.answer(THREE[:count]) for count in range(3)}
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6))
 def test_spans_cover_the_text_in_order(grammar: Grammar, seed: int) -> None:
     decoded = random_answer(grammar, seed, 300)

@@ -30,8 +30,6 @@ from lfm_perception.engine.probe import Probe
 from lfm_perception.models.store import Store
 from lfm_perception.settings import Settings
 
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # nobody else's nodes
-
 NEEDS_ROS = pytest.mark.skipif(find_spec("rclpy") is None, reason="there is no ROS 2 here")
 
 

@@ -12,6 +12,7 @@ from fake_models import (
     GREEDY,
     LABELS,
     NAMES,
+    PER_GRAMMAR,
     THREE,
     RandomModel,
     ScriptedModel,
@@ -19,7 +20,7 @@ from fake_models import (
     decode,
     random_answer,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lfm_perception.engine.decoding import (
@@ -38,6 +39,7 @@ BOXES = st.tuples(SIDES, SIDES).map(lambda spans: Box(spans[0][0], spans[1][0], 
 DRAFTS = st.lists(st.tuples(st.sampled_from((*LABELS, "dragon")), BOXES), max_size=5).map(tuple)
 
 
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6), limit=st.integers(1, 200), draft=DRAFTS)
 def test_any_draft_gives_the_answer_that_none_gives(
     grammar: Grammar, seed: int, limit: int, draft: Draft
@@ -69,7 +71,7 @@ def test_near_ties_of_a_large_batch_are_decoded_again(vocabulary: Vocabulary) ->
         assert decoded.text == text
 
 
-@settings(max_examples=20)
+@PER_GRAMMAR
 @given(seed=st.integers(0, 10**6), draft=DRAFTS)
 def test_learned_acceptance_rates_never_change_an_answer(grammar: Grammar, seed: int, draft: Draft) -> None:
     speculator = Speculator(grammar, cost)

@@ -39,25 +39,25 @@ def restrict() -> None:
     Fast DDS creates them readable for all, whatever the umask. Another user's process cannot communicate
     through them in any case, because that takes write permission.
     """
-    for path in _own_segments():
+    for path in segments(os.getpid()):
         with suppress(OSError):
             path.chmod(0o600)
 
 
 def remove_own() -> None:
     """Remove the segments that this process still has: a thread that does not end in time keeps them."""
-    for path in _own_segments():
+    for path in segments(os.getpid()):
         for each in (path, path.with_name(f"{path.name}_el")):
             each.unlink(missing_ok=True)
 
 
-def _own_segments() -> list[Path]:
-    """The segments whose locks this process holds."""
+def segments(process: int) -> list[Path]:
+    """The segments whose locks a process holds."""
     try:
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return []
-    held = {fields[5] for fields in lines if fields[4] == str(os.getpid())}
+    held = {fields[5] for fields in lines if fields[4] == str(process)}
     own = []
     for path in FOLDER.glob("fastdds_*_el"):
         with suppress(FileNotFoundError):  # its owner has just ended

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import array
 import json
-import os
 import threading
 import time
 from collections import defaultdict
@@ -38,8 +37,7 @@ from lfm_perception.scene import Frame
 
 T = TypeVar("T")
 
-# nobody else's nodes, and images through shared memory
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+# images through shared memory
 transport.use_shared_memory()
 
 PATIENCE_S = 60.0

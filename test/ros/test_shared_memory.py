@@ -45,31 +45,28 @@ def test_only_old_unlocked_files_are_removed(tmp_path: Path) -> None:
     }
 
 
-def test_the_segments_of_a_killed_node_are_removed_and_those_of_a_live_one_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(shared_memory, "MIN_AGE_S", 0.0)
+def test_the_segments_of_a_killed_node_are_removed_and_those_of_a_live_one_are_not() -> None:
     code = (
         "import sys, time, rclpy; from lfm_perception.ros import transport; transport.use_shared_memory();"
         "rclpy.init(args=[]); node = rclpy.create_node('victim'); print('up', flush=True); time.sleep(60)"
     )
     with robot() as started:
-        own = shared_memory._own_segments()
+        own = shared_memory.segments(os.getpid())
         assert own
         shared_memory.restrict()
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in own)
-        before = set(shared_memory.FOLDER.glob("fastdds_*_el"))
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            theirs = set(shared_memory.FOLDER.glob("fastdds_*_el")) - before
+            theirs = shared_memory.segments(process.pid)
             assert theirs
+            for path in (*own, *theirs):
+                os.utime(path.with_name(f"{path.name}_el"), (0, 0))  # old enough to be removed
             shared_memory.clean()
             assert all(path.exists() for path in theirs)
             process.send_signal(signal.SIGKILL)
         shared_memory.clean()
-        segments = [path for path in theirs if "port" not in path.name]
-        assert not any(path.exists() for path in segments)
+        assert not any(path.exists() for path in theirs)
         assert all(path.exists() for path in own)
         assert started.state() == "unconfigured"
 
@@ -87,11 +84,11 @@ def test_a_health_check_has_no_segment(discovery_range: str) -> None:
     )
     check = (
         "from lfm_perception.ros import health, shared_memory\n"
-        "import threading\n"
+        "import os, threading\n"
         "found, done = set(), threading.Event()\n"
         "def look():\n"
         "    while not done.wait(0.01):\n"
-        "        found.update(shared_memory._own_segments())\n"
+        "        found.update(shared_memory.segments(os.getpid()))\n"
         "threading.Thread(target=look).start()\n"
         "print(health.problems('/watched', 30.0), found)\n"
         "done.set()"
