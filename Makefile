@@ -55,8 +55,9 @@ format: environment ## put the code into the common format
 docs: environment ## write what is generated in pages: parameters, topics, modules, measured figures
 	PYTHONPATH=tools $(BIN)/python -m documentation
 
-pictures: demo ## run the demo and make the animation of the README and the site from its video
-	PYTHONPATH=tools $(BIN)/python -m documentation.animation out/demo/overlay.mp4 docs/images/demo.webp
+pictures: environment ## make the animation of the README and the site: the demo model on the demo world
+	$(BIN)/lfm-perception run demo --seed 3 --seconds 11 --out out/pictures --force
+	PYTHONPATH=tools $(BIN)/python -m documentation.animation out/pictures/overlay.mp4 docs/images/demo.webp
 
 site: environment ## build the site of docs/ in build/site, readable without a network; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

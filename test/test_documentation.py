@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from documentation import figures
 from documentation.marks import MARK, fill
 from documentation.pages import DOCS, ROOT, generated, stale
@@ -64,6 +65,13 @@ def test_a_marked_place_is_filled_within_its_line_or_over_several() -> None:
 def test_a_place_that_cannot_be_filled_is_an_error(page: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         fill(page, {"node/ms": "2"}, "page.md")
+
+
+def test_the_animation_is_one_and_small_enough_for_a_readme() -> None:
+    file = DOCS / "images" / "demo.webp"
+    with Image.open(file) as animation:
+        assert animation.n_frames > 20  # type: ignore[attr-defined]  # of Pillow's animations
+    assert file.stat().st_size < 2_000_000
 
 
 def test_the_architecture_names_every_module() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The animation of the README and the site, from the video that the demo has written: `make pictures`.
+"""The animation of the README and the site, from the video of a run: `make pictures`.
 
-PYTHONPATH=tools python -m documentation.animation out/demo/overlay.mp4 docs/images/demo.webp
+PYTHONPATH=tools python -m documentation.animation out/pictures/overlay.mp4 docs/images/demo.webp
 """
 
 from __future__ import annotations
