@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+from documentation.pages import generated, stale
 from typer.main import get_command
 
 from lfm_perception.cli import app
@@ -256,3 +257,25 @@ def test_troubleshooting_quotes_what_is_really_said() -> None:
 def _pattern(quote: str) -> str:
     """The words of a quote in one sentence of the code."""
     return ".*".join(re.escape(part) for part in quote.split("…"))
+
+
+# --- what `make docs` writes ----------------------------------------------------------------------------
+
+
+def test_every_generated_page_and_figure_is_the_one_that_make_docs_writes() -> None:
+    pages = generated()
+    assert [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text] == [], (
+        "run make docs"
+    )
+    assert stale() == []
+    assert {"README.md", "tuning.md", "topics.md", "architecture.md"} <= {path.name for path in pages}
+
+
+def test_the_architecture_names_every_module() -> None:
+    page = text(DOCS / "architecture.md")
+    modules = {
+        path.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
+        for path in PACKAGE.rglob("*.py")
+        if ast.parse(path.read_text(encoding="utf-8")).body
+    }
+    assert {name for name in modules if name and f"| `{name}` |" not in page} == set()

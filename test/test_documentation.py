@@ -3,27 +3,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from documentation import figures
 from documentation.marks import MARK, fill
-from documentation.pages import DOCS, ROOT, generated, stale
-
-PACKAGE = ROOT / "lfm_perception"
-
-
-def test_every_generated_page_and_figure_is_the_one_that_make_docs_writes() -> None:
-    pages = generated()
-    assert [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text] == [], (
-        "run make docs"
-    )
-    assert stale() == []
-    assert {"README.md", "tuning.md", "topics.md", "architecture.md"} <= {path.name for path in pages}
+from documentation.pages import DOCS, ROOT
+from PIL import Image
 
 
 def test_another_result_changes_the_figures_of_the_readme(tmp_path: Path) -> None:
@@ -72,13 +60,3 @@ def test_the_animation_is_one_and_small_enough_for_a_readme() -> None:
     with Image.open(file) as animation:
         assert animation.n_frames > 20  # type: ignore[attr-defined]  # of Pillow's animations
     assert file.stat().st_size < 2_000_000
-
-
-def test_the_architecture_names_every_module() -> None:
-    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    modules = {
-        path.relative_to(PACKAGE).as_posix().removesuffix("__init__.py")
-        for path in PACKAGE.rglob("*.py")
-        if ast.parse(path.read_text(encoding="utf-8")).body
-    }
-    assert {name for name in modules if name and f"| `{name}` |" not in page} == set()

@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 MARK = re.compile(r"<!-- (?P<name>[a-z][\w/-]*) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
+BAR = r"\|"
+"""A bar within a cell."""
+
 BEGINS_LINE = re.compile(r"^[\s>*-]*<!-- [a-z][\w/-]* -->[^\n]", re.MULTILINE)
 
 
@@ -35,4 +38,4 @@ def fill(page: str, texts: Mapping[str, str], name: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [tuple(head), ("---",) * len(head), *map(tuple, rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |" for cells in lines)
