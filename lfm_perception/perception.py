@@ -11,9 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lfm_perception.backends import open_vlm
+from lfm_perception.decisions import Decision, answer_probabilities, decide
+from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import WHOLE, iou_matrix, stack
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
+from lfm_perception.planning.question_schedule import QuestionSchedule
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Draft, FramePlan, Prompt, ask
 from lfm_perception.scene import Detection, Frame, Scene, Track, Usage
@@ -21,8 +24,8 @@ from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
-from lfm_perception.typed_questions import Decision, TypedQuestion, decide
-from lfm_perception.vlm import Vlm
+from lfm_perception.typed_questions import MAX_OPTION_TOKENS, TypedQuestion
+from lfm_perception.vlm import CancelledError, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.planning.fovea import Choice, Fovea
@@ -42,6 +45,7 @@ class Perception:
         self._ego_motion = EgoMotionEstimator()
         self._inferencer, self._gate = Inferencer(settings, vlm), MotionGate(settings.inference)
         self._fovea: Fovea | None = None
+        self._schedule = QuestionSchedule()
         self._apply(settings)
         self.reset()
 
@@ -68,6 +72,7 @@ class Perception:
             from lfm_perception.planning.fovea import Fovea  # costs nothing while it is off
 
             self._fovea = Fovea(settings.fovea)
+        self._schedule.reconfigure(settings.questions.alerts, settings.questions.share)
 
     def reset(self) -> None:
         """Removes all tracks and the caption."""
@@ -77,10 +82,13 @@ class Perception:
         self._caption_text: str | None = None
         self._caption_ns: int | None = None
         self._caption_requested = False
+        self.question_problem = ""
+        """Why the latest standing question that failed was not answered; empty where none failed."""
         self._last_detections: tuple[Detection, ...] = ()
         self._gate.reset()
         if self._fovea is not None:
             self._fovea.reset()
+        self._schedule.reset()
 
     @property
     def plan(self) -> FramePlan | None:
@@ -100,7 +108,7 @@ class Perception:
         began_s = time.monotonic()
         if self._newest_ns is not None and frame.stamp_ns < self._newest_ns:
             self.reset()
-        self._newest_ns = frame.stamp_ns
+        self._newest_ns, self.question_problem = frame.stamp_ns, ""
         max_tokens, stamp_s = self._settings.detect.max_tokens, to_seconds(frame.stamp_ns)
         tracks = self.tracks(frame.stamp_ns)
         choice = self._choose_region(frame, tracks)
@@ -112,6 +120,8 @@ class Perception:
         with self._tracker_lock:
             rejects.update(self._tracker.update(detections, stamp_s, view))
         caption_usage = None if region else self._caption_if_due(frame)
+        if region is None:
+            self._ask_standing_questions(frame)
         self._gate.record_inference(frame, began_s, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -128,6 +138,7 @@ class Perception:
             caption_usage=caption_usage,
             text=answer.text,
             over_latency_budget=not plan.fits,
+            alerts=self._schedule.statuses,
             file=frame.file,
             view=view,
         )
@@ -207,6 +218,25 @@ class Perception:
         self._caption_text, self._caption_ns = answer.text.strip(), frame.stamp_ns
         self._caption_requested = False
         return answer.usage
+
+    def _ask_standing_questions(self, frame: Frame) -> None:
+        """Asks the standing questions that are due, as far as the budgets and their share allow it."""
+        stamp_s = to_seconds(frame.stamp_ns)
+        while (asked := self._schedule.due(stamp_s)) is not None:
+            began_s = time.perf_counter()
+            try:
+                answer = self._inferencer.follow_up(frame, asked.question.question, MAX_OPTION_TOKENS)
+                if answer is None:  # the budgets are used up
+                    self._schedule.postpone(asked, stamp_s)
+                    return
+                shares = answer_probabilities(asked.question, answer, self._settings.questions)
+            except CancelledError:
+                raise
+            except PerceptionError as error:
+                self.question_problem = f"questions.standing {asked.name!r}: {error}"
+                self._schedule.postpone(asked, stamp_s)
+            else:
+                self._schedule.record(asked, shares, frame.stamp_ns, time.perf_counter() - began_s)
 
 
 @contextmanager

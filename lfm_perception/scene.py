@@ -215,6 +215,26 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertStatus:
+    """The latest answer to a standing question, about the frame of `stamp_ns`.
+
+    `probabilities` are those of all answers, the likeliest first; `probability` is that of the answer which
+    the alert watches for.
+    """
+
+    name: str
+    probabilities: Mapping[str, float]
+    probability: float
+    active: bool
+    stamp_ns: int
+
+    @property
+    def value(self) -> str:
+        """The likeliest answer."""
+        return next(iter(self.probabilities))
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """The results for one inferred frame.
 
@@ -222,7 +242,8 @@ class Scene:
     frame, both None before the first. `truncated`, `rejects` and `usage` are the detection's; `caption_usage`
     is None on a frame without a caption. `over_latency_budget`: not even the smallest image and one object
     were expected to fit into `budget.latency`. `file` is the name of an image file. `view` is what the model
-    saw of the frame, None without `fovea.mode`.
+    saw of the frame, None without `fovea.mode`. `alerts` are the latest answers to the standing questions;
+    those whose `stamp_ns` is the scene's were given about this frame.
     """
 
     stamp_ns: int
@@ -241,3 +262,4 @@ class Scene:
     over_latency_budget: bool = False
     file: str = ""
     view: View | None = None
+    alerts: tuple[AlertStatus, ...] = ()

@@ -11,7 +11,16 @@ from typing import Any
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import json_problem, typed
 from lfm_perception.geometry import Box
-from lfm_perception.scene import CoordinateStd, Detection, Scene, Track, Usage, Velocity, View
+from lfm_perception.scene import (
+    AlertStatus,
+    CoordinateStd,
+    Detection,
+    Scene,
+    Track,
+    Usage,
+    Velocity,
+    View,
+)
 from lfm_perception.stamps import from_seconds, join_stamp, split_stamp, to_seconds
 from lfm_perception.text import safe_line
 
@@ -44,6 +53,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
         "truncated": scene.truncated,
         "over_latency_budget": scene.over_latency_budget,
         "rejects": dict(scene.rejects),
+        **({"alerts": [_alert(each, scene.stamp_ns) for each in scene.alerts]} if scene.alerts else {}),
         "usage": {
             "detect": _usage(scene.usage),
             "caption": None if scene.caption_usage is None else _usage(scene.caption_usage),
@@ -87,6 +97,7 @@ def _scene(record: Mapping[str, Any]) -> Scene:
         caption_usage=None if caption_usage is None else usage_from_json(caption_usage),
         file=safe_line(typed(record.get("file", ""), str)),
         view=_as_view(record["view"]) if "view" in record else None,
+        alerts=tuple(_as_alert(entry, stamp_ns) for entry in typed(record.get("alerts", []), list)),
     )
 
 
@@ -168,6 +179,35 @@ def _as_track(entry: object) -> Track:
         time_since_update_s=_float(fields["time_since_update_s"]),
         velocity_std=Velocity(*_numbers(fields["velocity_std"], 2)),
     )
+
+
+def _alert(status: AlertStatus, stamp_ns: int) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "value": status.value,
+        "probabilities": {text: round(share, 5) for text, share in status.probabilities.items()},
+        "probability": round(status.probability, 5),
+        "active": status.active,
+        "age_s": round(to_seconds(stamp_ns - status.stamp_ns), 6),
+    }
+
+
+def _as_alert(entry: object, stamp_ns: int) -> AlertStatus:
+    fields = typed(entry, dict)
+    return AlertStatus(
+        name=safe_line(typed(fields["name"], str)),
+        probabilities=_shares(fields["probabilities"]),
+        probability=score_from_json(fields["probability"]),
+        active=typed(fields["active"], bool),
+        stamp_ns=stamp_ns - from_seconds(_float(fields["age_s"])),
+    )
+
+
+def _shares(entry: object) -> dict[str, float]:
+    shares = {safe_line(text): score_from_json(share) for text, share in typed(entry, dict).items()}
+    if not shares:
+        raise ValueError("expected the probability of an answer, got none")
+    return shares
 
 
 def _label(value: object) -> str:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.board import BoardMonitor, BoardState, Clock, read_sysfs, thermal_summary
+from lfm_perception.decisions import Decision
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.planning.thermal import DegradationLevel, degraded, next_level
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings, ThermalSettings
-from lfm_perception.typed_questions import Decision
 
 PATIENCE_S = 60.0
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
+from lfm_perception.decisions import Decision
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LatestWorker, LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.settings import Settings
-from lfm_perception.typed_questions import Decision
 from lfm_perception.vlm import Vlm
 
 PATIENCE_S = 60.0

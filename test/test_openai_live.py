@@ -17,10 +17,10 @@ from openai_server import (
 )
 
 from lfm_perception.backends.openai import OpenaiVlm
+from lfm_perception.decisions import Decision
 from lfm_perception.demo.world import World
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
-from lfm_perception.typed_questions import Decision
 
 
 class Notes(LiveCallbacks):

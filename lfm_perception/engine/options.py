@@ -22,9 +22,7 @@ from lfm_perception.engine.decoding import DecodedAnswer, DecodeFunction
 from lfm_perception.engine.kv_cache import MAX_EXACT_OUTPUTS
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError, shown
-
-MAX_OPTION_TOKENS = 48
-"""Most tokens of an option, so that a path is one batch."""
+from lfm_perception.typed_questions import MAX_OPTION_TOKENS
 
 Prefix = tuple[int, ...]
 """Tokens from the beginning of an answer."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from lfm_perception.decisions import Decision
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live.latest_worker import LatestWorker
 from lfm_perception.live.questions import QuestionQueue
@@ -29,7 +30,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.stamps import StampFilter
 from lfm_perception.tracking import association, open_tracker
 from lfm_perception.tracking.ego_motion import FLOW_WIDTH
-from lfm_perception.typed_questions import Decision, TypedQuestion
+from lfm_perception.typed_questions import TypedQuestion
 from lfm_perception.vlm import CancelledError, Vlm
 
 T = TypeVar("T")
@@ -267,6 +268,8 @@ class LivePerception(Generic[T]):
             if not reset:  # else the clock was set back meanwhile: the scene belongs to the past
                 self._statistics.record_inference(scene, self.latency_s, now_s)
                 self._callbacks.on_scene(scene, frame)
+            if self._perception.question_problem:
+                self._report("question", self._perception.question_problem)
             if question is not None:
                 self._answer(question, frame)
 

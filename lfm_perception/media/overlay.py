@@ -305,6 +305,7 @@ def _facts(view: View, objects: int) -> list[str]:
     facts = [f"time {view.seconds:.2f} s", f"{objects} object{'' if objects == 1 else 's'}"]
     if view.scene is None or view.since_inference_s is None:
         return facts
+    facts += [f"alert {each.name} {each.probability:.0%}" for each in view.scene.alerts if each.active]
     age_s = view.since_inference_s
     facts.append("inferred" if age_s == 0.0 else f"predicted {age_s:.2f} s")
     usage, caption = view.scene.usage, view.scene.caption_usage or Usage()

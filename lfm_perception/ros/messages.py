@@ -16,7 +16,13 @@ from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import (
+    Classification,
+    Detection2D,
+    Detection2DArray,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+)
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from lfm_perception import cdr, scene
@@ -92,6 +98,12 @@ def detections(inferred: scene.Scene) -> Detection2DArray:
     top, width, height = header(inferred.stamp_ns, inferred.frame_id), inferred.width, inferred.height
     found = [_detection(top, d.label, d.score, d.box, "", width, height) for d in inferred.detections]
     return Detection2DArray(header=top, detections=found)
+
+
+def classification(status: scene.AlertStatus, frame_id: str) -> Classification:
+    """The probabilities of the answers to a standing question, under the header of its frame."""
+    results = [ObjectHypothesis(class_id=text, score=share) for text, share in status.probabilities.items()]
+    return Classification(header=header(status.stamp_ns, frame_id), results=results)
 
 
 def tracks(tracks_: Sequence[scene.Track], header: Header, width: int, height: int) -> Detection2DArray:

@@ -22,6 +22,7 @@ from std_msgs.msg import Header, String
 from lfm_perception import cdr
 from lfm_perception.backends import demo_model_warning, model_name
 from lfm_perception.board import BoardMonitor
+from lfm_perception.decisions import Decision, decision_text
 from lfm_perception.demo import FRAME_ID as DEMO_FRAME_ID
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
@@ -32,6 +33,7 @@ from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss, silence, silen
 from lfm_perception.ros.diagnostics import NodeStatus, PartStatus, part_statuses
 from lfm_perception.ros.endpoints import Publishers, subscribe
 from lfm_perception.ros.overlay import OverlayInput, OverlayThread
+from lfm_perception.ros.question_outputs import QuestionOutputs
 from lfm_perception.ros.topics import perception_subscriptions
 from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.scene import Frame, Scene, Track
@@ -39,7 +41,6 @@ from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
 from lfm_perception.text import sentence
-from lfm_perception.typed_questions import Decision, decision_text
 from lfm_perception.vlm import Vlm
 
 CAMERA_WARNING_PERIOD_S = 30.0
@@ -107,6 +108,8 @@ class Session:
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-STAMP_RESET_S))
         reset = unexpected.guarded("clock jump", lambda _: self._live.reset())
         resources.callback(node.get_clock().create_jump_callback(threshold, post_callback=reset).unregister)
+        self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
+        resources.callback(self._question_outputs.close)
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
 
@@ -127,6 +130,7 @@ class Session:
         """Apply other settings; those that are fixed while configured must be unchanged."""
         self._live.reconfigure(settings)
         self._board.reconfigure(settings.thermal)
+        self._question_outputs.reconfigure(settings.questions.alerts)
         self._settings = settings
 
     def start(self) -> None:
@@ -248,6 +252,7 @@ class Session:
         publish("detections", lambda: messages.detections(scene))
         publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
         publish("raw_answer", lambda: String(data=scene.text))
+        self._question_outputs.publish(scene)
         if scene.caption_usage is not None:
             self._captioned = True
             publish("caption", lambda: String(data=scene.caption or ""))

@@ -6,7 +6,7 @@ To add a topic, add its line here and publish on its name in the node; `make doc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,21 @@ DEMO_CAMERA = NodeInterface(
               "true bounding boxes of the visible objects, the object's number in `id`"),
     ),
 )  # fmt: skip
+
+
+STANDING_QUESTION = (
+    Topic("decisions/NAME", "vision_msgs/Classification", RESULT, "each answer",
+          "probability of every answer to the standing question NAME, the likeliest first"),
+    Topic("alerts/NAME", "std_msgs/Bool", LATCHED, "each change", "whether its alert is on"),
+)  # fmt: skip
+"""The topics of each standing question."""
+
+
+def question_topics(names: Iterable[str]) -> list[Topic]:
+    """The topics of the standing questions of these names."""
+    return [
+        replace(topic, name=topic.name.replace("NAME", name)) for name in names for topic in STANDING_QUESTION
+    ]
 
 
 def perception_subscriptions(transport: str, reliability: str) -> list[Topic]:

@@ -17,6 +17,7 @@ from lfm_perception.image_plan import MAX_TILE_SIZE, MAX_TILES, TOKEN_SIDE, Imag
 from lfm_perception.questions import CAPTION
 from lfm_perception.settings.spec import parameter, specs_of
 from lfm_perception.settings.validation import ONE_OBJECT_TOKENS, RENAMED, suggestion, unknown_name
+from lfm_perception.standing_questions import StandingQuestion, standing_questions
 
 LOADED = "the model is loaded with it"
 STARTED = "the node has started with it"
@@ -157,7 +158,12 @@ class CaptionSettings:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSettings:
-    """Questions: the calibration of answers that have a probability."""
+    """Standing questions, and the calibration of answers that have a probability."""
+
+    standing: tuple[str, ...] = parameter(
+        (), "questions asked again and again, with alerts: `{name: door, question: Is the door open?}`"
+    )
+    share: float = parameter(0.2, "maximum share of the time that standing questions take", (0.01, 1.0))
 
     score_gain: float = parameter(
         1.0, "Platt scaling gain of the probabilities of answers: factor on the log odds", (0.01, 100.0)
@@ -165,6 +171,11 @@ class QuestionSettings:
     score_bias: float = parameter(
         0.0, "Platt scaling bias of the probability of yes: offset of the log odds", (-20.0, 20.0)
     )
+
+    @property
+    def alerts(self) -> tuple[StandingQuestion, ...]:
+        """The standing questions. PerceptionError for an entry that cannot be asked."""
+        return standing_questions(self.standing)
 
 
 @dataclass(frozen=True, slots=True)

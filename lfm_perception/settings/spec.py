@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -97,7 +99,9 @@ class ParameterSpec:
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 2**53 else math.inf
         if self.kind is tuple and isinstance(value, list):
-            value = tuple(value)
+            value = tuple(
+                json.dumps(item, ensure_ascii=False) if isinstance(item, Mapping) else item for item in value
+            )
         self._check_length(value)
         if not self._fits(value):
             raise PerceptionError(f"{self.name} must be {self.allowed}, got {shown(given)}")

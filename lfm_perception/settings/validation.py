@@ -114,6 +114,7 @@ def _check_prompts(settings: Settings) -> None:
             f"{suggestion(detect.dialect, dialects)}"
         )
     _ = settings.question  # refuses labels that the dialect cannot ask for
+    _ = settings.questions.alerts  # refuses standing questions that cannot be asked
 
 
 def _check_tokens(settings: Settings) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from documentation.marks import table
-from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION, Qos, Topic
+from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION, STANDING_QUESTION, Qos, Topic
 
 
 def texts() -> dict[str, str]:
@@ -14,6 +14,7 @@ def texts() -> dict[str, str]:
     return {
         "topics/subscriptions": _topics(PERCEPTION.subscriptions, "when"),
         "topics/publishers": _topics(PERCEPTION.publishers, "rate"),
+        "topics/standing-questions": _topics(STANDING_QUESTION, "rate"),
         "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
         "topics/timers": table(
             ("timer", "period", "clock", "purpose"),

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When standing questions are asked: by their periods, within their share of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lfm_perception.scene import AlertStatus
+from lfm_perception.stamps import to_seconds
+from lfm_perception.standing_questions import Alert, StandingQuestion
+
+ONCE_S = 0.001
+"""Shortest time between two answers to a question, so that it is asked once about a frame."""
+
+
+@dataclass(slots=True)
+class _State:
+    alert: Alert
+    due_s: float = 0.0
+    status: AlertStatus | None = None
+
+
+class QuestionSchedule:
+    """The standing questions, the latest answer to each, and which is asked next.
+
+    After an answer that took t seconds none is asked for t * (1 / share - 1) seconds, so that all together
+    take at most this share of the time. Times are seconds of the frames' stamps.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[StandingQuestion, _State] = {}
+        self._share = 1.0
+        self._next_s = 0.0
+
+    def reconfigure(self, questions: Sequence[StandingQuestion], share: float) -> None:
+        """Applies other questions; those that stay keep their answers and alerts."""
+        self._share = share
+        self._states = {
+            question: self._states.get(question) or _State(Alert(question)) for question in questions
+        }
+
+    def reset(self) -> None:
+        """Forgets all answers and turns all alerts off."""
+        self._states = {question: _State(Alert(question)) for question in self._states}
+        self._next_s = 0.0
+
+    def due(self, stamp_s: float) -> StandingQuestion | None:
+        """The question that is longest overdue; None if none is due, or the share is used up."""
+        if not self._states or stamp_s < self._next_s:
+            return None
+        question = min(self._states, key=lambda each: self._states[each].due_s)
+        return question if self._states[question].due_s <= stamp_s else None
+
+    def postpone(self, question: StandingQuestion, stamp_s: float) -> None:
+        """The question was not answered: it is asked again after its period."""
+        self._states[question].due_s = stamp_s + max(question.period_s, ONCE_S)
+
+    def record(
+        self,
+        question: StandingQuestion,
+        probabilities: Mapping[str, float],
+        stamp_ns: int,
+        duration_s: float,
+    ) -> None:
+        """The question was answered about the frame of this stamp, in `duration_s` seconds."""
+        stamp_s, probability = to_seconds(stamp_ns), probabilities[question.answer]
+        state = self._states[question]
+        active = state.alert.update(probability, stamp_s)
+        ranked = dict(sorted(probabilities.items(), key=lambda item: -item[1]))
+        state.status = AlertStatus(question.name, ranked, probability, active, stamp_ns)
+        state.due_s = stamp_s + max(question.period_s, ONCE_S)
+        self._next_s = stamp_s + duration_s * (1.0 / self._share - 1.0)
+
+    @property
+    def statuses(self) -> tuple[AlertStatus, ...]:
+        """The latest answers, in the order of the questions."""
+        return tuple(state.status for state in self._states.values() if state.status)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standing questions: asked again and again, with an alert that is on while the answer is likely enough."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import parse_yaml
+from lfm_perception.typed_questions import TypedQuestion
+
+MAX_STANDING_QUESTIONS = 32
+"""Maximum number of standing questions: each has two topics."""
+
+MAX_SECONDS = 86_400.0
+"""Largest period and duration: a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingQuestion:
+    """A question that is asked about a frame every `period_s` seconds.
+
+    Its alert is on once the probability of `answer` has been at least `threshold` for `for_s` seconds, and
+    off below `threshold - hysteresis`.
+
+    Raises:
+        PerceptionError: for a question without probabilities and values that contradict each other.
+    """
+
+    name: str
+    question: TypedQuestion
+    answer: str = "yes"
+    period_s: float = 2.0
+    threshold: float = 0.5
+    hysteresis: float = 0.1
+    for_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        where = f"questions.standing {shown(self.name)}"
+        if not re.fullmatch("[a-z][a-z0-9_]{0,63}", self.name):
+            raise PerceptionError(
+                f"{where}: a name is part of topics: lower-case letters, digits and '_', at most 64"
+            )
+        answers = {text.lower(): text for text in self.question.answers}
+        if self.question.type == "yes_no":
+            answers = {"yes": "yes", "no": "no"}
+        if not answers:
+            raise PerceptionError(
+                f"{where}: 'type' must be yes_no, choice or number: text has no probability"
+            )
+        if self.answer.lower() not in answers:
+            raise PerceptionError(
+                f"{where}: 'answer' must be one of {', '.join([*answers][:8])}, got {shown(self.answer)}"
+            )
+        object.__setattr__(self, "answer", answers[self.answer.lower()])
+        if not (0.0 < self.threshold <= 1.0 and 0.0 <= self.hysteresis < self.threshold):
+            raise PerceptionError(
+                f"{where}: 'threshold' must be above 0, at most 1, and above 'hysteresis', "
+                f"got {self.threshold:g} and {self.hysteresis:g}"
+            )
+
+    @classmethod
+    def from_text(cls, text: str) -> StandingQuestion:
+        """The standing question of an entry of `questions.standing`: a mapping in YAML or JSON.
+
+        Raises:
+            PerceptionError: naming the question and the key.
+        """
+        entry: Any = parse_yaml(text)
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise PerceptionError(
+                "an entry of questions.standing is a mapping with 'name' and 'question', got " + shown(text)
+            )
+        where = f"questions.standing {shown(entry['name'])}"
+        asked = {key: value for key, value in entry.items() if key not in _KEYS}
+        try:
+            question = TypedQuestion.from_mapping({"type": "yes_no", **asked} if _yes_no(asked) else asked)
+            values: Any = {_KEYS[key]: _value(key, value) for key, value in entry.items() if key in _KEYS}
+        except PerceptionError as error:
+            raise PerceptionError(f"{where}: {error}") from error
+        return cls(question=question, **values)
+
+
+def standing_questions(entries: Sequence[str]) -> tuple[StandingQuestion, ...]:
+    """The standing questions of `questions.standing`.
+
+    Raises:
+        PerceptionError: an entry cannot be used, a name is there twice, or there are too many.
+    """
+    if len(entries) > MAX_STANDING_QUESTIONS:
+        raise PerceptionError(
+            f"questions.standing holds {len(entries)} questions, more than {MAX_STANDING_QUESTIONS}"
+        )
+    questions = tuple(map(StandingQuestion.from_text, entries))
+    for name, count in Counter(question.name for question in questions).items():
+        if count > 1:
+            raise PerceptionError(f"questions.standing holds the name {shown(name)} more than once")
+    return questions
+
+
+class Alert:
+    """Whether the alert of a standing question is on: threshold, duration and hysteresis."""
+
+    def __init__(self, question: StandingQuestion) -> None:
+        self._question = question
+        self._likely_since_s: float | None = None
+        self.active = False
+
+    def update(self, probability: float, stamp_s: float) -> bool:
+        """The state of the alert after an answer about the frame of this stamp, in seconds."""
+        question = self._question
+        if probability >= question.threshold:
+            if self._likely_since_s is None or stamp_s < self._likely_since_s:
+                self._likely_since_s = stamp_s
+            self.active |= stamp_s - self._likely_since_s >= question.for_s
+        else:
+            self._likely_since_s = None
+            self.active &= probability >= question.threshold - question.hysteresis
+        return self.active
+
+
+_KEYS = {
+    "name": "name",
+    "answer": "answer",
+    "period": "period_s",
+    "threshold": "threshold",
+    "hysteresis": "hysteresis",
+    "for": "for_s",
+}
+
+
+def _yes_no(asked: Mapping[str, Any]) -> bool:
+    return not {"options", "minimum", "maximum"} & asked.keys()
+
+
+def _value(key: str, value: Any) -> str | float:
+    if key in ("name", "answer"):
+        return {True: "yes", False: "no"}.get(value, str(value))  # YAML reads yes and no as true and false
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and 0 <= value <= MAX_SECONDS):  # also refuses NaN
+        raise PerceptionError(f"{key!r} must be a number of at least 0, got {shown(value)}")
+    return float(value)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standing questions of the node: topics that come and go with the questions, decisions and alerts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from robot import Film, Robot
+from std_msgs.msg import Bool
+from vision_msgs.msg import Classification
+
+THERE = {"name": "there", "question": "Is there a box?", "period": 0, "threshold": 0.001, "hysteresis": 0}
+BOTH = json.dumps({**THERE, "answer": "yes"}), json.dumps({**THERE, "name": "not_there", "answer": "no"})
+
+
+def alerts(running: Robot, name: str) -> list[bool]:
+    heard: list[bool] = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    running.user.create_subscription(Bool, f"alerts/{name}", lambda each: heard.append(each.data), latched)
+    return heard
+
+
+def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> None:
+    film = Film()
+    assert running.set(**{"questions.standing": list(BOTH), "questions.share": 1.0}).successful
+    running.listen("decisions/there", Classification)
+    on = alerts(running, "there")
+    running.wait(lambda: on == [False], "the alert before any answer")
+    frame = film.next()
+    found = running.show(frame)
+    (answer,) = running.wait(lambda: running.heard["decisions/there"], "the decision")
+    assert answer.header == found.header
+    assert {result.class_id for result in answer.results} == {"yes", "no"}
+    assert answer.results[0].score >= answer.results[1].score
+    assert sum(result.score for result in answer.results) == pytest.approx(1.0)
+    running.wait(lambda: on == [False, True], "the alert")
+    scene = running.scene(frame.stamp_ns)
+    assert [status["name"] for status in scene["alerts"]] == ["there", "not_there"]
+    assert running.change(Transition.TRANSITION_DEACTIVATE)
+    assert running.change(Transition.TRANSITION_ACTIVATE)
+    assert running.set(**{"questions.standing": []}).successful
+    topic = running.user.resolve_topic_name("decisions/there")
+    running.wait(lambda: not running.user.get_publishers_info_by_topic(topic), "the end of the topic")
+
+
+def test_a_standing_question_that_cannot_be_asked_is_refused(running: Robot) -> None:
+    result = running.set(**{"questions.standing": ["{name: door}"]})
+    assert not result.successful
+    assert "the text under 'question'" in result.reason
+    assert not running.get("questions.standing")
