@@ -13,7 +13,8 @@ It can be repeated at any time, returns at once when nothing has changed, and re
 cut off. `--wheels` installs without a network from a folder of wheels, which
 `pip download --dest FOLDER ...` fills on another computer of the same kind.
 
-`--noble` makes an environment for the tests instead, with the versions of Ubuntu 24.04 from
+Two more options are for tests where no ROS is installed. `--ros-wheels` puts ROS 2 from wheels, and this
+package, into .venv-ros. `--noble` makes .venv-robot like that, with the versions of Ubuntu 24.04 from
 tools/noble.txt in place of the system's packages.
 """
 
@@ -25,8 +26,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,8 +55,8 @@ APT = (
     "sudo apt install python3-numpy python3-scipy python3-opencv python3-pil python3-matplotlib python3-yaml"
 )
 
-DISK = 1.5e9
-"""Disk space for the environment (0.3 GB) and the compilation of llama.cpp; bytes."""
+ENVIRONMENT_SPACE, COMPILATION_SPACE = 0.6e9, 1.2e9
+"""Disk space for the environment and pip's temporary files, and for the compilation of llama.cpp; bytes."""
 
 MAX_SHEBANG = 120
 """Maximum length of the path of Python, which becomes the first line of the programs."""
@@ -79,7 +82,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check the machine and change nothing")
     parser.add_argument("--cpu", action="store_true", help="compile llama.cpp without CUDA")
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="install from these wheels, offline")
-    parser.add_argument("--noble", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--ros-wheels", action="store_true", help="install ROS 2 and this package into it too"
+    )
+    parser.add_argument(
+        "--noble", action="store_true", help="make the environment of make test-robot instead"
+    )
     chosen = parser.parse_args()
     environment.use(ROOT / ".venv-robot" if chosen.noble else VENV)
     machine = install.inspect()
@@ -92,14 +100,14 @@ def main() -> None:
     say(f"the machine is fit: {python}{versions}")
     if chosen.check:
         return
-    stamp, wanted = environment.VENV / "complete", fingerprint(found)
+    stamp, wanted = environment.VENV / "complete", fingerprint(found, ros=chosen.ros_wheels)
     if stamp.is_file() and stamp.read_text() == wanted and environment.PYTHON.exists():
         say(f"nothing to do: {environment.VENV} is complete")
         return
     environment.CACHE.mkdir(parents=True, exist_ok=True)
     with (environment.CACHE / "lock").open("w") as lock:
         environment.wait_for(lock)
-        make(chosen.wheels, found, noble=chosen.noble)
+        make(chosen.wheels, found, ros=chosen.ros_wheels or chosen.noble, noble=chosen.noble)
     stamp.write_text(wanted)
     say(f"{environment.VENV} is ready" + ("" if chosen.noble else "; now: colcon build"))
 
@@ -127,14 +135,26 @@ def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) 
             "CUDA's compiler nvcc is missing on this board: sudo apt install nvidia-jetpack (on a desktop "
             "nvidia-cuda-toolkit), or run make robot ARGS=--cpu"
         )
-    if machine.free_disk < DISK:
-        raise SetupError(
-            f"{machine.free_disk / 1e9:.1f} GB are free at {ROOT}, {DISK / 1e9:.1f} GB are needed: free some"
-        )
-    if llama_wheel(wheels) is None:
+    compiles = llama_wheel(wheels) is None
+    check_space(ENVIRONMENT_SPACE + (COMPILATION_SPACE if compiles else 0.0))
+    if compiles:
         environment.check_tools()
     else:
         environment.check_venv()
+
+
+def check_space(needed: float) -> None:
+    """Raise SetupError when the environment, temporary files or the cache have less than `needed` bytes."""
+    cache = next(folder for folder in environment.CACHE.parents if folder.is_dir())
+    for place, remedy in {
+        ROOT: "free some",
+        Path(tempfile.gettempdir()): "free some, or set TMPDIR to another folder",
+        cache: "free some, or set XDG_CACHE_HOME to another folder",
+    }.items():
+        if (free := shutil.disk_usage(place).free) < needed:
+            raise SetupError(
+                f"{free / 1e9:.1f} GB are free at {place}, {needed / 1e9:.1f} GB are needed: {remedy}"
+            )
 
 
 def sourced_distributions() -> list[str]:
@@ -161,13 +181,13 @@ def system_packages(python: Path) -> dict[str, str]:
     return found
 
 
-def make(wheels: Path | None, found: dict[str, str], *, noble: bool) -> None:
+def make(wheels: Path | None, found: dict[str, str], *, ros: bool, noble: bool) -> None:
     """Make the environment anew and install what the system does not have."""
     folder = environment.VENV
     say(f"making {folder}")
     venv.create(folder, clear=True, symlinks=True, with_pip=True, system_site_packages=not noble)
     (folder / "COLCON_IGNORE").touch()
-    pip: list[str | Path] = [environment.PYTHON, "-m", "pip", "install"]
+    pip: list[str | Path] = [environment.PYTHON, "-m", "pip", "install", "--prefer-binary"]
     offline: list[str | Path] = ["--no-index", "--find-links", wheels] if wheels else []
     if noble:
         run("installing the packages of Ubuntu 24.04", *pip, "--requirement", NOBLE)
@@ -175,25 +195,11 @@ def make(wheels: Path | None, found: dict[str, str], *, noble: bool) -> None:
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(constrained(found)) + "\n")
     llama = llama_wheel(wheels) or environment.llama_wheel()
-    run(
-        "installing what the system lacks",
-        *pip,
-        *offline,
-        "--constraint",
-        constraints,
-        *requirements(),
-        llama,
-    )
-    if noble:
-        run(
-            "installing ROS 2",
-            *pip,
-            "--constraint",
-            constraints,
-            *TESTS,
-            "--editable",
-            f"{ROOT}[ros]",
-        )
+    lacking = [*pip, *offline, "--constraint", constraints, *requirements(), llama]
+    run("installing what the system lacks", *lacking)
+    if ros:
+        tests = TESTS if noble else ()
+        run("installing ROS 2", *pip, "--constraint", constraints, *tests, "--editable", f"{ROOT}[ros]")
         environment.use_ros()
     after = system_packages(environment.PYTHON)
     if changed := [name for name in KEPT if name in found and after.get(name) != found[name]]:
@@ -209,12 +215,16 @@ def requirements() -> list[str]:
 
 
 def constrained(found: Mapping[str, str]) -> list[str]:
-    """The system's versions of `KEPT`, and the pins of constraints.txt for what is missing or too old."""
+    """The system's versions of `KEPT`, and limits for what is missing or too old.
+
+    These are the pins of constraints.txt or less: what is compiled for numpy may be too new for the system's.
+    """
     limits = [line.partition(",")[0].partition(">=") for line in requirements()]
-    too_old = [name for name, _, least in limits if name in found and numbers(found[name]) < numbers(least)]
-    keep = {*found, *KEPT} - {*too_old}
-    pins = environment.CONSTRAINTS.read_text().splitlines()
-    own = [line for line in pins if line.partition("==")[0] not in keep]
+    least = {re.sub("[-_.]+", "-", name): numbers(version) for name, _, version in limits}
+    too_old = [name for name in least if name in found and numbers(found[name]) < least[name]]
+    keep = {*found} - {*too_old}
+    pins = [line.partition("==") for line in environment.CONSTRAINTS.read_text().splitlines()]
+    own = [f"{name}<={pin}" for name, equal, pin in pins if equal and name not in keep]
     return [f"{name}=={found[name]}" for name in KEPT if name in found] + own
 
 
@@ -228,9 +238,9 @@ def llama_wheel(wheels: Path | None) -> Path | None:
     return given[0] if given else environment.cached_wheel()
 
 
-def fingerprint(found: Mapping[str, str]) -> str:
+def fingerprint(found: Mapping[str, str], *, ros: bool) -> str:
     """A digest of what the environment is made of."""
-    kept = json.dumps({name: found.get(name) for name in KEPT})
+    kept = json.dumps([ros, {name: found.get(name) for name in KEPT}])
     files = [path.read_bytes() for path in (Path(__file__), NOBLE)]
     return hashlib.sha256(b"\0".join([environment.fingerprint().encode(), kept.encode(), *files])).hexdigest()
 
