@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Latency and exactness of the engine on an NVIDIA GPU, for a machine without a network.
-#   benchmarks/cuda.sh pack          with a network, no GPU: build/cuda/part* (each at most 50 MB, to carry one by one)
+#   benchmarks/cuda.sh pack          with a network, no GPU: build/cuda/part* (each at most 64 MiB, to carry one by one)
 #   benchmarks/cuda.sh run [OUT]     on the GPU: compiles llama.cpp with CUDA, measures, leaves OUT/cuda.json
 # GPU_LAYERS=0 tries the steps on a CPU, with the llama-cpp-python wheel of ~/.cache instead of a compilation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/cuda
 layers=${GPU_LAYERS:-99}
+packages=(cmake diskcache gguf hypothesis jinja2 json-repair ninja numpy opencv-python-headless packaging pillow pytest
+  pyyaml rich ruamel.yaml scikit-build-core setuptools typing-extensions)
+part_size=67108864
 exact='draft or batches or depend_on_what_was_asked or plan_passes_through'
 
 pack() {
@@ -19,13 +22,11 @@ pack() {
   (cd $folder/llama_cpp_python-*/vendor/llama.cpp && rm -rf models docs media tests benches)
   tar -cJf $folder/all/llama_cpp_python.tar.xz -C $folder "$(basename $folder/llama_cpp_python-*)"
   rm -rf $folder/llama_cpp_python-*
-  "${pip[@]}" download --quiet --only-binary :all: --constraint constraints.txt --dest $folder/all \
-    cmake gguf==0.19.0 hypothesis jinja2 diskcache json-repair ninja numpy opencv-python-headless packaging pillow \
-    pytest pyyaml rich ruamel.yaml scikit-build-core setuptools
-  number=0 size=50000001
+  "${pip[@]}" download --quiet --only-binary :all: --constraint constraints.txt --dest $folder/all "${packages[@]}"
+  number=0 size=$((part_size + 1))
   for file in $folder/all/*; do
     bytes=$(stat -c %s "$file")
-    (( size + bytes > 50000000 )) && number=$((number + 1)) size=0 && mkdir $folder/part$number
+    (( size + bytes > part_size )) && number=$((number + 1)) size=0 && mkdir $folder/part$number
     mv "$file" $folder/part$number && size=$((size + bytes))
   done
   rmdir $folder/all && du -sh $folder/part*
@@ -37,8 +38,7 @@ run() {
   python=$folder/venv/bin/python
   links=() && for part in $folder/part*; do links+=(--find-links "$part"); done
   install=("$python" -m pip install --quiet --no-index "${links[@]}")
-  "${install[@]}" cmake gguf hypothesis jinja2 diskcache json-repair ninja numpy opencv-python-headless packaging pillow \
-    pytest pyyaml rich ruamel.yaml scikit-build-core setuptools
+  "${install[@]}" "${packages[@]}"
   if [ "$layers" = 0 ]; then
     "${install[@]}" "$(ls ~/.cache/lfm_perception/wheels/*/llama_cpp_python-*.whl | head -1)"
   else

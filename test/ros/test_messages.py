@@ -74,13 +74,21 @@ def encoded(encoding: str) -> Image:
         "bgra8": lambda: np.dstack((rgb[..., ::-1], np.full(rgb.shape[:2], 9, np.uint8))),
         "mono8": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
         "mono16": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257,
-        "yuv422": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_UYVY),
-        "yuv422_yuy2": lambda: cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_YUY2),
+        "yuv422": lambda: packed(rgb)[..., [1, 0, 3, 2]],
+        "yuv422_yuy2": lambda: packed(rgb),
         "nv12": lambda: semi_planar(rgb),
         "bayer_rggb8": lambda: bayer(rgb),
     }
     pixels = np.ascontiguousarray(formats[encoding]())
     return message(pixels, encoding, width, height, pixels.nbytes // pixels.shape[0])
+
+
+def packed(rgb: scene.Image) -> np.ndarray:
+    """YUY2, to which OpenCV 4.6 cannot convert: Y, U, Y, V of two pixels; shape (height, width / 2, 4)."""
+    height, width, _ = rgb.shape
+    planes = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420)
+    colour = planes[height:].reshape(2, height // 2, width // 2).repeat(2, axis=1)
+    return np.stack((planes[:height, ::2], colour[0], planes[:height, 1::2], colour[1]), axis=-1)
 
 
 def semi_planar(rgb: scene.Image) -> np.ndarray:
