@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed questions about scenes of the demo world, with their true answers: many wordings, some held out.
 
-The end of a question names the form of its answer: Yes or No, one of several options, a number, or, without
-such an end, a sentence. Held-out wordings are never trained on; they measure how far rewording carries.
+A question without a type is answered with a sentence. Held-out wordings are never trained on; they measure
+how far rewording carries.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.wordings import SETS, alternative, read_wordings
 from lfm_perception.demo.world import Snapshot, TrueObject
+from lfm_perception.typed_questions import TypedQuestion
 
 _CONTENT = read_wordings("scene_questions.yaml")
 WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["kinds"]
 """Wordings by kind of question and set."""
 KINDS = tuple(WORDINGS)
-
-YES_NO_SUFFIX = "Answer with Yes or No."
-CHOICE_SUFFIX = "Answer with one of: {options}."
-NUMBER_SUFFIX = "Answer with a number."
 
 MAX_COUNT = 8
 MIN_HELMET_HEIGHT_PX = 40
@@ -54,12 +51,16 @@ SENTENCES = 0.12
 
 @dataclass(frozen=True, slots=True)
 class SceneQuestion:
-    """`text` is the user's turn. `options` are the allowed answers, none for a sentence."""
+    """A question of one of the KINDS about a scene, and the true answer."""
 
     kind: str
-    text: str
-    options: tuple[str, ...]
+    question: TypedQuestion
     answer: str
+
+    @property
+    def text(self) -> str:
+        """The user's turn."""
+        return self.question.question.prompt.user
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ def scene_question(
     if rng.random() < 0.2:
         text = rng.choice(_CONTENT["openings"]) + text
     if form == "sentence" or (not form and rng.random() < SENTENCES):
-        return SceneQuestion(kind, text, (), asked.sentence)
-    return SceneQuestion(kind, f"{text} {_suffix(asked.options)}", asked.options, asked.answer)
+        return SceneQuestion(kind, TypedQuestion(text), asked.sentence)
+    return SceneQuestion(kind, _typed(text, asked.options), asked.answer)
 
 
 def scene_questions(rng: random.Random, snapshot: Snapshot, count: int) -> list[SceneQuestion]:
@@ -115,12 +116,12 @@ def _spoken(rng: random.Random, wording: str, slots: dict[str, str]) -> str:
     return text[0].upper() + text[1:]
 
 
-def _suffix(options: tuple[str, ...]) -> str:
+def _typed(text: str, options: tuple[str, ...]) -> TypedQuestion:
     if options == _YES_NO:
-        return YES_NO_SUFFIX
+        return TypedQuestion(text, "yes_no")
     if options == _NUMBERS:
-        return NUMBER_SUFFIX
-    return CHOICE_SUFFIX.format(options=", ".join(options))
+        return TypedQuestion(text, "number", maximum=MAX_COUNT)
+    return TypedQuestion(text, "choice", options)
 
 
 _YES_NO = ("Yes", "No")

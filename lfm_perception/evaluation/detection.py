@@ -235,30 +235,38 @@ def held_out_error(
 
 
 def calibration_advice(
-    group: str, fitted: PlattScaling, boxes: int, before: float | None, after: float | None
+    group: str,
+    fitted: PlattScaling,
+    count: int,
+    before: float | None,
+    after: float | None,
+    scored: str = "boxes",
 ) -> str:
     """Whether to set a group's Platt scaling to a fitted one, in a sentence with the reason.
 
     Args:
-        group: `detect` or `tracker`.
+        group: `detect`, `tracker` or `questions`.
         fitted: the scaling fitted to all scores.
-        boxes: number of the scores.
+        count: number of the scores.
         before, after: calibration error of scores held out from a fit, as they are and with the fit.
+        scored: what has the scores, in the plural.
     """
     names, fit = (
         f"{group}.score_gain and {group}.score_bias",
         f"gain {fitted.gain:.2f}, bias {fitted.bias:.2f}",
     )
-    if boxes < MIN_FITTED_BOXES:
-        reason = f"{boxes} boxes are too few for a fit, which needs {MIN_FITTED_BOXES}"
+    if count < MIN_FITTED_BOXES:
+        reason = f"{count} {scored} are too few for a fit, which needs {MIN_FITTED_BOXES}"
     elif before is None or after is None:
-        reason = "a fit cannot be checked on boxes that it was not made from"
+        reason = f"a fit cannot be checked on {scored} that it was not made from"
     elif not MIN_GAIN < fitted.gain < MAX_GAIN or abs(fitted.bias) >= MAX_BIAS:
         reason = f"the fit ends at its bounds ({fit})"
     elif after >= before:
-        reason = f"a fit does not lower the calibration error of held-out boxes ({before:.3f} to {after:.3f})"
+        reason = (
+            f"a fit does not lower the calibration error of held-out {scored} ({before:.3f} to {after:.3f})"
+        )
     else:
-        lowered = f"a fit lowers the calibration error of held-out boxes from {before:.3f} to {after:.3f}"
+        lowered = f"a fit lowers the calibration error of held-out {scored} from {before:.3f} to {after:.3f}"
         return (
             f"Set {group}.score_gain {fitted.gain:.2f} and {group}.score_bias {fitted.bias:.2f}: {lowered}."
         )

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from rich.table import Table
 
 from lfm_perception.evaluation.demo import TrialReport
+from lfm_perception.evaluation.demo_questions import KindReport
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN")
@@ -36,6 +37,16 @@ def demo_table(reports: Sequence[TrialReport]) -> Table:
             f"{report.correct:.3f}",
             *(f"{1000 * stage:.0f}" for stage in (usage.encode_s, usage.prefill_s, usage.decode_s)),
         )
+    return table
+
+
+def questions_table(reports: Sequence[KindReport]) -> Table:
+    """One row for each kind of question about the demo world."""
+    table = new_table("question", ("asked", "right", "within one", "error"))
+    for report in reports:
+        measures = (report.correct, report.within_one, report.calibration_error)
+        shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
+        table.add_row(report.kind, str(report.questions), *shown)
     return table
 
 

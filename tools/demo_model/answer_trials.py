@@ -28,16 +28,13 @@ from demo_model.export import load_checkpoint
 from demo_model.losses import read_answers
 from demo_model.network import VisionLanguageModel
 from demo_model.optimizers import rounded
-from lfm_perception.demo.bodies import EASY, HARD
 from lfm_perception.demo.commands import CALL_START, TOOLS, Command, command
-from lfm_perception.demo.scene_questions import KINDS, SceneQuestion, scene_question
-from lfm_perception.demo.world import Snapshot, still
+from lfm_perception.demo.scene_questions import SceneQuestion
+from lfm_perception.demo.world import Snapshot
+from lfm_perception.evaluation.demo_questions import scene_with_questions
 
 Figures = dict[str, dict[str, float]]
 """Measures by their names, by kind of question or by tool."""
-
-TALL = 0.3
-"""Persons at least this tall, in image heights, are the ones whose helmets are measured."""
 
 
 def measure_questions(
@@ -47,18 +44,15 @@ def measure_questions(
     right: defaultdict[str, list[float]] = defaultdict(list)
     sure: defaultdict[str, list[tuple[float, bool]]] = defaultdict(list)
     for index in range(scenes):
-        rng = random.Random(f"questions {seed} {index}")
-        snapshot = still(rng, 256, 256, HARD if index % 2 else EASY)
-        asked = [q for kind in KINDS if (q := scene_question(rng, snapshot, True, kind, "typed"))]
-        asked = [q for q in asked if not q.kind.startswith("helmet") or _is_tall(snapshot)]
+        snapshot, asked = scene_with_questions(seed, index)
         for question, probabilities in zip(
             asked, _probabilities(model, tokenizer, snapshot, asked), strict=True
         ):
-            best = question.options[int(probabilities.argmax())]
+            best = question.question.answers[int(probabilities.argmax())]
             right[question.kind].append(best == question.answer)
             if question.kind == "count":
                 right["count within one"].append(abs(int(best) - int(question.answer)) <= 1)
-            if question.options[0] == "Yes":
+            if question.question.answers[0] == "Yes":
                 sure[question.kind].append((float(probabilities[0]), question.answer == "Yes"))
     return {
         kind: {"right": round(mean(hits), 4), "questions": len(hits)}
@@ -79,10 +73,6 @@ def measure_commands(model: VisionLanguageModel, tokenizer: Tokenizer, each: int
     return results | {"not listed": {"function": round(mean(refused), 4), "commands": len(refused)}}
 
 
-def _is_tall(snapshot: Snapshot) -> bool:
-    return all(t.box.y2 - t.box.y1 > TALL for t in snapshot.objects if t.label == "person")
-
-
 def _probabilities(
     model: VisionLanguageModel, tokenizer: Tokenizer, snapshot: Snapshot, asked: list[SceneQuestion]
 ) -> list[Tensor]:
@@ -93,7 +83,9 @@ def _probabilities(
     answers = _answers(model, torch.cat((start, tokens), 1), turns(tokenizer, IMAGE_TURN, pairs))
     results = []
     for question, (logits, _) in zip(asked, answers, strict=True):
-        first = [tokenizer.encode(option, add_special_tokens=False).ids[0] for option in question.options]
+        first = [
+            tokenizer.encode(option, add_special_tokens=False).ids[0] for option in question.question.answers
+        ]
         results.append(logits[0, first].softmax(0))
     return results
 

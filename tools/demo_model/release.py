@@ -23,15 +23,16 @@ from typing import Any
 import torch
 
 from demo_model import tokenizer as vocabulary
-from demo_model.answer_trials import Figures, measure_commands, measure_questions
+from demo_model.answer_trials import Figures, measure_commands
 from demo_model.export import load_checkpoint, load_files, write_all
 from demo_model.parity import SIZES, Parity, compare
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, TrialReport, evaluate_trial, run_trial
+from lfm_perception.evaluation.demo_questions import KindReport, evaluate_questions, run_questions
 from lfm_perception.provenance import sha256
-from lfm_perception.settings import Settings
+from lfm_perception.settings import QuestionSettings, Settings
 
 SHIPPED = ("Q4_0", "Q8_0", "mmproj")
 LEAST_COSINE = 0.9999
@@ -60,10 +61,11 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
                 raise PerceptionError(f"llama.cpp and PyTorch disagree: cosines {[p.cosine for p in parity]}")
             print(f"{kind}: logits cosine at least {min(p.cosine for p in parity):.6f}", flush=True)
             measured.append(Measured(kind, parity, measure(files[kind], files["mmproj"], scenes)))
-        shipped = load_files(model.shape, files["Q4_0"], files["mmproj"])
         with torch.no_grad():
-            questions = measure_questions(shipped, tokenizer, 3 * scenes)
+            shipped = load_files(model.shape, files["Q4_0"], files["mmproj"])
             commands = measure_commands(shipped, tokenizer, scenes // 5)
+        with LlamaVlm(_settings(files["Q4_0"], files["mmproj"])) as vlm:
+            questions = evaluate_questions(run_questions(vlm, QuestionSettings(), 3 * scenes))
         target.mkdir(parents=True, exist_ok=True)
         sizes = {kind: path.stat().st_size for kind, path in files.items()}
         sums = {kind: sha256(path) for kind, path in files.items()}
@@ -78,13 +80,16 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
 
 def measure(text_model: Path, mmproj: Path, scenes: int) -> list[TrialReport]:
     """Every trial, `scenes` fresh scenes each, at the default settings."""
-    settings = Settings().with_values({"model.path": str(text_model), "mmproj.path": str(mmproj)})
     reports = []
-    with LlamaVlm(settings) as vlm:
+    with LlamaVlm(_settings(text_model, mmproj)) as vlm:
         for trial in TRIALS:
             reports.append(evaluate_trial(trial, list(run_trial(vlm, trial, scenes))))
             print(f"  {row(reports[-1])}", flush=True)
     return reports
+
+
+def _settings(text_model: Path, mmproj: Path) -> Settings:
+    return Settings().with_values({"model.path": str(text_model), "mmproj.path": str(mmproj)})
 
 
 def row(report: TrialReport) -> str:
@@ -200,15 +205,25 @@ def _results(measured: Sequence[Measured]) -> Iterator[str]:
             yield f"| {b.low:.1f} to {b.high:.1f} | {b.count} | {b.mean_confidence:.3f} | {b.precision:.3f} |"
 
 
-def _answers(questions: Figures, commands: Figures) -> Iterator[str]:
+def _answers(questions: Sequence[KindReport], commands: Figures) -> Iterator[str]:
     """The measures of questions and commands, Markdown line by line."""
-    yield from ("", "### Questions and commands, Q4_0", "")
-    yield "Held-out wordings, weights of the Q4_0 file in PyTorch (`demo_model.answer_trials` says how)."
-    for head, figures in (("question", questions), ("command", commands)):
-        columns = list(dict.fromkeys(column for row in figures.values() for column in row))
-        yield from ("", f"| {' | '.join([head, *columns])} |", f"|{'---|' * (1 + len(columns))}")
-        for name, values in figures.items():
-            yield f"| {' | '.join([name, *(str(values.get(column, '')) for column in columns)])} |"
+    yield from ("", "### Questions, Q4_0", "", "Held-out wordings, from `lfm-perception eval questions`.", "")
+    yield "| question | asked | right | within one | calibration error |"
+    yield "|---|---|---|---|---|"
+    for report in questions:
+        measures = (report.correct, report.within_one, report.calibration_error)
+        shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
+        yield f"| {' | '.join((report.kind, str(report.questions), *shown))} |"
+    yield from ("", "### Commands, Q4_0", "")
+    yield "Held-out wordings, weights of the file in PyTorch (`demo_model.answer_trials`): right functions,"
+    yield from (
+        "and answers right in every token, where nothing holds names and numbers to those of the command.",
+        "",
+    )
+    yield from ("| command | asked | function | answer |", "|---|---|---|---|")
+    for tool, figures in commands.items():
+        shown = (f"{figures[name]:.3f}" if name in figures else "" for name in ("function", "answer"))
+        yield f"| {' | '.join((tool, str(figures['commands']), *shown))} |"
 
 
 def main() -> None:
