@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from lfm_perception.cli import app
+from lfm_perception.decisions import Decision, decide
 from lfm_perception.demo.scene_questions import KINDS, SceneQuestion
 from lfm_perception.evaluation.demo_questions import advice, evaluate_questions, scene_with_questions
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.scene import Answer
 from lfm_perception.settings import QuestionSettings
-from lfm_perception.typed_questions import Decision, decide
 
 PLAN = plan_image(256, 256, ImageLimits())
 QUESTIONS = [question for index in range(20) for question in scene_with_questions(0, index)[1]]

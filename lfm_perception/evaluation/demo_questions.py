@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling
+from lfm_perception.decisions import Decision, decide
 from lfm_perception.demo.bodies import EASY, HARD
 from lfm_perception.demo.scene_questions import KINDS, SceneQuestion, scene_question
 from lfm_perception.demo.world import Snapshot, still
@@ -25,7 +26,7 @@ from lfm_perception.evaluation.detection import (
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import FramePlan
 from lfm_perception.settings import QuestionSettings
-from lfm_perception.typed_questions import YES, Decision, decide
+from lfm_perception.typed_questions import YES
 from lfm_perception.vlm import Vlm
 
 SIDE = 256
@@ -108,4 +109,6 @@ def _yes(
     pairs: Sequence[tuple[SceneQuestion, Decision]],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Probability of yes, and whether it is the true answer."""
-    return np.array([d.yes for _, d in pairs]), np.array([each.answer == YES for each, _ in pairs])
+    return np.array([d.probabilities["yes"] for _, d in pairs]), np.array(
+        [each.answer == YES for each, _ in pairs]
+    )
