@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -344,7 +345,11 @@ def test_any_value_is_taken_exactly_or_refused_by_name(name: str, value: object)
         assert name in outcome
         assert "\n" not in outcome
     else:
-        expected = tuple(value) if isinstance(value, list) else value
+        expected: object = value
+        if isinstance(value, list):  # an object in a list of texts stands for its JSON text
+            expected = tuple(
+                json.dumps(item, ensure_ascii=False) if isinstance(item, dict) else item for item in value
+            )
         if isinstance(value, bool) and name in SWITCHES:
             expected = "on" if value else "off"
         assert outcome.values()[name] == expected
