@@ -120,8 +120,6 @@ class Registry:
             for key, entry in (content.entries("licenses") if content.has("licenses") else ())
         }
         content.only("licenses", "models", "servers")
-        if content.has("servers"):
-            self.servers |= content.entry("servers").texts()
         for family, entry in content.entries("models"):
             first: Model | None = None
             for model in _models(family, entry, licenses):
@@ -129,8 +127,15 @@ class Registry:
                     raise PerceptionError(f"{entry.where} gives a second model the name {model.name!r}")
                 self._models[model.name] = model
                 first = first or model
-            if first and family not in self._models:
-                self._families[family] = first
+            if first is None:
+                raise PerceptionError(f"{entry.where}.files names no file")
+            if family in self:
+                raise PerceptionError(f"{entry.where} has the name of a model with one quantization")
+            self._families[family] = first
+        if content.has("servers"):
+            self.servers |= content.names("servers").texts()
+        if both := sorted(name for name in self.servers if name in self):
+            raise PerceptionError(f"servers.{both[0]} is under 'models' too: remove one of them")
 
 
 def _models(family: str, entry: _Entry, licenses: Mapping[str, License]) -> Iterator[Model]:
@@ -202,12 +207,17 @@ class _Entry:
             raise PerceptionError(f"{self._place(key)} is unknown: known are {', '.join(map(repr, known))}")
 
     def entries(self, key: str) -> Iterator[tuple[str, _Entry]]:
-        for name, value in self.mapping(key).items():
+        for name, value in self.names(key)._value.items():
+            yield name, _Entry(f"{self._place(key)}.{name}", value)
+
+    def names(self, key: str) -> _Entry:
+        """An object whose keys are names."""
+        for name in self.mapping(key):
             if not _NAME.fullmatch(name):
                 raise PerceptionError(
                     f"{self._place(key)}: a name consists of letters, digits, '.', '_' and '-', got {name!r}"
                 )
-            yield name, _Entry(f"{self._place(key)}.{name}", value)
+        return self.entry(key)
 
     def entry(self, key: str) -> _Entry:
         return _Entry(self._place(key), self._get(key))

@@ -170,6 +170,11 @@ def unknown_name(name: str, value: object, known: Iterable[str]) -> PerceptionEr
     for old in (name, *(f"{name}.{key}" for key in keys)):
         if old in RENAMED:
             return PerceptionError(f"parameter {old} is now called {RENAMED[old]}")
+    known = list(known)
+    if keys and name in known:
+        return PerceptionError(
+            f"{shown(name)} is a group of parameters: write {shown(f'{name}.{next(iter(keys))}')}"
+        )
     return PerceptionError(f"unknown parameter {shown(name)}{suggestion(name, known)}")
 
 
