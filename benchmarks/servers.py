@@ -69,7 +69,7 @@ def python_server(port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)),
         *("--model", model, "--chat_format", "mtmd", "--clip_model_path", mmproj, "--n_ctx", "4096"),
-        *("--verbose", "false"),
+        *("--n_threads", "1", "--verbose", "false"),
     ]
 
 
@@ -89,6 +89,7 @@ def llama_server(sources: Path | None, port: int) -> list[str]:
     return [
         str(program),
         *("--host", "127.0.0.1", "--port", str(port), "-m", model, "--mmproj", mmproj, "-c", "4096"),
+        *("--threads", "1"),
     ]
 
 

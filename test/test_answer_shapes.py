@@ -64,6 +64,26 @@ def test_several_boxes_below_one_name_are_read() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        '[{"image_id": 0, "bbox_2d": [1, 2, 3, 4], "label": "cat"}, '
+        '{"label": "box", "bbox": [100, 200, 300, 400]}, {"image_id": 0, "bbox_2d": [500, 600, 700, 800], "label": "person"}]',
+        '[["cat", [1, 2, 3, 4]], ["box", [100, 200, 300, 400]], ["person", [500, 600, 700, 800]]]',
+        '{"cat": [1, 2, 3, 4], "box": [100, 200, 300, 400], "person": [500, 600, 700, 800]}',
+        "cat: [1, 2, 3, 4]\nbox: [100, 200, 300, 400]\nperson: [500, 600, 700, 800]",
+        "- cat: [1, 2, 3, 4]\n- box: [100, 200, 300, 400]\n- person: [500, 600, 700, 800]",
+        "- label: cat\n  box: [1, 2, 3, 4]\n- label: box\n  box: [100, 200, 300, 400]\n"
+        "- label: person\n  box: [500, 600, 700, 800]",
+        "<ref>cat</ref><box>[[1, 2, 3, 4]]</box><ref>box</ref><box>[[100, 200, 300, 400]]</box>"
+        "<ref>person</ref><box>[[500, 600, 700, 800]]</box>",
+    ],
+)
+def test_a_label_may_be_called_box(text: str) -> None:
+    found = parse(text, BBOX_2D, labels=["cat", "person", "box"]).objects
+    assert [(each.label, each.box.x1) for each in found] == [("cat", 0.001), ("box", 0.1), ("person", 0.5)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         f"<think>{DRAFT}</think>{ANSWER}",
         f'<think effort="low">{DRAFT}</think>{ANSWER}',
         f"<seed:think>{DRAFT}</seed:think>{ANSWER}",

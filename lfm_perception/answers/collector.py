@@ -94,8 +94,9 @@ class Collector:
     ) -> None:
         self.objects: list[ParsedObject] = []
         self.rejects: dict[str, int] = {}
+        self.asked = tuple(labels)
         self._text, self._dialect = text, dialect
-        self._map = label_map(tuple(labels), tuple(synonyms))
+        self._map = label_map(self.asked, tuple(synonyms))
         self._only = labels[0] if len(labels) == 1 else None
         self._closed = closed
         # half a step of the dialect: less is no box, or one in another unit among others

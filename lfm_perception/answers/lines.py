@@ -96,7 +96,7 @@ def _object(entries: dict[str, object]) -> dict[str, object]:
         if isinstance(value, str) and (box := BARE_BOX.fullmatch(value)):
             sides = [float(side) for side in re.findall(NUMBER, box[0])]
             if is_box_key(key) or not _is_name(key):
-                found.setdefault("bbox", []).append(sides)  # type: ignore[attr-defined]
+                found.setdefault(key if is_box_key(key) else "bbox", []).append(sides)  # type: ignore[attr-defined]
             else:
                 found[key] = sides
         else:

@@ -64,13 +64,13 @@ def _shapes(text: str, dialect: Dialect, collector: Collector) -> Iterator[Shape
             yield Shape(label, sides, "" if len(sides) == 4 else "not_four_numbers")
     text = _TOKENS.sub(lambda match: " " * len(match[0]), text)
     if "{" not in text and (objects := lines(text)):
-        yield from shapes(objects, dialect.label_key, dialect.box_key)
+        yield from shapes(objects, dialect.label_key, dialect.box_key, collector.asked)
         return
     for region in _regions(text, collector):
         if BARE_BOX.fullmatch(region):
             yield from shapes([float(side) for side in re.findall(NUMBER, region)], "", "")
         else:
-            yield from shapes(_parsed(region, collector), dialect.label_key, dialect.box_key)
+            yield from shapes(_parsed(region, collector), dialect.label_key, dialect.box_key, collector.asked)
 
 
 def _parsed(region: str, collector: Collector) -> object:
@@ -174,7 +174,7 @@ def _collect(shape: Shape, places: _Places, collector: Collector) -> None:
         collector.reject("not_four_numbers")
         return
     first, last = min(spans)[0], max(spans)[1]
-    if shape.label is None or is_box_key(shape.label):
+    if shape.label is None or (is_box_key(shape.label) and shape.label.lower() != "box"):
         collector.add_unlabelled(places.opening(first), shape.sides, spans)
         return
     label_span = places.label(shape.label, first, last)

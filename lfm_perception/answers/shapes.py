@@ -75,15 +75,16 @@ class Shape:
     reason: str = ""
 
 
-def shapes(value: object, label_key: str, box_key: str, name: str | None = None) -> Iterator[Shape]:
+def shapes(value: object, label_key: str, box_key: str, asked: Sequence[str] = ()) -> Iterator[Shape]:
     """The boxes in a value of lists, mappings, texts and numbers, with their labels.
 
     Args:
         label_key, box_key: Those of the dialect, beside the usual ones.
-        name: The label of boxes that have none of their own.
+        asked: The labels that were asked for; `box` may be one of them.
     """
     label_keys = (folded(label_key), *_LABEL_KEYS)
-    return _walk(value, name, label_keys, _BOX_KEYS | {folded(box_key)}, 0)
+    box_keys = (_BOX_KEYS - set(map(folded, asked))) | {folded(box_key)}
+    return _walk(value, None, label_keys, box_keys, 0)
 
 
 def is_box_key(key: str) -> bool:
