@@ -82,7 +82,7 @@ class LabelMap:
 
     def __init__(self, labels: Sequence[str], synonyms: Sequence[str] = ()) -> None:
         table = _synonym_table(synonyms)
-        asked = {_key(label): label for label in labels}
+        asked = {_key(label) or label: label for label in labels}
         for name, target in table.items():
             if name in asked and target in asked:
                 raise PerceptionError(
@@ -104,6 +104,10 @@ class LabelMap:
             keys = [_unnumbered(key) for key in reversed(keys) if key]
             self._known[phrase] = found or next((label for key in keys if (label := self._match(key))), None)
         return self._known[phrase]
+
+    def same(self, name: str) -> str | None:
+        """The label that has this name but for case, accents and articles, or for which it is a synonym."""
+        return self._same(_key(name) or name)
 
     def _same(self, key: str) -> str | None:
         return self._names.get(key) or self._joined.get(key.replace(" ", ""))
@@ -148,7 +152,9 @@ def _synonym_table(entries: Sequence[str]) -> Mapping[str, str]:
     table: dict[str, str] = {}
     for entry in entries:
         label, colon, names = entry.partition(":")
-        if not (label.strip() and colon and all(_key(name) for name in names.split(","))):
+        if not (
+            label.strip() and colon and ":" not in names and all(_key(name) for name in names.split(","))
+        ):
             raise PerceptionError(f"detect.synonyms takes `label: name, name`, got {shown(entry)}")
         for name in map(_key, names.split(",")):
             if table.setdefault(name, _key(label)) != _key(label):

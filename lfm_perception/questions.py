@@ -20,6 +20,9 @@ from lfm_perception.text import is_safe
 SPECIAL_TOKEN = re.compile(r"<\|[^<>]*\|>|<__media__>|<image>")
 """Text that the tokenizer reads as a special token, or llama.cpp as the place of an image."""
 
+ONE_SIDE = re.compile(r"[xy]_?(?:[012]|min|max)|left|top|right|bottom")
+"""Keys of a single side of a box."""
+
 MAX_LABELS_PLACES = 5
 """Maximum number of places in a prompt at which the labels stand."""
 
@@ -101,9 +104,15 @@ class Dialect:
                 raise PerceptionError(f"{where}: 'keys' must hold {shown(key)} once, got {shown(self.keys)}")
         if self.label_key == self.box_key:
             raise PerceptionError(f"{where}: label_key and box_key are both {shown(self.box_key)}")
-        if len(set(self.keys)) < len(self.keys) or not all(re.fullmatch(r"\w+", key) for key in self.keys):
+        folded = {key.casefold() for key in self.keys}  # as the parser of unconstrained text compares them
+        if len(folded) < len(self.keys) or not all(re.fullmatch(r"\w+", key) for key in self.keys):
             raise PerceptionError(
                 f"{where}: 'keys' must be different names of letters, digits and '_', got {shown(self.keys)}"
+            )
+        if side := next((key for key in self.keys if ONE_SIDE.fullmatch(key.casefold())), None):
+            raise PerceptionError(
+                f"{where}: 'keys' holds {shown(side)}, one side of a box, so a box cannot be read back: "
+                "box_key takes all four"
             )
         if self.coordinate_range < 1 or not 0 <= self.decimals <= 6:
             raise PerceptionError(

@@ -65,7 +65,8 @@ def test_several_boxes_below_one_name_are_read() -> None:
     "text",
     [
         '[{"image_id": 0, "bbox_2d": [1, 2, 3, 4], "label": "cat"}, '
-        '{"label": "box", "bbox": [100, 200, 300, 400]}, {"image_id": 0, "bbox_2d": [500, 600, 700, 800], "label": "person"}]',
+        '{"label": "box", "bbox": [100, 200, 300, 400]}, '
+        '{"image_id": 0, "bbox_2d": [500, 600, 700, 800], "label": "person"}]',
         '[["cat", [1, 2, 3, 4]], ["box", [100, 200, 300, 400]], ["person", [500, 600, 700, 800]]]',
         '{"cat": [1, 2, 3, 4], "box": [100, 200, 300, 400], "person": [500, 600, 700, 800]}',
         "cat: [1, 2, 3, 4]\nbox: [100, 200, 300, 400]\nperson: [500, 600, 700, 800]",

@@ -51,9 +51,18 @@ def test_a_dialect_for_one_expression_refuses_several_labels() -> None:
     )
 
 
-def test_a_dialect_whose_boxes_cannot_be_read_back_is_refused() -> None:
-    with pytest.raises(PerceptionError, match="dialect 'coarse': a box cannot be read back from 10 steps"):
-        Settings.from_dict({"dialects": {"coarse": {"user": "{labels}", "decimals": 1}}})
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"decimals": 1}, "a box cannot be read back from 10 steps"),
+        ({"keys": ["Box", "box"], "label_key": "Box", "box_key": "box"}, "'keys' must be different names"),
+        ({"keys": ["label", "x1"], "box_key": "x1"}, "'keys' holds 'x1', one side of a box, so a box cannot"),
+        ({"keys": ["label", "bbox", "xmin"]}, "'keys' holds 'xmin', one side of a box"),
+    ],
+)
+def test_a_dialect_whose_boxes_cannot_be_read_back_is_refused(parts: dict[str, object], said: str) -> None:
+    with pytest.raises(PerceptionError, match=f"dialect 'mine': {said}"):
+        Settings.from_dict({"dialects": {"mine": {"user": "{labels}", **parts}}})
 
 
 def scene_of(folder: Path, text: str, dialect: str = "bbox", **values: object) -> Scene:

@@ -92,6 +92,7 @@ def test_a_name_that_fits_two_labels_fits_neither() -> None:
     [
         (["cat"], "detect.synonyms takes `label: name, name`, got 'cat'"),
         (["cat: ,"], "detect.synonyms takes `label: name, name`, got 'cat: ,'"),
+        (["cat: kitten: puppy"], "detect.synonyms takes `label: name, name`, got 'cat: kitten: puppy'"),
         (["a: x", "b: X"], "detect.synonyms: 'x' stands for both 'a' and 'b': keep one of them"),
         (["cat: box"], "detect.synonyms: 'box' is a label and means 'cat': remove one of them"),
         (
@@ -104,6 +105,12 @@ def test_synonyms_that_contradict_each_other_are_refused(synonyms: list[str], sa
     with pytest.raises(PerceptionError) as error:
         Settings().with_values({"detect.labels": ["cat", "box"], "detect.synonyms": synonyms})
     assert str(error.value) == said
+
+
+def test_labels_that_are_one_name_are_refused() -> None:
+    Settings().with_values({"detect.labels": ["glass", "glasses", "!", "?", "5 litre can", "10 litre can"]})
+    with pytest.raises(PerceptionError, match=r"detect\.labels: 'cat' and 'The Cat' are one name"):
+        Settings().with_values({"detect.labels": ["cat", "dog", "The Cat"]})
 
 
 def test_the_models_own_words_are_kept_beside_the_label() -> None:

@@ -107,7 +107,14 @@ def _check_prompts(settings: Settings) -> None:
     if detect.closed and not detect.labels:
         raise PerceptionError("detect.closed is true but detect.labels is empty: name the labels to allow")
     check_prompt_text("caption.prompt", settings.caption.prompt)
-    label_map(detect.labels, detect.synonyms)  # refuses synonyms that contradict each other
+    names = label_map(detect.labels, detect.synonyms)  # refuses synonyms that contradict each other
+    for label in detect.labels:
+        other = names.same(label) or label
+        if other != label and re.findall(r"\d+", other) == re.findall(r"\d+", label):
+            raise PerceptionError(
+                f"detect.labels: {shown(label)} and {shown(other)} are one name but for case and articles: "
+                "remove one of them"
+            )
     if detect.dialect not in dialects:
         raise PerceptionError(
             f"detect.dialect must be one of {', '.join(dialects)}, got {shown(detect.dialect)}"
