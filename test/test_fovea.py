@@ -72,7 +72,7 @@ def test_a_track_too_small_for_the_whole_frame_is_shown_in_a_region() -> None:
 
 def test_small_tracks_far_apart_are_shown_in_turn() -> None:
     tracks = track(0.1, 0.1), track(0.9, 0.9, track_id=2)
-    regions = [choice.region for choice in choices(fovea(), 6, tracks) if choice.region]
+    regions = [choice.region for choice in choices(fovea(whole_every=3), 6, tracks) if choice.region]
     assert [region.x2 < 0.9 for region in regions] in ([True, False] * 2, [False, True] * 2)
 
 
@@ -87,23 +87,17 @@ def test_an_empty_frame_is_shown_region_by_region() -> None:
     assert covered.all()
 
 
-@pytest.mark.parametrize(("field", "reason"), [("tentative", NEW_OBJECTS), ("fragments", CUT_OBJECTS)])
-def test_what_is_pending_is_looked_at_again(field: str, reason: str) -> None:
-    there = np.array([[0.7, 0.7, 0.72, 0.73]])
-    empty = np.empty((0, 4))
-    pending = Pending(there, empty) if field == "tentative" else Pending(empty, there)
-    settled = choices(fovea(), 30)  # all cells have been seen by now
-    assert settled
-    chooser = fovea()
-    for index in range(30):
-        choice = chooser.choose(HD, PICTURE, (), NOTHING, 0.24 * index)
-        assert choice is not None
-        chooser.record(choice, PICTURE, 0.24 * index)
-    made = [chooser.choose(HD, PICTURE, (), pending, 0.24 * 30)]
-    if made[0] is not None and made[0].region is None:
-        chooser.record(made[0], PICTURE, 0.24 * 30)
-        made = [chooser.choose(HD, PICTURE, (), pending, 0.24 * 31)]
-    (choice,) = made
+@pytest.mark.parametrize(
+    ("pending", "reason"),
+    [
+        (Pending(np.array([[0.7, 0.7, 0.72, 0.73]]), np.empty((0, 4))), NEW_OBJECTS),
+        (Pending(np.empty((0, 4)), np.array([[0.7, 0.7, 0.72, 0.73]])), CUT_OBJECTS),
+    ],
+)
+def test_what_is_pending_is_shown_once_the_frame_is_known(pending: Pending, reason: str) -> None:
+    chooser = fovea(whole_every=100)
+    choices(chooser, 30)
+    choice = chooser.choose(HD, PICTURE, (), pending, 0.24 * 30)
     assert choice is not None
     assert choice.reason == reason
     assert choice.region is not None

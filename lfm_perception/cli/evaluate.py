@@ -167,6 +167,59 @@ def tracking(
 
 
 @app.command()
+def fovea(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`demo` (the demo world, drawn, with small objects) or a folder of labelled films in the "
+            "MOTChallenge format with their pictures in `img1`."
+        ),
+    ] = "demo",
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=1024, help="A limit of image tokens; by default 60, 120 and 252. Repeatable."
+        ),
+    ] = None,
+    films: Annotated[int, typer.Option(min=1, max=1000, help="Number of films of the demo world.")] = 3,
+    seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="Duration of each of them.")] = 12.0,
+    width: Annotated[int, typer.Option(min=320, max=3840, help="Their width in pixels.")] = 1280,
+    height: Annotated[int, typer.Option(min=240, max=2160, help="Their height in pixels.")] = 720,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    out: OptionalOut = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first film.")] = 0,
+) -> None:
+    """Compare foveated inference (`fovea.mode: on`) with whole frames, at several budgets.
+
+    A frame is inferred every 240 ms, and its answer known 240 ms later. HOTA, precision and recall of the
+    tracks at every frame, recall by object size, and the time until 90% of the new objects have a track, over
+    tokens and compute per second. Says whether the model sees by picture pixels, and fits
+    `fovea.min_object_size`.
+    """
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.evaluation.foveation_films import demo_film, labelled_films
+    from lfm_perception.evaluation.foveation_trials import FoveaTrials
+    from lfm_perception.evaluation.reports import provenance
+
+    chosen = options.load_settings(settings, set_)
+    budgets = tokens or [60, 120, 252]
+    if source == "demo":
+        opened = [demo_film(seed + index, seconds, width, height) for index in range(films)]
+    else:
+        opened = labelled_films(Path(source))
+    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
+        task = progress.add_task("inferring", total=2 * len(opened) * len(budgets))
+        trials = FoveaTrials.run(opened, lambda film: vlm, chosen, budgets, lambda: progress.advance(task))
+    options.show_table(trials.table())
+    for line in trials.remarks():
+        print(line)
+    if out:
+        trials.write(out, {"source": source, "seed": seed, **provenance(chosen)})
+        print(f"figures and curve in {out}")
+
+
+@app.command()
 def detection(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
     out: options.Out,
@@ -207,6 +260,7 @@ def detection(
     from lfm_perception.evaluation.detection_page import platt_scaling_advice, table
     from lfm_perception.evaluation.detection_run import DetectionRun
     from lfm_perception.evaluation.labels import open_labelled
+    from lfm_perception.evaluation.object_size import size_advice
     from lfm_perception.media.staging import staged, writing
 
     if words is not None and languages is None:
@@ -231,6 +285,7 @@ def detection(
     if found["figures"]["reliability"]:
         error = found["figures"]["calibration_error"]
         print(f"The calibration error is {error:.3f}. {platt_scaling_advice(found['figures'])}")
+    print(size_advice(found["figures"]["min_object_size"]))
     for note in opened.notes:
         print(note)
     print(f"{evaluation.done} images; results in {out}: open {out / 'detection.html'}")

@@ -22,17 +22,20 @@ from lfm_perception.evaluation.detection import (
     LabelledBox,
     count_matches,
     evaluate,
+    match,
     only_label,
 )
 from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.languages import Language
-from lfm_perception.evaluation.mistakes import WHOLE, Mistakes, thumbnail
+from lfm_perception.evaluation.mistakes import Mistakes, thumbnail
+from lfm_perception.evaluation.object_size import SizedObjects
 from lfm_perception.evaluation.stress import Stress
+from lfm_perception.geometry import WHOLE, stack
 from lfm_perception.media.page import drawing
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Question, detect
-from lfm_perception.scene import Detection, Frame, Image
+from lfm_perception.scene import Detection, Frame, Image, View
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -51,9 +54,13 @@ class Variant:
 
 @dataclass(slots=True)
 class VariantResults:
-    """Results of one variant, image by image; `example` is the first image with objects, annotated."""
+    """Results of one variant, image by image; `example` is the first image with objects, annotated.
+
+    `sized`: size in picture pixels of every object, and whether it was detected.
+    """
 
     scenes: list[tuple[Sequence[Detection], Sequence[LabelledBox]]] = field(default_factory=list)
+    sized: list[tuple[float, bool]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rejects: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
@@ -108,13 +115,17 @@ class Trial:
                 degraded, truth = variant.degrade(rng, frame.image, wanted)
                 frame = Frame(degraded, frame.stamp_ns, frame.frame_id)
             self._inferencer.calibrate(variant.question)
-            answer, _ = self._inferencer.infer(frame, variant.question, self._settings.detect.max_tokens)
+            answer, plan = self._inferencer.infer(frame, variant.question, self._settings.detect.max_tokens)
             found, rejects = postprocess(answer, self._settings.detect)
             detections = tuple(
                 replace(each, label=variant.label_of.get(each.label.casefold(), each.label)) for each in found
             )
             results = self.results[variant.name]
             results.scenes.append((detections, truth))
+            found_rows = {pair.truth for pair in match(detections, truth)}
+            picture = View(WHOLE, plan.image.width, plan.image.height, 0.0)
+            sizes = picture.sizes(stack(item.box for item in truth)).tolist()
+            results.sized += [(size, row in found_rows) for row, size in enumerate(sizes)]
             results.seconds.append(answer.usage.total_s)
             results.rejects.update(rejects)
             results.truncated += answer.truncated
@@ -155,6 +166,7 @@ def figures(
         "latency_ms": {f"p{p}": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)},
         "truncated": results.truncated,
         "rejects": dict(results.rejects.most_common()),
+        "min_object_size": SizedObjects.of(results.sized).smallest_seen(),
         "by_label": {
             label: _quality(evaluate(of_one), precisions.get(label)) for label, of_one in of_label.items()
         },

@@ -31,7 +31,6 @@ THUMBNAIL = 300
 MARGIN = 0.6
 """Margin around a box in its thumbnail, in box sizes."""
 
-WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 TRUTH_COLOUR, DETECTION_COLOUR = (64, 200, 96), (235, 72, 72)
 
 

@@ -19,7 +19,7 @@ class FoveaSettings:
     )
     share: float = parameter(0.5, "width and height of a region, as shares of the frame's", (0.25, 0.9))
     whole_every: int = parameter(
-        3, "inferences from one view of the whole frame to the next; 1: no regions", (1, 100)
+        2, "inferences from one view of the whole frame to the next; 1: no regions", (1, 100)
     )
     min_object_size: float = parameter(
         14.0,

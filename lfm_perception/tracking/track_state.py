@@ -66,9 +66,9 @@ class TrackState:
     @property
     def max_prediction_s(self) -> float:
         """Time since the last detection up to which the track is published."""
-        if self.unseen:
+        if self.unseen and not self.misses:
             return MAX_UNSEEN_S
-        return min(self.settings.max_coasting, self.settings.max_age) + self.unseen_s
+        return min(self.settings.max_coasting, self.settings.max_age)
 
     def continues(self, earlier: TrackState) -> None:
         """Takes over the identity of the same object's earlier track."""

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception eval fovea`: whole frames and regions at several budgets, as a table and a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.evaluation.foveation import (
+    INFERENCE_S,
+    SIZES,
+    Film,
+    FilmRun,
+    FoveaFigures,
+    figures,
+    run_film,
+    sized_objects,
+)
+from lfm_perception.evaluation.object_size import BOUNDS, SizedObjects, size_advice
+from lfm_perception.evaluation.tables import new_table
+from lfm_perception.media.charts import COLOURS, STYLE
+from lfm_perception.media.page import drawing
+from lfm_perception.media.staging import write_json
+from lfm_perception.settings import Settings
+from lfm_perception.vlm import Vlm
+
+WHOLE_FRAMES, FOVEATED = "whole frames", "foveated"
+
+SAME_RECALL = 0.1
+"""Difference of the recall of equally large objects, in whole frames and in regions, that says nothing."""
+
+COLUMNS = (
+    "tokens", "HOTA", "precision", "recall", *(f">{size} px" for size in SIZES),
+    "first p90", "tokens/s", "ms/s",
+)  # fmt: skip
+
+OnProgress = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class FoveaTrials:
+    """Figures by plan and limit of image tokens; objects by size in pictures of whole frames and regions."""
+
+    results: Mapping[tuple[str, int], FoveaFigures]
+    whole: SizedObjects
+    regions: SizedObjects
+
+    @classmethod
+    def run(
+        cls,
+        films: Iterable[Film],
+        vlm_of: Callable[[Film], Vlm],
+        settings: Settings,
+        budgets: Sequence[int],
+        on_progress: OnProgress = lambda: None,
+    ) -> FoveaTrials:
+        """Runs every film under every plan. Raises PerceptionError when the model fails."""
+        runs: dict[tuple[str, int], list[FilmRun]] = {}
+        for film in films:
+            for tokens in budgets:
+                for name, mode in ((WHOLE_FRAMES, "off"), (FOVEATED, "on")):
+                    planned = settings.with_values({**limited(settings, tokens), "fovea.mode": mode})
+                    runs.setdefault((name, tokens), []).append(run_film(film, vlm_of(film), planned))
+                    on_progress()
+        whole, regions = sized_objects([run for each in runs.values() for run in each])
+        return cls({plan: figures(each) for plan, each in runs.items()}, whole, regions)
+
+    def table(self) -> Table:
+        """One row for each plan and budget."""
+        table = new_table("", COLUMNS, caption="recall by object size in pixels of the frame; first track, s")
+        for (name, tokens), each in self.results.items():
+            per_s = (each.image_tokens + each.answer_tokens) / INFERENCE_S
+            values = each.hota, each.precision, each.recall, *each.recall_by_size, each.first_detection_p90_s
+            texts = ["-" if value is None else f"{value:.1f}" for value in values]
+            table.add_row(name, str(tokens), *texts, f"{per_s:.0f}", f"{each.compute_ms / INFERENCE_S:.0f}")
+        return table
+
+    def remarks(self) -> list[str]:
+        """What the figures say about `fovea.mode` with this model."""
+        gains = {
+            tokens: self.results[FOVEATED, tokens].hota - self.results[WHOLE_FRAMES, tokens].hota
+            for _, tokens in self.results
+        }
+        listed = ", ".join(f"{gain:+.1f} at {tokens}" for tokens, gain in gains.items())
+        return [
+            f"HOTA of regions over whole frames, by image tokens: {listed}.",
+            self._sight(),
+            size_advice(self.regions.smallest_seen()),
+        ]
+
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Writes `fovea.json` and `fovea.svg`. Raises PerceptionError when they cannot be written."""
+        record = {
+            **provenance,
+            "sizes_px": SIZES,
+            "results": [
+                {"plan": name, "max_tokens": tokens, **each.as_json()}
+                for (name, tokens), each in self.results.items()
+            ],
+            "picture_sizes_px": BOUNDS,
+            "recall_by_picture_size": {
+                "whole frames": self.whole.recall(),
+                "regions": self.regions.recall(),
+            },
+            "remarks": self.remarks(),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "fovea.json", record)
+            with drawing("fovea.svg"):
+                draw_curves(folder / "fovea.svg", {"": self.results})
+        except OSError as error:
+            raise PerceptionError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def _sight(self) -> str:
+        """Whether the model sees by picture pixels or by the size relative to the picture."""
+        pairs = zip(self.whole.recall(), self.regions.recall(), strict=True)
+        gains = [regions - whole for whole, regions in pairs if whole is not None and regions is not None]
+        if not gains:
+            return "Too few objects are equally large in whole frames and in regions to compare the two."
+        gain = float(np.mean(gains))
+        difference = f"recall of equally large objects differs by {gain:+.2f} in regions"
+        if abs(gain) <= SAME_RECALL:
+            return f"The model sees by picture pixels: {difference}."
+        return f"The model judges partly by relative size, and its gains are less believable: {difference}."
+
+
+def limited(settings: Settings, tokens: int) -> dict[str, object]:
+    """The changes that limit an image to `tokens` and leave out what is not compared."""
+    return {
+        "image.max_tokens": tokens,
+        "image.min_tokens": min(settings.image.min_tokens, tokens),
+        "image.max_tiles": 1,
+        "caption.enabled": False,
+    }
+
+
+def draw_curves(file: Path, models: Mapping[str, Mapping[tuple[str, int], FoveaFigures]]) -> None:
+    """Writes HOTA, recall of small objects and time to the first detection over tokens per second, as SVG.
+
+    One row for each model, by its name.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels: tuple[tuple[str, Callable[[FoveaFigures], float]], ...] = (
+        ("HOTA", lambda each: each.hota),
+        (f"recall of {SIZES[1]} to {SIZES[2]} px, %", lambda each: each.recall_by_size[1] or 0.0),
+        ("precision, %", lambda each: each.precision),
+    )
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.9 * len(models)), layout="constrained")
+        rows = figure.subplots(len(models), len(panels), squeeze=False)
+        for row, (model, results) in zip(rows, models.items(), strict=True):
+            for axes, (title, value) in zip(row, panels, strict=True):
+                for colour, name in zip(COLOURS, (WHOLE_FRAMES, FOVEATED), strict=False):
+                    points = [each for (plan, _), each in results.items() if plan == name]
+                    tokens = [(each.image_tokens + each.answer_tokens) / INFERENCE_S for each in points]
+                    order = np.argsort(tokens)
+                    axes.plot(
+                        np.array(tokens)[order],
+                        np.array([*map(value, points)])[order],
+                        "o-",
+                        color=colour,
+                        label=name,
+                    )
+                axes.set(
+                    title=title, xlabel="image and answer tokens per second", xlim=(0, None), ylim=(0, 100)
+                )
+            row[0].set_ylabel(model)
+            row[0].legend(loc="lower right")
+        figure.savefig(file, metadata={"Date": None})
