@@ -8,10 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from demo_model import card
 from documentation import figures
 from documentation.marks import MARK, fill
 from documentation.pages import DOCS, ROOT
 from PIL import Image
+
+from lfm_perception.demo import MODEL_DIR
+from lfm_perception.provenance import sha256
 
 
 def test_another_result_changes_the_figures_of_the_readme(tmp_path: Path) -> None:
@@ -53,6 +57,15 @@ def test_a_marked_place_is_filled_within_its_line_or_over_several() -> None:
 def test_a_place_that_cannot_be_filled_is_an_error(page: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         fill(page, {"node/ms": "2"}, "page.md")
+
+
+def test_the_results_of_the_demo_model_are_those_of_the_files_that_ship() -> None:
+    measured = card.read()
+    assert {name: about["sha256"] for name, about in measured["files"].items()} == {
+        path.name: sha256(path) for path in MODEL_DIR.glob("*.gguf")
+    }
+    measured["quantizations"]["Q4_0"]["trials"]["easy"]["f1"] = 0.123
+    assert "| easy | 200 | 0.123 |" in card.text(measured)
 
 
 def test_the_animation_is_one_and_small_enough_for_a_readme() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a training checkpoint into what ships: GGUF files, checksums and a model card with its measures.
+"""Turn a training checkpoint into what ships: GGUF files, checksums, measured results and their model card.
 
     PYTHONPATH=tools python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
@@ -11,129 +11,96 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from demo_model import card
 from demo_model import tokenizer as vocabulary
-from demo_model.answer_trials import Figures, measure_commands
+from demo_model.answer_trials import measure_commands
 from demo_model.export import load_checkpoint, load_files, write_all
-from demo_model.parity import SIZES, Parity, compare
+from demo_model.parity import SIZES, compare
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.demo import TRIALS, TrialReport, evaluate_trial, run_trial
-from lfm_perception.evaluation.demo_questions import KindReport, evaluate_questions, run_questions
+from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
+from lfm_perception.evaluation.demo_questions import evaluate_questions, run_questions
 from lfm_perception.provenance import sha256
 from lfm_perception.settings import QuestionSettings, Settings
 
 SHIPPED = ("Q4_0", "Q8_0", "mmproj")
 LEAST_COSINE = 0.9999
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One language model file: its agreement with PyTorch and its trials."""
-
-    kind: str
-    parity: list[Parity]
-    trials: list[TrialReport]
+ABILITIES = (
+    "answers both grounding dialects for any of its labels (person, box, cone, forklift, pallet), gives `[]` "
+    "for what is not there, captions the scene, answers typed questions about it, and turns commands in "
+    "words into calls of the node's tools"
+)
 
 
 def release(checkpoint: Path, target: Path, scenes: int) -> None:
-    """Export, compare, measure, and write everything to `target`."""
+    """Export, compare, measure, and write everything to `target`, the results to benchmarks/results/."""
     model = load_checkpoint(checkpoint)
     saved = torch.load(checkpoint, weights_only=False)
     with tempfile.TemporaryDirectory() as folder:
         files = write_all(model, Path(folder))
         tokenizer = vocabulary.build()
-        measured = []
+        quantizations = {}
         for kind in ("f16", "Q8_0", "Q4_0"):
             parity = compare(model, tokenizer, files[kind], files["mmproj"])
             if kind == "f16" and min(p.cosine for p in parity) < LEAST_COSINE:
                 raise PerceptionError(f"llama.cpp and PyTorch disagree: cosines {[p.cosine for p in parity]}")
             print(f"{kind}: logits cosine at least {min(p.cosine for p in parity):.6f}", flush=True)
-            measured.append(Measured(kind, parity, measure(files[kind], files["mmproj"], scenes)))
+            quantizations[kind] = {
+                "least_cosine": min(p.cosine for p in parity),
+                "same_choice": sum(p.same_top for p in parity),
+                "sizes": len(SIZES),
+                "trials": measure(files[kind], files["mmproj"], scenes),
+            }
         with torch.no_grad():
             shipped = load_files(model.shape, files["Q4_0"], files["mmproj"])
             commands = measure_commands(shipped, tokenizer, scenes // 5)
         with LlamaVlm(_settings(files["Q4_0"], files["mmproj"])) as vlm:
             questions = evaluate_questions(run_questions(vlm, QuestionSettings(), 3 * scenes))
         target.mkdir(parents=True, exist_ok=True)
-        sizes = {kind: path.stat().st_size for kind, path in files.items()}
         sums = {kind: sha256(path) for kind, path in files.items()}
+        results = {
+            "abilities": ABILITIES,
+            "shape": saved["shape"],
+            "files": {
+                files[kind].name: {"bytes": files[kind].stat().st_size, "sha256": sums[kind]}
+                for kind in SHIPPED
+            },
+            "history": history(saved),
+            "quantizations": quantizations,
+            "questions": [asdict(report) for report in questions],
+            "commands": commands,
+        }
         for kind in SHIPPED:
             shutil.copyfile(files[kind], target / files[kind].name)
         (target / "SHA256SUMS").write_text("".join(f"{sums[kind]}  {files[kind].name}\n" for kind in SHIPPED))
-        (target / "MODEL_CARD.md").write_text(
-            card(saved, measured, {files[k].name: (sizes[k], sums[k]) for k in SHIPPED})
-            + "".join(f"{line}\n" for line in _answers(questions, commands))
-        )
+        card.RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        (target / card.CARD.name).write_text(card.text(results))
 
 
-def measure(text_model: Path, mmproj: Path, scenes: int) -> list[TrialReport]:
-    """Every trial, `scenes` fresh scenes each, at the default settings."""
-    reports = []
+def measure(text_model: Path, mmproj: Path, scenes: int) -> dict[str, Any]:
+    """Every trial, `scenes` fresh scenes each, at the default settings; the figures of each by its name."""
+    figures = {}
     with LlamaVlm(_settings(text_model, mmproj)) as vlm:
         for trial in TRIALS:
-            reports.append(evaluate_trial(trial, list(run_trial(vlm, trial, scenes))))
-            print(f"  {row(reports[-1])}", flush=True)
-    return reports
+            figures[trial.name] = as_json(evaluate_trial(trial, list(run_trial(vlm, trial, scenes))))
+            print(f"  {' | '.join(card.row(trial.name, figures[trial.name]))}", flush=True)
+    return figures
 
 
 def _settings(text_model: Path, mmproj: Path) -> Settings:
     return Settings().with_values({"model.path": str(text_model), "mmproj.path": str(mmproj)})
-
-
-def row(report: TrialReport) -> str:
-    """One line of the card's table."""
-    usage = report.usage
-    milliseconds = " / ".join(f"{1000 * s:.0f}" for s in (usage.encode_s, usage.prefill_s, usage.decode_s))
-    if report.detection is None:
-        return f"| {report.name} | {report.scenes} | | | | | {report.correct:.3f} | {milliseconds} |"
-    d = report.detection
-    return (
-        f"| {report.name} | {report.scenes} | {d.at_50.f1:.3f} | {d.at_75.f1:.3f} | {d.mean_iou:.3f} "
-        f"| {d.count_exact:.3f} | {report.correct:.3f} | {milliseconds} |"
-    )
-
-
-_CARD = """\
-# The demo model
-
-A vision-language model of the LFM2-VL architecture, small enough to ship, trained from nothing on the
-package's own demo world. It knows that world and nothing else: it is for trying, testing and learning the
-package, not for a robot. It answers both grounding dialects for any of its labels (person, box, cone,
-forklift, pallet), gives `[]` for what is not there, captions the scene, answers typed questions about it, and
-turns commands in words into calls of the node's tools.
-
-Shape: `{shape}`
-
-## Files
-
-| file | bytes | SHA-256 |
-|---|---|---|
-{files}
-
-Together {total:,} bytes. Apache-2.0, like the package.
-
-## How it was made
-
-{history}
-
-## What it can do
-
-Measured with llama.cpp at the package's default settings on fresh scenes that training never saw.
-`right`: answers without any false box; for captions, those that are wholly true. Times in milliseconds:
-encode / prefill / decode, medians on the machine above.
-"""
 
 
 _MADE = """\
@@ -141,11 +108,10 @@ _MADE = """\
 `PYTHONPATH=tools python -m demo_model.release`, which writes this file; `make model` runs both.
 {steps} steps in {minutes:.0f} minutes on {processes} CPU cores shared with other work ({versions}).
 """
-_SECTION = re.compile(r"^## How it was made\n\n(.*?)\n+(?=## )", re.MULTILINE | re.DOTALL)
 
 
-def history(saved: Mapping[str, Any]) -> str:
-    """How the model came to be. One that went on from files is told after the making of those files."""
+def history(saved: Mapping[str, Any]) -> list[str]:
+    """How the model came to be, a text for each training: one that went on from files follows theirs."""
     run = saved["run"]
     libraries = ("torch", "numpy", "opencv-python-headless", "tokenizers", "gguf", "llama-cpp-python")
     machine = [platform.machine(), f"Python {platform.python_version()}"]
@@ -158,72 +124,7 @@ def history(saved: Mapping[str, Any]) -> str:
         processes=run["processes"],
         versions=", ".join(machine + [f"{name} {version(name)}" for name in libraries]),
     )
-    if not run["start"]:
-        return made.strip()
-    before = _SECTION.search((Path(run["start"]) / "MODEL_CARD.md").read_text())
-    if before is None:
-        raise PerceptionError(f"{run['start']}/MODEL_CARD.md does not tell how its model was made")
-    return f"{before[1]}\n\nThen, from the files that this had made:\n\n{made.strip()}"
-
-
-def card(saved: Mapping[str, Any], measured: Sequence[Measured], files: Mapping[str, tuple[int, str]]) -> str:
-    """The model card, Markdown."""
-    prose = _CARD.format(
-        shape=json.dumps(saved["shape"]),
-        files="\n".join(f"| {name} | {size:,} | `{sha256}` |" for name, (size, sha256) in files.items()),
-        total=sum(size for size, _ in files.values()),
-        history=history(saved),
-    )
-    return prose + "".join(f"{line}\n" for line in _results(measured))
-
-
-def _results(measured: Sequence[Measured]) -> Iterator[str]:
-    """The measures of each file, Markdown line by line."""
-    for part in measured:
-        same = sum(p.same_top for p in part.parity)
-        yield from ("", f"### {part.kind}", "")
-        least = min(p.cosine for p in part.parity)
-        yield f"Logits against PyTorch: cosine at least {least:.6f}, same choice in {same} of {len(SIZES)}."
-        yield from ("", "| trial | scenes | F1 at 0.5 | F1 at 0.75 | mean IoU | count exact | right | ms |")
-        yield "|---|---|---|---|---|---|---|---|"
-        yield from map(row, part.trials)
-        hard = next(r.detection for r in part.trials if r.name == "hard" and r.detection)
-        yield from (
-            "",
-            "By class, hard scenes:",
-            "",
-            "| label | precision | recall | F1 |",
-            "|---|---|---|---|",
-        )
-        for label, tally in hard.by_label.items():
-            yield f"| {label} | {tally.precision:.3f} | {tally.recall:.3f} | {tally.f1:.3f} |"
-        ranked = "not defined" if hard.auroc is None else f"{hard.auroc:.3f}"
-        yield ""
-        yield f"Score, hard scenes: expected calibration error {hard.calibration_error:.3f}, AUROC {ranked}."
-        yield from ("", "| score | boxes | mean score | right |", "|---|---|---|---|")
-        for b in hard.reliability:
-            yield f"| {b.low:.1f} to {b.high:.1f} | {b.count} | {b.mean_confidence:.3f} | {b.precision:.3f} |"
-
-
-def _answers(questions: Sequence[KindReport], commands: Figures) -> Iterator[str]:
-    """The measures of questions and commands, Markdown line by line."""
-    yield from ("", "### Questions, Q4_0", "", "Held-out wordings, from `lfm-perception eval questions`.", "")
-    yield "| question | asked | right | within one | calibration error |"
-    yield "|---|---|---|---|---|"
-    for report in questions:
-        measures = (report.correct, report.within_one, report.calibration_error)
-        shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
-        yield f"| {' | '.join((report.kind, str(report.questions), *shown))} |"
-    yield from ("", "### Commands, Q4_0", "")
-    yield "Held-out wordings, weights of the file in PyTorch (`demo_model.answer_trials`): right functions,"
-    yield from (
-        "and answers right in every token, where nothing holds names and numbers to those of the command.",
-        "",
-    )
-    yield from ("| command | asked | function | answer |", "|---|---|---|---|")
-    for tool, figures in commands.items():
-        shown = (f"{figures[name]:.3f}" if name in figures else "" for name in ("function", "answer"))
-        yield f"| {' | '.join((tool, str(figures['commands']), *shown))} |"
+    return [*(card.read()["history"] if run["start"] else ()), made.strip()]
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from demo_model import card
+
 from documentation import figures, modules, parameters, topics
 from documentation.marks import MARK, fill
 from lfm_perception.settings.documentation import as_yaml
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-MARKED = ("*.md", "docs/*.md", "lfm_perception/demo/model/*.md")
+MARKED = ("*.md", "docs/*.md")
 """Where pages with marked places are."""
 
 
@@ -20,6 +22,7 @@ def generated() -> dict[Path, str]:
     texts = {**topics.texts(), **figures.texts(ROOT), "modules": modules.text(ROOT)}
     whole = {ROOT / "config" / "perception.yaml": as_yaml()}
     whole |= {DOCS / page: text for page, text in parameters.pages().items()}
+    whole[card.CARD] = card.text(card.read())
     marked = {}
     for path in (path for pattern in MARKED for path in sorted(ROOT.glob(pattern))):
         page = path.read_text(encoding="utf-8")
