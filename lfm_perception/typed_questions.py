@@ -8,6 +8,7 @@ A new type is one entry in `QUESTION_TYPES`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,17 @@ class TypedQuestion:
         except PerceptionError as error:
             raise PerceptionError(f"a question that begins with {{ must be JSON: {error}") from error
         return cls.from_mapping(entry)
+
+    def to_json(self) -> str:
+        """The question as `from_json` reads it: words for free text, else JSON."""
+        if self.type == "text" and not self.text.lstrip().startswith("{"):
+            return self.text
+        entry: dict[str, Any] = {"question": self.text, "type": self.type}
+        if self.options:
+            entry["options"] = list(self.options)
+        if self.type == "number":
+            entry.update(minimum=self.minimum, maximum=self.maximum)
+        return json.dumps(entry, ensure_ascii=False)
 
     @classmethod
     def from_mapping(cls, entry: Any) -> TypedQuestion:

@@ -17,6 +17,7 @@ import typer
 
 import lfm_perception
 from lfm_perception.cli import evaluate, models
+from lfm_perception.cli.ask import ask
 from lfm_perception.cli.bench import bench
 from lfm_perception.cli.demo import demo
 from lfm_perception.cli.doctor import doctor
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (run, record, demo, replay, bench, doctor):
+for command in (run, ask, record, demo, replay, bench, doctor):
     app.command()(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(models.app, name="models")

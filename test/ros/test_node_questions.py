@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -78,3 +81,18 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
     assert given
     stamps = running.heard["detections"]
     assert len(given) <= len(stamps)
+
+
+def test_a_typed_question_is_answered_from_the_command_line_of_another_process(running: Robot) -> None:
+    running.show(Film().next())
+    ask = "from lfm_perception.cli import main; main()", "ask", f"node:{running.name}"
+    command = [sys.executable, "-c", *ask, "Is there a box?", "--yes-no"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        film = Film()
+        while process.poll() is None:
+            running.send_frame(film.next())
+            time.sleep(0.1)
+        assert process.stdout is not None
+        answer = json.loads(process.stdout.read())
+    assert answer["value"] in ("yes", "no")
+    assert answer["question"] == "Is there a box?"

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception ask`: a question about images, a film, a bag, a camera or the running node."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lfm_perception.cli import options
+from lfm_perception.cli.job import running
+from lfm_perception.errors import PerceptionError
+
+if TYPE_CHECKING:
+    from lfm_perception.decisions import Decision
+    from lfm_perception.typed_questions import TypedQuestion
+
+NODE = "node"
+"""The source that is the running node; `node:/cam1/perception` names it."""
+
+
+def ask(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="As for `run`: an image, a folder, a video, a bag, a camera, `demo`; or `node`, the running "
+            "node, `node:/cam1/perception` by its name."
+        ),
+    ],
+    question: Annotated[str, typer.Argument(help="The question in words, or as JSON with its type.")],
+    yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability.")] = False,
+    choice: Annotated[str | None, typer.Option(help="Answer with one of these: `red,blue`.")] = None,
+    number: Annotated[str | None, typer.Option(help="Answer with a number in this range: `0..10`.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames to ask about; by default 1 of a film, each image.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Ask about every n-th frame.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each answer as a JSON object with its evidence.")
+    ] = False,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    topic: options.Topic = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Ask a question about a source, and print the answer with its probability.
+
+    Without a type the answer is a sentence. With `--yes-no`, `--choice` or `--number` the model's probability
+    of every allowed answer is read, and the likeliest is printed.
+    """
+    asked = _typed(question, yes_no=yes_no, choice=choice, number=number)
+    if source == NODE or source.startswith(f"{NODE}:"):
+        if settings or set_ or frames:
+            raise typer.BadParameter("a running node has its own settings", param_hint="node")
+        options.require_ros()
+        from lfm_perception.ros.ask import ask_node
+
+        print(ask_node(source.partition(":")[2] or "/perception", asked))
+        return
+    from lfm_perception.backends import demo_model_warning, log_warning, open_vlm
+    from lfm_perception.media.run import limited
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.media.sources.demo import DEMO
+    from lfm_perception.perception import Perception
+    from lfm_perception.tracking import open_tracker
+
+    chosen = options.load_settings(settings, set_, seed=seed)
+    if source != DEMO and (warning := demo_model_warning(chosen)):
+        log_warning(warning)
+    with (
+        running() as job,
+        open_source(source, topic=topic, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
+    ):
+        count = frames or (None if opened.pictures else 1)
+        limits = options.limits(source, None if count is None else count * every, None)
+        job.begin("loading the model")
+        answered = 0
+        with closing(open_vlm(chosen)) as vlm:
+            perception = Perception(chosen, vlm, open_tracker(chosen.tracker))
+            for index, frame in enumerate(limited(opened.frames, limits)):
+                if job.signal:
+                    break
+                if index % every == 0:
+                    decision = perception.answer(frame, asked)
+                    answered += 1
+                    name = frame.file or ("" if count == 1 else f"frame {index}")
+                    print(_line(decision, name, as_json=as_json), flush=True)
+        job.require(answered, f"{opened.name} holds no frames")
+
+
+def _line(decision: Decision, name: str, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({**({"file": name} if name else {}), **decision.to_json()}, ensure_ascii=False)
+    expected = decision.expectation
+    more = "" if expected is None else f", expected {expected:.1f}"
+    return f"{name + ': ' if name else ''}{decision}{more}"
+
+
+def _typed(question: str, *, yes_no: bool, choice: str | None, number: str | None) -> TypedQuestion:
+    """The question with the type that the options give."""
+    from lfm_perception.typed_questions import TypedQuestion
+
+    if sum((yes_no, choice is not None, number is not None)) > 1:
+        raise typer.BadParameter("give one of --yes-no, --choice and --number")
+    if yes_no:
+        return TypedQuestion(question, "yes_no")
+    if choice is not None:
+        return TypedQuestion(question, "choice", tuple(option.strip() for option in choice.split(",")))
+    if number is not None:
+        least, dots, most = number.partition("..")
+        if not (dots and least.isdecimal() and most.isdecimal() and len(number) < 12):
+            raise PerceptionError(f"--number takes a range such as 0..10, got {number[:40]!r}")
+        return TypedQuestion(question, "number", minimum=int(least), maximum=int(most))
+    return TypedQuestion.from_json(question)

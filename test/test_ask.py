@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception ask`: images and films in, answers out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from lfm_perception.cli import main
+from lfm_perception.demo.world import World
+from lfm_perception.typed_questions import TypedQuestion
+
+QUICK = ("--set", "engine.isolation=thread", "--set", "image.max_tokens=64")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["ask", *arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out.splitlines(), err
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(2):
+        image = World(seed=seed, width=128, height=128).snapshot(0).frame.image
+        cv2.imwrite(str(folder / f"{seed}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def test_every_image_of_a_folder_is_answered_with_a_probability(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, _ = said(capsys, str(photos), "Is there a box?", "--yes-no", "--json", *QUICK)
+    assert code == 0
+    answers = [json.loads(line) for line in lines]
+    assert [answer["file"] for answer in answers] == ["0.png", "1.png"]
+    for answer in answers:
+        assert answer["value"] in ("yes", "no")
+        assert answer["probabilities"]["yes"] + answer["probabilities"]["no"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_one_frame_of_a_film_is_answered_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = said(capsys, "demo", "How many boxes are there?", "--number", "0..8", *QUICK)
+    assert code == 0
+    (line,) = lines
+    assert line.split()[0] in map(str, range(9))
+    assert "%), expected " in line
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--choice", "red"), "2 to 100 options, got 1"),
+        (("--choice", "red,,blue"), "must not be blank"),
+        (("--number", "5"), "a range such as 0..10"),
+        (("--number", "9..1"), "minimum below the maximum"),
+        (("--number", "a..b"), "a range such as 0..10"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    options: tuple[str, str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, err = said(capsys, "demo", "What?", *options)
+    assert (code, lines) == (1, [])
+    assert reason in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_question_survives_its_json() -> None:
+    for question in (
+        TypedQuestion("Open?", "yes_no"),
+        TypedQuestion("Which?", "choice", ("a", "b")),
+        TypedQuestion("How many?", "number", minimum=2, maximum=7),
+        TypedQuestion("What do you see?"),
+        TypedQuestion("{curly}"),
+    ):
+        assert TypedQuestion.from_json(question.to_json()) == question
