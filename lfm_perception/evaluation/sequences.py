@@ -13,6 +13,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.tracking import TrackingSequence, TrueObject
 from lfm_perception.files import MAX_DATA_BYTES, read_text
 from lfm_perception.geometry import Box
+from lfm_perception.scene import check_size
 
 TUD = ("TUD-Campus", "TUD-Stadtmitte")
 """Two street scenes with annotated pedestrians (Andriluka et al. 2008, 2010; CC BY-NC-SA), 640 x 480 at 25
@@ -20,6 +21,9 @@ Hz, whose ground truth is read from the package `motmetrics`."""
 
 MAX_FRAMES = 1_000_000
 """Maximum number of frames in a sequence: eleven hours at 25 Hz."""
+
+MAX_FPS = 1000.0
+"""Maximum frame rate of a sequence, frames per second."""
 
 PEDESTRIAN = 1
 """Class number of the MOTChallenge from 2016 on, whose lines have nine numbers. Earlier lines have ten, and
@@ -58,6 +62,9 @@ def _read_sequence(folder: Path) -> TrackingSequence:
         raise PerceptionError(f"{file} cannot be read: {error}") from error
     if not fps or not width or not height:
         raise PerceptionError(f"{file} must give frameRate, imWidth and imHeight in [Sequence]")
+    if not 0.0 < fps <= MAX_FPS:  # also refuses NaN
+        raise PerceptionError(f"{file}: frameRate must be above 0 and at most {MAX_FPS:g}, got {fps:g}")
+    check_size(width, height, f"{file}: the image")
     return _read_truth(folder.name, folder / "gt" / "gt.txt", fps, width, height)
 
 

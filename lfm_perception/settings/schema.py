@@ -161,7 +161,9 @@ class QuestionSettings:
     """Standing questions, and the calibration of answers that have a probability."""
 
     standing: tuple[str, ...] = parameter(
-        (), "questions asked again and again, with alerts: `{name: door, question: Is the door open?}`"
+        (),
+        'questions asked again and again, with alerts: `{name: door, question: "Is the door open?"}`',
+        mappings=True,
     )
     share: float = parameter(0.2, "maximum share of the time that standing questions take", (0.01, 1.0))
 

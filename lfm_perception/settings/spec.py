@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ def parameter(
     *,
     read_only: str = "",
     fixed: bool = False,
+    mappings: bool = False,
 ) -> T:
     """A dataclass field that is a parameter, see `ParameterSpec`.
 
@@ -37,6 +39,7 @@ def parameter(
         allowed: minimum and maximum of a number, or the choices of a text.
     """
     about: dict[str, Any] = {"description": description, "unit": unit, "read_only": read_only, "fixed": fixed}
+    about["mappings"] = mappings
     if isinstance(default, str):
         about["choices"] = allowed
     elif allowed:
@@ -52,6 +55,7 @@ class ParameterSpec:
     inclusive and set for numbers only, `choices` for text with a fixed set of values. `read_only` is the
     reason why the parameter cannot change while the node runs; empty: it can. `fixed`: over ROS it can be set
     at the start only (by a parameter file, launch or the command line), because other processes must not.
+    `mappings`: the texts of a list are mappings in YAML or JSON; YAML files may hold the mappings themselves.
     """
 
     name: str
@@ -64,6 +68,7 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
     read_only: str = ""
     fixed: bool = False
+    mappings: bool = False
 
     @property
     def group(self) -> str:
@@ -99,9 +104,7 @@ class ParameterSpec:
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 2**53 else math.inf
         if self.kind is tuple and isinstance(value, list):
-            value = tuple(
-                json.dumps(item, ensure_ascii=False) if isinstance(item, Mapping) else item for item in value
-            )
+            value = tuple(map(_as_text, value)) if self.mappings else tuple(value)
         self._check_length(value)
         if not self._fits(value):
             raise PerceptionError(f"{self.name} must be {self.allowed}, got {shown(given)}")
@@ -124,6 +127,14 @@ class ParameterSpec:
         if isinstance(value, str):
             return is_safe(value) and (not self.choices or value in self.choices)
         return True
+
+
+def _as_text(item: object) -> object:
+    """A mapping as JSON text; anything else, and a mapping that JSON cannot hold, as it is."""
+    if isinstance(item, Mapping):
+        with suppress(TypeError, ValueError, RecursionError):
+            return json.dumps(item, ensure_ascii=False, allow_nan=False)
+    return item
 
 
 def specs_of(group: str, defaults: Any) -> dict[str, ParameterSpec]:
