@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,3 +49,25 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: number for package, number in found.items() if number},
     }
+
+
+def machine() -> dict[str, str | int | float]:
+    """Board (where it has a name), processor, usable cores, memory and operating system of this computer."""
+    board = _text("/proc/device-tree/model").strip("\0\n")
+    cpu = dict(line.split(":", 1) for line in _text("/proc/cpuinfo").splitlines() if ":" in line)
+    names = {key.strip(): value.strip() for key, value in cpu.items()}
+    return {
+        **({"board": board} if board else {}),
+        "processor": names.get("model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory (GB)": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+    }
+
+
+def _text(path: str) -> str:
+    """A file of the system; empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -12,7 +12,7 @@ import pytest
 from lfm_perception.cli import main
 from lfm_perception.demo.world import World
 
-RESULTS = ["overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
+RESULTS = ["index.html", "overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
 QUICK = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from command import QUICK, RESULTS, Command, names, write_demo_video
 from fake_board import FakeBoard
+from pages import LATENCY_CHARTS, check_charts
 from rosbags.rosbag2 import Reader
 
 import lfm_perception
@@ -38,11 +39,16 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
     assert [scene["index"] for scene in scenes] == [0, 6, 12]
     assert scenes[0]["global_caption"]
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["frames"], summary["scenes"], summary["ended"]) == (13, 3, "complete")
+    assert (summary["frames"], summary["inferred_frames"], summary["ended"]) == (13, 3, "complete")
     assert summary["model"]["demo"] is True
     assert len(summary["model"]["model"]["sha256"]) == 64
     assert summary["settings"]["image.max_tokens"] == 256
     assert summary["versions"]["lfm_perception"] == lfm_perception.__version__
+    check_charts(out / "index.html", LATENCY_CHARTS)
+    assert (
+        '<video controls muted preload="metadata" src="data:video/mp4;base64,'
+        in (out / "index.html").read_text()
+    )
     with av.open(str(out / "overlay.mp4")) as film:
         assert film.streams.video[0].frames == 13
     assert cv2.imread(str(out / "overlay.png")) is not None
@@ -91,12 +97,14 @@ def test_pictures_are_annotated_one_by_one_and_shown_on_a_page(command: Command,
     assert json.loads((out / "summary.json").read_text())["detections_by_label"] == counts
     shown = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     assert shown
-    assert f"detections  {shown}" in outcome.out
+    (row,) = [line for line in outcome.out.splitlines() if line.startswith("detections ")]
+    assert row.split(maxsplit=1)[1] == shown
     page = (out / "index.html").read_text()
     assert shown in page
     for name in files:
         assert images.read(out / "pictures" / name).shape == (192, 256, 3)
-        assert f'src="pictures/{quote(name)}"' in page
+        assert f'href="pictures/{quote(name)}"' in page
+    assert page.count("<img") == page.count('src="data:image/') == len(files) + 2
     refused = command("run", pictures, "--every", "2", "--out", tmp_path / "no")
     assert (refused.code, "--film" in refused.err) == (1, True)
 
@@ -134,31 +142,45 @@ def test_a_bench_writes_a_page_and_its_figures(command: Command, tmp_path: Path)
     assert result.code == 0, result.err
     found = json.loads((out / "bench.json").read_text())
     assert found["inferences"] >= 2
-    assert found["inferences_per_s"] > 0.0
-    assert found["latency_ms"]["inference"]["p50"] >= found["latency_ms"]["decode"]["p50"] > 0.0
-    assert set(found["latency_ms"]["encode"]) == {"p50", "p90", "p95", "p99"}
+    assert found["inferences_hz"] > 0.0
+    assert found["latency_s"]["inference"]["p50"] >= found["latency_s"]["decode"]["p50"] > 0.0
+    assert set(found["latency_s"]["encode"]) >= {"mean", "p50", "p95", "p99", "max"}
     assert found["image_tokens"] == 64
-    assert found["start_ms"]["model"] > 0.0
-    assert found["start_ms"]["first_inference"] > 0.0
+    assert found["start_s"]["model"] > 0.0
+    assert found["start_s"]["first_inference"] > 0.0
     # the model's weights alone are larger than this
     assert found["memory_mb"]["the worker process"] > 20.0
     assert found["memory_mb"]["this process"] > 20.0
     assert found["celsius"]["max"] == 71.5
     assert found["watts"]["max"] == pytest.approx(4.97, abs=0.01)
     assert found["throttled"] > 0.0
+    check_charts(
+        out / "bench.html",
+        {
+            **LATENCY_CHARTS,
+            "Latency": ("latency (ms)", "time (s)"),
+            "Temperature of the hottest sensor": ("temperature (°C)", "time (s)"),
+            "Power of the board": ("power (W)", "time (s)"),
+        },
+    )
     page = (out / "bench.html").read_text()
-    assert f"{found['inferences_per_s']:.2f} inferences per second" in page
+    assert ">thermal.sysfs<" in page
+    assert ">image.max_tokens<" not in page
+    assert found["machine"]["processor"] in page
+    assert f"{found['inferences_hz']:.2f} Hz over" in page
     assert "71.5 °C" in page
     assert page.count("http") == 0
     report, faster = str(out / "bench.json"), tmp_path / "faster.json"
-    faster.write_text(json.dumps({**found, "inferences_per_s": 2.0 * found["inferences_per_s"]}))
+    known = {"standard_error": {"inferences_hz": 0.05 * found["inferences_hz"]}}
+    (out / "bench.json").write_text(json.dumps({**found, **known}))
+    faster.write_text(json.dumps({**found, **known, "inferences_hz": 2.0 * found["inferences_hz"]}))
     shown = command("bench", "--compare", report, str(faster))
     assert shown.code == 0, shown.err
-    (row,) = [line for line in shown.out.splitlines() if line.startswith("inferences_per_s ")]
-    assert row.rstrip().endswith("better")
+    (row,) = [line for line in shown.out.splitlines() if line.startswith("inferences_hz ")]
+    assert row.endswith("better")
     shown = command("eval", "compare", report, str(faster), "--out", str(tmp_path / "compared"))
     assert shown.code == 0, shown.err
-    assert "inferences_per_s" in (tmp_path / "compared" / "compare.html").read_text()
+    assert "inferences_hz" in (tmp_path / "compared" / "compare.html").read_text()
 
 
 def test_a_bench_that_cannot_be_written_fails_before_the_model_is_loaded(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from labelled import IMAGES, scenes, write_coco
+from pages import LATENCY_CHARTS, check_charts
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.cli import main
@@ -84,6 +85,25 @@ def test_the_page_needs_nothing_else(results: Path) -> None:
     found = json.loads((results / "detection.json").read_text())
     assert page.count("http") == 0
     assert page.count("<img") == page.count('src="data:image/') > 5
+    quality = ("F1", "precision", "recall")
+    shown = [name for name, each in found["figures"]["by_label"].items() if each["objects"]]
+    check_charts(
+        results / "detection.html",
+        {
+            "Average precision by label": ("average precision (0 to 1)", "AP50", *shown),
+            "Precision-recall curves, IoU 0.5": ("recall", "precision", "mean of all", *shown),
+            "F1, precision and recall against the confidence threshold": (
+                *("confidence threshold", *quality),
+                f"best threshold, {found['figures']['thresholds']['best']['threshold']:.2f}",
+            ),
+            "Reliability diagram": ("confidence", "precision", "detections", "equal", "measured"),
+            "Confusion matrix": ("true label", "detected label", "(nothing)", *LABELS),
+            "Quality by object size": ("F1, precision, recall (0 to 1)", *quality, "medium"),
+            "Degraded images": ("F1, AP50 (0 to 1)", "plain", *STRESSES),
+            "By language": ("F1, AP50 (0 to 1)", "en", "zh"),
+            **LATENCY_CHARTS,
+        },
+    )
     assert "demo model" in page
     assert platt_scaling_advice(found["figures"]) in page
     assert f"{found['figures']['ap_50']:.3f}" in page
@@ -106,6 +126,15 @@ def test_two_runs_are_shown_side_by_side(
     assert "worse" in capfd.readouterr().out
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "settings.image.max_tokens" in page
+    shown = ("F1 (0 to 1)", "A", "B")
+    check_charts(
+        tmp_path / "out" / "compare.html",
+        {
+            "Latency": ("latency (ms)", "A", "B", "p50"),
+            "AP50 by label": ("AP50 (0 to 1)", LABELS[0]),
+            **{f"F1 {kind}": shown for kind in ("by object size", "on degraded images", "by language")},
+        },
+    )
     assert page.count("http") == 0
     (changed,) = [pair for pair in pairs(*compare(first, second)) if pair.first != pair.second]
     assert (changed.path, changed.verdict) == ("figures.ap_50", "worse")
@@ -143,8 +172,8 @@ def test_the_command_refuses_unusable_input_and_leaves_nothing(
         return capfd.readouterr().err
 
     assert "there is no" in refused(tmp_path / "gone", "--out", out)
-    assert "no label is called 'dog'; there are: person" in refused(folder, "--out", out, "--names", "dog")
-    assert "there are no labels" in refused(folder, "--out", out, "--labels", tmp_path / "gone.json")
+    assert "no label is called 'dog'; there are: person" in refused(folder, "--out", out, "--labels", "dog")
+    assert "there are no labels" in refused(folder, "--out", out, "--annotations", tmp_path / "gone.json")
     assert "in the language 'fi'" in refused(folder, "--out", out, "--languages", "fi")
     blocked = tmp_path / "file"
     blocked.write_text("")

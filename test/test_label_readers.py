@@ -47,7 +47,7 @@ def test_labels_are_found_beside_the_images_or_where_they_are_said_to_be(tmp_pat
     elsewhere.rename(tmp_path / "annotations" / "instances_val.json")
     assert len(read(folder)) == 2
     (folder / "0.txt").write_text("0 0.5 0.5 0.2 0.2")
-    assert "choose one with --labels" in refusal(folder)
+    assert "choose one with --annotations" in refusal(folder)
     (tmp_path / "classes.txt").write_text("person\nbox\n")
     (first, second) = read(folder, str(tmp_path / "classes.txt"))
     assert (first.truth[0].label, second.truth) == ("person", ())
@@ -278,5 +278,5 @@ def test_the_images_of_a_bag_meet_their_labels_by_stamp(tmp_path: Path) -> None:
 def test_a_bag_with_several_topics_of_boxes_asks_for_one(tmp_path: Path) -> None:
     write_labelled_bag(tmp_path / "bag", scenes(2))
     bag = tmp_path / "bag"
-    assert "choose one with --labels: /detections, /tracks" in refusal(bag)
+    assert "choose one with --annotations: /detections, /tracks" in refusal(bag)
     assert "on topic /truth, only /detections, /tracks" in refusal(bag, "/truth")

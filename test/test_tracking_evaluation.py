@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pages import charts_of
 
 from lfm_perception.cli import main
 from lfm_perception.errors import PerceptionError
@@ -174,7 +175,15 @@ def test_the_command_writes_metrics_and_charts(tmp_path: Path, capsys: pytest.Ca
     record = json.loads((out / "tracking.json").read_text())
     assert record["protocols"]["jittered"]["max_latency"] == 11
     assert 0.0 < record["metrics"]["jittered"]["hota"] < 100.0
-    assert (out / "tracks.png").read_bytes().startswith(b"\x89PNG")
+    drawn = charts_of(out / "tracking.html")
+    assert [title.partition(":")[0] for title in drawn] == [
+        "Accuracy by protocol",
+        "TUD-Campus",
+        "TUD-Stadtmitte",
+    ]
+    assert all(text in drawn["Accuracy by protocol"] for text in ("HOTA, MOTA, IDF1 (%)", "jittered"))
+    tracks = next(text for title, text in drawn.items() if title.startswith("TUD-Campus: 8 objects, "))
+    assert all(text in tracks for text in ("time (s)", "centre x (image widths)", "ground truth", "track"))
 
 
 def test_the_synthetic_trials_name_what_the_tracker_can_do(

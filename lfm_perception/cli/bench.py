@@ -28,7 +28,7 @@ def bench(
     """
     from lfm_perception.evaluation.bench import KIND, measures, write_bench_page
     from lfm_perception.evaluation.bench import bench as measure
-    from lfm_perception.evaluation.reports import page_facts, provenance
+    from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.page import drawing
     from lfm_perception.media.staging import staged, write_json, writing
 
@@ -46,11 +46,7 @@ def bench(
         with writing(out):
             write_json(staging.path / "bench.json", found)
             with drawing("the page"):
-                write_bench_page(
-                    staging.path / "bench.html", bench_run, found, {**page_facts(chosen), "camera": size}
-                )
+                write_bench_page(staging.path / "bench.html", bench_run, found)
             staging.publish()
-    print(
-        f"{found['inferences_per_s']:.2f} inferences per second; results in {out}: open {out / 'bench.html'}"
-    )
+    print(f"inference rate {found['inferences_hz']:.2f} Hz; results in {out}: open {out / 'bench.html'}")
     job.finish(out)

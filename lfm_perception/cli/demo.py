@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar, running
@@ -23,8 +22,9 @@ def demo(
 ) -> None:
     """Run the ROS graph: the demo world's camera at 30 Hz, the perception node, and the ground truth.
 
-    Writes `index.html` (one page with all figures), `overlay.mp4` and `overlay.png`, `scenes.jsonl`,
-    `summary.json`, `perception_bag` (mcap: images, ground truth and the node's outputs) and the logs.
+    Writes `index.html` (one page with the film and all figures), `overlay.mp4` and `overlay.png`,
+    `scenes.jsonl`, `summary.json`, `perception_bag` (mcap: images, ground truth and the node's outputs) and
+    the logs.
     """
     options.require_ros()
     from lfm_perception.evaluation.live_page import figures
@@ -41,9 +41,6 @@ def demo(
             about=provenance(chosen),
             on_progress=lambda step, share: job.show(share, step),
         )
-    shown = Table(box=None, show_header=False, pad_edge=False)
-    for row in figures(report):
-        shown.add_row(*row)
-    options.show_table(shown)
+    options.show_rows(figures(report))
     print(f"results in {out}: open {out / 'index.html'}")
     job.finish(out)

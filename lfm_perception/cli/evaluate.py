@@ -16,6 +16,14 @@ from lfm_perception.errors import PerceptionError
 
 app = typer.Typer(no_args_is_help=True)
 
+Annotations = Annotated[
+    str | None,
+    typer.Option(
+        help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if the "
+        "ground truth is not in the usual place."
+    ),
+]
+Labels = Annotated[str | None, typer.Option(help="Only these labels: `person,red box`.")]
 OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
 
 
@@ -32,23 +40,24 @@ def demo(
     ] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for all measures.")] = None,
+    out: OptionalOut = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
     """Ask the model about new scenes of the demo world in several ways, and compare with the ground truth.
 
     Trials: easy and hard scenes, other frame sizes, a subset of the labels, an absent label, other wordings,
-    the other dialect, captions. `right` is the share of answers without a false positive; for captions, the
-    share that is entirely true. Detections match at an IoU of 0.5.
+    the other dialect, captions. `correct` is the share of answers without a false positive; for captions, the
+    share that is entirely true. Detections match at an IoU of 0.5. With `--out` it writes `demo.html` and
+    `demo.json`.
     """
     from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
+    from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial, write_demo_page
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.evaluation.tables import demo_table
-    from lfm_perception.media.staging import write_json
+    from lfm_perception.media.page import drawing
+    from lfm_perception.media.staging import staged, write_json, writing
 
     _check_names(trial, [each.name for each in TRIALS], "--trial")
-    _check_file(json_)
     chosen = options.load_settings(settings, set_)
     trials = [each for each in TRIALS if not trial or each.name in trial]
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
@@ -62,10 +71,14 @@ def demo(
                 progress.advance(task)
             reports.append(evaluate_trial(each, results))
     options.show_table(demo_table(reports))
-    if json_:
-        figures = {report.name: as_json(report) for report in reports}
-        write_json(json_, {**provenance(chosen), "trials": figures})
-        print(f"all measures in {json_}")
+    if out:
+        found = {"seed": seed, "trials": {each.name: as_json(each) for each in reports}, **provenance(chosen)}
+        with staged(out) as staging, writing(out):
+            write_json(staging.path / "demo.json", found)
+            with drawing("the page"):
+                write_demo_page(staging.path / "demo.html", reports, found)
+            staging.publish()
+        print(f"results in {out}: open {out / 'demo.html'}")
 
 
 @app.command()
@@ -163,7 +176,7 @@ def tracking(
         print(line)
     if out:
         trials.write(out, {"source": source, **provenance(chosen, with_model=source == DEMO)})
-        print(f"figures and charts in {out}")
+        print(f"results in {out}: open {out / 'tracking.html'}")
 
 
 @app.command()
@@ -223,14 +236,8 @@ def fovea(
 def detection(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
     out: options.Out,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if "
-            "the labels are not in the usual place."
-        ),
-    ] = None,
-    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
+    annotations: Annotations = None,
+    labels: Labels = None,
     topic: options.Topic = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     stress: Annotated[
@@ -268,8 +275,8 @@ def detection(
     require_pycocotools()
     chosen = options.load_settings(settings, set_, seed=seed)
     codes = list(dict.fromkeys(options.split(languages or "")))
-    selected = None if names is None else options.split(names)
-    with running() as job, staged(out) as staging, open_labelled(source, labels, topic=topic) as opened:
+    selected = None if labels is None else options.split(labels)
+    with running() as job, staged(out) as staging, open_labelled(source, annotations, topic=topic) as opened:
         evaluation = DetectionRun(
             chosen, opened, selected, stress=stress, codes=codes, words=words, seed=seed
         )
@@ -298,10 +305,8 @@ def wordings(
     dialect: Annotated[
         list[str] | None, typer.Option(help="Only this dialect, also one of the settings file. Repeatable.")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Place of the labels, if it is not the usual one.")
-    ] = None,
-    names: Annotated[str | None, typer.Option(help="Only these labels, separated by commas.")] = None,
+    annotations: Annotations = None,
+    labels: Labels = None,
     topic: options.Topic = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     settings: options.SettingsFile = None,
@@ -324,8 +329,8 @@ def wordings(
     chosen = options.load_settings(settings, set_, seed=seed)
     _check_names(dialect, list(chosen.known_dialects), "--dialect")
     _check_file(json_)
-    with running() as job, open_labelled(source, labels, topic=topic) as opened:
-        wanted = selected_labels(opened.labels, None if names is None else options.split(names))
+    with running() as job, open_labelled(source, annotations, topic=topic) as opened:
+        wanted = selected_labels(opened.labels, None if labels is None else options.split(labels))
         job.begin("loading the model", min(opened.count, images or opened.count))
         with closing(open_vlm(chosen)) as vlm, job.keeping_results():
             trial = Wordings(vlm, chosen, wanted, dialect or list(chosen.known_dialects))

@@ -33,8 +33,12 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
 
 
 class _FrameRate(ProgressColumn):
+    """The rate since the stage began: unlike rich's speed, it is right from the first frame on."""
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0.0:.1f} frames/s")
+        elapsed_s = task.finished_time or task.elapsed
+        rate = task.completed / elapsed_s if elapsed_s else 0.0
+        return Text(f"{rate:.{1 if rate >= 1.0 else 2}f} frames/s")
 
 
 def frame_progress() -> Progress:

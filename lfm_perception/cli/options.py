@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 DEVICES = {"cpu": 0, "gpu": -1, "cuda": -1}
 """Values of --device, and the layers on the GPU."""
+
+PIPE_WIDTH = 10_000
+"""Width of tables that are not shown on a terminal, characters: nothing is cut or wrapped."""
 
 DEMO_SECONDS = 10.0
 """Default duration of a run on the demo world, which has no end of its own; seconds."""
@@ -63,8 +67,28 @@ class WarningPrinter(logging.Handler):
 
 
 def show_table(table: Table) -> None:
-    """Print a table. Labels and file names are not read as rich's markup: `[/b]` is a text."""
-    Console(markup=False).print(table)
+    """Print a table: as wide as the terminal allows, or whole and plain into a pipe or a file.
+
+    Labels and file names are not read as rich's markup: `[/b]` is a text.
+    """
+    if sys.stdout.isatty():
+        Console(markup=False).print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, markup=False, width=PIPE_WIDTH, color_system=None).print(table)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def show_rows(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of a name, a value and possibly a remark, as a table."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    for column, style in zip(table.columns, ("bold", None), strict=False):
+        column.style = style or ""
+    show_table(table)
 
 
 def _show_comparison(reports: tuple[Path, Path] | None) -> None:

@@ -47,20 +47,20 @@ def run(
 ) -> None:
     """Detect, track and describe objects in a recording, in a camera's images, or in independent pictures.
 
-    Writes `scenes.jsonl` (one JSON object per inferred frame, described by scene.schema.json in the package),
-    `overlay.mp4` and `overlay.png` (the results drawn over the images), `summary.json` (rates, latencies,
-    tokens, counts, settings) and with `--bag` a rosbag2. An image, a folder or a pattern of images are
-    independent pictures: instead of the film, `pictures/` holds each of them annotated, with its JSON, and
-    `index.html` shows all. The files appear together at the end. After Ctrl-C, or when the source cannot be
-    read to its end, they hold the results up to that point.
+    Writes `index.html` (one page with the film and all figures), `scenes.jsonl` (one JSON object per inferred
+    frame, described by scene.schema.json in the package), `overlay.mp4` and `overlay.png` (the results drawn
+    over the images), `summary.json` (rates, latencies, tokens, counts, settings) and with `--bag` a rosbag2.
+    An image, a folder or a pattern of images are independent pictures: instead of the film, `pictures/` holds
+    each of them annotated, with its JSON, and the page shows all. The files appear together at the end. After
+    Ctrl-C, or when the source cannot be read to its end, they hold the results up to that point.
     """
     from lfm_perception.backends import demo_model_warning, log_warning, model_name
     from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.media.report import Report, table
+    from lfm_perception.media.report import Report, rows
     from lfm_perception.media.run import record
     from lfm_perception.media.sinks import open_recording
     from lfm_perception.media.sinks.bag import BAG
-    from lfm_perception.media.sinks.pictures import GALLERY
+    from lfm_perception.media.sinks.report import PAGE
     from lfm_perception.media.sources import open_source
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
@@ -90,6 +90,7 @@ def run(
         report, every = Report(), every or opened.every
         with open_perception(chosen) as perception:
             job.begin("inferring")
+            report.start()
             with job.keeping_results():
                 if not job.signal:
                     record(
@@ -109,6 +110,6 @@ def run(
             **provenance(chosen),
         }
         recording.finish(summary)
-    options.show_table(table(summary))
-    print(f"results in {out / GALLERY if opened.pictures else out}")
+    options.show_rows(rows(summary))
+    print(f"results in {out}: open {out / PAGE}")
     job.finish(out)

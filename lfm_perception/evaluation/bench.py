@@ -7,6 +7,7 @@ the demo world mean little, but their times do.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -22,14 +23,14 @@ from lfm_perception.backends import open_vlm
 from lfm_perception.board import BoardMonitor, BoardState
 from lfm_perception.demo.world import World
 from lfm_perception.media.charts import Line, lines
-from lfm_perception.media.page import write_page
+from lfm_perception.media.latency import STAGES, STANDARD_ERROR, distribution, latency_section
+from lfm_perception.media.page import Chart, Section, write_report
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Scene
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
 KIND = "bench"
-PERCENTILES = (50, 90, 95, 99)
 CAMERA_HZ = 30.0
 
 
@@ -110,15 +111,13 @@ def bench(
 
 
 def measures(run: BenchRun) -> dict[str, Any]:
-    """The figures, ready for `json.dumps`; times are milliseconds."""
+    """The figures, ready for `json.dumps`; times are seconds."""
     samples = run.samples
     usages = [sample.scene.usage for sample in samples]
     captions = [sample.scene.caption_usage for sample in samples if sample.scene.caption_usage]
     stages = {
         "inference": [sample.inference_s for sample in samples],
-        "encode": [usage.encode_s for usage in usages],
-        "prefill": [usage.prefill_s for usage in usages],
-        "decode": [usage.decode_s for usage in usages],
+        **{stage: [getattr(usage, f"{stage}_s") for usage in usages] for stage in STAGES},
         "caption": [usage.total_s for usage in captions],
     }
     halves = np.array_split(stages["inference"], 2)
@@ -126,18 +125,21 @@ def measures(run: BenchRun) -> dict[str, Any]:
         name: float(np.median([getattr(usage, name) for usage in usages]))
         for name in ("image_tokens", "answer_tokens", "decode_calls")
     }
+    latency = {stage: distribution(times) for stage, times in stages.items() if times}
+    rate = len(samples) / samples[-1].at_s
+    of_mean = (
+        latency["inference"].get(STANDARD_ERROR, {}).get("mean", math.nan) / latency["inference"]["mean"]
+    )
     return {
-        "start_ms": {"model": round(1e3 * run.start_s, 1), "first_inference": round(1e3 * run.first_s, 1)},
+        "start_s": {"model": round(run.start_s, 4), "first_inference": round(run.first_s, 4)},
         "memory_mb": {name: round(peak / 1e6, 1) for name, peak in run.memory.items()},
         "inferences": len(samples),
         "seconds": round(samples[-1].at_s, 2),
-        "inferences_per_s": round(len(samples) / samples[-1].at_s, 3),
+        "inferences_hz": round(rate, 3),
+        # a rate is as uncertain as the mean time of an inference
+        **({STANDARD_ERROR: {"inferences_hz": round(rate * of_mean, 4)}} if of_mean == of_mean else {}),
         "second_half_slower": round(float(np.median(halves[1]) / np.median(halves[0])) - 1.0, 3),
-        "latency_ms": {
-            stage: {f"p{p}": round(1e3 * float(np.percentile(times, p)), 2) for p in PERCENTILES}
-            for stage, times in stages.items()
-            if times
-        },
+        "latency_s": latency,
         **medians,
         "celsius": _range([sample.celsius for sample in samples]),
         "watts": _range([sample.watts for sample in samples]),
@@ -145,37 +147,35 @@ def measures(run: BenchRun) -> dict[str, Any]:
     }
 
 
-def write_bench_page(path: Path, run: BenchRun, found: Mapping[str, Any], setup: Mapping[str, str]) -> None:
-    """Write the page to `path`; `found` are the `measures` with provenance, `setup` lines about the run."""
-    write_page(
-        path,
-        "bench.html",
-        about=found,
-        figures=_figures(found),
-        stage_heads=("", *(f"p{p}" for p in PERCENTILES)),
-        stages=[
-            (stage, *(f"{value:.1f}" for value in times.values()))
-            for stage, times in found["latency_ms"].items()
-        ],
-        charts=_charts(run.samples),
-        setup=setup,
-    )
+def write_bench_page(path: Path, run: BenchRun, found: Mapping[str, Any]) -> None:
+    """Write the page to `path`; `found` are the `measures` with provenance."""
+    usages = {
+        "detect": [sample.scene.usage for sample in run.samples],
+        "caption": [each for sample in run.samples if (each := sample.scene.caption_usage)],
+    }
+    latency = latency_section([sample.inference_s for sample in run.samples], usages)
+    sections = [
+        Section("", facts=_figures(found)),
+        latency,
+        Section("Every inference, from the first to the last", charts=_charts(run.samples)),
+    ]
+    write_report(path, "Inference speed on this machine", sections, found)
 
 
 def _figures(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    slower, start = found["second_half_slower"], found["start_ms"]
+    slower, start = found["second_half_slower"], found["start_s"]
     rows = [
-        ("sustained", f"{found['inferences_per_s']:.2f} inferences per second over {found['seconds']:.0f} s"),
+        ("inference rate", f"{found['inferences_hz']:.2f} Hz over {found['seconds']:.0f} s"),
         ("second half", f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'} than the first"),
         (
             "start",
-            f"{start['model'] / 1e3:.2f} s for the model, "
-            f"{start['first_inference']:.0f} ms for the first inference",
+            f"{1e3 * start['model']:.0f} ms for the model, "
+            f"{1e3 * start['first_inference']:.0f} ms for the first inference",
         ),
         (
             "tokens",
             f"{found['image_tokens']:.0f} image, {found['answer_tokens']:.0f} answer, in "
-            f"{found['decode_calls']:.0f} decode calls (medians)",
+            f"{found['decode_calls']:.0f} decode calls (p50)",
         ),
     ]
     if found["memory_mb"]:
@@ -183,25 +183,32 @@ def _figures(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("peak memory", parts))
     for name, unit in (("celsius", "°C"), ("watts", "W")):
         if found[name]:
-            rows.append((name, f"{found[name]['min']:.1f} to {found[name]['max']:.1f} {unit}"))
+            rows.append(
+                (
+                    {"celsius": "temperature", "watts": "power"}[name],
+                    f"{found[name]['min']:.1f} to {found[name]['max']:.1f} {unit}",
+                )
+            )
     if found["throttled"]:
         rows.append(("throttled", f"clocks were throttled in {found['throttled']:.0%} of the inferences"))
     return rows
 
 
-def _charts(samples: Sequence[Sample]) -> dict[str, str]:
+def _charts(samples: Sequence[Sample]) -> list[Chart]:
     """Latency, temperature and power over the run, as far as they were measured."""
     courses = (
-        ("latency of each inference", "ms", [1e3 * sample.inference_s for sample in samples]),
-        ("temperature", "°C", [sample.celsius for sample in samples]),
-        ("power", "W", [sample.watts for sample in samples]),
+        ("Latency", "latency (ms)", [1e3 * sample.inference_s for sample in samples]),
+        ("Temperature of the hottest sensor", "temperature (°C)", [sample.celsius for sample in samples]),
+        ("Power of the board", "power (W)", [sample.watts for sample in samples]),
     )
     at_s = [sample.at_s for sample in samples]
-    return {
-        name: lines([Line(at_s, [np.nan if v is None else v for v in values])], ("seconds", unit))
-        for name, unit, values in courses
+    return [
+        lines(
+            title, [Line(at_s, [np.nan if v is None else v for v in values], marker=".")], ("time (s)", axis)
+        )
+        for title, axis, values in courses
         if any(value is not None for value in values)
-    }
+    ]
 
 
 def _range(values: Sequence[float | None]) -> dict[str, float] | None:

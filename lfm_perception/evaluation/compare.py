@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two reports of the same kind side by side: every figure of both, and the differences of their setup."""
+"""Two reports of the same kind side by side: every figure of both, and the differences of their setup.
+
+A figure is called better or worse only where the difference exceeds its spread: twice the standard error of
+the difference. Figures without a known standard error, such as those that were measured once, are only shown.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,19 @@ from lfm_perception.evaluation import bench, detection_page
 from lfm_perception.evaluation.tables import new_table
 from lfm_perception.files import parse_json, read_text
 from lfm_perception.media.charts import bars
-from lfm_perception.media.page import write_page
+from lfm_perception.media.latency import STANDARD_ERROR
+from lfm_perception.media.page import Chart, Section, write_report
 from lfm_perception.text import safe_line
 
-ABOUT = ("kind", "source", "camera", "system", "seed", "labels", "model", "settings", "versions")
+ABOUT = ("kind", "source", "camera", "machine", "seed", "labels", "model", "settings", "versions")
 """Keys of a report that are no figures."""
 
-LOWER_IS_BETTER = {"latency_ms", "start_ms", "memory_mb", "second_half_slower", "watts", "throttled"}
-LOWER_IS_BETTER |= {"calibration_error", "truncated", "rejects", "false_positives", "false_negatives"}
+LOWER_IS_BETTER = {"latency_s", "truncated", "rejects", "false_positives", "false_negatives"}
 HIGHER_IS_BETTER = {
-    "inferences_per_s",
+    "inferences_hz",
     "true_positives",
     "success",
     "f1_at_75",
-    "auroc",
     *detection_page.QUALITY[1:],
 }
 """Names in a figure's path that decide which value is better; other figures are neutral."""
@@ -40,14 +43,17 @@ SHARES = {"f1_at_75", "success", *detection_page.QUALITY[1:]}
 COUNTS = ("objects", "images")
 """Figures that are shares of 0 to 1, and the figures beside them that count what they are shares of."""
 
-DRAWN = (
-    ("Times of the stages", "latency_ms.", r"(\w+\.p(?:50|95))", "milliseconds"),
-    ("Average precision by label", "figures.by_label.", r"(.+)\.ap_50", "AP50"),
-    ("Degraded images", "stress.", r"([\w ]+)\.f1", "F1"),
-    ("By language", "languages.", r"(\w+)\.f1", "F1"),
-)
-"""Charts: title, beginning of the figures' paths, the rest as a pattern with the bar's name, axis."""
+EVENTS = {"truncated", "rejects", "false_positives", "false_negatives", "true_positives"}
+"""Names in the paths of numbers of events, whose variance is about their number."""
 
+DRAWN = (
+    ("Latency", r"(?:figures\.)?latency_s\.((?:\w+\.)?p(?:50|95))", "latency (ms)", 1e3),
+    ("AP50 by label", r"figures\.by_label\.(.+)\.ap_50", "AP50 (0 to 1)", 1.0),
+    ("F1 by object size", r"figures\.by_size\.(.+)\.f1", "F1 (0 to 1)", 1.0),
+    ("F1 on degraded images", r"stress\.([\w ]+)\.f1", "F1 (0 to 1)", 1.0),
+    ("F1 by language", r"languages\.(\w+)\.f1", "F1 (0 to 1)", 1.0),
+)
+"""Charts: title, pattern of the figures' paths with the bar's name, axis, scale."""
 
 MAX_REPORT_BYTES = 1 << 26
 """Maximum size of a report."""
@@ -68,17 +74,22 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A figure of both reports; None where a report does not have it. `spread`: a difference by chance."""
+    """A figure of both reports; None where a report does not have it.
+
+    `spread`: a difference that chance explains; None where it is not known.
+    """
 
     path: str
     first: float | None
     second: float | None
-    spread: float = 0.0
+    spread: float | None = None
 
     @property
     def verdict(self) -> str:
-        """Whether the second is `better` or `worse`; empty within the spread or when neutral."""
-        if self.first is None or self.second is None or abs(self.first - self.second) <= self.spread:
+        """Whether the second is `better` or `worse`; empty within the spread, without one, or if neutral."""
+        if self.first is None or self.second is None or self.spread is None:
+            return ""
+        if abs(self.first - self.second) <= self.spread:
             return ""
         names = set(self.path.split("."))
         if not names & (LOWER_IS_BETTER | HIGHER_IS_BETTER):
@@ -90,18 +101,33 @@ class Pair:
     def brief(self) -> bool:
         """Whether it belongs to the short table: nothing by label, only the main figures of variants."""
         names = self.path.split(".")
-        variant = names[0] in ("stress", "languages")
-        return ".by_label." not in self.path and (not variant or names[-1] in ("f1", "ap_50", "success"))
+        variant = names[0] in ("stress", "languages") or "by_size" in names
+        details = {"by_label", "thresholds", "fitted"} & set(names)
+        return not details and (not variant or names[-1] in ("f1", "ap_50", "success"))
 
-    def cells(self) -> tuple[str, str, str, str, str]:
-        """The row of the figure, in the order of `HEADS`."""
+    def cells(self) -> tuple[str, ...]:
+        """The row of the figure, in the order of `HEADS`: times in milliseconds."""
+        names = self.path.split(".")
+        timed = next((name for name in names if name.endswith("_s") and not name.endswith("per_s")), "")
+        scale = 1e3 if timed else 1.0
+        path = self.path.replace(timed, f"{timed[:-2]} (ms)") if timed else self.path
+        first, second, spread = (
+            None if value is None else scale * value for value in (self.first, self.second, self.spread)
+        )
         change = ""
-        if self.first is not None and self.second is not None and self.first != self.second:
-            change = f"{self.second - self.first:+.4g}"
-        return self.path, _text(self.first), _text(self.second), change, self.verdict
+        if first is not None and second is not None and first != second:
+            change = f"{second - first:+.3g}"
+        return (
+            path,
+            _text(first),
+            _text(second),
+            change,
+            "" if spread is None else f"{spread:.3g}",
+            self.verdict,
+        )
 
 
-HEADS = ("", "A", "B", "change", "")
+HEADS = ("figure", "A", "B", "change", "spread", "B is")
 
 
 def compare(first: Path, second: Path) -> tuple[Report, Report]:
@@ -143,20 +169,31 @@ def pairs(first: Report, second: Report) -> list[Pair]:
     return [
         Pair(path, first.figures.get(path), second.figures.get(path), _spread(path, first, second))
         for path in paths
+        if STANDARD_ERROR not in path.split(".")
     ]
 
 
-def _spread(path: str, first: Report, second: Report) -> float:
-    """Twice the standard error of a difference of two shares, by the objects or images they are shares of."""
+def _spread(path: str, first: Report, second: Report) -> float | None:
+    """Twice the standard error of the difference of a figure, None where it is not known."""
+    variances = [_variance(path, report.figures) for report in (first, second)]
+    known = [variance for variance in variances if variance is not None]
+    return 2.0 * math.sqrt(sum(known)) if len(known) == len(variances) else None
+
+
+def _variance(path: str, figures: Mapping[str, float]) -> float | None:
+    """The squared standard error of a figure: as measured, or by the number of cases that it was made of."""
     group, _, name = path.rpartition(".")
-    if name not in SHARES:
-        return 0.0
-    variance = 0.0
-    for figures in (first.figures, second.figures):
-        share = min(max(figures.get(path, 0.0), 0.0), 1.0)
+    measured = figures.get(f"{group}.{STANDARD_ERROR}.{name}".removeprefix("."))
+    if measured is not None:
+        return measured**2
+    value = figures.get(path)
+    if value is None:
+        return None
+    if name in SHARES:
+        share = min(max(value, 0.0), 1.0)
         counted = (figures.get(f"{group}.{each}") for each in (("images",) if name == "success" else COUNTS))
-        variance += share * (1.0 - share) / max(next((n for n in counted if n), 1.0), 1.0)
-    return 2.0 * math.sqrt(variance)
+        return share * (1.0 - share) / max(next((n for n in counted if n), 1.0), 1.0)
+    return max(value, 1.0) if EVENTS & {name, group.rpartition(".")[2]} else None
 
 
 def table(first: Report, second: Report) -> Table:
@@ -178,31 +215,49 @@ def write_compare_page(path: Path, first: Report, second: Report) -> None:
         for key in keys
         if first.about.get(key) != second.about.get(key)
     ]
-    write_page(
-        path,
-        "compare.html",
-        about={},
-        names=f"A: {first.name}, B: {second.name}",
-        charts=_charts(compared),
-        heads=HEADS,
-        different=different,
-        compared=[pair.cells() for pair in compared],
-    )
+    sections = [
+        Section("", facts=[("A", first.name), ("B", second.name)]),
+        Section(
+            "Charts",
+            notes=["Error bars: the standard error, where it is known."],
+            charts=[*_charts(compared, first, second)],
+        ),
+        Section(
+            "Differences of the setup",
+            [] if different else ["None."],
+            heads=("", "A", "B"),
+            rows=different,
+            texts=True,
+        ),
+        Section("All figures", notes=[SPREAD], heads=HEADS, rows=[pair.cells() for pair in compared]),
+    ]
+    write_report(path, "Two runs side by side", sections, {})
 
 
-def _charts(compared: Sequence[Pair]) -> dict[str, str]:
-    charts = {}
-    for title, start, pattern, axis in DRAWN:
-        matches = ((re.fullmatch(start + pattern, pair.path), pair) for pair in compared)
+SPREAD = (
+    "Better or worse is a difference beyond the spread, which is twice its standard error: as measured "
+    "within the runs for latencies, by the number of objects or images for shares, by their own number "
+    "for counts. A figure without a spread was measured once in each run."
+)
+
+
+def _charts(compared: Sequence[Pair], first: Report, second: Report) -> Iterator[Chart]:
+    for title, pattern, axis, scale in DRAWN:
+        matches = ((re.fullmatch(pattern, pair.path), pair) for pair in compared)
         chosen = {found[1].replace(".", " "): pair for found, pair in matches if found}
         if chosen:
-            series = {
-                # nan leaves a gap where a report has no such figure
-                "A": [math.nan if pair.first is None else pair.first for pair in chosen.values()],
-                "B": [math.nan if pair.second is None else pair.second for pair in chosen.values()],
+            # nan leaves a gap where a report has no such figure
+            values = {
+                "A": [math.nan if pair.first is None else scale * pair.first for pair in chosen.values()],
+                "B": [math.nan if pair.second is None else scale * pair.second for pair in chosen.values()],
             }
-            charts[title] = bars(series, list(chosen), axis)
-    return charts
+            errors = {
+                name: [
+                    scale * math.sqrt(_variance(pair.path, report.figures) or 0.0) for pair in chosen.values()
+                ]
+                for name, report in (("A", first), ("B", second))
+            }
+            yield bars(title, values, list(chosen), axis, errors=errors)
 
 
 def _leaves(value: object, *parts: str) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
@@ -15,6 +17,9 @@ from lfm_perception.demo.world import Snapshot, TrueObject, crop, describe, stil
 from lfm_perception.evaluation.detection import DetectionReport, count_matches, evaluate
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.media.charts import bars, reliability_chart
+from lfm_perception.media.latency import STAGES, latency_section
+from lfm_perception.media.page import Section, write_report
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
 from lfm_perception.vlm import Vlm
@@ -44,14 +49,19 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class TrialReport:
     """Result of a trial. `detection` is None for captions. `correct`: share of captions that are entirely
-    true, or of answers without a false positive. `usage`: medians over the scenes.
+    true, or of answers without a false positive. `usages`: cost of each answer.
     """
 
     name: str
     scenes: int
     detection: DetectionReport | None
     correct: float
-    usage: Usage
+    usages: tuple[Usage, ...]
+
+    @property
+    def usage(self) -> Usage:
+        """Medians over the scenes."""
+        return _median(self.usages)
 
 
 def _all_labels(dialect: Dialect) -> Callable[[random.Random, Snapshot], Question]:
@@ -105,17 +115,17 @@ def _scene(rng: random.Random, trial: Trial) -> Snapshot:
 
 def evaluate_trial(trial: Trial, asked: Sequence[tuple[Question, Snapshot, Answer]]) -> TrialReport:
     """Compare the answers of a trial with the ground truth."""
-    usage = _median([answer.usage for _, _, answer in asked])
+    usages = tuple(answer.usage for _, _, answer in asked)
     if asked[0][0].dialect is None:
         correct = [caption_is_true(answer.text, snapshot.objects) for _, snapshot, answer in asked]
-        return TrialReport(trial.name, len(asked), None, statistics.mean(correct), usage)
+        return TrialReport(trial.name, len(asked), None, statistics.mean(correct), usages)
     pairs: list[tuple[Sequence[Detection], Sequence[TrueObject]]] = [
         (answer.detections, [thing for thing in snapshot.objects if thing.label in question.labels])
         for question, snapshot, answer in asked
     ]
     report = evaluate(pairs)
     clean = [count_matches(detections, truth).false_positives == 0 for detections, truth in pairs]
-    return TrialReport(trial.name, len(asked), report, statistics.mean(clean), usage)
+    return TrialReport(trial.name, len(asked), report, statistics.mean(clean), usages)
 
 
 def caption_is_true(text: str, objects: Sequence[TrueObject]) -> bool:
@@ -159,6 +169,48 @@ def as_json(report: TrialReport) -> dict[str, Any]:
             "held_out_calibration_error": d.held_out_error,
         }
     return shown
+
+
+def write_demo_page(path: Path, reports: Sequence[TrialReport], about: Mapping[str, Any]) -> None:
+    """Write the page to `path`; `about` has the provenance."""
+    asked = [report for report in reports if report.detection]
+    series = {
+        "F1": [report.detection.at_50.f1 if report.detection else math.nan for report in reports],
+        "correct": [report.correct for report in reports],
+    }
+    rows = [demo_row(report) for report in reports]
+    charts = [bars("Accuracy by trial", series, [report.name for report in reports], "F1, correct (0 to 1)")]
+    if asked and asked[0].detection and asked[0].detection.reliability:
+        points = [
+            (each.mean_confidence, each.precision, each.count) for each in asked[0].detection.reliability
+        ]
+        charts.append(
+            reliability_chart(f"Reliability diagram of the trial {asked[0].name}", points, "detections")
+        )
+    usages = {report.name: report.usages for report in reports}
+    totals = [usage.total_s for report in reports for usage in report.usages]
+    sections = [
+        Section("By trial", [TRIALS_NOTE], heads=("trial", *DEMO_COLUMNS), rows=rows, charts=charts),
+        latency_section(totals, usages),
+    ]
+    write_report(path, "Accuracy on the demo world", sections, about)
+
+
+TRIALS_NOTE = (
+    "Detections match at an IoU of 0.5; IoU is the mean over the true positives, count the share of "
+    "scenes with as many detections as objects, correct the share of answers without a false positive "
+    "or, for captions, of those that are entirely true; encode, prefill and decode are medians in ms."
+)
+DEMO_COLUMNS = ("precision", "recall", "F1", "IoU", "count", "correct", *STAGES)
+
+
+def demo_row(report: TrialReport) -> tuple[str, ...]:
+    """The name of a trial, and its figures in the order of `DEMO_COLUMNS`."""
+    d = report.detection
+    measures = (d.at_50.precision, d.at_50.recall, d.at_50.f1, d.mean_iou, d.count_exact) if d else ()
+    shown = [f"{measure:.3f}" for measure in measures] or ["-"] * 5
+    times = (getattr(report.usage, f"{stage}_s") for stage in STAGES)
+    return report.name, *shown, f"{report.correct:.3f}", *(f"{1000 * each:.0f}" for each in times)
 
 
 def _median(usages: Sequence[Usage]) -> Usage:

@@ -12,7 +12,7 @@ from lfm_perception.evaluation.detection_page import report, write_detection_pag
 from lfm_perception.evaluation.detection_trial import Trial, plain_variant, translated_variant
 from lfm_perception.evaluation.labels import LabelledImage, LabelledSource
 from lfm_perception.evaluation.languages import LANGUAGES, languages
-from lfm_perception.evaluation.reports import page_facts, provenance
+from lfm_perception.evaluation.reports import provenance
 from lfm_perception.evaluation.stress import STRESSES
 from lfm_perception.media.page import drawing
 from lfm_perception.media.staging import write_json
@@ -77,10 +77,9 @@ class DetectionRun:
             "seed": self._seed,
             **provenance(self._settings),
         }
-        facts = {"source": name, "notes": "; ".join(notes) or "none", **page_facts(self._settings)}
         write_json(folder / "detection.json", found)
         with drawing("the page"):
-            write_detection_page(folder / "detection.html", found, self._trial, facts)
+            write_detection_page(folder / "detection.html", found, self._trial)
         return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from lfm_perception.calibration import IDENTITY, PlattScaling
 from lfm_perception.evaluation.average_precision import AveragePrecision, average_precision, mean_precision
 from lfm_perception.evaluation.detection import (
+    Counts,
     DetectionReport,
     LabelledBox,
     count_matches,
@@ -31,11 +32,12 @@ from lfm_perception.evaluation.mistakes import Mistakes, thumbnail
 from lfm_perception.evaluation.object_size import SizedObjects
 from lfm_perception.evaluation.stress import Stress
 from lfm_perception.geometry import WHOLE, stack
+from lfm_perception.media.latency import distribution
 from lfm_perception.media.page import drawing
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Question, detect
-from lfm_perception.scene import Detection, Frame, Image, View
+from lfm_perception.scene import Detection, Frame, Image, Usage, View
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -56,12 +58,14 @@ class Variant:
 class VariantResults:
     """Results of one variant, image by image; `example` is the first image with objects, annotated.
 
-    `sized`: size in picture pixels of every object, and whether it was detected.
+    `sized`: size in picture pixels of every object, and whether it was detected. `sizes_px`: width and height
+    of the images. `usages`: cost of the answers.
     """
 
     scenes: list[tuple[Sequence[Detection], Sequence[LabelledBox]]] = field(default_factory=list)
     sized: list[tuple[float, bool]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    sizes_px: list[tuple[int, int]] = field(default_factory=list)
+    usages: list[Usage] = field(default_factory=list)
     rejects: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     example: Image | None = None
@@ -126,7 +130,8 @@ class Trial:
             picture = View(WHOLE, plan.image.width, plan.image.height, 0.0)
             sizes = picture.sizes(stack(item.box for item in truth)).tolist()
             results.sized += [(size, row in found_rows) for row, size in enumerate(sizes)]
-            results.seconds.append(answer.usage.total_s)
+            results.sizes_px.append((frame.width, frame.height))
+            results.usages.append(answer.usage)
             results.rejects.update(rejects)
             results.truncated += answer.truncated
             with drawing(f"image {image.name}"):
@@ -139,7 +144,7 @@ class Trial:
 def figures(
     results: VariantResults, labels: Sequence[str], calibration: PlattScaling = IDENTITY
 ) -> dict[str, Any]:
-    """The figures of a variant, ready for `json.dumps`; times are milliseconds.
+    """The figures of a variant, ready for `json.dumps`; times are seconds.
 
     `calibration` is the Platt scaling that the confidences have.
     """
@@ -151,10 +156,9 @@ def figures(
     }
     counts = [count_matches(detections, truth) for detections, truth in scenes]
     whole = evaluate(scenes, calibration)
-    times = 1e3 * np.array(results.seconds)
     return {
         "images": len(scenes),
-        **_quality(whole, mean_precision(list(precisions.values()))),
+        **quality(whole, mean_precision(list(precisions.values()))),
         "success": round(float(np.mean([c.detections == c.objects == c.true_positives for c in counts])), 4),
         "f1_at_75": round(whole.at_75.f1, 4),
         "calibration_error": round(whole.calibration_error, 4),
@@ -163,32 +167,36 @@ def figures(
         "held_out_calibration_error": whole.held_out_error and round(whole.held_out_error, 4),
         "held_out_calibration_error_before": whole.held_out_error_before
         and round(whole.held_out_error_before, 4),
-        "latency_ms": {f"p{p}": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)},
+        "latency_s": distribution([usage.total_s for usage in results.usages]),
         "truncated": results.truncated,
         "rejects": dict(results.rejects.most_common()),
         "min_object_size": SizedObjects.of(results.sized).smallest_seen(),
         "by_label": {
-            label: _quality(evaluate(of_one), precisions.get(label)) for label, of_one in of_label.items()
+            label: quality(evaluate(of_one), precisions.get(label)) for label, of_one in of_label.items()
         },
         "reliability": [asdict(each) for each in whole.reliability],
         "curves": {label: [round(p, 4) for p in each.curve] for label, each in precisions.items()},
     }
 
 
-def _quality(report: DetectionReport, precision: AveragePrecision | None) -> dict[str, Any]:
-    """Ratios without any case are None."""
-    counts = report.at_50
+def quality(report: DetectionReport, precision: AveragePrecision | None) -> dict[str, Any]:
+    """The counts, the shares made of them, and average precision. Ratios without any case are None."""
     return {
-        "objects": counts.objects,
-        "detections": counts.detections,
-        "true_positives": counts.true_positives,
-        "false_positives": counts.false_positives,
-        "false_negatives": counts.false_negatives,
-        "precision": round(counts.precision, 4) if counts.detections else None,
-        "recall": round(counts.recall, 4) if counts.objects else None,
-        "f1": round(counts.f1, 4) if counts.objects or counts.detections else None,
-        "mean_iou": round(report.mean_iou, 4) if counts.true_positives else None,
+        **shares(report.at_50),
+        "mean_iou": round(report.mean_iou, 4) if report.at_50.true_positives else None,
         "ap": round(precision.overall, 4) if precision else None,
         "ap_50": round(precision.at_50, 4) if precision else None,
         "ap_75": round(precision.at_75, 4) if precision else None,
+    }
+
+
+def shares(counts: Counts) -> dict[str, Any]:
+    """Counts with precision, recall and F1; a ratio without any case is None."""
+    return {
+        "objects": counts.objects,
+        "detections": counts.detections,
+        **asdict(counts),
+        "precision": round(counts.precision, 4) if counts.detections else None,
+        "recall": round(counts.recall, 4) if counts.objects else None,
+        "f1": round(counts.f1, 4) if counts.objects or counts.detections else None,
     }

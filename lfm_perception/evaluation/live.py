@@ -64,6 +64,16 @@ class LiveRun:
     detections: tuple[Boxes, ...]
     scenes: tuple[ReceivedScene, ...]
 
+    @property
+    def track_ages_s(self) -> list[float]:
+        """Seconds from the capture of each frame to the arrival of its tracks."""
+        return [to_seconds(boxes.received_ns - boxes.stamp_ns) for boxes in self.tracks]
+
+    @property
+    def scene_ages_s(self) -> list[float]:
+        """Seconds from the capture of each inferred frame to the arrival of its scene."""
+        return [to_seconds(each.received_ns - each.scene.stamp_ns) for each in self.scenes]
+
 
 @dataclass(frozen=True, slots=True)
 class LiveReport:
@@ -125,8 +135,7 @@ def evaluate_run(run: LiveRun, velocities: Callable[[int], Mapping[str, Velocity
     settled_ns = run.scenes[min(SETTLED_SCENES, len(run.scenes)) - 1].received_ns
     seconds = max(to_seconds(run.truth[-1].received_ns - run.truth[0].received_ns), 1e-9)
     errors, speeds = _speeds(run.scenes, truth, velocities)
-    track_ages = [to_seconds(b.received_ns - b.stamp_ns) for b in run.tracks]
-    scene_ages = [to_seconds(h.received_ns - h.scene.stamp_ns) for h in run.scenes]
+    track_ages, scene_ages = run.track_ages_s, run.scene_ages_s
     return LiveReport(
         seconds=seconds,
         camera_hz=_rate([b.received_ns for b in run.truth]),

@@ -31,7 +31,7 @@ THUMBNAIL = 300
 MARGIN = 0.6
 """Margin around a box in its thumbnail, in box sizes."""
 
-TRUTH_COLOUR, DETECTION_COLOUR = (64, 200, 96), (235, 72, 72)
+TRUTH_COLOUR, DETECTION_COLOUR = (86, 180, 233), (255, 140, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +130,7 @@ def find_mistakes(
 
 
 def thumbnail(image: Image, box: Box, detections: Sequence[Detection], truth: Sequence[LabelledBox]) -> Image:
-    """The surroundings of a box with all boxes: in green the ground truth, in red the detections."""
+    """The surroundings of a box with all boxes: in blue the ground truth, in orange the detections."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box.in_pixels(width, height)
     margin = max(MARGIN * max(x2 - x1, y2 - y1), 0.08 * max(width, height))

@@ -3,25 +3,19 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 from lfm_perception.backends import model_name, model_provenance
-from lfm_perception.provenance import versions
+from lfm_perception.provenance import machine, versions
 from lfm_perception.settings import Settings
 
 
 def provenance(settings: Settings, *, with_model: bool = True) -> dict[str, Any]:
     """Model (with checksums), settings, versions and machine, as JSON for a report."""
+    model = {"name": model_name(settings), **model_provenance(settings)} if with_model else None
     return {
-        **({"model": model_provenance(settings)} if with_model else {}),
+        **({"model": model} if model else {}),
         "settings": settings.values(),
         "versions": versions(),
-        "system": platform.platform(),
+        "machine": machine(),
     }
-
-
-def page_facts(settings: Settings) -> dict[str, str]:
-    """Model, machine and versions in one line each, for a page."""
-    packages = ", ".join(f"{package} {number}" for package, number in versions().items())
-    return {"model": model_name(settings), "system": platform.platform(), "versions": packages}

@@ -8,41 +8,37 @@ from dataclasses import astuple
 
 from rich.table import Table
 
-from lfm_perception.evaluation.demo import TrialReport
 from lfm_perception.evaluation.demo_questions import KindReport
+from lfm_perception.evaluation.demo import DEMO_COLUMNS, TrialReport, demo_row
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN")
-DEMO_COLUMNS = ("prec", "recall", "F1", "IoU", "count", "correct", "encode", "prefill", "decode")
 
 
 def tracking_table(metrics: Mapping[str, TrackingMetrics]) -> Table:
     """One row for each protocol."""
     table = new_table("protocol", TRACKING_COLUMNS)
-    for name, each in metrics.items():
-        table.add_row(name, *(f"{value:.1f}" for value in astuple(each)))
+    for row in tracking_rows(metrics):
+        table.add_row(*row)
     return table
+
+
+def tracking_rows(metrics: Mapping[str, TrackingMetrics]) -> list[tuple[str, ...]]:
+    """The name of each protocol, and its metrics in the order of `TRACKING_COLUMNS`."""
+    return [(name, *(f"{value:.1f}" for value in astuple(each))) for name, each in metrics.items()]
 
 
 def demo_table(reports: Sequence[TrialReport]) -> Table:
     """One row for each trial on the demo world."""
     table = new_table("trial", DEMO_COLUMNS, caption="encode, prefill, decode: median ms")
     for report in reports:
-        d, usage = report.detection, report.usage
-        measures = (d.at_50.precision, d.at_50.recall, d.at_50.f1, d.mean_iou, d.count_exact) if d else ()
-        table.add_row(
-            report.name,
-            *(f"{measure:.3f}" for measure in measures),
-            *([""] * (5 - len(measures))),
-            f"{report.correct:.3f}",
-            *(f"{1000 * stage:.0f}" for stage in (usage.encode_s, usage.prefill_s, usage.decode_s)),
-        )
+        table.add_row(*demo_row(report))
     return table
 
 
 def questions_table(reports: Sequence[KindReport]) -> Table:
     """One row for each kind of question about the demo world."""
-    table = new_table("question", ("asked", "right", "within one", "error"))
+    table = new_table("question", ("asked", "correct", "within one", "calibration error"))
     for report in reports:
         measures = (report.correct, report.within_one, report.calibration_error)
         shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
@@ -52,7 +48,9 @@ def questions_table(reports: Sequence[KindReport]) -> Table:
 
 def new_table(first: str, columns: Sequence[str], caption: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), caption=caption)
-    table.add_column(first, style="bold", no_wrap=True)
+    table.add_column(
+        first, style="bold", overflow="fold"
+    )  # names give way on a narrow terminal, figures do not
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -1,83 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts of a tracking evaluation: tracks over time with the ground truth, and a reliability diagram."""
+"""The chart of tracks over time, with the ground truth."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+import math
+from collections.abc import Mapping, Sequence
 
 from lfm_perception.colours import track_colour
-from lfm_perception.evaluation.detection import ReliabilityBin
 from lfm_perception.evaluation.tracking import TrackedBox, TrackingSequence
-from lfm_perception.geometry import Box
-from lfm_perception.media.charts import COLOURS, RULE, STYLE
+from lfm_perception.media.charts import INK, RULE, Line, lines
+from lfm_perception.media.page import Chart
 
-MARKER_AREA = 200.0
-"""Area in square points of the largest marker in a reliability diagram."""
+GAP_S = 0.2
+"""A line is broken between points that are further apart than this, seconds."""
 
-
-def draw_tracks(file: Path, runs: Sequence[tuple[TrackingSequence, Sequence[Sequence[TrackedBox]]]]) -> None:
-    """Writes a PNG with a panel for each sequence: centre x of the boxes over time.
-
-    The ground truth is drawn as broad grey lines, each track as a thin line in its colour with its id,
-    interrupted where it was not published.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(12.0, 3.6 * len(runs)), layout="constrained")
-        panels = figure.subplots(len(runs), squeeze=False)[:, 0]
-        for axes, (sequence, tracks) in zip(panels, runs, strict=True):
-            seconds = np.arange(len(sequence.frames)) / sequence.fps
-            truth = _centres([[(each.identity, each.box) for each in frame] for frame in sequence.frames])
-            for centre in truth.values():
-                axes.plot(seconds, centre, color=RULE, linewidth=5.0)
-            lines = _centres([[(each.track_id, each.box) for each in frame] for frame in tracks])
-            for track_id, centre in lines.items():
-                red, green, blue = track_colour(track_id, saturation=0.85, value=0.75)
-                colour, start = f"#{red:02x}{green:02x}{blue:02x}", int(np.isfinite(centre).argmax())
-                axes.plot(seconds, centre, color=colour, linewidth=1.5)
-                axes.text(seconds[start], centre[start], str(track_id), color=colour, fontsize=8)
-            axes.set(
-                title=f"{sequence.name}: {len(lines)} tracks", xlabel="s", ylabel="centre x", ylim=(1, 0)
-            )
-        figure.savefig(file)
+Course = list[tuple[float, float]]
+"""Moments in seconds, and the centre of a box at each of them, in image widths."""
 
 
-def draw_reliability(file: Path, bins: Sequence[ReliabilityBin]) -> None:
-    """Writes a PNG with the share of correct tracks over their score; on the diagonal both are equal.
-
-    The area of a marker is proportional to the number of tracks.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
-        axes = figure.subplots()
-        axes.plot((0, 1), (0, 1), color=RULE, linewidth=2.0)
-        most = max(each.count for each in bins)
-        axes.scatter(
-            [each.mean_confidence for each in bins],
-            [each.precision for each in bins],
-            [MARKER_AREA * each.count / most for each in bins],
-            COLOURS[0],
-            clip_on=False,
-            zorder=3,
-        )
-        axes.set(xlabel="score", ylabel="share of correct tracks", xlim=(0, 1), ylim=(0, 1))
-        figure.savefig(file)
+def courses_chart(
+    title: str, truth: Mapping[int, Course], tracks: Mapping[int, Course], detections: Mapping[int, Course]
+) -> Chart:
+    """Centres over time: broad grey lines of the ground truth, tracks with their ids, detections as dots."""
+    drawn = [Line(*_broken(course), RULE, width=5.0) for course in truth.values()]
+    for track_id, course in tracks.items():
+        colour = "#{:02x}{:02x}{:02x}".format(*track_colour(track_id, saturation=0.85, value=0.7))
+        drawn.append(Line(*_broken(course), colour, text=str(track_id)))
+    dots = [point for course in detections.values() for point in course]
+    drawn.append(Line([at_s for at_s, _ in dots], [centre for _, centre in dots], INK, width=0.0, marker="."))
+    named = {"ground truth": RULE, "track, with its id": INK, **({"detection": INK} if dots else {})}
+    looks = {"ground truth": (5.0, ""), "track, with its id": (1.5, ""), "detection": (0.0, ".")}
+    drawn += [
+        Line([math.nan], [math.nan], colour, name, width=looks[name][0], marker=looks[name][1])
+        for name, colour in named.items()
+    ]
+    return lines(title, drawn, ("time (s)", "centre x (image widths)"), height=4.2, top=1.0)
 
 
-def _centres(frames: Sequence[Sequence[tuple[int, Box]]]) -> dict[int, NDArray[np.float64]]:
-    """Centre x in every frame by identity, shape (frames,); NaN where there is no box."""
-    centres: dict[int, NDArray[np.float64]] = defaultdict(lambda: np.full(len(frames), np.nan))
-    for index, frame in enumerate(frames):
-        for identity, box in frame:
-            centres[identity][index] = (box.x1 + box.x2) / 2.0
-    return centres
+def sequence_chart(sequence: TrackingSequence, tracks: Sequence[Sequence[TrackedBox]]) -> Chart:
+    """The tracks of one sequence."""
+    truth: dict[int, Course] = {}
+    tracked: dict[int, Course] = {}
+    for index, (objects, shown) in enumerate(zip(sequence.frames, tracks, strict=True)):
+        at_s = index / sequence.fps
+        for each in objects:
+            truth.setdefault(each.identity, []).append((at_s, (each.box.x1 + each.box.x2) / 2))
+        for track in shown:
+            tracked.setdefault(track.track_id, []).append((at_s, (track.box.x1 + track.box.x2) / 2))
+    return courses_chart(f"{sequence.name}: {len(truth)} objects, {len(tracked)} tracks", truth, tracked, {})
+
+
+def _broken(course: Course) -> tuple[list[float], list[float]]:
+    """The points as x and y, with NaN where the line is broken."""
+    x: list[float] = []
+    y: list[float] = []
+    for at_s, centre in course:
+        if x and at_s - x[-1] > GAP_S:
+            x.append(at_s)
+            y.append(math.nan)
+        x.append(at_s)
+        y.append(centre)
+    return x, y

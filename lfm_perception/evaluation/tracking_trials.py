@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.calibration import PlattScaling
-from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo_sequence import DemoRun, DemoSequence
 from lfm_perception.evaluation.detection import (
     ReliabilityBin,
@@ -25,6 +24,7 @@ from lfm_perception.evaluation.detection import (
 )
 from lfm_perception.evaluation.sequences import read_motchallenge, read_tud
 from lfm_perception.evaluation.synthetic import TRIALS
+from lfm_perception.evaluation.tables import TRACKING_COLUMNS, tracking_rows
 from lfm_perception.evaluation.tracking import (
     PROTOCOLS,
     TrackedBox,
@@ -35,9 +35,10 @@ from lfm_perception.evaluation.tracking import (
     mean_metrics,
     track_sequence,
 )
-from lfm_perception.evaluation.tracking_charts import draw_reliability, draw_tracks
-from lfm_perception.media.page import drawing
-from lfm_perception.media.staging import write_json
+from lfm_perception.evaluation.tracking_charts import sequence_chart
+from lfm_perception.media.charts import bars, reliability_chart
+from lfm_perception.media.page import Section, drawing, write_report
+from lfm_perception.media.staging import staged, write_json, writing
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
@@ -69,28 +70,48 @@ class TrackingTrials:
     reliability: Bins = ()
     protocols: Mapping[str, TrackingProtocol] = field(default_factory=lambda: PROTOCOLS)
 
-    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Writes `tracking.json`, `tracks.png`, and `reliability.png` where scores were compared.
-
-        Raises:
-            PerceptionError: they cannot be written.
-        """
+    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write `tracking.json` and `tracking.html`; `about` is the provenance. Raises PerceptionError."""
         record = {
-            **provenance,
+            **about,
             "protocols": {name: asdict(self.protocols[name]) for name in self.metrics},
             "metrics": {name: asdict(each) for name, each in self.metrics.items()},
             **self.details,
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "tracking.json", record)
-            with drawing("tracks.png"):
-                draw_tracks(folder / "tracks.png", self.runs)
-            if self.reliability:
-                with drawing("reliability.png"):
-                    draw_reliability(folder / "reliability.png", self.reliability)
-        except OSError as error:
-            raise PerceptionError(f"cannot write to {folder}: {error.strerror or error}") from error
+        with staged(folder) as staging, writing(folder):
+            write_json(staging.path / "tracking.json", record)
+            with drawing("the page"):
+                title = "Tracking accuracy"
+                write_report(staging.path / "tracking.html", title, list(self._sections()), record)
+            staging.publish()
+
+    def _sections(self) -> Iterator[Section]:
+        shown = {"HOTA": "hota", "MOTA": "mota", "IDF1": "idf1"}
+        series = {name: [getattr(each, key) for each in self.metrics.values()] for name, key in shown.items()}
+        yield Section(
+            "By protocol",
+            notes=[METRICS],
+            heads=("protocol", *TRACKING_COLUMNS),
+            rows=tracking_rows(self.metrics),
+            charts=[bars("Accuracy by protocol", series, list(self.metrics), "HOTA, MOTA, IDF1 (%)")],
+        )
+        if self.remarks:
+            yield Section("Remarks", notes=self.remarks)
+        if self.reliability:
+            points = [(each.mean_confidence, each.precision, each.count) for each in self.reliability]
+            chart = reliability_chart("Reliability diagram", points, "tracks")
+            yield Section("Confidence", [PRECISION], charts=[chart])
+        yield Section("Tracks over time", [TRACKS], charts=[sequence_chart(*run) for run in self.runs])
+
+
+PRECISION = "Share of the tracks that lie on an object of their label by an IoU of 0.5, by their confidence."
+METRICS = (
+    "HOTA (with its detection and association accuracy), MOTA and IDF1 in per cent; IDSW: identity switches, "
+    "FP: false positives, FN: false negatives, each the mean over the seeds."
+)
+TRACKS = (
+    "The centre of each box from the left edge of the image (bottom) to the right (top); the first protocol."
+)
 
 
 def run_trials(
@@ -205,7 +226,7 @@ def _details(runs: Sequence[DemoRun], settings: Settings) -> tuple[dict[str, Any
 def _remarks(name: str, details: Mapping[str, Any]) -> Iterable[str]:
     if (error := details["velocity_error_median"]) is not None:
         yield f"{name}: median velocity error {error:.1%} (of {details['velocities_compared']})"
-    yield f"{name}: expected calibration error of scores {details['calibration_error']:.3f}"
+    yield f"{name}: calibration error of confidences {details['calibration_error']:.3f}"
     fitted, scale = details["fitted"], details["measurement_noise_scale"]
     before, after = details["held_out_calibration_error_before"], details["held_out_calibration_error"]
     advice = calibration_advice("tracker", PlattScaling(**fitted), details["boxes"], before, after)

@@ -26,7 +26,7 @@ from lfm_perception.vlm import Vlm
 RESAMPLES = 2000
 """Bootstrap samples of the images."""
 
-COLUMNS = ("F1", "± s.e.", "precision", "recall", "rejects", "ms", "behind")
+COLUMNS = ("F1", "± s.e.", "precision", "recall", "rejected", "p50 ms", "behind")
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Wordings:
                 "recall": _share(counts[name].sum(axis=0), 2),
                 "behind_best": round(whole[order[0]] - whole[name], 4),
                 "behind_best_standard_error": round(float((samples[order[0]] - samples[name]).std()), 4),
-                "latency_ms": round(1e3 * float(np.median(self._results[name].seconds)), 1),
+                "latency_s": round(float(np.median(self._results[name].seconds)), 4),
                 "rejects": dict(self._results[name].rejects.most_common()),
             }
             for name in order
@@ -112,7 +112,7 @@ def table(figures: Mapping[str, Any]) -> Table:
             name,
             *(f"{each[key]:.3f}" for key in ("f1", "standard_error", "precision", "recall")),
             str(sum(count for reason, count in each["rejects"].items() if reason != RESCALED)),
-            f"{each['latency_ms']:.0f}",
+            f"{1e3 * each['latency_s']:.0f}",
             behind if each["behind_best"] else "",
         )
     return shown

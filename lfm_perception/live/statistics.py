@@ -138,7 +138,7 @@ class StatisticsRecorder:
                 frames_rejected=Counter(self._rejected),
                 frames_failed=Counter(self._failed),
                 objects_rejected=Counter(self._objects_rejected),
-                input_hz=recent / RATE_WINDOW_S,
+                input_hz=recent / min(RATE_WINDOW_S, max(now_s - self._started_s, 0.1)),
                 lost_share=lost_share(list(self._stamps_ns)),
                 time_since_frame_s=now_s - last_frame_s,
                 inference_age_s=now_s - (self._last_inference_s or self._started_s),

@@ -1,37 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a run: rates, latencies, tokens and counts, as `summary.json` and as a table."""
+"""Figures of a run: rates, latencies, tokens and counts, as `summary.json`, as rows for terminal and page."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-
+from lfm_perception.media.latency import STAGES, distribution, stage_times
 from lfm_perception.scene import Scene, Usage
 from lfm_perception.stamps import to_seconds
 
-PERCENTILES = (50, 90, 99)
-
 
 class Report:
-    """Gathers the figures of one run. The clock runs from construction to `summary`."""
+    """Gathers the figures of one run. The clock runs from `start`, else from construction, to `summary`."""
 
     def __init__(self) -> None:
         self.frames = 0
         self.inferred_frames = 0
-        self._started = time.perf_counter()
         self._source_ns = self._last_ns = 0
-        self._times: dict[str, list[float]] = {}
-        self._tokens: dict[str, list[int]] = {}
+        self._inference_s: list[float] = []
+        self._usages: dict[str, list[Usage]] = {"detect": [], "caption": []}
         self._detections: Counter[str] = Counter()
         self._track_labels: dict[int, str] = {}
         self._rejects: Counter[str] = Counter()
         self._truncated = self._over_budget = 0
-        self._captions = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count the time: the model is loaded."""
+        self._started = time.perf_counter()
 
     def add_frame(self, stamp_ns: int) -> None:
         """Count a frame of the source."""
@@ -42,38 +41,36 @@ class Report:
     def add_scene(self, scene: Scene, inference_s: float) -> None:
         """Count an inferred frame, which took `inference_s` seconds from image to tracks."""
         self.inferred_frames += 1
-        self._times.setdefault("inference", []).append(inference_s)
-        self._add_usage("detect", scene.usage)
+        self._inference_s.append(inference_s)
+        self._usages["detect"].append(scene.usage)
         if scene.caption_usage is not None:
-            self._captions += 1
-            self._add_usage("caption", scene.caption_usage)
+            self._usages["caption"].append(scene.caption_usage)
         self._detections.update(detection.label for detection in scene.detections)
         self._track_labels.update({track.track_id: track.label for track in scene.tracks})
         self._rejects.update(scene.rejects)
         self._truncated += scene.truncated
         self._over_budget += scene.over_latency_budget
 
-    def _add_usage(self, question: str, usage: Usage) -> None:
-        seconds = {"encode": usage.encode_s, "prefill": usage.prefill_s, "decode": usage.decode_s}
-        for stage, value in seconds.items():
-            self._times.setdefault(f"{question}.{stage}", []).append(value)
-        counts = {"image": usage.image_tokens, "text": usage.text_tokens, "answer": usage.answer_tokens}
-        for part, count in counts.items():
-            self._tokens.setdefault(f"{question}.{part}", []).append(count)
-
     def summary(self) -> dict[str, Any]:
-        """The figures, ready for `json.dumps`. Times are milliseconds, rates per second of the run."""
+        """The figures, ready for `json.dumps`. Times are seconds, rates count from the first frame."""
         wall_s = time.perf_counter() - self._started
+        times = {"inference": self._inference_s, **stage_times(self._usages)}
+        tokens = {
+            f"{question}.{part}": [getattr(usage, f"{part}_tokens") for usage in usages]
+            for question, usages in self._usages.items()
+            for part in ("image", "text", "answer")
+            if usages
+        }
         return {
             "frames": self.frames,
-            "scenes": self.inferred_frames,
+            "inferred_frames": self.inferred_frames,
             "source_s": round(to_seconds(self._source_ns), 3),
             "wall_s": round(wall_s, 3),
-            "frames_per_s": round(self.frames / wall_s, 2),
-            "inferences_per_s": round(self.inferred_frames / wall_s, 2),
-            "latency_ms": {stage: _distribution(values, 1e3, 2) for stage, values in self._times.items()},
-            "tokens": {part: _distribution(values, 1.0, 1) for part, values in self._tokens.items()},
-            "captions": self._captions,
+            "frames_hz": round(self.frames / wall_s, 2),
+            "inferences_hz": round(self.inferred_frames / wall_s, 2),
+            "latency_s": {stage: distribution(values) for stage, values in times.items() if values},
+            "tokens": {part: distribution(values, 1) for part, values in tokens.items()},
+            "captions": len(self._usages["caption"]),
             "truncated": self._truncated,
             "over_latency_budget": self._over_budget,
             "rejects": dict(self._rejects.most_common()),
@@ -82,58 +79,47 @@ class Report:
         }
 
 
-def _distribution(values: Sequence[float], scale: float, digits: int) -> dict[str, float]:
-    scaled = np.asarray(values, dtype=np.float64) * scale
-    figures = {"mean": scaled.mean(), "max": scaled.max()}
-    figures |= {f"p{p}": np.percentile(scaled, p) for p in PERCENTILES}
-    return {name: round(float(value), digits) for name, value in figures.items()}
-
-
-def table(summary: dict[str, Any]) -> Table:
-    """The summary for the terminal."""
-    shown = Table(box=None, show_header=False, pad_edge=False)
-    shown.add_column(style="bold")
-    shown.add_column()
-    frames, inferred = summary["frames"], summary["scenes"]
-    if summary.get("pictures"):
-        shown.add_row("images", f"{frames} in {summary['wall_s']:.1f} s")
-    else:
-        length = f"{frames} ({summary['source_s']:g} s)"
-        shown.add_row("frames", f"{length} in {summary['wall_s']:.1f} s, {inferred} inferred")
-    if summary.get("declared_rate_hz"):
-        shown.add_row(
-            "rate",
-            f"{summary['rate_hz']:g} Hz by the stamps, though {summary['declared_rate_hz']:g} declared",
-        )
-    if summary.get("frames_rejected"):
-        shown.add_row("not used", f"frames: {counted(summary['frames_rejected'])}")
-    latency = summary["latency_ms"]["inference"]
-    shown.add_row(
-        "inference",
-        f"{latency['p50']:.0f} ms median, {latency['p90']:.0f} ms p90, {latency['max']:.0f} ms max",
-    )
-    stages = {
-        name: summary["latency_ms"][f"detect.{name}"]["p50"] for name in ("encode", "prefill", "decode")
-    }
-    shown.add_row("stages", ", ".join(f"{name} {value:.0f}" for name, value in stages.items()) + " ms median")
-    tokens = summary["tokens"]
-    shown.add_row(
-        "tokens",
-        f"{tokens['detect.image']['p50']:.0f} image + {tokens['detect.answer']['p50']:.0f} answer, median",
-    )
-    shown.add_row("detections", counted(summary["detections_by_label"]) or "none")
+def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main figures of a summary, each with its name, for the terminal and the page."""
+    latency, tokens = summary["latency_s"], summary["tokens"]
+    frames, took = summary["frames"], f"in {summary['wall_s']:.1f} s"
+    found = [("pictures", f"{frames} {took}")]
     if not summary.get("pictures"):
-        shown.add_row("tracks", counted(summary["tracks_by_label"]) or "none")
+        found = [
+            ("frames", f"{frames} ({summary['source_s']:g} s) {took}, {summary['inferred_frames']} inferred")
+        ]
+    if summary.get("declared_rate_hz"):
+        declared = f"though {summary['declared_rate_hz']:g} declared"
+        found.append(("rate", f"{summary['rate_hz']:g} Hz by the stamps, {declared}"))
+    if summary.get("frames_rejected"):
+        found.append(("frames rejected", counted(summary["frames_rejected"])))
+    inference = latency["inference"]
+    found += [
+        (
+            "inference latency",
+            ", ".join(f"{name} {1e3 * inference[name]:.0f} ms" for name in ("p50", "p95", "max")),
+        ),
+        (
+            "stages",
+            ", ".join(f"{each} {1e3 * latency[f'detect.{each}']['p50']:.0f} ms" for each in STAGES)
+            + " (p50)",
+        ),
+        (
+            "tokens",
+            ", ".join(f"{each} {tokens[f'detect.{each}']['p50']:.0f}" for each in ("image", "answer"))
+            + " (p50)",
+        ),
+        ("detections", counted(summary["detections_by_label"]) or "none"),
+    ]
+    if not summary.get("pictures"):
+        found.append(("tracks", counted(summary["tracks_by_label"]) or "none"))
     if summary["rejects"]:
-        shown.add_row("rejects", counted(summary["rejects"]))
+        found.append(("objects rejected", counted(summary["rejects"])))
     if summary["truncated"]:
-        shown.add_row("truncated", f"{summary['truncated']} answers reached their token limit")
+        found.append(("answers truncated", f"{summary['truncated']} reached their limit of tokens or time"))
     if summary["over_latency_budget"]:
-        shown.add_row(
-            "over budget",
-            f"{summary['over_latency_budget']} frames could not be answered within budget.latency",
-        )
-    return shown
+        found.append(("over latency budget", f"{summary['over_latency_budget']} frames (budget.latency)"))
+    return found
 
 
 def counted(counts: Mapping[str, int]) -> str:

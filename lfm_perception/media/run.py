@@ -70,7 +70,7 @@ def record(
             report.add_scene(scene, inference_s)
         tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
         image = overlay.draw(View(frame, to_seconds(frame.stamp_ns - first_ns), tracks, scene, inference_s))
-        recording.write(AnnotatedFrame(index, frame, tracks, image, scene if inferred else None))
+        recording.write(AnnotatedFrame(index, frame, tracks, image, scene if inferred else None, inference_s))
         report.add_frame(frame.stamp_ns)
         if not on_progress():
             return
@@ -91,7 +91,7 @@ def _record_pictures(
         image = Overlay(frame.width, frame.height, badge, panel="").draw(
             View(frame, 0.0, (), scene, inference_s)
         )
-        recording.write(AnnotatedFrame(index, frame, (), image, scene))
+        recording.write(AnnotatedFrame(index, frame, (), image, scene, inference_s))
         report.add_frame(frame.stamp_ns)
         if not on_progress():
             return

@@ -45,7 +45,7 @@ from lfm_perception.ros.processes import (
 from lfm_perception.ros.recorder import Recorder
 from lfm_perception.ros.replay import NODE_LOG, PERCEPTION_NODE
 from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION
-from lfm_perception.scene import ZERO_VELOCITY, Frame, Image, Track, Velocity
+from lfm_perception.scene import ZERO_VELOCITY, Frame, Track, Velocity
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
@@ -98,14 +98,14 @@ def run_demo(
         report = evaluate_run(run, velocities)
         summary = {"seed": demo.seed, **_figures(report), **about}
         with writing(out):
-            still = _draw(run, staging, model_name(settings), on_progress)
+            _draw(run, staging, model_name(settings), on_progress)
             lines = [json.dumps(scene_to_json(received.scene), ensure_ascii=False) for received in run.scenes]
             (staging.path / SCENES).write_text(
                 "".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace"
             )
             write_json(staging.path / SUMMARY, summary)
             with drawing("the page"):
-                write_live_page(staging.path / PAGE, run, report, still, about)
+                write_live_page(staging.path / PAGE, run, report, staging.path / VIDEO, summary)
             staging.publish()
     return report, summary
 
@@ -140,8 +140,8 @@ def _record(
     return epoch_ns
 
 
-def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str, float], bool]) -> Image:
-    """Draw each image with the tracks published for it, as a video; returns the image with most tracks."""
+def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str, float], bool]) -> None:
+    """Draw the images with the tracks published for them as a video, and the one with most as a still."""
     overlay = Overlay(WIDTH, HEIGHT, badge, panel="strip")
     video = VideoFile(staging.path / VIDEO, overlay.width, overlay.height, RATE)
     tracks = {boxes.stamp_ns: boxes for boxes in run.tracks}
@@ -162,7 +162,6 @@ def _draw(run: LiveRun, staging: Staging, badge: str, on_progress: Callable[[str
         video.close()
     assert still is not None  # `evaluate_run` raises for a recording without images
     (staging.path / STILL).write_bytes(images.encode(still, ".png"))
-    return still
 
 
 def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scenes_ns: list[int]) -> View:
@@ -177,7 +176,10 @@ def _view(run: LiveRun, frame: Frame, first_ns: int, tracks: Boxes | None, scene
     for item in tracks.items:
         track = known.get(item.identity)
         velocity = track.velocity if track else ZERO_VELOCITY
-        shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, 0.0))
+        # the message does not tell the time since the last detection; the scene does, for its own stamp
+        since_s = to_seconds(frame.stamp_ns - received.scene.stamp_ns) if received else 0.0
+        since_s += track.time_since_update_s if track else 0.0
+        shown.append(Track(int(item.identity), item.label, item.box, item.score, velocity, 0.0, since_s))
     if received is None:
         return View(frame, seconds, shown, None, 0.0)
     return View(

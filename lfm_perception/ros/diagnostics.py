@@ -180,7 +180,7 @@ def _model_level(
         return WARN, f"{over_budget} frames exceed budget.latency at every image size: raise it"
     if truncated > 0:
         return WARN, f"{truncated} answers were truncated at their limit of tokens or time"
-    return OK, f"inference latency {live.latency_p50_s * 1000:.0f} ms (median)"
+    return OK, f"inference latency {live.latency_p50_s * 1000:.0f} ms (p50)"
 
 
 def _model_values(now: NodeStatus) -> dict[str, object]:

@@ -45,6 +45,14 @@ which may as well start another track, and for the return of a dormant track's o
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
 
+FULL_CONFIDENCE_S, CONFIDENCE_DECAY_S = 0.4, 2.0
+"""Prediction age up to which confidences hold as calibrated, and the time constant of their decay, seconds.
+
+"""Prediction age up to which confidences hold as calibrated, and the time constant of their later decay.
+0.24 s, 84% lie on their object at 0.3 s, 77% at 0.5 s, 72% at 0.7 s. An answer that misses a track lowers its
+score by itself.
+"""
+
 # Reasons for which a whole frame is rejected, or all tracks are removed
 INVALID_STAMP = "stamp is not finite"
 DUPLICATE_STAMP = "duplicate stamp"
@@ -64,6 +72,7 @@ class _Published:
     looming: Array
     max_prediction_s: Array
     truncated: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
 
 
 @register_tracker("kalman")
@@ -131,10 +140,12 @@ class KalmanTracker:
         visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (
             time_since_update_s <= published.max_prediction_s
         )
+        fading_s = np.maximum(time_since_update_s - FULL_CONFIDENCE_S, 0.0) * ~published.missed
         return tuple(
-            Track(track_id, label, Box(*box), score, speed, age_s, since_update_s, std, camera)
-            for (track_id, label, score), box, speed, age_s, since_update_s, std, camera, is_visible in zip(
+            Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera)
+            for (track_id, label, score), decay, box, speed, age_s, since_s, std, camera, shown in zip(
                 published.identities,
+                np.exp(-fading_s / CONFIDENCE_DECAY_S).tolist(),
                 boxes.tolist(),
                 starmap(Velocity, velocity.tolist()),
                 (now_s - published.first_s).tolist(),
@@ -144,7 +155,7 @@ class KalmanTracker:
                 visible.tolist(),
                 strict=True,
             )
-            if is_visible
+            if shown
         )
 
     def pending(self, stamp_s: float) -> Pending:
@@ -362,4 +373,5 @@ class KalmanTracker:
             looming=filters.looming(),
             max_prediction_s=np.array([state.max_prediction_s for state in states]),
             truncated=self._truncated[rows],
+            missed=np.array([state.misses > 0 for state in states], dtype=bool),
         )

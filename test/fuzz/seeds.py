@@ -226,11 +226,11 @@ WORDS = (
 
 REPORT = {
     "kind": "bench",
-    "inferences_per_s": 3.0,
-    "latency_ms": {"inference": {"p50": 1.0, "p95": 2.0}},
+    "inferences_hz": 3.0,
+    "latency_s": {"inference": {"p50": 1.0, "p95": 2.0}},
     "settings": {"image.max_tokens": 64, "detect.labels": ["a", "b"]},
     "versions": {"x": "1"},
-    "system": "s",
+    "machine": {"processor": "p", "cores": 2},
     "camera": "640x480",
     "model": {"demo": True},
     "languages": {"de": {"f1": 0.5}},

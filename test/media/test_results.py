@@ -191,7 +191,12 @@ def names(folder: Path) -> list[str]:
 def test_results_appear_together_and_can_be_read(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     write_results(out)
-    assert names(out) == ["overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
+    assert names(out) == [
+        "overlay.mp4",
+        "overlay.png",
+        "scenes.jsonl",
+        "summary.json",
+    ]  # no page without figures
     assert [json.loads(line)["index"] for line in (out / "scenes.jsonl").read_text().splitlines()] == [
         0,
         1,

@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import robot  # noqa: F401 - a domain of its own, and images through shared memory
+from pages import LATENCY_CHARTS, STAGES, check_charts
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -205,6 +206,27 @@ def test_the_demo_shows_the_real_graph_and_judges_it(tmp_path: Path) -> None:
     assert stamps(out / "perception_bag", "/tracks")
     page = (out / "index.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="data:video/mp4;base64,' in page
+    check_charts(
+        out / "index.html",
+        {
+            "Positions over time": (
+                "time (s)",
+                "centre x (image widths)",
+                "ground truth",
+                "track",
+                "detection",
+            ),
+            **LATENCY_CHARTS,
+            "Age of tracks": ("age (ms)", "messages", "p95: "),
+            "Capture to answer, the last frames": (
+                "time (s)",
+                "inferred frame",
+                "waiting and transport",
+                *STAGES,
+            ),
+        },
+    )
     assert not leftovers(out)
 
 

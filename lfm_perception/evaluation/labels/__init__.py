@@ -53,11 +53,11 @@ def open_labelled(
         found = [(each, place) for each in FORMATS for place in each.find(source)]
         if not found:
             forms = "; ".join(each.description for each in FORMATS)
-            raise PerceptionError(f"{source} has no labels ({forms}): give their location with --labels")
+            raise PerceptionError(f"{source} has no labels ({forms}): give their location with --annotations")
         if len(found) > 1:
             places = ", ".join(place for _, place in found)
             raise PerceptionError(
-                f"{source} has labels in several places, choose one with --labels: {places}"
+                f"{source} has labels in several places, choose one with --annotations: {places}"
             )
     chosen, place = found[0]
     with chosen.open(source, place, topic) as opened:

@@ -15,7 +15,8 @@ from lfm_perception.scene import Frame, Image, Scene, Track
 class AnnotatedFrame:
     """A frame with its results: the tracks at its stamp and `image`, the annotated image (RGB).
 
-    `scene` is the result of inference, None for a frame in between; `index` counts the source's frames.
+    `scene` is the result of inference, which took `inference_s` seconds, None for a frame in between; `index`
+    counts the source's frames.
     """
 
     index: int
@@ -23,6 +24,7 @@ class AnnotatedFrame:
     tracks: Sequence[Track]
     image: Image
     scene: Scene | None = None
+    inference_s: float = 0.0
 
 
 class Sink:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sink of the page: the film or the pictures of a run, its figures, and the latency of its inferences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+
+from lfm_perception.media import images
+from lfm_perception.media.latency import latency_section
+from lfm_perception.media.page import Picture, Section, data_uri, drawing, video_source, write_report
+from lfm_perception.media.report import counted, rows
+from lfm_perception.media.sinks.base import AnnotatedFrame, Sink
+from lfm_perception.media.sinks.overlay import VIDEO
+from lfm_perception.media.sinks.pictures import PICTURES, picture_name
+from lfm_perception.scene import Image, Scene, Usage
+
+PAGE = "index.html"
+
+MAX_EMBEDDED, THUMBNAIL = 300, 560
+"""Maximum number of pictures inside the page, others being shown from their files; longer side, pixels."""
+
+
+class PageSink(Sink, file=PAGE):
+    """One page about the run. Pictures are shown small, linked to the whole ones in the folder beside it."""
+
+    def __init__(self, path: Path, rate: float) -> None:
+        super().__init__(path, rate)
+        self._inference_s: list[float] = []
+        self._usages: dict[str, list[Usage]] = {"detect": [], "caption": []}
+        self._pictures: list[Picture] = []
+
+    def write(self, annotated: AnnotatedFrame) -> None:
+        scene = annotated.scene
+        if scene is None:
+            return
+        self._inference_s.append(annotated.inference_s)
+        self._usages["detect"].append(scene.usage)
+        if scene.caption_usage is not None:
+            self._usages["caption"].append(scene.caption_usage)
+        if name := scene.file:
+            file = quote(f"{PICTURES}/{picture_name(name)}")
+            shown = _thumbnail(annotated.image) if len(self._pictures) < MAX_EMBEDDED else file
+            self._pictures.append(Picture(shown, f"{name}: {_objects(scene)}", file))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        with drawing("the page"):
+            film = self._path.with_name(VIDEO)
+            top = Section("", video=video_source(film) if film.exists() else "", facts=rows(summary))
+            sections = [top, latency_section(self._inference_s, self._usages)]
+            title = "Tracked objects"
+            if summary.get("pictures"):
+                title = "Detected objects"
+                sections.insert(1, Section("Pictures", pictures=self._pictures, large=True))
+            write_report(self._path, title, sections, summary)
+
+
+def _objects(scene: Scene) -> str:
+    """The objects of a picture, and its caption on a line of its own."""
+    found = counted(Counter(detection.label for detection in scene.detections)) or "no objects"
+    return f"{found}\n{scene.caption}" if scene.caption else found
+
+
+def _thumbnail(image: Image) -> str:
+    scale = min(1.0, THUMBNAIL / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return data_uri("image/jpeg", images.encode(small.astype(image.dtype), ".jpg"))
