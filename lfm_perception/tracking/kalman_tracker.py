@@ -48,9 +48,9 @@ MIN_SPEED = 0.02
 FULL_CONFIDENCE_S, CONFIDENCE_DECAY_S = 0.4, 2.0
 """Prediction age up to which confidences hold as calibrated, and the time constant of their decay, seconds.
 
-"""Prediction age up to which confidences hold as calibrated, and the time constant of their later decay.
-0.24 s, 84% lie on their object at 0.3 s, 77% at 0.5 s, 72% at 0.7 s. An answer that misses a track lowers its
-score by itself.
+Of the tracks of the TUD sequences that no answer has missed yet, at an inference every 0.48 s with a latency
+of 0.24 s, 84% lie on their object at 0.3 s, 77% at 0.5 s, 72% at 0.7 s. An answer that misses a track lowers
+its score by itself.
 """
 
 # Reasons for which a whole frame is rejected, or all tracks are removed
