@@ -8,8 +8,8 @@ from dataclasses import astuple
 
 from rich.table import Table
 
-from lfm_perception.evaluation.demo_questions import KindReport
 from lfm_perception.evaluation.demo import DEMO_COLUMNS, TrialReport, demo_row
+from lfm_perception.evaluation.demo_questions import KindReport
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN")
