@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The perception node under a camera's load, under failures and over its lifecycle, on real DDS.
 
-    python benchmarks/node.py [--only camera,losses,cycles,replay,recorded] [--seconds 60] [--kills 20]
+    python benchmarks/node.py [--only camera,losses,cycles,replay,recorded,start] [--seconds 60] [--kills 20]
                               [--stops 5] [--cycles 1000] [--starts 7]
 
 `camera`: 1280x720 bgr8 at 30 Hz from another process, with the engine busy on one core. `losses`: the same,
 while the worker process is killed and stopped repeatedly. `cycles`: configure, activate, infer a frame,
-deactivate, cleanup. `replay`: one bag twice, compared byte for byte. `recorded`: start with recorded answers,
-without a model. The figures are compared with their limits and written to `benchmarks/results/node.json`,
-where parts that were not run keep theirs. Exits 1 when a limit is exceeded.
+deactivate, cleanup. `replay`: one bag twice, compared byte for byte. `recorded`, `start`: start with recorded
+answers, without a model, and with the demo model. The figures are compared with their limits and written to
+`benchmarks/results/node.json`, where parts that were not run keep theirs. Exits 1 when a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
@@ -45,23 +44,20 @@ from node_fixture import (
     percentiles,
     running,
 )
+from node_start import recorded, start
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from sensor_msgs.msg import Image
 
-from lfm_perception.backends import open_vlm
-from lfm_perception.backends.recorded import recording
 from lfm_perception.demo.world import World
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.sinks.bag import BAG
-from lfm_perception.perception import Perception
 from lfm_perception.ros import messages, transport
 from lfm_perception.ros.lifecycle import LifecycleClient, bring_up
-from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
+from lfm_perception.ros.processes import wait_for
 from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
-from lfm_perception.tracking import open_tracker
 
 RESULTS = Path(__file__).with_name("results") / "node.json"
 NODE = "/perception"
@@ -294,33 +290,6 @@ def played_twice(options: argparse.Namespace) -> Section:
     )
 
 
-def recorded(options: argparse.Namespace) -> Section:
-    """Start with recorded answers, from the process to the active node."""
-    seconds, memory = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        answers, log = Path(folder, "answers.jsonl"), Path(folder, "log")
-        with closing(open_vlm(SETTINGS)) as vlm, recording(answers, vlm, {}) as writer:
-            perception = Perception(SETTINGS, writer, open_tracker(SETTINGS.tracker))
-            perception.infer(World(seed=3).snapshot(0).frame)
-        parameters = {
-            "engine.backend": "recorded", "recorded.path": str(answers), "node.autostart": True,
-        }  # fmt: skip
-        for _ in range(options.starts):
-            began = time.monotonic()
-            with NodeProcess(PERCEPTION_MODULE, log, parameters) as process:
-                wait_for(lambda: "subscribed to" in log.read_text(), TIMEOUT_S, "the node", [process])
-                seconds.append(time.monotonic() - began)
-                memory.append(Process(process.pid).resident_mib())
-    return Section(
-        inputs={"starts": options.starts, "answers": "of one frame of 640x480"},
-        figures={"start_s": percentiles(seconds), "resident_mib": percentiles(memory)},
-        claims=[
-            at_most("slowest start (s)", max(seconds), 2.0),
-            at_most("memory (MiB)", max(memory), 300.0),
-        ],
-    )
-
-
 def _record(bag: Path, frames: int) -> None:
     """Record the demo world at 10 Hz, as `ros2 bag record` would."""
     world, types = World(seed=3), typestore()
@@ -345,6 +314,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Section]] = {
     "cycles": cycles,
     "replay": played_twice,
     "recorded": recorded,
+    "start": start,
 }
 
 
@@ -356,7 +326,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--frames", type=int, default=60, help="of the part replay")
-    parser.add_argument("--starts", type=int, default=7, help="of the part recorded")
+    parser.add_argument("--starts", type=int, default=7, help="of the parts recorded and start")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))

@@ -39,12 +39,12 @@ RUN pip install --no-deps --build-constraint constraints.txt . \
  && install --directory /opt/lfm_perception/lib/lfm_perception \
  && ln -s ../../bin/perception_node ../../bin/demo_camera /opt/lfm_perception/lib/lfm_perception
 
-FROM ros:humble-ros-base-jammy AS final-6
+FROM ros:humble-ros-core-jammy AS final-6
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1=12.* ros-humble-vision-msgs=4.* \
  && rm -rf /var/lib/apt/lists/*
 
-FROM ros:jazzy-ros-base-noble AS final-7
+FROM ros:jazzy-ros-core-noble AS final-7
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1=14.* ros-jazzy-vision-msgs=4.* \
  && rm -rf /var/lib/apt/lists/*

@@ -96,7 +96,7 @@ def test_missing_compiler_cuda_and_wheels_are_named(
 ) -> None:
     with pytest.raises(SetupError, match="nvcc is missing on this board: sudo apt install nvidia-jetpack"):
         robot.check_machine(replace(machine, nvcc=""), None, cuda=True)
-    with pytest.raises(SetupError, match="holds no wheels: fill it with pip download"):
+    with pytest.raises(SetupError, match="holds no wheels: docs/install"):
         robot.check_machine(machine, tmp_path, cuda=False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SetupError, match=r"sudo apt install g\+\+"):

@@ -10,8 +10,8 @@ changed. setup.py gives the programs that colcon installs the Python of .venv-ro
 `ros2 run` and `ros2 launch` need nothing else.
 
 It can be repeated at any time, returns at once when nothing has changed, and repairs an installation that was
-cut off. `--wheels` installs without a network from a folder of wheels, which
-`pip download --dest FOLDER ...` fills on another computer of the same kind.
+cut off. `--wheels` installs without a network from a folder of wheels, which the pip of .venv-ros fills on
+another computer of the same kind (docs/install.md).
 
 Two more options are for tests where no ROS is installed. `--ros-wheels` puts ROS 2 from wheels, and this
 package, into .venv-ros. `--noble` makes .venv-robot like that, with the versions of Ubuntu 24.04 from
@@ -124,7 +124,9 @@ def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) 
             f"({machine.python[0]}.{machine.python[1]}): run make robot PYTHON=/usr/bin/python3"
         )
     if wheels is not None and not list(wheels.glob("*.whl")):
-        raise SetupError(f"the folder {wheels} holds no wheels: fill it with pip download --dest {wheels}")
+        raise SetupError(
+            f"the folder {wheels} holds no wheels: docs/install.md has the commands that fill it"
+        )
     if len(str(environment.PYTHON)) > MAX_SHEBANG:
         raise SetupError(
             f"the path {environment.PYTHON} is longer than {MAX_SHEBANG} characters, too long for the first "

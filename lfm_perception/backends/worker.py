@@ -55,8 +55,11 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
     threading.Thread(target=send_heartbeats, name="heartbeat", daemon=True).start()
     os.nice(NICENESS)
     from lfm_perception.backends.llama_vlm import LlamaVlm
+    from lfm_perception.planning import resize
 
     imported.set()
+    # beside the loading of the model, during which Python's lock is free
+    threading.Thread(target=resize.prepare, name="prepare", daemon=True).start()
     try:
         vlm = LlamaVlm(pipe.recv(), on_stage=send)
     except PerceptionError as error:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sensor_msgs.msg import Image
 
 from lfm_perception.live import LatestWorker
-from lfm_perception.media.overlay import Overlay, View
 from lfm_perception.ros import messages
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.stamps import to_seconds
+
+if TYPE_CHECKING:
+    from lfm_perception.media.overlay import Overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class OverlayThread:
         self.submit, self.close = worker.submit, worker.close
 
     def _draw(self, item: OverlayInput) -> Image:
+        from lfm_perception.media.overlay import Overlay, View  # here: most nodes have no overlay
+
         frame = self._decode(item.raw, None)
         if self._overlay is None or self._size != (frame.width, frame.height):
             self._overlay = Overlay(frame.width, frame.height, self._badge, panel=self._panel)
