@@ -85,7 +85,8 @@ def demo_model_warning(settings: Settings) -> str:
         return ""
     return (
         "the demo model answers: it knows only the demo world, and its boxes and captions of other images "
-        "mean nothing; for real images set model.path and mmproj.path, as lfm-perception models settings does"
+        "mean nothing; for real images: lfm-perception models pull LFM2.5-VL-450M, then run --model "
+        "LFM2.5-VL-450M, or for the node the file that models settings prints"
     )
 
 

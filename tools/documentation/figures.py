@@ -71,7 +71,7 @@ def _engine(found: Any) -> Iterator[tuple[str, str]]:
     yield "engine/calls/ratio", f"{naive['decode_calls'] / draft['decode_calls']:.0f}"
     yield "engine/ms/naive", f"{naive['ms']:.0f}"
     yield "engine/ms/draft", f"{draft['ms']:.0f}"
-    yield "engine/memory-mb", str(found["memory_mb"])
+    yield "engine/memory-gb", f"{found['memory_mb'] / 1000:.1f}"
     for name, row in CAPTIONS.items():
         yield f"engine/caption/{name}", f"{rows[row]['ms']:.0f}"
     yield (
@@ -92,11 +92,9 @@ def _engine(found: Any) -> Iterator[tuple[str, str]]:
 def _tracking(found: Any) -> Iterator[tuple[str, str]]:
     metrics = found["metrics"]
     peers = [name for name in metrics["sparse-late"] if name not in (OURS, "bound")]
-    for protocol in PROTOCOLS:
-        best = max(peers, key=lambda peer: metrics[protocol][peer]["hota"])
-        yield f"tracking/{protocol}/hota", f"{metrics[protocol][OURS]['hota']:.1f}"
-        yield f"tracking/{protocol}/best-peer", best
-        yield f"tracking/{protocol}/best-peer-hota", f"{metrics[protocol][best]['hota']:.1f}"
+    late = metrics["sparse-late"]
+    yield "tracking/sparse-late/hota", f"{late[OURS]['hota']:.1f}"
+    yield "tracking/sparse-late/best-peer-hota", f"{max(late[peer]['hota'] for peer in peers):.1f}"
     own = [metrics[protocol][OURS] for protocol in PROTOCOLS]
     yield (
         "tracking/protocols",
@@ -141,9 +139,7 @@ def _node(found: Any) -> Iterator[tuple[str, str]]:
     camera = found["camera"]["figures"]
     yield "node/image", found["camera"]["inputs"]["image"].split()[0]
     yield "node/tracks-hz", f"{camera['tracks_hz']:.1f}"
-    yield "node/track-age-p50-ms", f"{camera['track_age_ms']['p50']:.1f}"
     yield "node/track-age-p95-ms", f"{camera['track_age_ms']['p95']:.1f}"
-    yield "node/recovery-s", f"{found['losses']['figures']['recovery_s']['SIGKILL']['max']:.1f}"
     recorded = found["recorded"]["figures"]
     yield "node/recorded/start-s", f"{recorded['start_s']['p50']:.1f}"
     yield "node/recorded/memory-mib", f"{recorded['resident_mib']['p50']:.0f}"

@@ -25,8 +25,8 @@ def texts() -> dict[str, str]:
             [(f"`{each.name}`", each.type, each.description) for each in PERCEPTION.services],
         ),
         "topics/overview": table(
-            ("topic", "type", "content"),
-            [(f"`{each.name}`", each.type, each.description) for each in _overview()],
+            ("topic", "type", "when", "content"),
+            [(f"`{each.name}`", each.type, each.when, each.description) for each in _overview()],
         ),
     }
 
