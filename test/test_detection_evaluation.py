@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from labelled import IMAGES, scenes, write_coco
@@ -22,6 +25,7 @@ from lfm_perception.evaluation.detection_trial import Trial, figures, plain_vari
 from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.stress import STRESSES
 from lfm_perception.geometry import Box
+from lfm_perception.scene import Image
 from lfm_perception.settings import Settings
 
 
@@ -44,6 +48,18 @@ def test_mistakes_are_kept_with_their_reason(vlm: LlamaVlm) -> None:
     assert found["precision"] == pytest.approx((len(others)) / (len(others) + 1), abs=1e-4)
     assert found["recall"] == pytest.approx(len(others) / (len(others) + 2), abs=1e-4)
     assert found["by_label"]["person"]["objects"] >= 1
+
+
+def test_an_image_that_fails_in_one_variant_is_no_result(vlm: LlamaVlm) -> None:
+    def fail(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> NoReturn:
+        raise PerceptionError("this image cannot be degraded")
+
+    settings, (snapshot,) = Settings(), scenes(1)
+    variants = [plain_variant(settings, LABELS), plain_variant(settings, LABELS, "failing", fail)]
+    trial = Trial(vlm, settings, LABELS, variants, 0)
+    with pytest.raises(PerceptionError, match="cannot be degraded"):
+        trial.run(LabelledImage("one", snapshot.frame, ()))
+    assert trial.images == 0
 
 
 def run(*words: object) -> int | str | None:

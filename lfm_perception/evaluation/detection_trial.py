@@ -106,8 +106,8 @@ class Trial:
 
     @property
     def images(self) -> int:
-        """Number of images that the model was asked about."""
-        return len(self.results[self.variants[0].name].scenes)
+        """Number of images that the model was asked about in all variants."""
+        return min(len(results.scenes) for results in self.results.values())
 
     def run(self, image: LabelledImage) -> None:
         """Ask about an image. Raises PerceptionError when it cannot be encoded, or the model fails."""
