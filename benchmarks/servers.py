@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("server", help="llama_cpp.server, llama-server or an address")
     parser.add_argument("--sources", type=Path, help="unpacked sdist of llama-cpp-python")
+    parser.add_argument("--name", help="name and version of the server in the results")
     parser.add_argument("--sizes", type=int, default=50)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
         )
         with running(command, port) as url:
             found = measure(url, options.sizes)
-    found = {"server": options.server, **found, "versions": versions()}
+    found = {"server": options.name or options.server, **found, "versions": versions()}
     print(json.dumps({key: value for key, value in found.items() if key != "differ"}, indent=2))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -41,6 +41,7 @@ _PARTICIPLES = _words(
     "working waiting playing riding driving bending looking reaching pushing pulling lifting operating using",
     "seated parked stacked placed located positioned covered filled loaded dressed",
 )
+_ENDS = _PREPOSITIONS | _PARTICIPLES
 _PLACES = _words(
     "left right top bottom middle center centre front back links rechts oben unten gauche droite",
     "izquierda derecha esquerda direita",
@@ -198,8 +199,7 @@ def _unnumbered(key: str) -> str:
 
 def _head(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words up to the first preposition or participle, without a place at their end."""
-    ends = (place for place, word in enumerate(words) if place and word in _PREPOSITIONS | _PARTICIPLES)
-    end = next(ends, len(words))
+    end = next((place for place, word in enumerate(words) if place and word in _ENDS), len(words))
     while end > 1 and words[end - 1] in _PLACES:
         end -= 1
     return words[:end]

@@ -5,7 +5,7 @@
     /tmp/reference/bin/transformers serve /tmp/demo-checkpoint --port 8123
     python benchmarks/servers.py http://127.0.0.1:8123/v1
 
-The environment is that of `parity.reference`, with the extra `transformers[serving]`.
+The environment is that of `parity.reference`, with accelerate, fastapi, openai and uvicorn besides.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
     python -m venv /tmp/reference
     /tmp/reference/bin/pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 \
-        gguf==0.19.0 jinja2 matplotlib opencv-python-headless pyyaml scikit-image scikit-learn
+        gguf==0.19.0 jinja2 matplotlib opencv-python-headless pyyaml ruamel.yaml scikit-image scikit-learn
     PYTHONPATH=.:tools /tmp/reference/bin/python -m parity.reference
 
 Writes image sizes, samples of resized pixels, and whole prompts in the demo model's tokens to `test/data`,
