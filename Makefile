@@ -52,8 +52,9 @@ format: environment ## put the code into the common format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: environment ## write what is generated in pages: parameters, topics, modules, measured figures
+docs: environment ## write what is generated in pages: parameters, topics, modules, measured figures and charts
 	PYTHONPATH=tools $(BIN)/python -m documentation
+	$(BIN)/python benchmarks/charts.py
 
 pictures: environment ## make the animation of the README and the site: the demo model on the demo world
 	$(BIN)/lfm-perception run demo --seed 3 --seconds 11 --out out/pictures --force

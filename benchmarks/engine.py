@@ -11,15 +11,13 @@ wrong), wrong or absent. Every round measures every row once, on a frame of its 
 give the same answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed
 and sampled as always, then the dictated token is taken.
 
-Writes engine.json and engine.svg.
+Writes engine.json, from which benchmarks/charts.py draws engine.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import time
@@ -54,6 +52,7 @@ from lfm_perception.engine.speculative import Speculator, TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
+from lfm_perception.provenance import machine
 from lfm_perception.questions import BBOX, CAPTION, Draft, Prompt
 from lfm_perception.scene import Frame
 from lfm_perception.settings import SamplingSettings, Settings
@@ -298,11 +297,7 @@ def main() -> None:
                         progress.advance(task)
                     results.append(_result(rows, size, count, threads))
     report = {
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("llama-cpp-python", "numpy")},
         "model": "LFM2.5-VL-450M in shape, random weights, Q4_0 with a bf16 vision file",
         "gpu_layers": arguments.gpu_layers,
@@ -313,8 +308,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "engine.json").write_text(json.dumps(report, indent=2) + "\n")
     _show(results)
-    _plot(results, arguments.out / "engine.svg")
-    print(f"memory at most {report['memory_mb']} MB; written to {arguments.out}/engine.json and engine.svg")
+    print(f"memory at most {report['memory_mb']} MB; written to {arguments.out}/engine.json")
 
 
 def _result(rows: dict[str, Row], size: Sequence[int], count: int, threads: int) -> dict[str, Any]:
@@ -351,34 +345,6 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
                 str(row["decode_calls"]), f"{row['python_share']:.1%}",
             )  # fmt: skip
         Console().print(table)
-
-
-def _plot(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of the time per frame, of naive llama.cpp, as SVG."""
-    wide, left, bar, scale = 900, 220, 16, 570
-    lines: list[str] = []
-    y = 0
-    for result in results:
-        y += 30
-        title = f"{result['size']}, {result['objects']} objects, {result['threads']} threads"
-        lines.append(f'<text x="0" y="{y}" font-weight="bold">{title}</text>')
-        for name, row in result["rows"].items():
-            y += bar + 4
-            length = scale * row["of_naive"]
-            lines.append(f'<text x="{left - 8}" y="{y}" text-anchor="end">{name}</text>')
-            lines.append(
-                f'<rect x="{left}" y="{y - 12}" width="{length:.0f}" height="{bar}" fill="#3b6ea5"/>'
-            )
-            lines.append(f'<text x="{left + length + 6:.0f}" y="{y}">{row["ms"]:.0f} ms</text>')
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {y + 20}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{wide}" height="{y + 20}" fill="white"/>{"".join(lines)}</svg>\n'
-    )
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.machine())
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ that camera, with image plans as in the node. Each scene is inferred at every li
 that a machine that slows down affects all limits alike. The latency is that of one detection answer, without
 captions and drafts.
 
-Writes quality_speed.json and quality_speed.svg.
+Writes quality_speed.json, from which benchmarks/charts.py draws quality_speed.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import platform
 import random
 import statistics
 import time
@@ -38,13 +35,10 @@ from lfm_perception.demo.bodies import HARD, LABELS
 from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.evaluation.detection import evaluate
 from lfm_perception.image_plan import ImageLimits, ImagePlan, plan_image
-from lfm_perception.provenance import sha256
+from lfm_perception.provenance import machine, sha256
 from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.scene import Answer
 from lfm_perception.settings import Settings
-
-COLOURS = {"f1": "#3b6ea5", "mean_iou": "#4c8c4a", "f1_at_75": "#c0651d"}
-LEGEND = {"f1": "F1 at IoU 0.5", "mean_iou": "mean IoU", "f1_at_75": "F1 at IoU 0.75"}
 
 
 @dataclass
@@ -101,7 +95,7 @@ def main() -> None:
                 point.answers.append((snapshot, answer))
     measured = [point.measures() for point in points]
     report = {
-        "machine": {"cores": f"{os.cpu_count()} x {_processor()}", "system": platform.platform()},
+        "machine": machine(),
         "versions": {name: version(name) for name in ("lfm_perception", "llama-cpp-python", "numpy")},
         "model": {path.name: sha256(path) for path in model_files(settings)},
         "camera": arguments.camera,
@@ -111,52 +105,8 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "quality_speed.json").write_text(json.dumps(report, indent=2) + "\n")
-    title = f"The demo model on {arguments.scenes} hard scenes, camera {arguments.camera}"
-    (arguments.out / "quality_speed.svg").write_text(plot(measured, title))
     _show(measured)
-    print(f"written to {arguments.out}/quality_speed.json and quality_speed.svg")
-
-
-def plot(points: Sequence[dict[str, Any]], title: str) -> str:
-    """Quality over latency, as SVG. The number above each latency is the limit on image tokens."""
-    wide, high, left, right, top, bottom = 720, 400, 50, 20, 70, 50
-    longest = max(point["frame_ms"] for point in points)
-    step = next(s for s in (5, 10, 20, 25, 50, 100, 200, 250, 500, 10_000) if longest / s <= 8)
-    most = step * (longest // step + 1)
-
-    def x(ms: float) -> float:
-        return round(left + (wide - left - right) * ms / most, 1)
-
-    def y(share: float) -> float:
-        return round(high - bottom - (high - top - bottom) * share, 1)
-
-    def text(at: tuple[float, float], content: str, more: str = 'text-anchor="middle"') -> str:
-        return f'<text x="{at[0]}" y="{at[1]}" {more}>{content}</text>'
-
-    lines = [text((left, 20), title, 'font-weight="bold"')]
-    for tenth in range(0, 11, 2):
-        lines.append(f'<path d="M{left} {y(tenth / 10)}H{wide - right}" stroke="#ddd"/>')
-        lines.append(text((left - 8, y(tenth / 10) + 4), f"{tenth / 10:g}", 'text-anchor="end"'))
-    lines += [text((x(ms), high - bottom + 18), f"{ms}") for ms in range(0, int(most) + 1, step)]
-    lines.append(text((wide / 2, high - 10), "median latency of one answer, ms; above: image.max_tokens"))
-    last = -math.inf
-    for point in points:
-        lines.append(f'<path d="M{x(point["frame_ms"])} {top - 6}V{high - bottom}" stroke="#eee"/>')
-        near = x(point["frame_ms"]) - last < 24  # its number would lie on the one before
-        lines.append(text((x(point["frame_ms"]), top + 6 if near else top - 10), str(point["max_tokens"])))
-        last = -math.inf if near else x(point["frame_ms"])
-    for index, (name, colour) in enumerate(COLOURS.items()):
-        places = [(x(point["frame_ms"]), y(point[name])) for point in points]
-        way = "L".join(f"{at[0]} {at[1]}" for at in places)
-        lines.append(f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        lines += [f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{colour}"/>' for at in places]
-        legend = left + 140 * index
-        lines.append(f'<circle cx="{legend + 5}" cy="36" r="4" fill="{colour}"/>')
-        lines.append(text((legend + 14, 40), LEGEND[name], ""))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{wide}" height="{high}" fill="white"/>{"".join(lines)}</svg>\n'
-    )
+    print(f"written to {arguments.out}/quality_speed.json")
 
 
 def _show(points: Sequence[dict[str, Any]]) -> None:
@@ -167,11 +117,6 @@ def _show(points: Sequence[dict[str, Any]]) -> None:
     for point in points:
         table.add_row(*(str(point[name]) for name in names))
     Console().print(table)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.machine())
 
 
 if __name__ == "__main__":

@@ -120,9 +120,12 @@ def bars(
 
 
 def bar_panels(
-    title: str, panels: Mapping[str, Mapping[str, float]], axis: str, *, columns: int = 2
+    title: str, panels: Mapping[str, Mapping[str, float]], axis: str, *, emphasis: str = "", columns: int = 2
 ) -> Chart:
-    """One panel of at most `MAX_PANEL_BARS` named bars for each entry, all on the same scale."""
+    """One panel of at most `MAX_PANEL_BARS` named bars for each entry, all on the same scale.
+
+    The bars named `emphasis` are darker.
+    """
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
 
@@ -132,7 +135,8 @@ def bar_panels(
             axes.set_visible(False)
         for axes, (panel, values) in zip(drawn, panels.items(), strict=False):
             places = [names.index(name) for name in values]
-            _bars(axes, places, list(values.values()), COLOURS[0], panel)
+            colours = [COLOURS[0 if name == emphasis else 5] for name in values]
+            _bars(axes, places, list(values.values()), colours, panel)
             axes.set_title(safe_line(panel, MAX_LABEL))
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
@@ -299,7 +303,7 @@ def _bars(
     axes: Axes,
     places: Sequence[float],
     values: Sequence[float],
-    colour: str,
+    colour: str | Sequence[str],
     name: str,
     errors: Sequence[float] | None = None,
 ) -> None:
