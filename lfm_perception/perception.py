@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lfm_perception.attributes import attributes
 from lfm_perception.backends import open_vlm
 from lfm_perception.decisions import Decision, answer_probabilities, decide
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import WHOLE, iou_matrix, stack
+from lfm_perception.planning.attribute_schedule import AttributeSchedule
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
 from lfm_perception.planning.question_schedule import QuestionSchedule
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Draft, FramePlan, Prompt, ask
-from lfm_perception.scene import Detection, Frame, Scene, Track, Usage
+from lfm_perception.scene import AttributeValue, Detection, Frame, Scene, Track, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import Tracker, open_tracker
@@ -45,7 +47,7 @@ class Perception:
         self._ego_motion = EgoMotionEstimator()
         self._inferencer, self._gate = Inferencer(settings, vlm), MotionGate(settings.inference)
         self._fovea: Fovea | None = None
-        self._schedule = QuestionSchedule()
+        self._schedule, self._attributes = QuestionSchedule(), AttributeSchedule()
         self._apply(settings)
         self.reset()
 
@@ -73,6 +75,7 @@ class Perception:
 
             self._fovea = Fovea(settings.fovea)
         self._schedule.reconfigure(settings.questions.alerts, settings.questions.share)
+        self._attributes.reconfigure(attributes(settings.detect.attributes))
 
     def reset(self) -> None:
         """Removes all tracks and the caption."""
@@ -89,6 +92,7 @@ class Perception:
         if self._fovea is not None:
             self._fovea.reset()
         self._schedule.reset()
+        self._attributes.reset()
 
     @property
     def plan(self) -> FramePlan | None:
@@ -122,6 +126,8 @@ class Perception:
         caption_usage = None if region else self._caption_if_due(frame)
         if region is None:
             self._ask_standing_questions(frame)
+        shown = self.tracks(frame.stamp_ns)
+        self._ask_attributes(frame, shown)
         self._gate.record_inference(frame, began_s, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -129,7 +135,7 @@ class Perception:
             width=frame.width,
             height=frame.height,
             detections=detections,
-            tracks=self.tracks(frame.stamp_ns),
+            tracks=shown,
             caption=self._caption_text,
             truncated=answer.truncated,
             rejects=rejects,
@@ -139,6 +145,7 @@ class Perception:
             text=answer.text,
             over_latency_budget=not plan.fits,
             alerts=self._schedule.statuses,
+            attributes=self._attributes.values(shown),
             file=frame.file,
             view=view,
         )
@@ -237,6 +244,28 @@ class Perception:
                 self._schedule.postpone(asked, stamp_s)
             else:
                 self._schedule.record(asked, shares, frame.stamp_ns, time.perf_counter() - began_s)
+
+    def _ask_attributes(self, frame: Frame, tracks: Sequence[Track]) -> None:
+        """Asks the attributes of tracks that are due, on their crops, in what standing questions left."""
+        stamp_s, settings = to_seconds(frame.stamp_ns), self._settings.questions
+        for track, attribute, region in self._attributes.due(frame, tracks):
+            if stamp_s < self._schedule.next_s:
+                return
+            began_s, value = time.perf_counter(), None
+            question = attribute.question(track.label)
+            try:
+                answer = self._inferencer.ask_region(frame, region, question.question, MAX_OPTION_TOKENS)
+                if answer is None:  # the budgets are used up
+                    return
+                shares = answer_probabilities(question, answer, settings)
+                likeliest = max(shares, key=lambda text: shares[text])
+                value = AttributeValue(likeliest, shares[likeliest], frame.stamp_ns)
+            except CancelledError:
+                raise
+            except PerceptionError as error:
+                self.question_problem = f"detect.attributes {attribute.name!r}: {error}"
+            self._attributes.record(frame, track, attribute, region, value)
+            self._schedule.spend(stamp_s, time.perf_counter() - began_s)
 
 
 @contextmanager

@@ -215,6 +215,15 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributeValue:
+    """The value of an attribute of a track, its probability, and the stamp of the frame that showed it."""
+
+    value: str
+    probability: float
+    stamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class AlertStatus:
     """The latest answer to a standing question, about the frame of `stamp_ns`.
 
@@ -243,7 +252,8 @@ class Scene:
     is None on a frame without a caption. `over_latency_budget`: not even the smallest image and one object
     were expected to fit into `budget.latency`. `file` is the name of an image file. `view` is what the model
     saw of the frame, None without `fovea.mode`. `alerts` are the latest answers to the standing questions;
-    those whose `stamp_ns` is the scene's were given about this frame.
+    those whose `stamp_ns` is the scene's were given about this frame. `attributes` are those of the tracks,
+    by track id and name.
     """
 
     stamp_ns: int
@@ -263,3 +273,6 @@ class Scene:
     file: str = ""
     view: View | None = None
     alerts: tuple[AlertStatus, ...] = ()
+    attributes: Mapping[int, Mapping[str, AttributeValue]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )

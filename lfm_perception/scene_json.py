@@ -13,6 +13,7 @@ from lfm_perception.files import json_problem, typed
 from lfm_perception.geometry import Box
 from lfm_perception.scene import (
     AlertStatus,
+    AttributeValue,
     CoordinateStd,
     Detection,
     Scene,
@@ -44,7 +45,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
         "frame_id": scene.frame_id,
         "width": scene.width,
         "height": scene.height,
-        "objects": [_object(track, scene.width, scene.height) for track in scene.tracks],
+        "objects": [_object(track, scene) for track in scene.tracks],
         "detections": [detection_to_json(found, decimals=5) for found in scene.detections],
         "global_caption": scene.caption,
         "caption_age_s": None
@@ -98,6 +99,11 @@ def _scene(record: Mapping[str, Any]) -> Scene:
         file=safe_line(typed(record.get("file", ""), str)),
         view=_as_view(record["view"]) if "view" in record else None,
         alerts=tuple(_as_alert(entry, stamp_ns) for entry in typed(record.get("alerts", []), list)),
+        attributes={
+            track_id: values
+            for track_id, values in (_as_attributes(entry, stamp_ns) for entry in record["objects"])
+            if values
+        },
     )
 
 
@@ -238,7 +244,9 @@ def _numbers(value: object, count: int) -> list[float]:
     return numbers
 
 
-def _object(track: Track, width: int, height: int) -> dict[str, Any]:
+def _object(track: Track, scene: Scene) -> dict[str, Any]:
+    width, height, known = scene.width, scene.height, scene.attributes.get(track.track_id)
+    attributes = {name: _attribute(value, scene.stamp_ns) for name, value in (known or {}).items()}
     return {
         "track_id": track.track_id,
         "label": track.label,
@@ -250,7 +258,30 @@ def _object(track: Track, width: int, height: int) -> dict[str, Any]:
         "velocity_std_px": _rounded(track.velocity_std.in_pixels(width, height), 1),
         "age_s": round(track.age_s, 6),
         "time_since_update_s": round(track.time_since_update_s, 6),
+        **({"attributes": attributes} if attributes else {}),
     }
+
+
+def _attribute(value: AttributeValue, stamp_ns: int) -> dict[str, Any]:
+    return {
+        "value": value.value,
+        "probability": round(value.probability, 5),
+        "age_s": round(to_seconds(stamp_ns - value.stamp_ns), 6),
+    }
+
+
+def _as_attributes(entry: object, stamp_ns: int) -> tuple[int, dict[str, AttributeValue]]:
+    """The attributes of an object, by its track id."""
+    fields = typed(entry, dict)
+    values = {
+        safe_line(name): AttributeValue(
+            value=safe_line(typed(value["value"], str)),
+            probability=score_from_json(value["probability"]),
+            stamp_ns=stamp_ns - from_seconds(_float(value["age_s"])),
+        )
+        for name, value in typed(fields.get("attributes", {}), dict).items()
+    }
+    return typed(fields["track_id"], int), values
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Corners in the badge's colour are those of the region that the last inference sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -19,7 +19,17 @@ import numpy as np
 from lfm_perception.colours import Colour, track_colour
 from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
 from lfm_perception.media.text import TextRenderer
-from lfm_perception.scene import ZERO_VELOCITY, Detection, Frame, Image, Scene, Track, Usage, Velocity
+from lfm_perception.scene import (
+    ZERO_VELOCITY,
+    AttributeValue,
+    Detection,
+    Frame,
+    Image,
+    Scene,
+    Track,
+    Usage,
+    Velocity,
+)
 from lfm_perception.stamps import to_seconds
 
 SHORTEST_SIDE, LONGEST_SIDE = 640, 1280
@@ -261,7 +271,8 @@ class _Chip:
 
 def _marks(view: View) -> list[_Mark]:
     """The tracks and, on an inferred frame, the detections without a track."""
-    marks = [_track_mark(track) for track in view.tracks]
+    known: Mapping[int, Mapping[str, AttributeValue]] = view.scene.attributes if view.scene else {}
+    marks = [_track_mark(track, known.get(track.track_id, {})) for track in view.tracks]
     if view.scene is None or view.since_inference_s != 0.0:
         return marks
     detections = view.scene.detections
@@ -270,8 +281,9 @@ def _marks(view: View) -> list[_Mark]:
     return marks + [_mark(each, thick=bool(view.scene.file and not view.tracks)) for each in untracked]
 
 
-def _track_mark(track: Track) -> _Mark:
-    text = f"{track.label} #{track.track_id} {track.score:.0%}"
+def _track_mark(track: Track, attributes: Mapping[str, AttributeValue]) -> _Mark:
+    values = "".join(f", {name} {attribute.value}" for name, attribute in attributes.items())
+    text = f"{track.label} #{track.track_id} {track.score:.0%}{values}"
     # an object that stands has no velocity of its own, however the camera moves
     own = Velocity(track.velocity.x - track.camera_velocity.x, track.velocity.y - track.camera_velocity.y)
     strength = max(1.0 - track.time_since_update_s / FADED_S, MIN_STRENGTH)

@@ -70,11 +70,29 @@ class Inferencer:
         """Asks more about the whole frame of `infer` within the rest of its budgets; None if used up."""
         assert self.plan is not None
         assert self.plan.region is None
+        return self._within_budgets(frame, question, self.plan.image, max_tokens, self._spent_tokens)
+
+    def ask_region(self, frame: Frame, region: Box, question: Question, max_tokens: int) -> Answer | None:
+        """Asks about a region of the frame within the rest of the budgets of `infer`; None if used up."""
+        assert self.plan is not None
+        seen = crop(frame, region)
+        image = self._planner.small_picture(seen.width, seen.height)
+        spent_tokens = self.plan.image.tokens + self._spent_tokens
+        answer = self._within_budgets(seen, question, image, max_tokens, spent_tokens)
+        if answer is not None:
+            self._spent_tokens += image.tokens
+        return answer
+
+    def _within_budgets(
+        self, frame: Frame, question: Question, image: ImagePlan, max_tokens: int, spent_tokens: int
+    ) -> Answer | None:
         elapsed_s = time.perf_counter() - self._started_s
-        plan = self._planner.plan_followup(self.plan.image, max_tokens, self._spent_tokens, elapsed_s)
+        plan = self._planner.plan_followup(image, max_tokens, spent_tokens, elapsed_s)
         if plan.answer_tokens < 1 or (plan.deadline_s is not None and plan.deadline_s <= 0.0):
             return None
-        return self._vlm.describe(frame, question, plan)
+        answer = self._vlm.describe(frame, question, plan)
+        self._spent_tokens += answer.usage.answer_tokens
+        return answer
 
     def ask(self, frame: Frame, question: Question, max_tokens: int) -> tuple[Answer, FramePlan]:
         """Asks a question with budgets of its own. The whole frame of `infer` is not encoded again."""

@@ -26,6 +26,9 @@ MAX_IMAGE_SHARE = 0.75
 SIZE_STEP = 0.8
 """Ratio of image tokens between two resolutions that are considered one after the other."""
 
+CROP_TOKENS = 64
+"""Maximum image tokens of the crop of one object."""
+
 _CALIBRATION_SIDE = 4096
 """Pixels on each side of the blank image that calibration plans: larger than any single tile."""
 
@@ -76,6 +79,11 @@ class Planner:
     def picture(self, width: int, height: int) -> ImagePlan:
         """The largest picture of a frame of this size within the limits and the token budget."""
         return plan_image(width, height, self._limits)
+
+    def small_picture(self, width: int, height: int) -> ImagePlan:
+        """The picture of a crop of this size: one tile of up to `CROP_TOKENS` tokens."""
+        most = max(self._limits.min_tokens, min(CROP_TOKENS, self._limits.max_tokens))
+        return plan_image(width, height, replace(self._limits, max_tokens=most, max_tiles=1))
 
     def plan_first(self, width: int, height: int, max_tokens: int, elapsed_s: float) -> FramePlan:
         """Plans the first question about a frame: the largest image that the budgets allow.

@@ -40,6 +40,15 @@ class QuestionSchedule:
             question: self._states.get(question) or _State(Alert(question)) for question in questions
         }
 
+    @property
+    def next_s(self) -> float:
+        """Stamp from which on the share of the time lets another question be asked."""
+        return self._next_s
+
+    def spend(self, stamp_s: float, duration_s: float) -> None:
+        """A question about the frame of this stamp took so long."""
+        self._next_s = stamp_s + duration_s * (1.0 / self._share - 1.0)
+
     def reset(self) -> None:
         """Forgets all answers and turns all alerts off."""
         self._states = {question: _State(Alert(question)) for question in self._states}
@@ -70,7 +79,7 @@ class QuestionSchedule:
         ranked = dict(sorted(probabilities.items(), key=lambda item: -item[1]))
         state.status = AlertStatus(question.name, ranked, probability, active, stamp_ns)
         state.due_s = stamp_s + max(question.period_s, ONCE_S)
-        self._next_s = stamp_s + duration_s * (1.0 / self._share - 1.0)
+        self.spend(stamp_s, duration_s)
 
     @property
     def statuses(self) -> tuple[AlertStatus, ...]:

@@ -111,6 +111,11 @@ class DetectSettings:
     )
     dialect: str = parameter("bbox", "grounding dialect: bbox, bbox_2d, refcoco, or a name under 'dialects'")
     closed: bool = parameter(False, "closed vocabulary: no other labels than detect.labels in an answer")
+    attributes: tuple[str, ...] = parameter(
+        (),
+        "attributes asked of each track: `{name: helmet, values: [yes, no], labels: [person]}`",
+        mappings=True,
+    )
     temperature: float = parameter(
         0.0, "sampling temperature of box answers; 0: greedy", (0.0, 2.0), read_only=LOADED
     )
@@ -165,7 +170,9 @@ class QuestionSettings:
         'questions asked again and again, with alerts: `{name: door, question: "Is the door open?"}`',
         mappings=True,
     )
-    share: float = parameter(0.2, "maximum share of the time that standing questions take", (0.01, 1.0))
+    share: float = parameter(
+        0.2, "maximum share of the time that standing questions and attributes take", (0.01, 1.0)
+    )
 
     score_gain: float = parameter(
         1.0, "Platt scaling gain of the probabilities of answers: factor on the log odds", (0.01, 100.0)

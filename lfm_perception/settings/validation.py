@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from lfm_perception.attributes import attributes
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.image_plan import ImageLimits
 from lfm_perception.labels import label_map
@@ -122,6 +123,13 @@ def _check_prompts(settings: Settings) -> None:
         )
     _ = settings.question  # refuses labels that the dialect cannot ask for
     _ = settings.questions.alerts  # refuses standing questions that cannot be asked
+    for attribute in attributes(detect.attributes):
+        for label in attribute.labels:
+            if detect.labels and label not in detect.labels:
+                raise PerceptionError(
+                    f"detect.attributes {attribute.name!r}: no track has the label {shown(label)}"
+                    f"{suggestion(label, detect.labels)}"
+                )
 
 
 def _check_tokens(settings: Settings) -> None:
