@@ -35,7 +35,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     groups = sorted(f"parameters/{path.name}" for path in Path(config.docs_dir, "parameters").glob("*.md"))
     for entry in config.nav or []:
         if PARAMETERS in entry:
-            entry[PARAMETERS] = [{"Overview": entry[PARAMETERS]}, *groups]
+            entry[PARAMETERS] = [{"All parameters": entry[PARAMETERS]}, *groups]
     if address := _repository(Path(config.config_file_path).parent):
         config.repo_url, config.repo_name = address, "Repository"
     return config

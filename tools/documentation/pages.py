@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo_model import card
 
-from documentation import figures, modules, parameters, topics
+from documentation import commands, figures, modules, parameters, topics
 from documentation.marks import MARK, fill
 from lfm_perception.settings.documentation import as_yaml
 
@@ -19,7 +19,12 @@ MARKED = ("*.md", "docs/*.md")
 
 def generated() -> dict[Path, str]:
     """The text of each generated file, and of each page with marked places."""
-    texts = {**topics.texts(), **figures.texts(ROOT), "modules": modules.text(ROOT)}
+    texts = {
+        **topics.texts(),
+        **figures.texts(ROOT),
+        "modules": modules.text(ROOT),
+        "commands": commands.text(),
+    }
     whole = {ROOT / "config" / "perception.yaml": as_yaml()}
     whole |= {DOCS / page: text for page, text in parameters.pages().items()}
     whole[card.CARD] = card.text(card.read())
