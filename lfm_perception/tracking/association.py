@@ -42,7 +42,7 @@ def associate(
     last: BoxArray,
     measured: BoxArray,
     distance: Matrix,
-    label_weight: Matrix,
+    weight: Matrix,
     min_iou: Matrix,
 ) -> tuple[Indices, Indices]:
     """Assigns D detections to T tracks in two stages, each with the highest total score.
@@ -56,7 +56,7 @@ def associate(
         last: last measured boxes of the tracks, `xyxy`, shape (T, 4).
         measured: boxes of the detections, `xyxy`, shape (D, 4).
         distance: squared Mahalanobis distances, shape (T, D).
-        label_weight: factors of the scores, 0 to 1, shape (T, D).
+        weight: factors of the scores, 0 to 1, shape (T, D).
         min_iou: least overlap of each track in the first stage, shape (T,).
 
     Returns:
@@ -64,12 +64,12 @@ def associate(
     """
     overlap = iou_matrix(predicted, measured)
     score = overlap + LIKELIHOOD_WEIGHT * np.exp(-distance / LIKELIHOOD_SCALE)
-    tracks, detections = _assign(score * label_weight, (overlap >= min_iou[:, None]) & (overlap > 0.0))
+    tracks, detections = _assign(score * weight, (overlap >= min_iou[:, None]) & (overlap > 0.0))
     lost = np.setdiff1d(np.arange(len(predicted)), tracks)
     free = np.setdiff1d(np.arange(len(measured)), detections)
     if lost.size and free.size:
         overlap = iou_matrix(last[lost], measured[free])
-        rows, columns = _assign(overlap * label_weight[np.ix_(lost, free)], overlap >= SECOND_STAGE_MIN_IOU)
+        rows, columns = _assign(overlap * weight[np.ix_(lost, free)], overlap >= SECOND_STAGE_MIN_IOU)
         tracks = np.concatenate([tracks, lost[rows]])
         detections = np.concatenate([detections, free[columns]])
     return tracks, detections

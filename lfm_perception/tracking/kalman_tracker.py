@@ -42,6 +42,10 @@ START_MARGIN, REENTRY_MARGIN = 4.5, 1.0
 """Margins by which a pair must be the best one (see `unique_pairs`): for the second detection of a track,
 which may as well start another track, and for the return of a dormant track's object."""
 
+MISS_WEIGHT = 0.9
+"""Factor on the association score of a track for each answer in a row that missed it: what is seen goes
+before what may have left."""
+
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
 
@@ -111,9 +115,10 @@ class KalmanTracker:
         if stamp_s < self._stamp_s:
             rejects[CLOCK_JUMP] += 1
             self.reset()
-        measurements = Measurements.from_detections(detections, self._settings, rejects, view)
         step_s = stamp_s - self._stamp_s
         self._predict_filters(stamp_s)
+        seen = seen_parts(self._seen_boxes(), view)
+        measurements = Measurements.from_detections(detections, self._settings, rejects, seen, view)
         tracks, matched = self._associate(measurements, view)
         observable = is_observable(visible_boxes(self._filters.mixed, self._truncated), view)
         self._update_filters(tracks, matched, measurements)
@@ -240,6 +245,8 @@ class KalmanTracker:
             return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
         agreement = self._label_agreement(measurements.labels)
         mismatch_weight = self._settings.label_mismatch_weight
+        miss_weight = MISS_WEIGHT ** np.array([state.misses for state in self._states])
+        label_weight = mismatch_weight + (1.0 - mismatch_weight) * agreement
         boxes = seen_parts(visible_boxes(self._filters.mixed, self._truncated), view)
         distances = self._filters.mixed.squared_distances(
             centre_and_size(boxes), measurements.position, measurements.variance
@@ -250,7 +257,7 @@ class KalmanTracker:
             last=seen_parts(self._last_boxes[active], view),
             measured=measurements.boxes,
             distance=distances[active].sum(axis=2),
-            label_weight=mismatch_weight + (1.0 - mismatch_weight) * agreement[active],
+            weight=(miss_weight[:, None] * label_weight)[active],
             min_iou=np.array([state.settings.min_iou for state in self._states])[active],
         )
         tracks = active[tracks]
@@ -270,6 +277,11 @@ class KalmanTracker:
             START_MARGIN,
         )
         return np.concatenate([tracks, more_tracks]), np.concatenate([matched, more_matched])
+
+    def _seen_boxes(self) -> BoxArray:
+        """The visible parts of the confirmed tracks with a detection in the last answer."""
+        seen = np.array([s.confirmed and s.misses == 0 for s in self._states], dtype=bool)
+        return visible_boxes(self._filters.mixed, self._truncated)[seen]
 
     def _label_agreement(self, labels: Sequence[str]) -> Array:
         """Shares of the tracks' votes for labels, shape (N, len(labels))."""
@@ -316,9 +328,7 @@ class KalmanTracker:
 
     def _spawn(self, unmatched: Indices, measurements: Measurements) -> None:
         """Starts a tentative track for each unmatched measurement that is not on an established track."""
-        seen = np.array([s.confirmed and s.misses == 0 for s in self._states], dtype=bool)
-        known = visible_boxes(self._filters.mixed, self._truncated)[seen]
-        overlap = iou_matrix(measurements.boxes[unmatched], known)
+        overlap = iou_matrix(measurements.boxes[unmatched], self._seen_boxes())
         unmatched = unmatched[(overlap < MAX_NEW_IOU).all(axis=1)]
         position, variance = measurements.position[unmatched], measurements.variance[unmatched]
         velocity_std = self._settings.initial_velocity_std * AXIS_SCALE
@@ -337,7 +347,7 @@ class KalmanTracker:
     def _reidentify(self) -> None:
         """Gives a track that was confirmed just now the identity of the dormant track that it continues."""
         confirmed = np.flatnonzero([s.misses == 0 and s.hits == s.settings.min_hits for s in self._states])
-        dormant = np.flatnonzero([s.is_dormant(self._stamp_s) for s in self._states])
+        dormant = np.flatnonzero([s.may_return(self._stamp_s) for s in self._states])
         if not (confirmed.size and dormant.size):
             return
         mixed = self._filters.mixed

@@ -31,6 +31,9 @@ IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
 CROWDED_IOU = 0.7
 """Overlap with another detection from which on the boxes of a crowd err in ways that noise does not."""
 
+PAIR_IOU = 0.5
+"""Overlap with two tracks from which on a detection is that of a pair, not a duplicate."""
+
 UNMEASURED = 1e6
 """Variance, in image sides squared, of what a detection does not measure."""
 
@@ -76,9 +79,14 @@ class Measurements:
         detections: Sequence[Detection],
         settings: TrackerSettings,
         rejects: Counter[str],
+        seen: BoxArray,
         view: View | None,
     ) -> Measurements:
-        """Measurements of the valid detections in a view; the others are added to `rejects` by reason."""
+        """Measurements of the valid detections in a view; the others are added to `rejects` by reason.
+
+        Of two detections that overlap by `nms_iou`, whatever their labels, the better one remains, unless two
+        of the tracks `seen`, `xyxy` of shape (N, 4), are there.
+        """
         valid = []
         boxes = stack(detection.box for detection in detections)
         low, high = boxes[:, :2], boxes[:, 2:]
@@ -97,9 +105,11 @@ class Measurements:
         if len(valid) > MAX_DETECTIONS:
             rejects[TOO_MANY_DETECTIONS] += len(valid) - MAX_DETECTIONS
             del valid[MAX_DETECTIONS:]
-        overlap = iou_matrix(*(np.array([box for _, box, _, _ in valid]).reshape(-1, 4),) * 2)
+        boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
+        overlap = iou_matrix(boxes, boxes)
         np.fill_diagonal(overlap, 0.0)
-        single = _without_duplicates(overlap, settings.nms_iou)
+        pair_seen = (iou_matrix(boxes, seen) >= PAIR_IOU).sum(axis=1) > 1
+        single = _without_duplicates(overlap, settings.nms_iou, pair_seen)
         valid = [valid[row] for row in single]
         boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
         position = centre_and_size(boxes)
@@ -150,13 +160,10 @@ class Measurements:
         )
 
 
-def _without_duplicates(overlap: Array, nms_iou: float) -> list[int]:
-    """Rows that remain of detections, in descending order of their scores, of which some are named twice.
-
-    Of two that overlap by `nms_iou`, with the same label or another one, the better one remains.
-    """
+def _without_duplicates(overlap: Array, nms_iou: float, kept: NDArray[np.bool_]) -> list[int]:
+    """Rows that remain of detections, in descending order of their scores, of which some are named twice."""
     dropped = set[int]()
-    for first, second in np.argwhere(np.triu(overlap, 1) >= nms_iou).tolist():
+    for first, second in np.argwhere((np.triu(overlap, 1) >= nms_iou) & ~kept).tolist():
         if first not in dropped:
             dropped.add(second)
     return [row for row in range(len(overlap)) if row not in dropped]

@@ -8,6 +8,7 @@ lags behind good measurements: their noise is less than assumed. Where they alte
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from lfm_perception.tracking.kalman import Array, Rows
 
-MIN_SCALE, MAX_SCALE = 0.1, 1.0
-"""Limits of the factor on the standard deviation of a measurement."""
+MIN_SCALE, MAX_SCALE = 0.02, 0.6
+"""Limits of the factor on the standard deviation of a measurement. It begins with the larger one: association
+asks for more noise than updates."""
 
-GAIN = 1.0
-"""Change of the factor's logarithm with each innovation, for an autocorrelation of 1."""
+LAG = 0.1
+"""Autocorrelation above which the filter lags; that of few innovations is often a little above 0."""
 
 FORGETTING = 0.8
 """Weight of the earlier innovations in the autocorrelation, with each new one."""
@@ -50,8 +52,8 @@ class NoiseScale:
         return NoiseScale(self.log_scale[rows], self.last[rows], self.power[rows], self.correlation[rows])
 
     def spawn(self, count: int) -> NoiseScale:
-        """These factors, followed by those of new tracks, which begin with the mean, or with 1."""
-        mean = self.log_scale.mean() if len(self.log_scale) else 0.0
+        """These factors, followed by those of new tracks, which begin with the mean, or with `MAX_SCALE`."""
+        mean = self.log_scale.mean() if len(self.log_scale) else math.log(MAX_SCALE)
         return NoiseScale(
             np.append(self.log_scale, np.full(count, mean)),
             np.concatenate([self.last, np.zeros((count, 4))]),
@@ -68,10 +70,10 @@ class NoiseScale:
         """Takes the next innovations of the tracks `rows`, in standard deviations, shape (M, 4)."""
         power = FORGETTING * self.power[rows] + (innovation**2).mean(axis=1)
         correlation = FORGETTING * self.correlation[rows] + (innovation * self.last[rows]).mean(axis=1)
-        autocorrelation = correlation / (power + PRIOR)
-        log_scale = self.log_scale[rows] - GAIN * autocorrelation * np.abs(autocorrelation)
+        lag = correlation / (power + PRIOR) - LAG
+        log_scale = self.log_scale[rows] - lag * np.abs(lag)
         parts = [part.copy() for part in (self.log_scale, self.last, self.power, self.correlation)]
-        updated = (log_scale.clip(np.log(MIN_SCALE), np.log(MAX_SCALE)), innovation, power, correlation)
+        updated = (log_scale.clip(math.log(MIN_SCALE), math.log(MAX_SCALE)), innovation, power, correlation)
         for part, values in zip(parts, updated, strict=True):
             part[rows] = values
         return NoiseScale(*parts)

@@ -19,6 +19,10 @@ LABEL_SWITCH_MARGIN = 0.5
 MAX_UNSEEN_S = 6.0
 """Time since the last detection after which a track ends although no view could show its object since."""
 
+MIN_SEEN_SHARE = 0.5
+"""Least time for which an object was seen, as a share of the time since, to be recognized when it returns:
+where it is expected is known no better than its velocity."""
+
 MIN_LABEL_VOTES = 0.02
 """Votes below which a label is dropped, so that memory stays bounded when a model invents labels."""
 
@@ -69,6 +73,11 @@ class TrackState:
         if self.unseen and not self.misses:
             return MAX_UNSEEN_S
         return min(self.settings.max_coasting, self.settings.max_age)
+
+    def may_return(self, stamp_s: float) -> bool:
+        """Whether the track is dormant and was known well enough for its object to be recognized now."""
+        hidden_s = stamp_s - self.last_s
+        return self.is_dormant(stamp_s) and self.last_s - self.first_s >= MIN_SEEN_SHARE * hidden_s
 
     def continues(self, earlier: TrackState) -> None:
         """Takes over the identity of the same object's earlier track."""
