@@ -31,7 +31,8 @@ def test_a_detection_between_a_seen_and_a_missed_track_is_that_of_the_seen_one()
     for i in range(10):
         tracker.update([person(0.4), *([person(0.54)] if i < 7 else [])], i * STEP_S)
     tracker.update([person(0.463)], 10 * STEP_S)
-    assert [(track.track_id, track.time_since_update_s) for track in tracker.predict(10 * STEP_S)] == [(1, 0.0)]
+    (track,) = tracker.predict(10 * STEP_S)
+    assert (track.track_id, track.time_since_update_s) == (1, 0.0)
 
 
 def test_who_was_seen_for_a_moment_only_is_not_recognized_after_a_long_time() -> None:

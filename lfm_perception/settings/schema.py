@@ -219,7 +219,7 @@ class TrackerSettings:
         5.0, "maximum time without any answer before all tracks are removed", (0.0, 60.0), "s"
     )
     measurement_noise: float = parameter(
-        0.1,
+        0.06,
         "standard deviation of a measured centre or size, where the model gives none",
         (0.001, 1.0),
         "box widths",

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from lfm_perception.tracking.kalman import Array, Rows
 
-MIN_SCALE, MAX_SCALE = 0.02, 0.6
-"""Limits of the factor on the standard deviation of a measurement. It begins with the larger one: association
-asks for more noise than updates."""
+MIN_SCALE, MAX_SCALE = 0.03, 1.0
+"""Limits of the factor on the standard deviation of a measurement."""
 
 LAG = 0.1
 """Autocorrelation above which the filter lags; that of few innovations is often a little above 0."""
@@ -52,8 +51,8 @@ class NoiseScale:
         return NoiseScale(self.log_scale[rows], self.last[rows], self.power[rows], self.correlation[rows])
 
     def spawn(self, count: int) -> NoiseScale:
-        """These factors, followed by those of new tracks, which begin with the mean, or with `MAX_SCALE`."""
-        mean = self.log_scale.mean() if len(self.log_scale) else math.log(MAX_SCALE)
+        """These factors, followed by those of new tracks, which begin with the mean, or with 1."""
+        mean = self.log_scale.mean() if len(self.log_scale) else 0.0
         return NoiseScale(
             np.append(self.log_scale, np.full(count, mean)),
             np.concatenate([self.last, np.zeros((count, 4))]),
