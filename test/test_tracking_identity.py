@@ -30,7 +30,7 @@ def test_a_detection_between_a_seen_and_a_missed_track_is_that_of_the_seen_one()
     tracker = open_tracker(TrackerSettings(camera_motion_compensation="off"))
     for i in range(10):
         tracker.update([person(0.4), *([person(0.54)] if i < 7 else [])], i * STEP_S)
-    tracker.update([person(0.463)], 10 * STEP_S)
+    tracker.update([person(0.455)], 10 * STEP_S)
     (track,) = tracker.predict(10 * STEP_S)
     assert (track.track_id, track.time_since_update_s) == (1, 0.0)
 
