@@ -281,7 +281,7 @@ class KalmanTracker:
     def _seen_boxes(self) -> BoxArray:
         """The visible parts of the confirmed tracks with a detection in the last answer."""
         seen = np.array([s.confirmed and s.misses == 0 for s in self._states], dtype=bool)
-        return visible_boxes(self._filters.mixed, self._truncated)[seen]
+        return np.asarray(visible_boxes(self._filters.mixed, self._truncated)[seen])
 
     def _label_agreement(self, labels: Sequence[str]) -> Array:
         """Shares of the tracks' votes for labels, shape (N, len(labels))."""
