@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 folder=build/cuda
 layers=${GPU_LAYERS:-99}
 packages=(cmake diskcache gguf hypothesis jinja2 json-repair ninja numpy opencv-python-headless packaging pillow pytest
-  pyyaml rich ruamel.yaml scikit-build-core setuptools typing-extensions)
+  pyyaml rich ruamel.yaml scikit-build-core scipy setuptools typing-extensions)
 part_size=67108864
 exact='draft or batches or depend_on_what_was_asked or plan_passes_through'
 
