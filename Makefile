@@ -65,7 +65,7 @@ site: environment ## build the site of docs/ in build/site, readable without a n
 
 model: environment ## train the demo model anew (hours), measure it, and put it in place of the one that ships
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
-	PYTHONPATH=tools $(BIN)/python -m demo_model.train --out build/demo_model
+	PYTHONPATH=tools $(BIN)/python -m demo_model.train --out build/demo_model $(ARGS)
 	PYTHONPATH=tools $(BIN)/python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
 constraints: environment ## pin the newest versions in constraints.txt, and those of images with hashes

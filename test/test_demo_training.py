@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,10 @@ pytest.importorskip("gguf")
 
 from demo_model import tokenizer as vocabulary  # noqa: E402
 from demo_model.batches import IMAGE_TURN, Run, make_batch, scene, turns  # noqa: E402
+from demo_model.export import load_checkpoint  # noqa: E402
 from demo_model.losses import Trainee, losses  # noqa: E402
 from demo_model.network import LanguageModel, Shape  # noqa: E402
+from demo_model.train import rendered, train  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from lfm_perception.demo.commands import TOOLS, tool_list  # noqa: E402
@@ -72,6 +76,26 @@ def test_a_step_teaches_boxes_questions_and_commands(tokenizer: Tokenizer) -> No
     assert all(parameter.grad is not None for part in learned for parameter in part.parameters())
     settling = losses(trainee, batch, language=True, width=2.0, settling=True)
     assert not {"questions", "commands"} & set(settling)
+
+
+def test_batches_that_are_made_ahead_are_the_same() -> None:
+    run = replace(RUN, steps=5, scale=2.0)
+    ahead, here = (list(rendered(replace(run, renderers=count), 2, 0)) for count in (1, 0))
+    assert len(ahead) == len(here) == 3
+    for first, second in zip(ahead, here, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.questions.ids, second.questions.ids)
+
+
+def test_a_training_goes_on_where_it_was_left_and_its_model_can_be_loaded(tmp_path: Path) -> None:
+    run = replace(RUN, steps=2, scale=2.0)
+    train(run, tmp_path)
+    train(replace(run, steps=3), tmp_path)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert saved["step"] == 3
+    model = load_checkpoint(tmp_path / "checkpoint.pt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved["trainee"][f"model.{name}"])
 
 
 def test_scenes_of_the_training_have_the_size_that_was_asked_for() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -37,7 +38,8 @@ class Run:
     """What a training depends on. `scale`: images of 256x256 in a step; `lessons`: share of
     them with a request for boxes or a caption; `questions`: typed questions about each of them; `commands`:
     commands in every other step; `peak`: highest learning rate; `processes` share a step; `start`: folder of
-    GGUF files to begin from, or empty.
+    GGUF files to begin from, or empty; `device`: of PyTorch; `renderers`: processes that make the batches
+    ahead, 0: those that train.
     """
 
     steps: int
@@ -49,6 +51,8 @@ class Run:
     peak: float
     processes: int
     start: str
+    device: str = "cpu"
+    renderers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,24 @@ class Batch:
     questions: Turns
     tools: Tensor
     commands: Turns
+
+    def to(self, device: str) -> Batch:
+        """The batch with its tensors on a device."""
+        return _moved(self, device)
+
+
+Moved = TypeVar("Moved", Batch, Turns)
+
+
+def _moved(parts: Moved, device: str) -> Moved:
+    moved = {}
+    for entry in fields(parts):
+        value = getattr(parts, entry.name)
+        if isinstance(value, Tensor):
+            moved[entry.name] = value.to(device, non_blocking=True)
+        elif isinstance(value, Turns):
+            moved[entry.name] = _moved(value, device)
+    return replace(parts, **moved)
 
 
 def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank: int) -> Batch:

@@ -215,7 +215,7 @@ def load_files(shape: Shape, text_model: Path, mmproj: Path) -> VisionLanguageMo
 
 def load_checkpoint(path: Path) -> VisionLanguageModel:
     """The model of a training checkpoint (`demo.train`), without its training heads."""
-    saved = torch.load(path, weights_only=False)
+    saved = torch.load(path, weights_only=False, map_location="cpu")
     model = VisionLanguageModel(Shape(**saved["shape"]))
     prefix = "model."
     state = {key[len(prefix) :]: value for key, value in saved["trainee"].items() if key.startswith(prefix)}

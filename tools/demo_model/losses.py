@@ -22,6 +22,9 @@ LOGIT_SCALE = 1e-3
 """Weight of the squared log-sum-exp of the logits. Probabilities do not depend on it, but a repetition
 penalty does: it divides logits, and must find them near 0."""
 
+GROUPS = 8
+"""Most groups in which texts of like length are read; with more, a GPU would wait for its orders."""
+
 SMALL = 0.03
 """Errors of coordinates are weighed by the extent of their box, which is what IoU does, down to this."""
 
@@ -114,13 +117,12 @@ def _answer_loss(model: VisionLanguageModel, start: Tensor, turns: Turns) -> Ten
     return (total - chosen).sum() / len(turns.ids) + LOGIT_SCALE * total.square().mean()
 
 
-def read_answers(
-    model: VisionLanguageModel, start: Tensor, turns: Turns, size: int = 16
-) -> tuple[Tensor, Tensor]:
+def read_answers(model: VisionLanguageModel, start: Tensor, turns: Turns) -> tuple[Tensor, Tensor]:
     """Hidden states (M, hidden) that predict the answers' tokens, and these (M), turn by turn.
 
-    Turns of like length are read together, `size` at a time.
+    Turns of like length are read together.
     """
+    size = max(16, len(turns.ids) // GROUPS)
     memories = model.language.remember(start)
     states, tokens = [], []
     for first in range(0, len(turns.ids), size):
@@ -201,8 +203,9 @@ def _language_losses(trainee: Trainee, batch: Batch, tokens: Tensor, width: floa
     return terms
 
 
-def _read_in_groups(model: VisionLanguageModel, batch: Batch, tokens: Tensor, size: int = 4) -> Tensor:
+def _read_in_groups(model: VisionLanguageModel, batch: Batch, tokens: Tensor) -> Tensor:
     """Hidden states (B, T, hidden), a few rows of like length at a time: a third less padding."""
+    size = max(4, len(batch.ids) // GROUPS)
     parts = []
     for first in range(0, len(batch.ids), size):
         rows = slice(first, first + size)

@@ -47,7 +47,7 @@ ABILITIES = (
 def release(checkpoint: Path, target: Path, scenes: int) -> None:
     """Export, compare, measure, and write everything to `target`, the results to benchmarks/results/."""
     model = load_checkpoint(checkpoint)
-    saved = torch.load(checkpoint, weights_only=False)
+    saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
     with tempfile.TemporaryDirectory() as folder:
         files = write_all(model, Path(folder))
         tokenizer = vocabulary.build()

@@ -13,6 +13,9 @@ weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The wo
 of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
 process of as many threads.
 
+With --device cuda one process trains, and --renderers processes make the batches; larger steps (--scale) suit
+it. This has not been run on a GPU yet.
+
 Resume with the same command; the newest checkpoint under --out is picked up. With --from, training goes
 on from GGUF files that shipped, without the first stages, once the heads that the files do not hold have
 settled on a model that stands still; take another --seed, for other scenes, and a --rate of 0.001: a higher
@@ -22,20 +25,24 @@ one costs detection more than a short training wins back.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import distributed, multiprocessing, nn
 
 from demo_model import tokenizer as vocabulary
-from demo_model.batches import Run, make_batch
+from demo_model.batches import Batch, Run, make_batch
 from demo_model.export import load_files
 from demo_model.losses import Trainee, losses
 from demo_model.network import Shape
@@ -61,6 +68,41 @@ def rate(progress: float, peak: float) -> float:
     return peak * rise * fall
 
 
+def grown_at(run: Run, step: int) -> float:
+    """How far the stages of the training are at a step, 0 to 1; past the first ones where it goes on."""
+    progress = step / run.steps
+    return 0.6 + 0.4 * progress if run.start else progress
+
+
+def rendered(run: Run, first: int, rank: int) -> Iterator[Batch]:
+    """The batches from step `first` on, on the CPU, in order."""
+    work = functools.partial(_render, run, rank)
+    if not run.renderers:
+        yield from map(work, range(first, run.steps))
+        return
+    multiprocessing.set_sharing_strategy("file_system")  # a batch is many tensors, more than open files
+    with multiprocessing.get_context("spawn").Pool(run.renderers) as pool:
+        ahead: deque[Any] = deque()
+        for step in range(first, run.steps):
+            ahead.append(pool.apply_async(work, (step,)))
+            if len(ahead) > 3 * run.renderers:
+                yield ahead.popleft().get()
+        while ahead:
+            yield ahead.popleft().get()
+
+
+def _render(run: Run, rank: int, step: int) -> Batch:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with torch.device("cpu"):
+        return make_batch(_tokenizer(), run, step, grown_at(run, step), rank)
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    return vocabulary.build()
+
+
 def train(run: Run, out: Path) -> None:
     """Train to the end of the run, from the newest checkpoint in `out` if there is one."""
     out.mkdir(parents=True, exist_ok=True)
@@ -77,16 +119,17 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     torch.set_flush_denormal(True)
     torch.manual_seed(run.seed)
     cv2.setNumThreads(1)
-    tokenizer = vocabulary.build()
     shape = Shape()
-    trainee = Trainee(shape, tokenizer)
+    trainee = Trainee(shape, _tokenizer())
     if run.start:
         files = Path(run.start) / "demo-vl-Q8_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
         trainee.model.load_state_dict(load_files(shape, *files).state_dict())
+    trainee.to(run.device)
+    torch.set_default_device(run.device)
     opts = optimizers(trainee)
     checkpoint, step, spent = out / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
+        saved = torch.load(checkpoint, weights_only=False, map_location=run.device)
         trainee.load_state_dict(saved["trainee"])
         for opt, state in zip(opts, saved["optimizers"], strict=True):
             opt.load_state_dict(state)
@@ -94,27 +137,28 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     if rank == 0:
         count = sum(p.numel() for p in trainee.model.parameters())
         print(f"{count:,} parameters, from step {step}", flush=True)
-    sums: defaultdict[str, float] = defaultdict(float)
+    sums: defaultdict[str, float | torch.Tensor] = defaultdict(float)
     counts: Counter[str] = Counter()
     begin = last = time.monotonic()
     first = step
-    fast_bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    while step < run.steps:
+    fast_bfloat16 = run.device != "cpu" or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    for batch in rendered(run, step, rank):
         progress = step / run.steps
-        grown = 0.6 + 0.4 * progress if run.start else progress
+        grown = grown_at(run, step)
         language = grown >= VISION_STAGE
         width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
         settling = bool(run.start) and step < SETTLE_STEPS
         trainee.model.requires_grad_(not settling)
-        batch = make_batch(tokenizer, run, step, grown, rank)
+        batch = batch.to(run.device)
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = SETTLE_RATE if settling else rate(progress, run.peak)
         with rounded(trainee.model, progress > 1.0 - ROUNDED_STAGE):
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
+            with torch.autocast(run.device, torch.bfloat16, enabled=fast_bfloat16):
                 terms = losses(trainee, batch, language, width, settling)
             torch.stack(list(terms.values())).sum().backward()
-        _average_gradients(trainee)
+        if run.processes > 1:
+            _average_gradients(trainee)
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.5)
         for opt in opts:
             opt.step()
@@ -123,12 +167,12 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
         if rank:
             continue
         for name, term in terms.items():
-            sums[name] += float(term.detach())
+            sums[name] += term.detach()
             counts[name] += 1
         if step % 50 == 0:
             pace = (time.monotonic() - begin) / (step - first)
             left = pace * (run.steps - step) / 60
-            shown = " ".join(f"{name} {value / counts[name]:.4f}" for name, value in sums.items())
+            shown = " ".join(f"{name} {float(value) / counts[name]:.4f}" for name, value in sums.items())
             print(f"step {step}/{run.steps} {pace:.2f} s/step, {left:.0f} min left: {shown}", flush=True)
             sums.clear()
             counts.clear()
@@ -179,10 +223,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
     parser.add_argument("--from", dest="start", default="", help="folder of GGUF files to begin from")
+    parser.add_argument("--device", default="cpu", help="of PyTorch; a GPU takes --processes 1")
+    parser.add_argument(
+        "--renderers", type=int, default=0, help="processes that render ahead, for a GPU one for each core"
+    )
     a = parser.parse_args()
     print(json.dumps({key: str(value) for key, value in vars(a).items()}), flush=True)
+    names = ("steps", "seed", "scale", "lessons", "questions", "commands", "processes", "start", "device")
     train(
-        Run(a.steps, a.seed, a.scale, a.lessons, a.questions, a.commands, a.rate, a.processes, a.start),
+        Run(peak=a.rate, renderers=a.renderers, **{name: getattr(a, name) for name in names}),
         a.out,
     )
 
