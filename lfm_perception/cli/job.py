@@ -32,7 +32,7 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     )
 
 
-class _FrameRate(ProgressColumn):
+class FrameRate(ProgressColumn):
     """The rate since the stage began: unlike rich's speed, it is right from the first frame on."""
 
     def render(self, task: Task) -> Text:
@@ -43,7 +43,7 @@ class _FrameRate(ProgressColumn):
 
 def frame_progress() -> Progress:
     """A progress bar that counts frames, with their rate and the remaining time."""
-    return progress_bar(MofNCompleteColumn(), _FrameRate(), TimeRemainingColumn())
+    return progress_bar(MofNCompleteColumn(), FrameRate(), TimeRemainingColumn())
 
 
 class Job:

@@ -105,6 +105,11 @@ class Pair:
         details = {"by_label", "thresholds", "fitted"} & set(names)
         return not details and (not variant or names[-1] in ("f1", "ap_50", "success"))
 
+    @property
+    def on_page(self) -> bool:
+        """Whether it belongs to the page: all but the details of variants."""
+        return self.brief or self.path.split(".")[0] not in ("stress", "languages")
+
     def cells(self) -> tuple[str, ...]:
         """The row of the figure, in the order of `HEADS`: times in milliseconds."""
         names = self.path.split(".")
@@ -229,7 +234,7 @@ def write_compare_page(path: Path, first: Report, second: Report) -> None:
             rows=different,
             texts=True,
         ),
-        Section("All figures", notes=[SPREAD], heads=HEADS, rows=[pair.cells() for pair in compared]),
+        Section("Figures", [SPREAD], heads=HEADS, rows=[pair.cells() for pair in compared if pair.on_page]),
     ]
     write_report(path, "Two runs side by side", sections, {})
 
