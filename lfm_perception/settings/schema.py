@@ -140,7 +140,7 @@ class DetectSettings:
     score_bias: float = parameter(
         4.5, "Platt scaling bias of detection scores: offset of the log odds", (-20.0, 20.0)
     )
-    min_score: float = parameter(0.0, "minimum calibrated score of a detection", (0.0, 1.0))
+    min_score: float = parameter(0.0, "minimum confidence of a detection", (0.0, 1.0))
     max_area: float = parameter(
         0.98, "maximum area of a box; larger ones are whole-image answers; 1: no limit", (0.01, 1.0), "images"
     )
