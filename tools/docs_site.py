@@ -26,6 +26,9 @@ SHOWN = {".md", ".svg", ".jpg", ".png"}
 LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=[)#])")
 
 
+OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*(?![^<]*>)")
+"""An option of a command, in text and not in a tag."""
+
 PARAMETERS = "Parameters"
 """The entry of the menu that gets the page of each group."""
 
@@ -78,14 +81,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Give each cell of a table the text of its column's head, which narrow screens show beside it."""
-    return re.sub(r"<table>.*?</table>", _labelled, html, flags=re.DOTALL)
+    """Label each cell of a table with its column's head, for narrow screens; keep options in one line."""
+    html = re.sub(r"<table>.*?</table>", _labelled, html, flags=re.DOTALL)
+    return re.sub(r"<code[ >].*?</code>", _unbroken, html, flags=re.DOTALL)
 
 
 def _labelled(table: re.Match[str]) -> str:
     heads = [re.sub("<[^>]*>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table[0])]
     labels = cycle(head.replace('"', "&quot;") for head in heads)
     return re.sub("<td", lambda cell: f'<td data-label="{next(labels)}"', table[0])
+
+
+def _unbroken(code: re.Match[str]) -> str:
+    """The code with `--option` in an element that is not broken at its hyphens."""
+    return OPTION.sub(r'<span class="option">\g<0></span>', code[0])
 
 
 def _outside(markdown: str, uri: str) -> Iterator[str]:
