@@ -12,7 +12,8 @@ larger and less believable.
 
 An inference every 240 ms, answers 240 ms late, the real tracker and planner. The seeds of the films were
 not used for tuning (`planning/fovea.py` was tuned on seeds 0 to 7). Milliseconds are those of the machine
-as it was, and comparable within one run only. Writes foveation.json and foveation.svg.
+as it was, and comparable within one run only. Writes foveation.json and foveation.svg; the figures of a
+detector that a run leaves out (`--films 0`, `--demo-films 0`) stay.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
-from lfm_perception.evaluation.foveation import SIZES, Film
+from lfm_perception.evaluation.foveation import SIZES, Film, FoveaFigures
 from lfm_perception.evaluation.foveation_films import demo_film
 from lfm_perception.evaluation.foveation_trials import FoveaTrials, draw_curves
 from lfm_perception.evaluation.object_size import BOUNDS
@@ -51,7 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     settings = Settings().with_values({"tracker.camera_motion_compensation": "off"})  # the camera stands
-    seeds = range(FIRST_SEED, FIRST_SEED + max(arguments.films, arguments.demo_films))
+    count = {SIMULATED: arguments.films, DEMO: arguments.demo_films}
+    seeds = {name: range(FIRST_SEED, FIRST_SEED + films) for name, films in count.items()}
     trials = {}
     with Progress(console=Console(stderr=True)) as progress:
 
@@ -61,28 +63,37 @@ def main() -> None:
             trials[name] = FoveaTrials.run(films, vlm_of, settings, arguments.tokens, advance)
 
         if arguments.films:
-            films = [walking_film(seed, arguments.seconds) for seed in seeds[: arguments.films]]
+            films = [walking_film(seed, arguments.seconds) for seed in seeds[SIMULATED]]
             measure(SIMULATED, films, lambda film: PixelLimitedVlm(film.sequence, FIRST_SEED))
         if arguments.demo_films:
-            shown = [
-                demo_film(seed, arguments.demo_seconds, 1920, 1080) for seed in seeds[: arguments.demo_films]
-            ]
+            shown = [demo_film(seed, arguments.demo_seconds, 1920, 1080) for seed in seeds[DEMO]]
             with LlamaVlm(settings) as vlm:
                 measure(DEMO, shown, lambda film: vlm)
     for name, each in trials.items():
         print(name)
         Console(width=160).print(each.table())
         print(*each.remarks(), sep="\n")
-    report = {"seeds": [seeds.start, seeds.stop - 1], "sizes_px": SIZES, "picture_sizes_px": BOUNDS}
-    report |= {name: _as_json(each) for name, each in trials.items()}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "foveation.json").write_text(json.dumps(report, indent=2) + "\n")
-    draw_curves(arguments.out / "foveation.svg", {name: each.results for name, each in trials.items()})
+    file = arguments.out / "foveation.json"
+    report = json.loads(file.read_text()) if file.exists() else {}
+    report |= {name: _as_json(each, seeds[name]) for name, each in trials.items()}
+    report = {name: report[name] for name in (SIMULATED, DEMO) if name in report}
+    file.write_text(json.dumps(report, indent=2) + "\n")
+    draw_curves(arguments.out / "foveation.svg", {name: _figures(each) for name, each in report.items()})
     print(f"written to {arguments.out}/foveation.json and foveation.svg")
 
 
-def _as_json(trials: FoveaTrials) -> dict[str, Any]:
+def _figures(record: dict[str, Any]) -> dict[tuple[str, int], FoveaFigures]:
+    """The figures in a report, by plan and limit of image tokens."""
+    results = [dict(each) for each in record["results"]]
+    return {(each.pop("plan"), each.pop("max_tokens")): FoveaFigures(**each) for each in results}
+
+
+def _as_json(trials: FoveaTrials, seeds: range) -> dict[str, Any]:
     return {
+        "seeds": [seeds.start, seeds.stop - 1],
+        "sizes_px": SIZES,
+        "picture_sizes_px": BOUNDS,
         "results": [
             {"plan": plan, "max_tokens": tokens, **each.as_json()}
             for (plan, tokens), each in trials.results.items()

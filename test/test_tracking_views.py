@@ -73,6 +73,17 @@ def test_an_unseen_track_is_held_by_time_and_keeps_its_identity() -> None:
     assert ids(tracker, step * STEP_S + 0.01) == [1]
 
 
+def test_an_unseen_track_is_published_until_it_may_be_far_away() -> None:
+    tracker = tracked(SMALL)
+    shown = []
+    for step in range(5, 24):
+        tracker.update([], step * STEP_S, RIGHT)
+        shown.append(ids(tracker, step * STEP_S))
+    assert (shown[:5], shown[-1]) == ([[1]] * 5, [])
+    tracker.update([SMALL], 24 * STEP_S, LEFT)
+    assert ids(tracker, 24 * STEP_S) == [1]
+
+
 def test_an_unseen_track_ends_when_it_was_held_for_long() -> None:
     tracker = tracked(SMALL)
     for step in range(5, 8 + round(MAX_UNSEEN_S / STEP_S)):

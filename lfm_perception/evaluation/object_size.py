@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 BOUNDS = (0.0, 10.0, 14.0, 18.0, 24.0, 32.0, 48.0)
 """Lower bounds of the classes of size, picture pixels."""
 
+DETECTED = 0.8
+"""Share of the objects of a size that a model detects, from which on a track without one counts as missed."""
+
 MIN_OBJECTS = 30
 """Objects below which a class or a fit says nothing."""
 
@@ -35,19 +38,19 @@ class SizedObjects:
         return tuple(float(each.mean()) if len(each) >= MIN_OBJECTS else None for each in members)
 
     def smallest_seen(self) -> float | None:
-        """The size that separates the objects that were found from the others with the fewest errors.
+        """The size from which on `DETECTED` of the objects are found, as the bound with the fewest errors.
 
-        None for too few objects, or where either kind is rare.
+        An error is an object that was found below the bound, or one that was not from it on, which counts the
+        more the larger `DETECTED` is. None for too few objects, or where either kind is rare.
         """
         if min(int(self.found.sum()), int((~self.found).sum())) < MIN_OBJECTS:
             return None
         order = np.argsort(self.sizes)
-        found = self.found[order]
-        # an error is a found object below the bound or another one from it on
-        errors = np.cumsum(np.append(0, np.where(found, 1, -1))) + (~found).sum()
-        bound = int(errors.argmin())
-        sizes = np.concatenate([[0.0], self.sizes[order]])
-        return round(float(sizes[min(bound + 1, len(found))]), 1)
+        weight = DETECTED / (1.0 - DETECTED)
+        errors = np.cumsum(np.append(0.0, np.where(self.found[order], 1.0, -weight)))
+        # the bound lies at the first object above it, or beyond the last one
+        bound = min(int(errors.argmin()), len(order) - 1)
+        return round(float(self.sizes[order][bound]), 1)
 
 
 def size_advice(smallest: float | None) -> str:

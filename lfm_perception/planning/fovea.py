@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.geometry import WHOLE, Box, BoxArray, shares_inside, stack
+from lfm_perception.geometry import WHOLE, Box, BoxArray, stack
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.scene import Track, View
 from lfm_perception.settings import FoveaSettings
@@ -40,13 +40,20 @@ GRID = 5
 CELLS = 8
 """Cells of the frame in each direction."""
 
+CENTRES = (np.tile([(x, y) for y in range(CELLS) for x in range(CELLS)], 2) + 0.5) / CELLS
+"""The cells' centres as boxes without an area, `xyxy`."""
+
 MARGIN = 0.02
+"""Distance to the region's edges, in region sides, of an object that is to be seen whole."""
+
+OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
+"""Direction out of a box, side by side."""
 
 SMALL_AGE_S, STALE_AGE_S, CELL_AGE_S = 2.0, 1.0, 4.0
 """Times at which worths are highest: since a region showed a small track, since any track was detected, and
 since a region showed a cell."""
 
-TRACK_WORTH, STALE_WORTH, SMALL_WORTH = 0.1, 0.6, 1.0
+TRACK_WORTH, STALE_WORTH, SMALL_WORTH = 0.1, 0.3, 1.0
 """Worth of any track, and what is added to it at most for its age and for its smallness."""
 
 TENTATIVE_WORTH, FRAGMENT_WORTH, CELL_WORTH = 0.6, 0.8, 2.0
@@ -114,7 +121,9 @@ class Fovea:
         if not self._views or self._since_whole + 1 >= settings.whole_every:
             return Choice(None)
         whole = View(WHOLE, picture.width, picture.height, settings.min_object_size)
-        return choose_region(whole, size, settings.share, tracks, pending, _Ages(self._views, stamp_s))
+        seen = [(stamp_s - seen_s, view.region) for seen_s, view in self._views if view.region != WHOLE]
+        shown = Shown(np.array([age_s for age_s, _ in seen]), stack(region for _, region in seen))
+        return choose_region(whole, size, settings.share, tracks, pending, shown)
 
     def record(self, choice: Choice, picture: ImagePlan, stamp_s: float) -> View:
         """The view of the inference of the frame at `stamp_s` after this choice, with this picture."""
@@ -128,22 +137,18 @@ class Fovea:
         return view
 
 
-class _Ages:
-    """Seconds since a region showed boxes, from the views of the last seconds."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Regions of the last seconds: ages in seconds, shape (M,), and `xyxy`, shape (M, 4)."""
 
-    def __init__(self, views: Sequence[tuple[float, View]], stamp_s: float) -> None:
-        regions = [(stamp_s - seen_s, view.region) for seen_s, view in views if view.region != WHOLE]
-        self._seconds = np.array([seconds for seconds, _ in regions])
-        self._regions = stack(region for _, region in regions)
+    ages_s: NDArray[np.float64]
+    regions: BoxArray
 
-    def of(self, boxes: BoxArray, velocity: NDArray[np.float64], longest_s: float) -> NDArray[np.float64]:
-        """Of boxes with these velocities, shape (N, 2), at most `longest_s`, shape (N,)."""
-        ages = np.full(len(boxes), longest_s)
-        for seconds, region in zip(self._seconds.tolist(), self._regions, strict=True):
-            then = boxes - np.tile(velocity, 2) * seconds
-            shown = shares_inside(then, region[None])[:, 0] >= 1.0 - MARGIN
-            ages = np.where(shown, np.minimum(ages, seconds), ages)
-        return ages
+    def ages(self, boxes: BoxArray, velocity: NDArray[np.float64], longest_s: float) -> NDArray[np.float64]:
+        """Seconds, `longest_s` at most, since a region showed N boxes that move with `velocity`, shape (N, 2)."""
+        then = boxes[:, None] - np.tile(velocity, 2)[:, None] * self.ages_s[:, None]
+        inside = (OUTWARD * (then - self.regions) <= 0.0).all(axis=2)
+        return np.asarray(np.where(inside, self.ages_s, longest_s).min(axis=1, initial=longest_s))
 
 
 def choose_region(
@@ -152,7 +157,7 @@ def choose_region(
     share: float,
     tracks: Sequence[Track],
     pending: Pending,
-    ages: _Ages,
+    shown: Shown,
 ) -> Choice:
     """The region of the highest worth.
 
@@ -161,22 +166,20 @@ def choose_region(
         size: width and height of the frame, pixels.
         share: of the region's sides.
         tracks, pending: what is known of the frame.
-        ages: since when regions showed it.
+        shown: the regions of the last seconds.
     """
     boxes = stack(track.box for track in tracks)
     velocity = np.array([track.velocity for track in tracks]).reshape(-1, 2)
     regions = _candidates(np.concatenate([boxes, pending.tentative, pending.fragments]), size, share)
     stale = np.array([track.time_since_update_s for track in tracks]).clip(0.0, STALE_AGE_S) / STALE_AGE_S
-    small = _smallness(boxes, whole) * ages.of(boxes, velocity, SMALL_AGE_S) / SMALL_AGE_S
-    cells = _cells()
-    still = np.zeros((len(cells), 2))
+    small = _smallness(boxes, whole) * shown.ages(boxes, velocity, SMALL_AGE_S) / SMALL_AGE_S
+    unseen = shown.ages(CENTRES, np.zeros((len(CENTRES), 2)), CELL_AGE_S) / CELL_AGE_S
     worths = np.stack(
         [
             _inside(boxes, regions).T @ (TRACK_WORTH + STALE_WORTH * stale + SMALL_WORTH * small),
             _inside(pending.tentative, regions).T @ np.full(len(pending.tentative), TENTATIVE_WORTH),
             _inside(pending.fragments, regions).T @ (FRAGMENT_WORTH * _smallness(pending.fragments, whole)),
-            shares_inside(cells, regions).T
-            @ (CELL_WORTH * ages.of(cells, still, CELL_AGE_S) / CELL_AGE_S / len(cells)),
+            _inside(CENTRES, regions).T @ (CELL_WORTH * unseen / len(CENTRES)),
         ]
     )
     best = int(worths.sum(axis=0).argmax())
@@ -201,18 +204,7 @@ def _smallness(boxes: BoxArray, whole: View) -> NDArray[np.float64]:
 
 
 def _inside(boxes: BoxArray, regions: BoxArray) -> NDArray[np.float64]:
-    """1 where a region shows a whole box, shape (N, M)."""
-    margin = MARGIN * (regions[:, 2:] - regions[:, :2])
-    edges = np.concatenate(
-        [regions[:, :2] + margin * (regions[:, :2] > 0.0), regions[:, 2:] - margin * (regions[:, 2:] < 1.0)],
-        axis=1,
-    )
-    low = (boxes[:, None, :2] >= edges[None, :, :2]).all(axis=2)
-    high = (boxes[:, None, 2:] <= edges[None, :, 2:]).all(axis=2)
-    return np.asarray(low & high, dtype=np.float64)
-
-
-def _cells() -> BoxArray:
-    """The cells of the frame, shape (CELLS ** 2, 4)."""
-    corners = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), axis=-1).reshape(-1, 2) / CELLS
-    return np.concatenate([corners, corners + 1.0 / CELLS], axis=1)
+    """1 where a region shows a whole box, not at an edge unless that is the frame's, shape (N, M)."""
+    margin = MARGIN * np.tile(regions[:, 2:] - regions[:, :2], 2) * (regions != WHOLE.xyxy)
+    beyond = OUTWARD * (boxes[:, None] - regions) + margin
+    return np.asarray((beyond <= 0.0).all(axis=2), dtype=np.float64)

@@ -22,8 +22,8 @@ class FoveaSettings:
         2, "inferences from one view of the whole frame to the next; 1: no regions", (1, 100)
     )
     min_object_size: float = parameter(
-        14.0,
-        "size of the smallest objects that the model detects: square root of the area in the resized image",
+        17.0,
+        "size from which on the model detects most objects: square root of the area in the resized image",
         (1.0, 200.0),
         "px",
     )

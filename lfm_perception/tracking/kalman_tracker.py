@@ -46,6 +46,10 @@ MISS_WEIGHT = 0.9
 """Factor on the association score of a track for each answer in a row that missed it: what is seen goes
 before what may have left."""
 
+MAX_DRIFT = 6.0
+"""Box sizes, as the velocity's standard deviation times the time since the last detection, up to which a
+track that no view could show is published; of boxes beyond, half lie on no object."""
+
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
 
@@ -75,6 +79,7 @@ class _Published:
     process_noise: Array
     looming: Array
     max_prediction_s: Array
+    unseen: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     missed: NDArray[np.bool_]
 
@@ -142,9 +147,10 @@ class KalmanTracker:
         velocity = filters.velocity[:, :2] + camera_velocity
         boxes = visible_boxes(filters, published.truncated)
         time_since_update_s = now_s - published.last_s
-        visible = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (
-            time_since_update_s <= published.max_prediction_s
-        )
+        velocity_std = np.sqrt(filters.velocity_variance[:, :2])
+        size, drift = boxes[:, 2:] - boxes[:, :2], velocity_std * time_since_update_s[:, None]
+        visible = (size > 0.0).all(axis=1) & (time_since_update_s <= published.max_prediction_s)
+        visible &= ~published.unseen | (drift <= MAX_DRIFT * size).all(axis=1)
         fading_s = np.maximum(time_since_update_s - FULL_CONFIDENCE_S, 0.0) * ~published.missed
         return tuple(
             Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera)
@@ -155,7 +161,7 @@ class KalmanTracker:
                 starmap(Velocity, velocity.tolist()),
                 (now_s - published.first_s).tolist(),
                 time_since_update_s.tolist(),
-                starmap(Velocity, np.sqrt(filters.velocity_variance[:, :2]).tolist()),
+                starmap(Velocity, velocity_std.tolist()),
                 starmap(Velocity, camera_velocity.tolist()),
                 visible.tolist(),
                 strict=True,
@@ -382,6 +388,7 @@ class KalmanTracker:
             process_noise=noise[rows],
             looming=filters.looming(),
             max_prediction_s=np.array([state.max_prediction_s for state in states]),
+            unseen=np.array([state.unseen for state in states], dtype=bool),
             truncated=self._truncated[rows],
             missed=np.array([state.misses > 0 for state in states], dtype=bool),
         )
