@@ -145,7 +145,7 @@ class Shown:
     regions: BoxArray
 
     def ages(self, boxes: BoxArray, velocity: NDArray[np.float64], longest_s: float) -> NDArray[np.float64]:
-        """Seconds, `longest_s` at most, since a region showed N boxes that move with `velocity`, shape (N, 2)."""
+        """Seconds, `longest_s` at most, since a region showed N boxes with velocities of shape (N, 2)."""
         then = boxes[:, None] - np.tile(velocity, 2)[:, None] * self.ages_s[:, None]
         inside = (OUTWARD * (then - self.regions) <= 0.0).all(axis=2)
         return np.asarray(np.where(inside, self.ages_s, longest_s).min(axis=1, initial=longest_s))
