@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame
+
+if TYPE_CHECKING:
+    from lfm_perception.commands import Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,22 @@ class Vlm(Protocol):
 
     def close(self) -> None:
         """Cancels the running inference and frees the model. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class CommandVlm(Vlm, Protocol):
+    """A model that takes commands too; those of the backend `llama` do."""
+
+    def command(self, command: Command) -> Answer:
+        """The call that a command means, or `commands.REFUSAL`, as text, and its probability.
+
+        Only text is read: no frame, and nothing that was read of one. A running inference ends first.
+
+        Raises:
+            CancelledError: after `cancel`.
+            PerceptionError: when the model cannot answer.
+        """
         ...
 
 

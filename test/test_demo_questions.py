@@ -11,9 +11,10 @@ from collections import Counter
 
 import pytest
 
+from lfm_perception.commands import REFUSAL, TOOLS, tool_list
 from lfm_perception.demo import commands
 from lfm_perception.demo.bodies import EASY, HARD, LABELS
-from lfm_perception.demo.commands import CALL_END, CALL_START, REFUSAL, TOOLS, command, some_tools, tool_list
+from lfm_perception.demo.commands import CALL_END, CALL_START, command, some_tools
 from lfm_perception.demo.scene_questions import (
     KINDS,
     SceneQuestion,
@@ -125,7 +126,7 @@ def test_a_call_holds_what_was_said(held: bool) -> None:
         assert isinstance(call.func, ast.Name)
         assert call.func.id == asked.tool
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        assert list(arguments) == list(TOOLS[asked.tool][1])
+        assert list(arguments) == list(TOOLS[asked.tool].parameters)
         for name, value in arguments.items():
             for said in value if isinstance(value, list) else [value]:
                 forms = [str(said), plural(str(said))]

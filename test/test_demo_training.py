@@ -21,7 +21,7 @@ from demo_model.network import LanguageModel, Shape  # noqa: E402
 from demo_model.train import rendered, train  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from lfm_perception.demo.commands import TOOLS, tool_list  # noqa: E402
+from lfm_perception.commands import TOOLS, tool_list  # noqa: E402
 
 RUN = Run(100, 1, scale=4.0, lessons=0.5, questions=3, commands=4, peak=1e-3, processes=1, start="")
 

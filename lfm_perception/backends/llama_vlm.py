@@ -7,7 +7,9 @@ The thread makes every call into llama.cpp: loading, encoding, decoding, freeing
 from __future__ import annotations
 
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 from lfm_perception.backends.llama import check_loads, checked_files
 from lfm_perception.engine.engine import Engine, OnStage
@@ -17,6 +19,9 @@ from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Health
+
+if TYPE_CHECKING:
+    from lfm_perception.commands import Command
 
 
 class LlamaVlm:
@@ -52,12 +57,22 @@ class LlamaVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`."""
+        return self._run(lambda stop: self._engine.answer(frame, question, plan, stop), plan.deadline_s)
+
+    def command(self, command: Command) -> Answer:
+        """See `CommandVlm.command`."""
+        return self._run(lambda stop: self._engine.command(command, stop), None)
+
+    def _run(self, ask: Callable[[StopRequest], Answer], deadline_s: float | None) -> Answer:
         stop = StopRequest()
         self._stops.add(stop)
         try:
-            job = self._submit(frame, question, plan, stop)
             try:
-                wait((job,), timeout=None if plan.deadline_s is None else max(0.0, plan.deadline_s))
+                job = self._thread.submit(ask, stop)
+            except RuntimeError as error:
+                raise PerceptionError("the model has been closed: open it again before asking") from error
+            try:
+                wait((job,), timeout=None if deadline_s is None else max(0.0, deadline_s))
             finally:  # the deadline has passed, or Ctrl-C came; a finished job ignores it
                 stop.request()
             return job.result()
@@ -84,12 +99,6 @@ class LlamaVlm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _submit(self, frame: Frame, question: Question, plan: FramePlan, stop: StopRequest) -> Future[Answer]:
-        try:
-            return self._thread.submit(self._engine.answer, frame, question, plan, stop)
-        except RuntimeError as error:
-            raise PerceptionError("the model has been closed: open it again before asking") from error
 
 
 def _free(thread: ThreadPoolExecutor, engine: Engine) -> None:

@@ -21,11 +21,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,6 +40,9 @@ from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, check_image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError, Health
+
+if TYPE_CHECKING:
+    from lfm_perception.commands import Command
 
 STOPPED_TIMEOUT_S = 1.25
 """Longest silence of a worker that the kernel reports as stopped."""
@@ -113,14 +118,27 @@ class SupervisedVlm:
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises WorkerError when the worker is lost."""
         check_image(frame.image, "a frame")
+
+        def request(number: int) -> messages.Request:
+            shared = None if frame is self._shared else self._share(frame)
+            return messages.Request(number, shared, question, plan)
+
+        return self._ask(request)
+
+    def command(self, command: Command) -> Answer:
+        """See `CommandVlm.command`. Raises WorkerError when the worker is lost."""
+        return self._ask(lambda number: messages.CommandRequest(number, command))
+
+    def _ask(self, request: Callable[[int], messages.Request | messages.CommandRequest]) -> Answer:
+        """Send the request that is made with its number, and wait for the answer."""
         with self._one_request, self._changed:
             cancels = self._cancels
             worker = self._await_worker(cancels)
-            shared = None if frame is self._shared else self._share(frame)
+            message = request(self._number + 1)
             self._number += 1
             self._response = None
             self._deadline_s = time.monotonic() + self._settings.engine.answer_timeout
-            worker.send(messages.Request(self._number, shared, question, plan))
+            worker.send(message)
             try:
                 self._changed.wait_for(
                     lambda: self._response or self._worker is not worker or self._cancels != cancels

@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 
 from lfm_perception.backends import worker_messages as messages
-from lfm_perception.backends.worker_messages import HEARTBEAT_S, Request, SharedMemory
+from lfm_perception.backends.worker_messages import HEARTBEAT_S, CommandRequest, Request, SharedMemory
 from lfm_perception.errors import PerceptionError
 from lfm_perception.parent import end_with_parent
 from lfm_perception.scene import Answer, Frame
@@ -66,19 +68,23 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
         send(messages.Loaded(str(error)))
         return
     send(messages.Loaded())
-    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[Request | CommandRequest] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, vlm, requests), name="receiver", daemon=True).start()
     memory = SharedMemory(memory_file)
     frame: Frame | None = None
     while True:
         request = requests.get()
+        if isinstance(request, CommandRequest):
+            send(messages.Response(request.number, _result(partial(vlm.command, request.command))))
+            continue
         if shared := request.frame:
             frame = Frame(memory.image(shared), shared.stamp_ns, shared.frame_id)
         assert frame is not None
-        send(messages.Response(request.number, _result(vlm, frame, request)))
+        ask = partial(vlm.describe, frame, request.question, request.plan)
+        send(messages.Response(request.number, _result(ask)))
 
 
-def _receive(pipe: Connection, vlm: Vlm, requests: queue.SimpleQueue[Request]) -> None:
+def _receive(pipe: Connection, vlm: Vlm, requests: queue.SimpleQueue[Request | CommandRequest]) -> None:
     """Queue requests and apply cancellations, also during inference."""
     while True:
         try:
@@ -94,9 +100,9 @@ def _receive(pipe: Connection, vlm: Vlm, requests: queue.SimpleQueue[Request]) -
             requests.put(message)
 
 
-def _result(vlm: Vlm, frame: Frame, request: Request) -> Answer | PerceptionError:
+def _result(ask: Callable[[], Answer]) -> Answer | PerceptionError:
     try:
-        answer = vlm.describe(frame, request.question, request.plan)
+        answer = ask()
         return replace(answer, rejects=dict(answer.rejects))  # a MappingProxyType cannot be pickled
     except PerceptionError as error:
         return error

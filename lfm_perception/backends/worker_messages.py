@@ -6,13 +6,16 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer
+
+if TYPE_CHECKING:
+    from lfm_perception.commands import Command
 
 HEARTBEAT_S = 0.25
 """Period of the worker's heartbeat."""
@@ -41,6 +44,14 @@ class Request:
     frame: SharedFrame | None
     question: Question
     plan: FramePlan
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRequest:
+    """A command in words."""
+
+    number: int
+    command: Command
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lfm_perception.commands import REFUSAL, TOOLS
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.scene_questions import plural
 from lfm_perception.demo.wordings import SETS, alternative, read_wordings
@@ -21,28 +22,6 @@ WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
 """Wordings by tool and set."""
 
 CALL_START, CALL_END = "<|tool_call_start|>", "<|tool_call_end|>"
-REFUSAL = "I cannot do that."
-
-_STRINGS: dict[str, object] = {"type": "array", "items": {"type": "string"}}
-_STRING: dict[str, object] = {"type": "string"}
-_INTEGER: dict[str, object] = {"type": "integer"}
-_NUMBER: dict[str, object] = {"type": "number"}
-TOOLS: dict[str, tuple[str, dict[str, dict[str, object]]]] = {
-    "set_labels": ("Detect these labels from now on", {"labels": _STRINGS}),
-    "set_token_budget": ("Tokens for each frame", {"tokens": _INTEGER}),
-    "set_latency_budget": ("Seconds for each frame", {"seconds": _NUMBER}),
-    "set_duty_cycle": ("Share of the time for inference", {"share": _NUMBER}),
-    "set_min_score": ("Least score of a detection", {"score": _NUMBER}),
-    "set_caption_period": ("Seconds between captions", {"seconds": _NUMBER}),
-    "caption_now": ("Describe the scene now", {}),
-    "enable": ("Turn inference on", {}),
-    "disable": ("Turn inference off", {}),
-    "reset": ("Forget all tracks", {}),
-    "add_alert": ("Watch for something", {"name": _STRING, "question": _STRING}),
-    "remove_alert": ("Stop an alert", {"name": _STRING}),
-    "status": ("Report how the node is", {}),
-}
-"""Description and parameters of each tool, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +33,6 @@ class Command:
     tool: str
     text: str
     answer: str
-
-
-def tool_list(names: Sequence[str]) -> str:
-    """The text of the system turn that lists these tools."""
-    tools = [
-        {
-            "name": name,
-            "description": TOOLS[name][0],
-            "parameters": {
-                "type": "object",
-                "properties": TOOLS[name][1],
-                "required": list(TOOLS[name][1]),
-            },
-        }
-        for name in names
-    ]
-    return f"List of tools: {json.dumps(tools)}"
 
 
 def command(rng: random.Random, listed: Sequence[str], held: bool, tool: str | None = None) -> Command:

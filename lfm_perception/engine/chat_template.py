@@ -19,12 +19,17 @@ TURN_END = SpecialToken("<|im_end|>")
 IMAGE_START = SpecialToken("<|image_start|>")
 IMAGE_END = SpecialToken("<|image_end|>")
 THUMBNAIL = SpecialToken("<|img_thumbnail|>")
+TOOL_CALL_START = SpecialToken("<|tool_call_start|>")
+TOOL_CALL_END = SpecialToken("<|tool_call_end|>")
 REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, THUMBNAIL)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A prompt in the chat template, as parts before and after the image: special tokens and plain text."""
+    """A prompt in the chat template, as parts before and after the image: special tokens and plain text.
+
+    Without an image, `before` are those that several prompts share.
+    """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -36,6 +41,15 @@ def apply_chat_template(prompt: Prompt) -> ChatPrompt:
     return ChatPrompt(
         before=(BOS, *system, TURN_START, "user\n", IMAGE_START),
         after=(IMAGE_END, prompt.user, TURN_END, "\n", TURN_START, "assistant\n"),
+    )
+
+
+def text_template(prompt: Prompt) -> ChatPrompt:
+    """A prompt without an image: the system turn before, the user turn after."""
+    system = (TURN_START, f"system\n{prompt.system}", TURN_END, "\n") if prompt.system else ()
+    return ChatPrompt(
+        before=(BOS, *system),
+        after=(TURN_START, f"user\n{prompt.user}", TURN_END, "\n", TURN_START, "assistant\n"),
     )
 
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +43,10 @@ from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError
 
+if TYPE_CHECKING:
+    from lfm_perception.commands import Command
+    from lfm_perception.engine.calls import CallDecoder
+
 _SMALL_TILE = np.zeros((64, 64, 3), np.uint8)
 
 OnStage = Callable[[Stage], None]
@@ -62,7 +68,10 @@ class Engine:
         self, model: Path, mmproj: Path, settings: Settings, on_stage: OnStage = lambda stage: None
     ) -> None:
         self._model = None
+        self._adapter: Any = None
+        self._settings = settings
         self._vision: VisionEncoder | None = None
+        self._calls: CallDecoder | None = None
         self._sampling, self._box_sampling = settings.sampling, settings.box_sampling
         self._use_means = settings.detect.coordinates == "mean"
         self._encoded: tuple[Frame, ImagePlan, list[Embeddings]] | None = None
@@ -104,10 +113,10 @@ class Engine:
         if settings.lora.path:
             path = Path(settings.lora.path).expanduser()
             self._on_stage(loading(path))
-            adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
-            if not adapter:
+            self._adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
+            if not self._adapter:
                 raise llama_error(f"llama.cpp cannot apply {settings.lora.path}")
-            self.kv_cache.apply_lora(adapter, settings.lora.scale)  # freed with the model
+            self.kv_cache.apply_lora(self._adapter, settings.lora.scale)  # freed with the model
         self.latency = LatencyModel(self.kv_cache)
         self.threads = ThreadTuner(self.kv_cache, self.latency, threads)
 
@@ -124,6 +133,27 @@ class Engine:
         except PerceptionError:
             self.kv_cache.clear(data=True)
             raise
+
+    def command(self, command: Command, stop: StopRequest) -> Answer:
+        """The call that a command means, see `vlm.CommandVlm`; what was read of the frame stays.
+
+        Raises:
+            CancelledError: a stop was requested.
+            PerceptionError: llama.cpp cannot compute it.
+        """
+        if self._calls is None:
+            self._calls = self._make_call_decoder()
+        self._on_stage(ANSWERING)
+        return self._calls.decode(command, stop)
+
+    def _make_call_decoder(self) -> CallDecoder:
+        from lfm_perception.engine.calls import TEXT_CONTEXT, CallDecoder  # costs nothing without commands
+
+        engine = replace(self._settings.engine, n_ctx=TEXT_CONTEXT)
+        kv_cache = KvCache(self._model, len(self.vocabulary.pieces), engine, self.threads.threads)
+        if self._adapter:
+            kv_cache.apply_lora(self._adapter, self._settings.lora.scale)
+        return CallDecoder(self.vocabulary, kv_cache)
 
     def begin(self, stop: StopRequest) -> None:
         """Let `stop` end all computation from now on."""
@@ -235,6 +265,9 @@ class Engine:
         self._encoded = None
         if self._vision:
             self._vision.free()
+        if self._calls:
+            self._calls.free()
+            self._calls = None
         if hasattr(self, "kv_cache"):
             self.kv_cache.free()
             del self.kv_cache

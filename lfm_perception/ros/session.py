@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import JumpThreshold
@@ -41,7 +42,10 @@ from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
 from lfm_perception.text import sentence
-from lfm_perception.vlm import Vlm
+from lfm_perception.vlm import CommandVlm, Vlm
+
+if TYPE_CHECKING:
+    from lfm_perception.ros.commands import CommandInput
 
 CAMERA_WARNING_PERIOD_S = 30.0
 """Minimum time between two log lines about a camera that is silent or loses images."""
@@ -110,8 +114,17 @@ class Session:
         resources.callback(node.get_clock().create_jump_callback(threshold, post_callback=reset).unregister)
         self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
         resources.callback(self._question_outputs.close)
+        self._commands = self._open_commands(resources) if settings.commands.allowed else None
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
+
+    def _open_commands(self, resources: ExitStack) -> CommandInput:
+        from lfm_perception.ros.commands import CommandInput  # costs nothing without commands
+
+        assert isinstance(self._vlm, CommandVlm), "the settings refuse other backends"
+        commands = CommandInput(self._node, lambda: self._settings, self._vlm, self._live, self._unexpected)
+        resources.callback(commands.close)
+        return commands
 
     @property
     def topic(self) -> str:
@@ -146,9 +159,13 @@ class Session:
         for topic in perception_subscriptions(node.image_transport, node.image_reliability):
             callback = self._unexpected.guarded(topic.name, callbacks[topic.name])
             self._subscriptions.append(subscribe(self._node, topic, callback, self._group))
+        if self._commands is not None:
+            self._commands.start(self._group)
 
     def stop(self) -> None:
         """Unsubscribe, cancel the inference under way and delete the markers. Tracks and caption are kept."""
+        if self._commands is not None:
+            self._commands.stop()
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)

@@ -157,6 +157,19 @@ STANDING_QUESTION = (
 """The topics of each standing question."""
 
 
+COMMANDS = NodeInterface(
+    subscriptions=(
+        Topic("input_command", "std_msgs/String", QUESTIONS, "`commands.allowed` is set",
+              "command in words", serialized=True),
+    ),
+    publishers=(
+        Topic("command_answer", "std_msgs/String", RESULT, "each command",
+              "its call with the result, or why it is refused, as JSON"),
+    ),
+)  # fmt: skip
+"""The topics of commands, which exist while a command is allowed."""
+
+
 def question_topics(names: Iterable[str]) -> list[Topic]:
     """The topics of the standing questions of these names."""
     return [

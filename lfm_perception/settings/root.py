@@ -13,6 +13,7 @@ from typing import Any
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.questions import DIALECTS, Dialect, Question, detect
 from lfm_perception.settings import model_schema, schema, validation, yaml_file
+from lfm_perception.settings.commands import CommandSettings
 from lfm_perception.settings.dialects import user_dialects
 from lfm_perception.settings.fovea import FoveaSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
@@ -39,6 +40,7 @@ class Settings:
     detect: schema.DetectSettings = schema.DetectSettings()
     caption: schema.CaptionSettings = schema.CaptionSettings()
     questions: schema.QuestionSettings = schema.QuestionSettings()
+    commands: CommandSettings = CommandSettings()
     tracker: schema.TrackerSettings = schema.TrackerSettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()

@@ -65,6 +65,7 @@ def check(settings: Settings) -> None:
     _check_files(settings)
     _check_prompts(settings)
     _check_tokens(settings)
+    _check_commands(settings)
     thermal = settings.thermal
     if not thermal.reduce_tokens_at <= thermal.reduce_duty_cycle_at <= thermal.pause_at:
         raise PerceptionError(
@@ -159,6 +160,22 @@ def _check_tokens(settings: Settings) -> None:
         raise PerceptionError(
             f"engine.n_ctx {engine.n_ctx} cannot hold image, prompt and answer, about {needed} tokens: "
             "raise it, or lower image.max_tokens, image.max_tiles or the answers' max_tokens"
+        )
+
+
+def _check_commands(settings: Settings) -> None:
+    if not settings.commands.allowed:
+        return
+    from lfm_perception.commands import check_tools  # costs nothing without commands
+
+    try:
+        check_tools(settings.commands.allowed)
+    except PerceptionError as error:
+        raise PerceptionError(f"commands.allowed: {error}") from error
+    if settings.engine.backend != "llama":
+        raise PerceptionError(
+            f"commands.allowed is set and engine.backend is {settings.engine.backend}, which takes no "
+            "commands, because calls are constrained in llama.cpp: choose llama, or empty the list"
         )
 
 

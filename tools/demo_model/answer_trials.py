@@ -28,7 +28,8 @@ from demo_model.export import load_checkpoint
 from demo_model.losses import read_answers
 from demo_model.network import VisionLanguageModel
 from demo_model.optimizers import rounded
-from lfm_perception.demo.commands import CALL_START, TOOLS, Command, command
+from lfm_perception.commands import TOOLS
+from lfm_perception.demo.commands import CALL_START, Command, command
 from lfm_perception.demo.scene_questions import SceneQuestion
 from lfm_perception.demo.world import Snapshot
 from lfm_perception.evaluation.demo_questions import scene_with_questions

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model import tokenizer as vocabulary
+from lfm_perception.commands import tool_list
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE
-from lfm_perception.demo.commands import command, some_tools, tool_list
+from lfm_perception.demo.commands import command, some_tools
 from lfm_perception.demo.questions import Lesson, lesson
 from lfm_perception.demo.scene_questions import MIN_HELMET_HEIGHT_PX, scene_questions
 from lfm_perception.demo.world import Snapshot, TrueObject, crop, still

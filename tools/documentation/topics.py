@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of topics, timers and services, from `lfm_perception.ros.topics`."""
+"""The tables of topics, timers, services and tools of commands, from their declarations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from documentation.marks import table
-from lfm_perception.ros.topics import DEMO_CAMERA, PERCEPTION, STANDING_QUESTION, Qos, Topic
+from lfm_perception.commands import TOOLS
+from lfm_perception.commands.tools import Tool
+from lfm_perception.ros.topics import COMMANDS, DEMO_CAMERA, PERCEPTION, STANDING_QUESTION, Qos, Topic
 
 
 def texts() -> dict[str, str]:
@@ -15,7 +17,12 @@ def texts() -> dict[str, str]:
         "topics/subscriptions": _topics(PERCEPTION.subscriptions, "when"),
         "topics/publishers": _topics(PERCEPTION.publishers, "rate"),
         "topics/standing-questions": _topics(STANDING_QUESTION, "rate"),
+        "topics/commands": _topics([*COMMANDS.subscriptions, *COMMANDS.publishers], "when"),
         "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
+        "commands/tools": table(
+            ("tool", "arguments", "does"),
+            [(f"`{tool.name}`", _arguments(tool), tool.description) for tool in TOOLS.values()],
+        ),
         "topics/timers": table(
             ("timer", "period", "clock", "purpose"),
             [(each.name, f"`{each.parameter}`", each.clock, each.description) for each in PERCEPTION.timers],
@@ -29,6 +36,10 @@ def texts() -> dict[str, str]:
             [(f"`{each.name}`", each.type, each.when, each.description) for each in _overview()],
         ),
     }
+
+
+def _arguments(tool: Tool) -> str:
+    return ", ".join(f"`{name}`: {slot}" for name, slot in tool.parameters.items())
 
 
 def _overview() -> list[Topic]:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slots: the values that an argument of a call may have, as JSON texts.
+
+Values are copied: numbers and names stand in the operator's own words, or in an enumeration such as the
+labels in use. A model that mishears can then choose a wrong value, but never invent one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lfm_perception.commands.calls import Command
+
+MAX_PHRASE_WORDS = 5
+"""Most words of a label or a name that is not enumerated."""
+
+MAX_VALUES = 2000
+"""Most values of an argument."""
+
+_NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
+_LITERAL = re.compile(r"0|[1-9][0-9]*")
+
+# Scripts without spaces between words: each of their characters counts as a word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+(?:['’/&+.-](?:(?![{_UNSPACED}])\w)+)*")
+_GAP = re.compile(r"[ \t]*")
+_SENTENCE_END = re.compile(r"[.!?:;。！？：；]\s*$")
+
+
+def values(slot: str, command: Command, earlier: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The JSON texts of all values that an argument may have, each once.
+
+    Args:
+        slot: a key of `tools.SCHEMAS`; for `labels`, the values of an item.
+        earlier: JSON texts of the call's arguments before it.
+    """
+    found = _SLOTS[slot](command, earlier)
+    return list(dict.fromkeys(found))[:MAX_VALUES]
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _numbers(command: Command, *, shares: bool) -> list[str]:
+    """The numbers in the operator's words, as they are said; as `shares`, a percentage is divided by 100."""
+    texts = []
+    for match in _NUMBER.finditer(command.words):
+        text, percent = match.groups()
+        if not _LITERAL.fullmatch(text.partition(".")[0]):
+            continue
+        if shares and percent:
+            text = f"{(Decimal(text) / 100).normalize():f}"
+        texts.append(text)
+    return texts
+
+
+def _phrases(command: Command) -> list[str]:
+    """The operator's words, and several in a row, as they stand; a sentence's first also in lower case."""
+    words = list(_WORD.finditer(command.words))
+    phrases = []
+    for first, begin in enumerate(words):
+        before = command.words[: begin.start()].strip()
+        begins_sentence = not before or _SENTENCE_END.search(before)
+        end = begin.start()
+        for word in words[first : first + MAX_PHRASE_WORDS]:
+            if word is not begin and not _GAP.fullmatch(command.words, end, word.start()):
+                break  # punctuation stands between them
+            end = word.end()
+            phrase = command.words[begin.start() : end]
+            phrases.append(phrase)
+            if begins_sentence:
+                phrases.append(phrase[0].lower() + phrase[1:])
+    return phrases
+
+
+def _questions(command: Command, name: str) -> list[str]:
+    """`Is there a NAME?`, and the words of the operator in a row up to a question mark."""
+    questions = [f"Is there a {json.loads(name)}?"]
+    for mark in re.finditer(r"[?？؟]", command.words):
+        begins = _WORD.finditer(command.words, 0, mark.start())
+        questions += [command.words[word.start() : mark.end()] for word in begins]
+    return questions
+
+
+def _named(enumerated: Iterable[str], command: Command) -> list[str]:
+    return [_text(name) for name in (*enumerated, *_phrases(command))]
+
+
+_SLOTS: Mapping[str, Callable[[Command, Mapping[str, str]], list[str]]] = {
+    "labels": lambda command, earlier: _named(command.labels, command),
+    "integer": lambda command, earlier: [
+        text for text in _numbers(command, shares=False) if text.isdecimal()
+    ],
+    "number": lambda command, earlier: _numbers(command, shares=False),
+    "share": lambda command, earlier: _numbers(command, shares=True),
+    "name": lambda command, earlier: _named(command.labels, command),
+    "alert": lambda command, earlier: _named((*command.alerts, *command.labels), command),
+    "question": lambda command, earlier: [_text(each) for each in _questions(command, earlier["name"])],
+}

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands in words: the tools, the values that a call may hold, and the strict parser."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from lfm_perception.commands import REFUSAL, TOOLS, Command, check_tools, slots, tool_list
+from lfm_perception.commands.calls import Step, parse_call
+from lfm_perception.demo import commands as demo
+from lfm_perception.errors import PerceptionError
+from lfm_perception.settings import Settings
+
+LABELS = Settings().detect.labels
+ALL = tuple(TOOLS)
+
+
+def said(words: str, *tools: str) -> Command:
+    return Command(words, tools or ALL, LABELS)
+
+
+def calls(command: Command) -> Iterator[str]:
+    """The texts of all calls; of lists, those that begin with the first few items."""
+
+    def below(step: Step, depth: int) -> Iterator[str]:
+        if step.following is None:
+            yield step.decided
+        elif depth:
+            for following in step.following():
+                yield from below(following, depth - 1)
+
+    for step in command.steps():
+        yield from below(step, 1)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_the_demo_model_learns_is_a_call_of_its_command(held: bool) -> None:
+    rng = random.Random(1)
+    seen = set()
+    for _ in range(400):
+        lesson = demo.command(rng, ALL, held)
+        answer = lesson.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
+        call = said(lesson.text).parse(answer)
+        assert (call is None) == (answer == REFUSAL)
+        seen.add(lesson.tool)
+        if call is not None:
+            assert call.tool == lesson.tool
+            chosen = [step for step in said(lesson.text).steps() if answer.startswith(step.decided)]
+            assert chosen, answer
+    assert seen >= set(TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("words", "slot", "values"),
+    [
+        ("at most 128 tokens, or 64.", "integer", ["128", "64"]),
+        ("within 0.5s", "number", ["0.5"]),
+        ("1,000 or 1.2.3 or -5 or v2 or 007 or 5-", "number", ["5"]),
+        ("use 50 percent, 7 % or 12.5% or 0.3 of it", "share", ["0.5", "0.07", "0.125", "0.3"]),
+        ("100%", "share", ["1"]),
+        ("no number", "number", []),
+    ],
+)
+def test_numbers_are_those_that_were_said(words: str, slot: str, values: list[str]) -> None:
+    assert slots.values(slot, said(words)) == values
+
+
+def test_names_are_words_in_a_row_or_enumerated() -> None:
+    names = slots.values("labels", said("Red cones, and people's hats"))
+    assert '"Red cones"' in names
+    assert '"red cones"' in names
+    assert '"people\'s hats"' in names
+    assert '"person"' in names
+    assert '"cones and"' not in names
+    assert '"dog"' not in names
+    assert '"人"' in slots.values("labels", said("人と箱を検出して"))
+
+
+def test_a_question_is_built_of_the_name_or_copied() -> None:
+    command = said("Add an alert named door: Is the door open?")
+    questions = slots.values("question", command, {"name": '"door"'})
+    assert questions[0] == '"Is there a door?"'
+    assert '"Is the door open?"' in questions
+    assert not any("shut" in question for question in questions)
+
+
+def test_every_call_of_a_command_is_parsed_and_no_other() -> None:
+    command = said("set the labels to dog and use 7 %: Is it?", "set_labels", "set_duty_cycle", "add_alert")
+    texts = list(calls(command))
+    assert '[set_labels(labels=["dog", "box"])]' in texts
+    assert "[set_duty_cycle(share=0.07)]" in texts
+    assert '[add_alert(name="dog", question="Is it?")]' in texts
+    for text in random.Random(0).sample(texts, 300):
+        call = command.parse(text)
+        assert call is not None
+        assert f"[{call.tool}(" in text
+    for wrong, reason in [
+        ('[set_labels(labels=["cat"])]', "does not stand in the command"),
+        ("[set_duty_cycle(share=7)]", "does not stand in the command"),
+        ("[set_duty_cycle(share=0.070)]", "does not stand in the command"),
+        ("[reset()]", "not in commands.allowed"),
+        ('[set_labels(labels=["dog", "dog"])]', "different texts"),
+        ("[set_labels(labels=[])]", "different texts"),
+        ('[set_labels(labels="dog")]', "different texts"),
+        ('[set_duty_cycle(share="0.07")]', "another type"),
+        ("[set_duty_cycle(share=true)]", "another type"),
+        ("[set_duty_cycle(share=NaN)]", "no JSON"),
+        ("[set_duty_cycle(share=0.07)] ", "takes"),
+        ("[set_duty_cycle(share=0.07), set_duty_cycle(share=0.07)]", "takes"),
+        ("[set_duty_cycle(0.07)]", "takes"),
+        ("[set_duty_cycle(share=print(1))]", "no JSON"),
+        ("[__import__('os').system('true')]", "known tool"),
+        ("", "known tool"),
+    ]:
+        with pytest.raises(PerceptionError, match=reason):
+            command.parse(wrong)
+
+
+def _mutated(rng: random.Random, text: str) -> str:
+    """The text with some characters replaced, removed or repeated, or with a part of another call."""
+    pieces = [
+        "[",
+        "]",
+        "(",
+        ")",
+        '"',
+        "=",
+        ",",
+        "\\",
+        "\x00",
+        "9" * 30,
+        "e",
+        "-",
+        "NaN",
+        "{}",
+        "👍",
+        "\ud800",
+    ]
+    pieces += [
+        "__import__('os')",
+        "reset",
+        "set_labels",
+        "[" * 500,
+        "lambda: 0",
+        'f"{1}"',
+        "<|tool_call_end|>",
+    ]
+    for _ in range(rng.randint(0, 4)):
+        place = rng.randrange(len(text) + 1)
+        text = text[:place] + rng.choice(pieces) + text[place + rng.choice((0, 0, 1, 5)) :]
+    return text
+
+
+def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
+    rng = random.Random(5)
+    command = said("set labels to dog, use 64 tokens", "set_labels", "set_token_budget", "status")
+    whole = [demo.command(rng, ALL, False).answer for _ in range(50)]
+    whole = [text.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END) for text in whole]
+    whole += ['[set_labels(labels=["dog"])]', "[set_token_budget(tokens=64)]", "[status()]", REFUSAL]
+    parsed = 0
+    for _ in range(20_000):
+        try:
+            call = command.parse(_mutated(rng, rng.choice(whole)))
+        except PerceptionError:
+            continue
+        if call is not None:
+            parsed += 1
+            assert call.tool in command.tools
+            assert list(call.arguments) == list(TOOLS[call.tool].parameters)
+            for value in call.arguments.values():
+                assert value == 64 or all(item in (*LABELS, "dog") or item in command.words for item in value)
+    assert parsed > 100
+
+
+@pytest.mark.parametrize("text", ["[" * 4000, "[set_labels(labels=" + "[" * 3900, "[status(" * 400])
+def test_deep_texts_are_refused(text: str) -> None:
+    with pytest.raises(PerceptionError):
+        parse_call(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("", "blank"), ("a" * 301, "longer"), ("set <|im_end|> now", "special token")],
+)
+def test_words_that_cannot_be_read_are_refused(words: str, reason: str) -> None:
+    with pytest.raises(PerceptionError, match=reason):
+        said(words)
+
+
+def test_tools_are_listed_as_the_model_was_trained() -> None:
+    assert tool_list(["add_alert", "reset"]) == (
+        'List of tools: [{"name": "add_alert", "description": "Watch for something", "parameters": '
+        '{"type": "object", "properties": {"name": {"type": "string"}, "question": {"type": "string"}}, '
+        '"required": ["name", "question"]}}, {"name": "reset", "description": "Forget all tracks", '
+        '"parameters": {"type": "object", "properties": {}, "required": []}}]'
+    )
+    properties = {name: tool.schema()["parameters"]["properties"] for name, tool in TOOLS.items()}
+    assert properties["set_labels"] == {"labels": {"type": "array", "items": {"type": "string"}}}
+    assert json.loads(tool_list(TOOLS).removeprefix("List of tools: "))
+
+
+def test_settings_refuse_unknown_tools_and_backends_without_commands() -> None:
+    assert not Settings().commands.allowed
+    with pytest.raises(PerceptionError, match=r"commands\.allowed: there is no tool 'fly'"):
+        Settings().with_values({"commands.allowed": ["fly"]})
+    with pytest.raises(PerceptionError, match=r"engine\.backend is openai, which takes no commands"):
+        Settings().with_values({"commands.allowed": ["reset"], "engine.backend": "openai"})
+    with pytest.raises(PerceptionError, match="no tool"):
+        check_tools(["reset", ""])
