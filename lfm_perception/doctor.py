@@ -210,7 +210,9 @@ def check_inference(settings: Settings) -> Finding:
         with open_perception(settings) as perception:
             opened = time.perf_counter()
             if not backend.any_frame:
-                return Finding("inference", f"ready after {opened - started:.1f} s, no frame to ask about")
+                return Finding(
+                    "inference", f"ready after {1e3 * (opened - started):.0f} ms, no frame to ask about"
+                )
             perception.infer(frame)
             inferred = time.perf_counter()
     except WorkerError as error:
@@ -219,7 +221,8 @@ def check_inference(settings: Settings) -> Finding:
     except PerceptionError as error:
         return Finding("inference", str(error), backend.remedy)
     start_s, frame_s = opened - started, inferred - opened
-    return Finding("inference", f"ready after {start_s:.1f} s, one frame in {frame_s:.2f} s")
+    found = f"ready after {1e3 * start_s:.0f} ms, inference latency {1e3 * frame_s:.0f} ms"
+    return Finding("inference", found)
 
 
 def check_store(store: Store) -> Iterator[Finding]:

@@ -86,13 +86,13 @@ def questions(
     scenes: Annotated[int, typer.Option(min=1, help="Number of new scenes.")] = 200,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for all measures.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
     """Ask the model typed questions about new scenes of the demo world, and compare with the ground truth.
 
-    A question of each kind about each scene, in wordings that the demo model was not trained on. `error` is
-    the expected calibration error of the probability of yes.
+    A question of each kind about each scene, in wordings that the demo model was not trained on. The
+    calibration error is the expected one of the probability of yes.
     """
     from dataclasses import asdict
 
@@ -112,7 +112,7 @@ def questions(
     if json_:
         kinds = {report.kind: asdict(report) for report in reports}
         write_json(json_, {**provenance(chosen), "scenes": scenes, "kinds": kinds})
-        print(f"all measures in {json_}")
+        print(f"all figures in {json_}")
 
 
 @app.command()
