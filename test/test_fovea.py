@@ -185,6 +185,16 @@ def test_a_setting_out_of_range_is_refused_in_one_sentence(name: str, value: obj
     assert len(str(refused.value)) < 300
 
 
+def test_recorded_answers_about_whole_frames_are_not_taken_for_those_of_regions() -> None:
+    with pytest.raises(PerceptionError, match=r"fovea\.mode is on and engine\.backend is recorded"):
+        Settings().with_values({"engine.backend": "recorded", "recorded.path": "a", "fovea.mode": "on"})
+
+
+def test_a_budget_below_the_smallest_picture_is_refused() -> None:
+    with pytest.raises(PerceptionError, match=r"budget\.tokens 40 is too small"):
+        Settings().with_values({"fovea.mode": "on", "budget.tokens": 40})
+
+
 # --- regions and boxes ------------------------------------------------------------------------------------
 
 REGION = Box(0.25, 0.5, 0.75, 1.0)

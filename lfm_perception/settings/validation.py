@@ -66,6 +66,11 @@ def check(settings: Settings) -> None:
     _check_prompts(settings)
     _check_tokens(settings)
     _check_commands(settings)
+    if settings.engine.backend == "recorded" and settings.fovea.mode != "off":
+        raise PerceptionError(
+            f"fovea.mode is {settings.fovea.mode} and engine.backend is recorded: recordings hold answers "
+            "about whole frames only, so set fovea.mode off"
+        )
     thermal = settings.thermal
     if not thermal.reduce_tokens_at <= thermal.reduce_duty_cycle_at <= thermal.pause_at:
         raise PerceptionError(
