@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def texts(root: Path) -> dict[str, str]:
         **dict(_node(read("node"))),
         **dict(_motion_gate(read("motion_gate"))),
         **dict(_quality(read("quality_speed"))),
+        **dict(_foveation(read("foveation"))),
         **dict(_fuzz(read("fuzz"))),
     }
 
@@ -166,6 +168,34 @@ def _quality(found: Any) -> Iterator[tuple[str, str]]:
             ],
         ),
     )
+
+
+def _foveation(found: Any) -> Iterator[tuple[str, str]]:
+    for name, model in found.items():
+        bounds = model["sizes_px"]
+        heads = [f"{low} to {high} px" for low, high in pairwise(bounds[1:])]
+        yield (
+            f"foveation/{'demo' if name.startswith('demo') else 'simulated'}",
+            table(
+                (
+                    *("image tokens", "inferences", "HOTA", "precision", f"recall, below {bounds[1]} px"),
+                    *(*heads, f"above {bounds[-1]} px", "new object, p90, s", "answer tokens"),
+                ),
+                [
+                    (
+                        *(str(each["max_tokens"]), each["plan"], f"{each['hota']:.1f}"),
+                        *(f"{each['precision']:.1f}", *map(_recall, each["recall_by_size"])),
+                        "never" if (late := each["first_detection_p90_s"]) is None else f"{late:.1f}",
+                        f"{each['answer_tokens']:.0f}",
+                    )
+                    for each in model["results"]
+                ],
+            ),
+        )
+
+
+def _recall(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
