@@ -35,6 +35,9 @@ WHOLE_FRAMES, FOVEATED = "whole frames", "foveated"
 SAME_RECALL = 0.1
 """Difference of the recall of equally large objects, in whole frames and in regions, that says nothing."""
 
+FREQUENT = 5.0
+"""Share of the objects, in per cent, from which on a class of size is drawn."""
+
 COLUMNS = (
     "tokens", "HOTA", "precision", "recall", *(f">{size} px" for size in SIZES),
     "first p90", "tokens/s", "ms/s",
@@ -142,37 +145,44 @@ def limited(settings: Settings, tokens: int) -> dict[str, object]:
 
 
 def draw_curves(file: Path, models: Mapping[str, Mapping[tuple[str, int], FoveaFigures]]) -> None:
-    """Writes HOTA, recall of small objects and time to the first detection over tokens per second, as SVG.
+    """Writes HOTA, recall of small objects and precision over tokens per second, as SVG.
 
-    One row for each model, by its name.
+    One row for each model, by its name. Small objects are those of the smallest frequent class that begins
+    above 0 pixels.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels: tuple[tuple[str, Callable[[FoveaFigures], float]], ...] = (
-        ("HOTA", lambda each: each.hota),
-        (f"recall of {SIZES[1]} to {SIZES[2]} px, %", lambda each: each.recall_by_size[1] or 0.0),
-        ("precision, %", lambda each: each.precision),
-    )
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.9 * len(models)), layout="constrained")
-        rows = figure.subplots(len(models), len(panels), squeeze=False)
+        rows = figure.subplots(len(models), 3, squeeze=False)
         for row, (model, results) in zip(rows, models.items(), strict=True):
-            for axes, (title, value) in zip(row, panels, strict=True):
+            for axes, (title, value) in zip(row, _panels(results), strict=True):
                 for colour, name in zip(COLOURS, (WHOLE_FRAMES, FOVEATED), strict=False):
-                    points = [each for (plan, _), each in results.items() if plan == name]
-                    tokens = [(each.image_tokens + each.answer_tokens) / INFERENCE_S for each in points]
-                    order = np.argsort(tokens)
-                    axes.plot(
-                        np.array(tokens)[order],
-                        np.array([*map(value, points)])[order],
-                        "o-",
-                        color=colour,
-                        label=name,
+                    points = sorted(
+                        ((each.image_tokens + each.answer_tokens) / INFERENCE_S, value(each))
+                        for (plan, _), each in results.items()
+                        if plan == name
                     )
-                axes.set(
-                    title=title, xlabel="image and answer tokens per second", xlim=(0, None), ylim=(0, 100)
-                )
+                    axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+                axes.set(title=title, xlabel="image and answer tokens per second")
+                axes.set(xlim=(0, None), ylim=(0, 100))
             row[0].set_ylabel(model)
             row[0].legend(loc="lower right")
         figure.savefig(file, metadata={"Date": None})
+
+
+def _panels(
+    results: Mapping[tuple[str, int], FoveaFigures],
+) -> Sequence[tuple[str, Callable[[FoveaFigures], float]]]:
+    """Title of each panel, and what it draws."""
+    shares = next(iter(results.values())).share_by_size
+    small = next((row for row in range(1, len(SIZES) - 1) if shares[row] >= FREQUENT), len(SIZES) - 2)
+    return (
+        ("HOTA", lambda each: each.hota),
+        (
+            f"recall of {SIZES[small]} to {SIZES[small + 1]} px, %",
+            lambda each: each.recall_by_size[small] or 0.0,
+        ),
+        ("precision, %", lambda each: each.precision),
+    )
