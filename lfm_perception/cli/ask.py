@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from lfm_perception.decisions import Decision
     from lfm_perception.typed_questions import TypedQuestion
 
-NODE = "node"
-"""The source that is the running node; `node:/cam1/perception` names it."""
-
 
 def ask(
     source: Annotated[
@@ -51,13 +48,14 @@ def ask(
     of every allowed answer is read, and the likeliest is printed.
     """
     asked = _typed(question, yes_no=yes_no, choice=choice, number=number)
-    if source == NODE or source.startswith(f"{NODE}:"):
+    node = options.node_name(source)
+    if node is not None:
         if settings or set_ or frames:
             raise typer.BadParameter("a running node has its own settings", param_hint="node")
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 
-        print(ask_node(source.partition(":")[2] or "/perception", asked))
+        print(ask_node(node, asked))
         return
     from lfm_perception.backends import demo_model_warning, log_warning, open_vlm
     from lfm_perception.media.run import limited

@@ -227,6 +227,17 @@ def check_apart(source: str, out: Path) -> None:
         )
 
 
+NODE = "node"
+"""The source that is the running node; `node:/cam1/perception` names it."""
+
+
+def node_name(source: str) -> str | None:
+    """The full name of the running node that a source names; None for other sources."""
+    if source != NODE and not source.startswith(f"{NODE}:"):
+        return None
+    return source.partition(":")[2] or "/perception"
+
+
 def require_ros() -> None:
     """Raise PerceptionError when ROS 2 is missing, before an import fails."""
     if find_spec("rclpy") is None or find_spec("vision_msgs") is None:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eyes for agents over a running node, on real DDS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from robot import Film, Robot
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.ros.eyes import node_eyes
+from lfm_perception.settings import Settings
+from lfm_perception.typed_questions import TypedQuestion
+
+
+@contextmanager
+def camera(running: Robot) -> Iterator[None]:
+    """A camera that sends a frame five times a second."""
+    ended, film = threading.Event(), Film()
+
+    def send() -> None:
+        while not ended.wait(0.2):
+            running.send_frame(film.next(skip=5))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_an_agent_sees_what_the_node_sees(running: Robot) -> None:
+    with camera(running), node_eyes(running.name) as eyes:
+        scene = eyes.look()
+        assert scene["frame_id"] == "front_optical"
+        assert eyes.look()["stamp"] != scene["stamp"]
+        assert "value" in eyes.ask(TypedQuestion("Is there a box?", "yes_no"))
+        for boxes in (False, True):
+            data = np.frombuffer(eyes.snapshot(boxes=boxes), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            assert image is not None
+            assert image.shape == (480, 640, 3)
+        assert len(eyes.caption().split()) > 3
+        eyes.set_labels(["person"])
+        assert running.get("detect.labels") == ["person"]
+        with pytest.raises(PerceptionError, match="more than once"):
+            eyes.set_labels(["box", "box"])
+        eyes.set_labels(Settings().detect.labels)
