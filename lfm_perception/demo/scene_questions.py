@@ -29,7 +29,7 @@ CLEAR_OFFSET = 0.04
 CLEAR_AREA = 1.4
 """Minimum ratio of the areas of the largest object and of the next one."""
 
-PLURALS = {"person": "people", "box": "boxes", "bus": "buses", "match": "matches"}
+PLURALS = {"person": "people", "box": "boxes", "bus": "buses"}
 STRANGERS = (
     "dog",
     "chair",
@@ -77,13 +77,13 @@ _WEIGHTS = {"side": 2.5, "which side": 1.0, "helmet": 3.0, "helmet choice": 1.0,
 
 
 def scene_question(
-    rng: random.Random, snapshot: Snapshot, held: bool, kind: str = "", form: str = ""
+    rng: random.Random, snapshot: Snapshot, held: bool, kind: str = "", sentences: float = SENTENCES
 ) -> SceneQuestion | None:
     """A question of the kind, any kind where none is named; None where the scene has no clear answer to it.
 
     Args:
         held: whether the wording is one of those that are not trained.
-        form: `sentence` or `typed`; one of the two at random where it is empty.
+        sentences: probability of a question without a type.
     """
     kind = kind or rng.choices(KINDS, [_WEIGHTS.get(each, 1.0) for each in KINDS])[0]
     asked = _ASK[kind](rng, snapshot)
@@ -92,7 +92,7 @@ def scene_question(
     text = _spoken(rng, rng.choice(WORDINGS[kind][SETS[held]]), asked.slots)
     if rng.random() < 0.2:
         text = rng.choice(_CONTENT["openings"]) + text
-    if form == "sentence" or (not form and rng.random() < SENTENCES):
+    if rng.random() < sentences:
         return SceneQuestion(kind, TypedQuestion(text), asked.sentence)
     return SceneQuestion(kind, _typed(text, asked.options), asked.answer)
 

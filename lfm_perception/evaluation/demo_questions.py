@@ -57,7 +57,7 @@ def scene_with_questions(seed: int, index: int) -> tuple[Snapshot, list[SceneQue
     """A new scene, easy and hard in turn, with one question of each kind to which it has a clear answer."""
     rng = random.Random(f"questions {seed} {index}")
     snapshot = still(rng, SIDE, SIDE, HARD if index % 2 else EASY)
-    asked = [q for kind in KINDS if (q := scene_question(rng, snapshot, held=True, kind=kind, form="typed"))]
+    asked = [q for kind in KINDS if (q := scene_question(rng, snapshot, True, kind, sentences=0.0))]
     heights = [t.box.y2 - t.box.y1 for t in snapshot.objects if t.label == "person"]
     small = any(height <= TALL for height in heights)
     return snapshot, [q for q in asked if not (small and q.kind.startswith("helmet"))]
