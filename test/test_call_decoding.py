@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,9 @@ from engine_load import FIND, SMALL, Computed
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.backends.supervisor import SupervisedVlm
 from lfm_perception.commands import REFUSAL, TOOLS, Command
+from lfm_perception.demo import commands as demo
 from lfm_perception.engine.calls import CallDecoder
-from lfm_perception.engine.chat_template import text_template
+from lfm_perception.engine.chat_template import TOOL_CALL_END, TOOL_CALL_START, TURN_END, text_template
 from lfm_perception.engine.kv_cache import Logits, StopRequest
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
@@ -81,6 +83,37 @@ def test_whatever_the_model_prefers_the_call_is_one_of_the_commands(
             begin = [vocabulary.pieces[token] for token in cache.read[1:]]
             assert answer.text.encode().startswith(b"".join(begin))
     assert len(tools) > 2
+
+
+class TrainedCache(RandomCache):
+    """A KV cache of a model that has learned one answer by heart."""
+
+    def __init__(self, vocabulary: Vocabulary, answer: Sequence[int]) -> None:
+        super().__init__(vocabulary, 0)
+        self._answer = answer
+
+    def decode(self, start: int, tokens: Sequence[int], outputs: Sequence[int]) -> list[Logits]:
+        (logits,) = super().decode(start, tokens, outputs)
+        assert self.read == self._answer[: len(self.read)]
+        logits[self._answer[len(self.read)]] = 100.0
+        return [logits]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_trained_model_writes_what_it_learned_token_for_token(vocabulary: Vocabulary, held: bool) -> None:
+    rng = random.Random(2)
+    start, end = map(vocabulary.special_token, (TOOL_CALL_START, TOOL_CALL_END))
+    for _ in range(60):
+        lesson = demo.command(rng, list(TOOLS), held)
+        text = lesson.answer.removeprefix(TOOL_CALL_START).removesuffix(TOOL_CALL_END)
+        tokens = vocabulary.tokenize(text)
+        if text != REFUSAL:
+            tokens = [start, *tokens, end]
+        cache: Any = TrainedCache(vocabulary, [*tokens, vocabulary.special_token(TURN_END)])
+        command = Command(lesson.text, tuple(TOOLS), LABELS)
+        answer = CallDecoder(vocabulary, cache).decode(command, StopRequest())
+        assert answer.text == text
+        assert answer.probabilities[0] > 0.99
 
 
 def test_logits_that_are_nan_are_an_error(vocabulary: Vocabulary) -> None:
