@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from lfm_perception.cli import options
+from lfm_perception.cli.evaluate_commands import commands
 from lfm_perception.cli.job import frame_progress, running
-from lfm_perception.errors import PerceptionError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -102,7 +102,7 @@ def questions(
     from lfm_perception.evaluation.tables import questions_table
     from lfm_perception.media.staging import write_json
 
-    _check_file(json_)
+    options.check_file(json_)
     chosen = options.load_settings(settings, set_)
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
         asked = list(progress.track(run_questions(vlm, chosen.questions, scenes, seed)))
@@ -113,6 +113,9 @@ def questions(
         kinds = {report.kind: asdict(report) for report in reports}
         write_json(json_, {**provenance(chosen), "scenes": scenes, "kinds": kinds})
         print(f"all figures in {json_}")
+
+
+app.command()(commands)
 
 
 @app.command()
@@ -328,7 +331,7 @@ def wordings(
 
     chosen = options.load_settings(settings, set_, seed=seed)
     _check_names(dialect, list(chosen.known_dialects), "--dialect")
-    _check_file(json_)
+    options.check_file(json_)
     with running() as job, open_labelled(source, annotations, topic=topic) as opened:
         wanted = selected_labels(opened.labels, None if labels is None else options.split(labels))
         job.begin("loading the model", min(opened.count, images or opened.count))
@@ -376,9 +379,3 @@ def _check_names(given: list[str] | None, known: list[str], option: str) -> None
     for name in given or []:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
-
-
-def _check_file(file: Path | None) -> None:
-    """Refuse a file that cannot be written before anything is measured."""
-    if file and not file.parent.is_dir():
-        raise PerceptionError(f"{file} cannot be written: there is no folder {file.parent}")

@@ -66,6 +66,12 @@ class WarningPrinter(logging.Handler):
         print(f"lfm-perception: warning: {self.format(record)}", file=sys.stderr)
 
 
+def check_file(file: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is measured."""
+    if file and not file.parent.is_dir():
+        raise PerceptionError(f"{file} cannot be written: there is no folder {file.parent}")
+
+
 def show_table(table: Table) -> None:
     """Print a table: as wide as the terminal allows, or whole and plain into a pipe or a file.
 

@@ -9,6 +9,7 @@ from dataclasses import astuple
 from rich.table import Table
 
 from lfm_perception.evaluation.demo import DEMO_COLUMNS, TrialReport, demo_row
+from lfm_perception.evaluation.demo_commands import CommandReport
 from lfm_perception.evaluation.demo_questions import KindReport
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
@@ -43,6 +44,14 @@ def questions_table(reports: Sequence[KindReport]) -> Table:
         measures = (report.correct, report.within_one, report.calibration_error)
         shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
         table.add_row(report.kind, str(report.questions), *shown)
+    return table
+
+
+def commands_table(reports: Sequence[CommandReport]) -> Table:
+    """One row for each kind of command."""
+    table = new_table("command for", ("given", "right tool", "right call"))
+    for report in reports:
+        table.add_row(report.kind, str(report.commands), f"{report.right_tool:.3f}", f"{report.correct:.3f}")
     return table
 
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception eval commands`: commands in words, compared with the calls that they mean."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lfm_perception.cli import options
+from lfm_perception.cli.job import frame_progress
+from lfm_perception.errors import PerceptionError
+
+
+def commands(
+    count: Annotated[int, typer.Option(min=1, help="Number of commands of each kind.")] = 50,
+    settings: options.SettingsFile = None,
+    set_: options.Changes = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the commands.")] = 0,
+) -> None:
+    """Give the model commands in words, and compare its calls with those that the words mean.
+
+    Commands for each tool, commands that no tool can do, and those for a tool that is not listed, in English
+    wordings that the demo model was not trained on.
+    """
+    from dataclasses import asdict
+
+    from lfm_perception.backends import open_vlm
+    from lfm_perception.evaluation.demo_commands import evaluate_commands, run_commands
+    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.tables import commands_table
+    from lfm_perception.media.staging import write_json
+    from lfm_perception.vlm import CommandVlm
+
+    options.check_file(json_)
+    chosen = options.load_settings(settings, set_)
+    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
+        if not isinstance(vlm, CommandVlm):
+            raise PerceptionError(f"engine.backend {chosen.engine.backend} takes no commands: choose llama")
+        reports = evaluate_commands(list(progress.track(run_commands(vlm, count, seed))))
+    options.show_table(commands_table(reports))
+    if json_:
+        kinds = {report.kind: asdict(report) for report in reports}
+        write_json(json_, {**provenance(chosen), "seed": seed, "kinds": kinds})
+        print(f"all figures in {json_}")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`eval commands`: commands in words, compared with the calls that they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from lfm_perception.cli import app
+from lfm_perception.commands import REFUSAL, TOOLS, Command
+from lfm_perception.evaluation.demo_commands import (
+    NO_TOOL,
+    NOT_LISTED,
+    CommandTrial,
+    evaluate_commands,
+    run_commands,
+)
+from lfm_perception.scene import Answer
+
+
+class Refuser:
+    """A model that refuses everything."""
+
+    def command(self, command: Command) -> Answer:
+        assert command.parse(REFUSAL) is None
+        return Answer(REFUSAL, probabilities=(1.0,))
+
+
+def test_a_model_that_refuses_everything_is_right_about_what_no_tool_does() -> None:
+    model: Any = Refuser()
+    reports = {report.kind: report for report in evaluate_commands(run_commands(model, 5))}
+    assert set(reports) == {*TOOLS, NO_TOOL, NOT_LISTED}
+    assert {kind for kind, report in reports.items() if report.correct == 1.0} == {NO_TOOL, NOT_LISTED}
+    assert {report.commands for report in reports.values()} == {5}
+
+
+def test_a_wrong_argument_is_a_right_tool_and_no_right_call() -> None:
+    call = "[set_token_budget(tokens=64)]"
+    trials = [
+        CommandTrial("set_token_budget", "64 of 128", call, call),
+        CommandTrial("set_token_budget", "64 of 128", call, "[set_token_budget(tokens=128)]"),
+    ]
+    (report,) = evaluate_commands(trials)
+    assert (report.right_tool, report.correct) == (1.0, 0.5)
+
+
+def test_the_command_measures_every_kind_and_writes_the_figures(tmp_path: Path) -> None:
+    out = tmp_path / "commands.json"
+    options = ["--count", "1", "--set", "engine.isolation=thread", "--json", str(out)]
+    result = CliRunner().invoke(app, ["eval", "commands", *options])
+    assert result.exit_code == 0, result.output
+    assert "set_labels" in result.output
+    assert set(json.loads(out.read_text())["kinds"]) == {*TOOLS, NO_TOOL, NOT_LISTED}
