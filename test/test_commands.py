@@ -80,6 +80,12 @@ def test_names_are_words_in_a_row_or_enumerated() -> None:
     assert '"人"' in slots.values("labels", said("人と箱を検出して"))
 
 
+def test_a_long_command_has_a_bounded_number_of_calls() -> None:
+    command = said("".join(chr(0x4E00 + number) for number in range(300)))
+    assert len(slots.values("labels", command)) == slots.MAX_VALUES
+    assert len(list(command.steps())) < 6 * slots.MAX_VALUES
+
+
 def test_a_question_is_built_of_the_name_or_copied() -> None:
     command = said("Add an alert named door: Is the door open?")
     questions = slots.values("question", command, {"name": '"door"'})

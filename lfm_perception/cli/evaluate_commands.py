@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import MofNCompleteColumn
 
 from lfm_perception.cli import options
-from lfm_perception.cli.job import frame_progress
+from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
 
 
@@ -37,7 +38,7 @@ def commands(
 
     options.check_file(json_)
     chosen = options.load_settings(settings, set_)
-    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
+    with closing(open_vlm(chosen)) as vlm, progress_bar(MofNCompleteColumn()) as progress:
         if not isinstance(vlm, CommandVlm):
             raise PerceptionError(f"engine.backend {chosen.engine.backend} takes no commands: choose llama")
         reports = evaluate_commands(list(progress.track(run_commands(vlm, count, seed))))

@@ -25,8 +25,8 @@ MAX_COMMAND_LENGTH = 300
 MAX_CALL_LENGTH = 4000
 """Maximum length of a call, characters."""
 
-MAX_ITEMS = 16
-"""Maximum number of items of a list."""
+MAX_ITEMS = 8
+"""Maximum number of items of a list: each is decided among all values."""
 
 _HEAD = re.compile(r"\[([a-z_]+)\(")
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MAX_PHRASE_WORDS = 5
 """Most words of a label or a name that is not enumerated."""
 
-MAX_VALUES = 2000
-"""Most values of an argument."""
+MAX_VALUES = 600
+"""Most values of an argument: with more, tokenizing all calls of a long command would take seconds."""
 
 _NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
 _LITERAL = re.compile(r"0|[1-9][0-9]*")
@@ -81,10 +81,12 @@ def _phrases(command: Command) -> list[str]:
 
 
 def _questions(command: Command, name: str) -> list[str]:
-    """`Is there a NAME?`, and the words of the operator in a row up to a question mark."""
+    """`Is there a NAME?`, and the words of the operator in a row up to the next question mark."""
     questions = [f"Is there a {json.loads(name)}?"]
+    end = 0
     for mark in re.finditer(r"[?？؟]", command.words):
-        begins = _WORD.finditer(command.words, 0, mark.start())
+        begins = _WORD.finditer(command.words, end, mark.start())
+        end = mark.end()
         questions += [command.words[word.start() : mark.end()] for word in begins]
     return questions
 
