@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from openai_server import BOX, GOOD, PLAN, Handler, chosen, client, completion, say, serving
+from openai_server import BOX, GOOD, PATIENCE_S, PLAN, Handler, chosen, client, completion, say, serving
 
 from lfm_perception.backends.openai import OpenaiVlm
 from lfm_perception.backends.openai_fields import MAX_BARE_FAILURES, OPTIONAL
@@ -230,6 +231,7 @@ def test_a_key_comes_only_from_a_variable_with_the_prefix(name: str) -> None:
 
 def test_a_picture_is_never_sent_larger_than_its_plan_needs() -> None:
     with serving(GOOD) as server, client(server.url) as vlm:
-        vlm.describe(Frame(np.zeros((720, 1280, 3), np.uint8), 0), FIND, PLAN)
+        patient = replace(PLAN, deadline_s=PATIENCE_S)  # the first picture of a process takes long
+        vlm.describe(Frame(np.zeros((720, 1280, 3), np.uint8), 0), FIND, patient)
         kwargs = server.requests[-1][2]["mm_processor_kwargs"]
     assert kwargs == {"do_image_splitting": False, "min_image_tokens": 64, "max_image_tokens": 256}

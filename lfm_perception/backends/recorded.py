@@ -115,12 +115,12 @@ class RecordedVlm:
         if found is None:
             recorded = ", ".join(_short(key.user) for key in list(answers)[:2])
             raise NotRecordedError(
-                f"{self._path} has no answer to {_short(question.prompt.user)} about {name}, only to "
+                f"{self._path.name} has no answer to {_short(question.prompt.user)} about {name}, only to "
                 f"{recorded}: record it with the same labels, dialect and prompts"
             )
         if len(found.answer.probabilities) != len(question.options) and not found.answer.truncated:
             raise NotRecordedError(
-                f"{self._path} has {len(found.answer.probabilities)} probabilities for "
+                f"{self._path.name} has {len(found.answer.probabilities)} probabilities for "
                 f"{len(question.options)} options of {_short(question.prompt.user)}: record it again"
             )
         return _parsed(found.answer, question) if found.unparsed else found.answer
