@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A board whose sensors are files that a test writes."""
+"""A board whose sensors are files that a test writes: a stand-in for heat, which no test can provoke."""
 
 from __future__ import annotations
 

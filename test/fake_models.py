@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fake models for the decoder: functions from the answer so far to logits."""
+"""Fake models for the decoder: functions from the answer so far to logits.
+
+Stand-ins for logits that no real model gives on request: ties, rounding and any answer at all. The
+tests of the engine decode with the demo model.
+"""
 
 from __future__ import annotations
 

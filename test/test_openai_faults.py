@@ -112,7 +112,7 @@ def test_every_fault_of_the_server_is_an_error_before_the_deadline(fault: str, f
             assert len(str(failure.value)) < 400
         assert not vlm.health().ready
         assert vlm.health().problem == str(failure.value)
-        # a server that has come round is believed at once
+        # an answer makes the server ready at once
         server.released.set()
         server.reply = GOOD
         assert vlm.describe(frame, FIND, PLAN).detections[0].label == "box"

@@ -97,7 +97,7 @@ class SourceEyes:
         self._perception.reconfigure(self._settings)
 
     def _seen(self) -> tuple[Frame, Scene]:
-        """The frame that was looked at last, and its scene."""
+        """The last inferred frame and its scene."""
         if self._latest is None:
             self.look()
         assert self._latest

@@ -54,7 +54,7 @@ def operator() -> Iterator[Operator]:
 
 
 def meaning(monkeypatch: pytest.MonkeyPatch, operator: Operator, call: str) -> None:
-    """Let the model mean this call by any command."""
+    """Let any command have this call: a stand-in, because the model that ships does not know commands."""
     session = operator.running.node._session
     assert session is not None
     monkeypatch.setattr(session._vlm, "command", lambda command: Answer(call, probabilities=(0.9,)))
