@@ -12,7 +12,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson robot demo test test-robot fuzz coverage lint format docs pictures site model constraints clean environment
+.PHONY: help desktop jetson robot demo test test-again test-robot fuzz coverage lint format docs pictures site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +31,9 @@ demo: environment ## run camera and node on the demo world, compared with the gr
 
 test: lint ## lint, type check and all tests
 	$(BIN)/python -m pytest $(PARALLEL) --durations 15
+
+test-again: environment ## the tests that failed last, one after the other; fails when there are none
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 fuzz: environment ## 200,000 mutated inputs for all readers (an hour); figures in benchmarks/results/fuzz.json
 	$(BIN)/python test/fuzz/run.py --inputs 200000 --out benchmarks/results/fuzz.json

@@ -101,14 +101,15 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
     assert (picture.width, picture.height) == (frame.width, frame.height)
 
 
-def test_a_thousand_frames_a_minute_come_out_in_order_and_once(running: Robot) -> None:
+def test_every_frame_comes_out_in_order_and_once(running: Robot) -> None:
     film, sent = Film(), []
     begun = {topic: len(running.heard[topic]) for topic in ("detections", "tracks")}
     for _ in range(45):
         frame = film.next()
         sent.append(frame.stamp_ns)
-        running.send(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
-        time.sleep(1 / 30)
+        running.send_frame(frame)
+        # a camera topic is best effort and keeps one image: the next one may replace one not taken yet
+        running.wait(lambda: running.newest("tracks", sent[-1]), "the tracks")
     running.seen(sent[-1])
     stamps = {
         topic: [messages.stamp_ns(message.header.stamp) for message in running.heard[topic][start:]]
