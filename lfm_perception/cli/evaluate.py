@@ -12,19 +12,13 @@ import typer
 
 from lfm_perception.cli import options
 from lfm_perception.cli.evaluate_commands import commands
+from lfm_perception.cli.evaluate_fovea import fovea
+from lfm_perception.cli.evaluate_questions import questions
 from lfm_perception.cli.job import frame_progress, running
 
 app = typer.Typer(no_args_is_help=True)
 
-Annotations = Annotated[
-    str | None,
-    typer.Option(
-        help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if the "
-        "ground truth is not in the usual place."
-    ),
-]
 Labels = Annotated[str | None, typer.Option(help="Only these labels: `person,red box`.")]
-OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
 
 
 @app.callback()
@@ -40,7 +34,7 @@ def demo(
     ] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    out: OptionalOut = None,
+    out: options.OptionalOut = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
     """Ask the model about new scenes of the demo world in several ways, and compare with the ground truth.
@@ -82,43 +76,6 @@ def demo(
 
 
 @app.command()
-def questions(
-    scenes: Annotated[int, typer.Option(min=1, help="Number of new scenes.")] = 200,
-    settings: options.SettingsFile = None,
-    set_: options.Changes = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
-) -> None:
-    """Ask the model typed questions about new scenes of the demo world, and compare with the ground truth.
-
-    A question of each kind about each scene, in wordings that the demo model was not trained on. The
-    calibration error is the expected one of the probability of yes.
-    """
-    from dataclasses import asdict
-
-    from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.demo_questions import advice, evaluate_questions, run_questions
-    from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.evaluation.tables import questions_table
-    from lfm_perception.media.staging import write_json
-
-    options.check_file(json_)
-    chosen = options.load_settings(settings, set_)
-    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
-        asked = list(progress.track(run_questions(vlm, chosen.questions, scenes, seed)))
-    reports = evaluate_questions(asked)
-    options.show_table(questions_table(reports))
-    print(advice(asked, chosen.questions))
-    if json_:
-        kinds = {report.kind: asdict(report) for report in reports}
-        write_json(json_, {**provenance(chosen), "scenes": scenes, "kinds": kinds})
-        print(f"all figures in {json_}")
-
-
-app.command()(commands)
-
-
-@app.command()
 def tracking(
     source: Annotated[
         str,
@@ -137,7 +94,7 @@ def tracking(
     pan: Annotated[float, typer.Option(min=0.0, max=2.0, help="Camera pan, in image widths.")] = 0.12,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    out: OptionalOut = None,
+    out: options.OptionalOut = None,
 ) -> None:
     """Track objects whose true positions are known, and compare by the metrics of the tracking benchmarks.
 
@@ -183,63 +140,10 @@ def tracking(
 
 
 @app.command()
-def fovea(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="`demo` (the demo world, drawn, with small objects) or a folder of labelled films in the "
-            "MOTChallenge format with their pictures in `img1`."
-        ),
-    ] = "demo",
-    tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1, max=1024, help="A limit of image tokens; by default 60, 120 and 252. Repeatable."
-        ),
-    ] = None,
-    films: Annotated[int, typer.Option(min=1, max=1000, help="Number of films of the demo world.")] = 3,
-    seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="Duration of each of them.")] = 12.0,
-    width: Annotated[int, typer.Option(min=320, max=3840, help="Their width in pixels.")] = 1280,
-    height: Annotated[int, typer.Option(min=240, max=2160, help="Their height in pixels.")] = 720,
-    settings: options.SettingsFile = None,
-    set_: options.Changes = None,
-    out: OptionalOut = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first film.")] = 0,
-) -> None:
-    """Compare foveated inference (`fovea.mode: on`) with whole frames, at several budgets.
-
-    A frame is inferred every 240 ms, and its answer known 240 ms later. HOTA, precision and recall of the
-    tracks at every frame, recall by object size, and the time until 90% of the new objects have a track, over
-    tokens and compute per second. Says whether the model sees by picture pixels, and fits
-    `fovea.min_object_size`.
-    """
-    from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.foveation_films import demo_film, labelled_films
-    from lfm_perception.evaluation.foveation_trials import FoveaTrials
-    from lfm_perception.evaluation.reports import provenance
-
-    chosen = options.load_settings(settings, set_)
-    budgets = tokens or [60, 120, 252]
-    if source == "demo":
-        opened = [demo_film(seed + index, seconds, width, height) for index in range(films)]
-    else:
-        opened = labelled_films(Path(source))
-    with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
-        task = progress.add_task("inferring", total=2 * len(opened) * len(budgets))
-        trials = FoveaTrials.run(opened, lambda film: vlm, chosen, budgets, lambda: progress.advance(task))
-    options.show_table(trials.table())
-    for line in trials.remarks():
-        print(line)
-    if out:
-        trials.write(out, {"source": source, "seed": seed, **provenance(chosen)})
-        print(f"figures and curve in {out}")
-
-
-@app.command()
 def detection(
     source: Annotated[Path, typer.Argument(help="A folder of labelled images, or a rosbag2.")],
     out: options.Out,
-    annotations: Annotations = None,
+    annotations: options.Annotations = None,
     labels: Labels = None,
     topic: options.Topic = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
@@ -308,7 +212,7 @@ def wordings(
     dialect: Annotated[
         list[str] | None, typer.Option(help="Only this dialect, also one of the settings file. Repeatable.")
     ] = None,
-    annotations: Annotations = None,
+    annotations: options.Annotations = None,
     labels: Labels = None,
     topic: options.Topic = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
@@ -359,7 +263,7 @@ def compare(
         Path, typer.Argument(metavar="A.json", help="`bench.json` or `detection.json` of a run.")
     ],
     second: Annotated[Path, typer.Argument(metavar="B.json", help="The same file of another run.")],
-    out: OptionalOut = None,
+    out: options.OptionalOut = None,
 ) -> None:
     """Show two runs of `bench`, or of `eval detection`, side by side, with the differences of their setup."""
     from lfm_perception.evaluation.compare import compare, table, write_compare_page
@@ -379,3 +283,7 @@ def _check_names(given: list[str] | None, known: list[str], option: str) -> None
     for name in given or []:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
+
+
+for _command in (questions, commands, fovea):
+    app.command()(_command)

@@ -41,11 +41,19 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
+OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
 Frames = Annotated[int | None, typer.Option(min=1, help="Maximum number of frames to read.")]
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
 ]
 Topic = Annotated[str | None, typer.Option(help="Image topic, for a bag with several.")]
+Annotations = Annotated[
+    str | None,
+    typer.Option(
+        help="COCO file, folder of YOLO files, file of YOLO names, or topic of detections in a bag, if the "
+        "ground truth is not in the usual place."
+    ),
+]
 Rate = Annotated[
     float | None,
     typer.Option(min=0.01, max=1000.0, help="Frame rate of a folder of images, 10 Hz by default."),

@@ -41,10 +41,11 @@ Scenes = Sequence[tuple[Sequence[Detection], Sequence[LabelledBox]]]
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An object of the ground truth."""
+    """An object of the ground truth; `identity` is the same in all images, empty where it is unknown."""
 
     label: str
     box: Box
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.detection import match
 from lfm_perception.evaluation.object_size import SizedObjects
 from lfm_perception.evaluation.tracking import TrackingSequence, evaluate_tracks
@@ -41,12 +42,23 @@ MIN_VISIBLE_S = 1.0
 class Film:
     """Ground truth of a film with its frames, which are asked for in about their order.
 
-    `still`: the camera does not move, and its motion need not be estimated.
+    `still`: the camera does not move, and its motion need not be estimated. `stamps_ns` of the frames where
+    they are not evenly spaced.
     """
 
     sequence: TrackingSequence
     frame: Callable[[int], Frame]
     still: bool = False
+    stamps_ns: tuple[int, ...] = ()
+
+    def stamp_ns(self, index: int) -> int:
+        """The stamp of a frame."""
+        return self.stamps_ns[index] if self.stamps_ns else from_seconds(index / self.sequence.fps)
+
+
+def stride(fps: float) -> int:
+    """Frames from one inference to the next."""
+    return max(round(INFERENCE_S * fps), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +71,26 @@ class FilmRun:
 
 
 def run_film(film: Film, vlm: Vlm, settings: Settings) -> FilmRun:
-    """Infers a frame every `INFERENCE_S`; its answer is known when the next one is inferred."""
+    """Infers a frame every `INFERENCE_S`; its answer is known when the next one is inferred.
+
+    Raises:
+        PerceptionError: the film is too short, or the model fails.
+    """
     perception = Perception(settings, vlm, open_tracker(settings.tracker))
     sequence, tracks = film.sequence, list[Sequence[Track]]()
     inferred = list[tuple[int, Scene, View]]()
-    stride = max(round(INFERENCE_S * sequence.fps), 1)
+    step = stride(sequence.fps)
     for index in range(len(sequence.frames)):
-        if index >= stride and index % stride == 0:
-            scene = perception.infer(film.frame(index - stride))
+        if index >= step and index % step == 0:
+            scene = perception.infer(film.frame(index - step))
             assert perception.plan is not None
             image = perception.plan.image
-            inferred.append(
-                (index - stride, scene, scene.view or View(WHOLE, image.width, image.height, 0.0))
-            )
+            inferred.append((index - step, scene, scene.view or View(WHOLE, image.width, image.height, 0.0)))
         if not film.still:
             perception.update_ego_motion(film.frame(index))
-        tracks.append(perception.tracks(from_seconds(index / sequence.fps)))
+        tracks.append(perception.tracks(film.stamp_ns(index)))
+    if not inferred:
+        raise PerceptionError(f"{sequence.name} has {len(sequence.frames)} frames, too few for an inference")
     return FilmRun(sequence, inferred, tracks)
 
 

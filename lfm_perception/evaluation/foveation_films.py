@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Films with pictures for the evaluation of foveated inference: the demo world, and labelled films."""
+"""Films with pictures for the evaluation of foveated inference: the demo world, labelled films and bags."""
 
 from __future__ import annotations
 
 import functools
 import random
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from lfm_perception.demo.bodies import Difficulty, random_body
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.foveation import FPS, Film
+from lfm_perception.evaluation.foveation import FPS, Film, stride
+from lfm_perception.evaluation.labels import LabelledImage, open_labelled
 from lfm_perception.evaluation.pixel_limited import CAST, in_perspective
 from lfm_perception.evaluation.sequences import read_motchallenge
 from lfm_perception.evaluation.tracking import TrackingSequence, TrueObject
 from lfm_perception.media import images
+from lfm_perception.media.sources.base import measured_rate
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 from lfm_perception.stamps import from_seconds
@@ -73,3 +77,59 @@ def _labelled_film(folder: Path) -> Film:
             f"{first.width}x{first.height}"
         )
     return Film(sequence, frame)
+
+
+def labelled_bag(bag: Path, annotations: str | None = None, topic: str | None = None) -> Film:
+    """The labelled images of a rosbag2 as a film; arguments as for `open_labelled`.
+
+    The `id` of a box says which object it is: the same in all images.
+
+    Raises:
+        PerceptionError: the labels cannot be used, or the images are no film.
+    """
+
+    def read() -> Iterator[LabelledImage]:
+        with open_labelled(bag, annotations, topic=topic) as opened:
+            yield from opened.images
+
+    identities, frames, stamps_ns = dict[str, int](), list[tuple[TrueObject, ...]](), list[int]()
+    size = (0, 0)
+    for image in read():
+        where, shape = f"{bag}, {image.name}", (image.frame.width, image.frame.height)
+        if frames and (shape != size or image.frame.stamp_ns <= stamps_ns[-1]):
+            raise PerceptionError(f"{where}: the size of the images changes, or the time goes back")
+        known = [identities.setdefault(each.identity, len(identities)) for each in image.truth]
+        if "" in identities or len(set(known)) < len(known):
+            raise PerceptionError(
+                f"{where}: the id of each box must be the number of its object, the same in all images"
+            )
+        size = shape
+        stamps_ns.append(image.frame.stamp_ns)
+        frames.append(
+            tuple(
+                TrueObject(number, each.label, each.box)
+                for number, each in zip(known, image.truth, strict=True)
+            )
+        )
+    fps = measured_rate(stamps_ns, FPS)
+    images_in_order = _InOrder(lambda: (image.frame for image in read()), stride(fps) + 1)
+    sequence = TrackingSequence(str(bag), fps, *size, tuple(frames))
+    return Film(sequence, images_in_order, stamps_ns=tuple(stamps_ns))
+
+
+class _InOrder:
+    """Frames by index from an iterator, which is begun again for one that is older than the last `kept`."""
+
+    def __init__(self, read: Callable[[], Iterator[Frame]], kept: int) -> None:
+        self._read, self._kept = read, deque[Frame](maxlen=kept)
+        self._frames: Iterator[Frame] = iter(())
+        self._count = 0
+
+    def __call__(self, index: int) -> Frame:
+        if index < self._count - len(self._kept) or not self._count:
+            self._frames, self._count = self._read(), 0
+            self._kept.clear()
+        while self._count <= index:
+            self._kept.append(next(self._frames))
+            self._count += 1
+        return self._kept[index - self._count]

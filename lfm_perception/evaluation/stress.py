@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -91,7 +92,7 @@ def aspect_ratio(rng: random.Random, image: Image, truth: Sequence[Annotation]) 
             (left + box.x1) / across, (top + box.y1) / down, (left + box.x2) / across, (top + box.y2) / down
         )
 
-    return canvas, tuple(Annotation(item.label, moved(item.box)) for item in truth)
+    return canvas, tuple(replace(item, box=moved(item.box)) for item in truth)
 
 
 def jpeg_damage(rng: random.Random, image: Image, truth: Sequence[Annotation]) -> tuple[Image, Truth]:

@@ -44,6 +44,11 @@ class TrackingSequence:
     height: int
     frames: tuple[tuple[TrueObject, ...], ...]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of the ground truth, in order."""
+        return tuple(sorted({each.label for frame in self.frames for each in frame}))
+
 
 @dataclass(frozen=True, slots=True)
 class DetectionNoise:

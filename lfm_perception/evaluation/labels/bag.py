@@ -79,7 +79,7 @@ def _truth(boxes: Sequence[Any], frame: Frame, omissions: Counter[str]) -> base.
         if isinstance(box, Annotation):
             truth.append(box)
         elif sides := base.clipped_box(message_box(box, frame.width, frame.height), where, omissions):
-            truth.append(Annotation(_label(box), sides))
+            truth.append(Annotation(_label(box), sides, box.id))
     return tuple(truth)
 
 
