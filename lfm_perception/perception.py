@@ -27,7 +27,7 @@ from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking import Tracker, open_tracker
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 from lfm_perception.typed_questions import MAX_OPTION_TOKENS, TypedQuestion
-from lfm_perception.vlm import CancelledError, Vlm
+from lfm_perception.vlm import CancelledError, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.planning.fovea import Choice, Fovea
@@ -159,15 +159,17 @@ class Perception:
         """Captions the next inferred frame, whether or not a caption is due."""
         self._caption_requested = True
 
-    def answer(self, frame: Frame, question: TypedQuestion) -> Decision:
+    def answer(self, frame: Frame, question: TypedQuestion, on_text: OnText | None = None) -> Decision:
         """The model's answer to a question about a frame; free text has up to `caption.max_tokens` tokens.
 
-        The frame of the last inference is neither encoded nor read again.
+        The frame of the last inference is neither encoded nor read again. `on_text` receives free text while
+        it is decoded, where the backend can do that.
 
         Raises:
             PerceptionError: the model fails, or a limit ended the answer.
         """
-        answer, plan = self._inferencer.ask(frame, question.question, self._settings.caption.max_tokens)
+        limit = self._settings.caption.max_tokens
+        answer, plan = self._inferencer.ask(frame, question.question, limit, on_text)
         return decide(question, answer, self._settings.questions, stamp_ns=frame.stamp_ns, plan=plan.image)
 
     def update_ego_motion(self, frame: Frame) -> None:

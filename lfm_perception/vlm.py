@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -12,6 +13,10 @@ from lfm_perception.scene import Answer, Frame
 
 if TYPE_CHECKING:
     from lfm_perception.commands import Command
+
+
+OnText = Callable[[str], object]
+"""Receives the text of an answer so far, while it is decoded, on any thread; it must return quickly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,15 @@ class Vlm(Protocol):
 
     def close(self) -> None:
         """Cancels the running inference and frees the model. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class StreamingVlm(Vlm, Protocol):
+    """A model whose free text can be followed while it is decoded; those of the backend `llama`."""
+
+    def stream(self, frame: Frame, question: Question, plan: FramePlan, on_text: OnText) -> Answer:
+        """See `describe`; of an answer in words, `on_text` receives the text so far."""
         ...
 
 

@@ -18,7 +18,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Health
+from lfm_perception.vlm import Health, OnText
 
 if TYPE_CHECKING:
     from lfm_perception.commands import Command
@@ -57,7 +57,13 @@ class LlamaVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`."""
-        return self._run(lambda stop: self._engine.answer(frame, question, plan, stop), plan.deadline_s)
+        return self.stream(frame, question, plan, None)
+
+    def stream(self, frame: Frame, question: Question, plan: FramePlan, on_text: OnText | None) -> Answer:
+        """See `StreamingVlm.stream`; the text comes on the engine's thread."""
+        return self._run(
+            lambda stop: self._engine.answer(frame, question, plan, stop, on_text), plan.deadline_s
+        )
 
     def command(self, command: Command) -> Answer:
         """See `CommandVlm.command`."""

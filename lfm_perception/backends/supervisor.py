@@ -39,7 +39,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, check_image
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError, Health
+from lfm_perception.vlm import CancelledError, Health, OnText
 
 if TYPE_CHECKING:
     from lfm_perception.commands import Command
@@ -101,6 +101,8 @@ class SupervisedVlm:
         self._health = Health(ready=False)
         self._number = self._cancels = 0
         self._response: messages.Response | None = None
+        self._text = ""
+        """The text of the answer so far, if it is new."""
         self._deadline_s: float | None = None
         self._shared: Frame | None = None
         self._was_ready = False
@@ -117,32 +119,45 @@ class SupervisedVlm:
 
     def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
         """See `Vlm.describe`. Raises WorkerError when the worker is lost."""
+        return self.stream(frame, question, plan, None)
+
+    def stream(self, frame: Frame, question: Question, plan: FramePlan, on_text: OnText | None) -> Answer:
+        """See `StreamingVlm.stream`; the newest text comes on this thread. Raises WorkerError as above."""
         check_image(frame.image, "a frame")
 
         def request(number: int) -> messages.Request:
             shared = None if frame is self._shared else self._share(frame)
-            return messages.Request(number, shared, question, plan)
+            return messages.Request(number, shared, question, plan, on_text is not None)
 
-        return self._ask(request)
+        return self._ask(request, on_text)
 
     def command(self, command: Command) -> Answer:
         """See `CommandVlm.command`. Raises WorkerError when the worker is lost."""
         return self._ask(lambda number: messages.CommandRequest(number, command))
 
-    def _ask(self, request: Callable[[int], messages.Request | messages.CommandRequest]) -> Answer:
+    def _ask(
+        self,
+        request: Callable[[int], messages.Request | messages.CommandRequest],
+        on_text: OnText | None = None,
+    ) -> Answer:
         """Send the request that is made with its number, and wait for the answer."""
         with self._one_request, self._changed:
             cancels = self._cancels
             worker = self._await_worker(cancels)
             message = request(self._number + 1)
             self._number += 1
-            self._response = None
+            self._response, self._text = None, ""
             self._deadline_s = time.monotonic() + self._settings.engine.answer_timeout
             worker.send(message)
+
+            def ended() -> bool:
+                return bool(self._response) or self._worker is not worker or self._cancels != cancels
+
             try:
-                self._changed.wait_for(
-                    lambda: self._response or self._worker is not worker or self._cancels != cancels
-                )
+                while self._changed.wait_for(lambda: self._text or ended()) and not ended():
+                    text, self._text = self._text, ""
+                    if on_text is not None:
+                        on_text(text)
             finally:  # also after Ctrl-C
                 self._deadline_s = None
             if self._response is None:
@@ -266,6 +281,11 @@ class SupervisedVlm:
                     return Crash(message.error, "")
                 timeout_s = HEARTBEAT_TIMEOUT_S
                 self._ready(worker, now - started_s)
+            elif isinstance(message, messages.PartialText):
+                with self._changed:
+                    if message.number == self._number:
+                        self._text = message.text
+                        self._changed.notify_all()
             elif isinstance(message, messages.Response):
                 worker.stage = IDLE
                 with self._changed:

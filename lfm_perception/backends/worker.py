@@ -80,8 +80,13 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
         if shared := request.frame:
             frame = Frame(memory.image(shared), shared.stamp_ns, shared.frame_id)
         assert frame is not None
-        ask = partial(vlm.describe, frame, request.question, request.plan)
+        on_text = partial(_send_text, send, request.number) if request.streamed else None
+        ask = partial(vlm.stream, frame, request.question, request.plan, on_text)
         send(messages.Response(request.number, _result(ask)))
+
+
+def _send_text(send: Callable[[object], None], number: int, text: str) -> None:
+    send(messages.PartialText(number, text))
 
 
 def _receive(pipe: Connection, vlm: Vlm, requests: queue.SimpleQueue[Request | CommandRequest]) -> None:

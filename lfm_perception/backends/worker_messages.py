@@ -38,12 +38,16 @@ class SharedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A question about a frame; `frame` is None for the frame of the previous request."""
+    """A question about a frame; `frame` is None for the frame of the previous request.
+
+    `streamed`: whether the text so far is sent while it is decoded.
+    """
 
     number: int
     frame: SharedFrame | None
     question: Question
     plan: FramePlan
+    streamed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ class Loaded:
     """The worker has loaded the model, or could not because of `error`."""
 
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialText:
+    """The text of the answer to a request so far."""
+
+    number: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

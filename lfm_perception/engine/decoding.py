@@ -36,6 +36,7 @@ from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import Draft
 from lfm_perception.settings import SamplingSettings
+from lfm_perception.vlm import OnText
 
 MAX_MEAN_OFFSET = 0.012
 """Largest distance from the sampled coordinate, normalized, of those that count for its mean and standard
@@ -270,10 +271,11 @@ def decode_text(
     sampler: Sampler,
     limit: int,
     speculator: TextSpeculator,
+    on_text: OnText | None = None,
 ) -> DecodedAnswer:
     """Decode free text until the model ends it. Arguments as for `decode_boxes`.
 
-    The speculator remembers the answer.
+    The speculator remembers the answer. `on_text` receives the text so far after every token.
     """
     stream = DecodeStream(decode, prompt_tokens, limit)
     tokens = stream.tokens
@@ -288,6 +290,8 @@ def decode_text(
             break
         speculator.verify(tokens, token)
         stream.accept(token, vocabulary.pieces[token], log_prob)
+        if on_text is not None:
+            on_text(stream.encoded.decode(errors="ignore"))
     if tokens:
         speculator.remember(tokens)
     text = stream.encoded.decode(errors="ignore")

@@ -41,7 +41,8 @@ from lfm_perception.planning.resize import tile_image
 from lfm_perception.questions import Dialect, FramePlan, Prompt, Question
 from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import CancelledError
+from lfm_perception.text import safe_text
+from lfm_perception.vlm import CancelledError, OnText
 
 if TYPE_CHECKING:
     from lfm_perception.commands import Command
@@ -120,8 +121,15 @@ class Engine:
         self.latency = LatencyModel(self.kv_cache)
         self.threads = ThreadTuner(self.kv_cache, self.latency, threads)
 
-    def answer(self, frame: Frame, question: Question, plan: FramePlan, stop: StopRequest) -> Answer:
-        """See `Vlm.describe`; `stop` ends the answer early.
+    def answer(
+        self,
+        frame: Frame,
+        question: Question,
+        plan: FramePlan,
+        stop: StopRequest,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """See `StreamingVlm.stream`; `stop` ends the answer early.
 
         Raises:
             CancelledError: the stop is a cancellation.
@@ -129,7 +137,7 @@ class Engine:
         """
         self.begin(stop)
         try:
-            return self._answer(frame, question, plan)
+            return self._answer(frame, question, plan, on_text)
         except PerceptionError:
             self.kv_cache.clear(data=True)
             raise
@@ -160,7 +168,7 @@ class Engine:
         self._stop = stop
         self.kv_cache.abort_on(stop)
 
-    def _answer(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+    def _answer(self, frame: Frame, question: Question, plan: FramePlan, on_text: OnText | None) -> Answer:
         began_s = time.perf_counter()
         chat = apply_chat_template(question.prompt)
         before, after = self.vocabulary.encode(chat.before), self.vocabulary.encode(chat.after)
@@ -179,7 +187,7 @@ class Engine:
                 parts += [marker, tile] if marker else [tile]
             prompt_tokens = self.kv_cache.prefill(parts, after, cache_end=not question.options)
             prompt_calls = self.kv_cache.decode_calls
-            decoded = self._decode(question, prompt_tokens, plan)
+            decoded = self._decode(question, prompt_tokens, plan, on_text)
             prefill_s = max(encoded_s, self.kv_cache.prefill_end_s)
         ended_s = time.perf_counter()
         if self._stop.cancelled:
@@ -201,7 +209,7 @@ class Engine:
             text, shares = decoded.text, decoded.probabilities
             return Answer(text, truncated=decoded.truncated, usage=usage, probabilities=shares)
         if question.dialect is None:
-            return Answer(without_thinking(decoded.text).strip(), truncated=decoded.truncated, usage=usage)
+            return Answer(_plain(decoded.text), truncated=decoded.truncated, usage=usage)
         parsed = parse(
             decoded.text, question.dialect, labels=question.labels, closed=question.closed,
             synonyms=question.synonyms,
@@ -214,14 +222,19 @@ class Engine:
             usage=usage,
         )
 
-    def _decode(self, question: Question, prompt_tokens: int, plan: FramePlan) -> DecodedAnswer:
+    def _decode(
+        self, question: Question, prompt_tokens: int, plan: FramePlan, on_text: OnText | None
+    ) -> DecodedAnswer:
         decode, limit = self.kv_cache.decode, plan.answer_tokens
         if question.options:
             return decode_options(self.vocabulary, question.options, decode, limit)
         sampler = Sampler(self._box_sampling if question.dialect else self._sampling)
         if question.dialect is None:
-            text_speculator = self.text_speculator(question.prompt)
-            return decode_text(self.vocabulary, prompt_tokens, decode, sampler, limit, text_speculator)
+            speak = on_text and (lambda text: on_text(_plain(text)))
+            return decode_text(
+                self.vocabulary, prompt_tokens, decode, sampler, limit,
+                self.text_speculator(question.prompt), speak,
+            )  # fmt: skip
         speculator = self.speculator(question.dialect, question.labels if question.closed else None)
         return decode_boxes(speculator, prompt_tokens, decode, sampler, limit, plan.draft)
 
@@ -274,3 +287,8 @@ class Engine:
         if self._model:
             llama_cpp.llama_model_free(self._model)
         self._vision = self._model = None
+
+
+def _plain(text: str) -> str:
+    """The text of an answer in words, without reasoning."""
+    return safe_text(without_thinking(text).strip())

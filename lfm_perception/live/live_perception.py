@@ -31,7 +31,7 @@ from lfm_perception.stamps import StampFilter
 from lfm_perception.tracking import association, open_tracker
 from lfm_perception.tracking.ego_motion import FLOW_WIDTH
 from lfm_perception.typed_questions import TypedQuestion
-from lfm_perception.vlm import CancelledError, Vlm
+from lfm_perception.vlm import CancelledError, OnText, Vlm
 
 T = TypeVar("T")
 
@@ -63,6 +63,10 @@ class LiveCallbacks(Protocol):
     def on_answer(self, decision: Decision) -> None:
         """A question was answered."""
         ...
+
+    def on_partial_answer(self) -> OnText | None:
+        """What receives the text so far of the answer that begins; None where nobody follows it."""
+        return None
 
     def on_refusal(self, question: str, reason: str) -> None:
         """A question will not be answered; also on the thread that asks."""
@@ -276,7 +280,7 @@ class LivePerception(Generic[T]):
     def _answer(self, question: TypedQuestion, frame: Frame) -> None:
         began_s = time.monotonic()
         try:
-            decision = self._perception.answer(frame, question)
+            decision = self._perception.answer(frame, question, self._callbacks.on_partial_answer())
         except PerceptionError as error:
             self.refuse(question.text, str(error))
             return

@@ -13,7 +13,7 @@ from lfm_perception.planning.regions import crop, from_region, to_region
 from lfm_perception.questions import Draft, FramePlan, Question
 from lfm_perception.scene import Answer, Frame
 from lfm_perception.settings import Settings
-from lfm_perception.vlm import Vlm
+from lfm_perception.vlm import OnText, StreamingVlm, Vlm
 
 
 class Inferencer:
@@ -94,10 +94,17 @@ class Inferencer:
         self._spent_tokens += answer.usage.answer_tokens
         return answer
 
-    def ask(self, frame: Frame, question: Question, max_tokens: int) -> tuple[Answer, FramePlan]:
-        """Asks a question with budgets of its own. The whole frame of `infer` is not encoded again."""
+    def ask(
+        self, frame: Frame, question: Question, max_tokens: int, on_text: OnText | None = None
+    ) -> tuple[Answer, FramePlan]:
+        """Asks a question with budgets of its own. The whole frame of `infer` is not encoded again.
+
+        `on_text` receives the text so far, if the model can be followed.
+        """
         if self.plan is not None and self.plan.region is None and frame.stamp_ns == self._stamp_ns:
             plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
         else:
             plan = self._planner.plan_first(frame.width, frame.height, max_tokens, 0.0)
+        if on_text is not None and isinstance(self._vlm, StreamingVlm):
+            return self._vlm.stream(frame, question, plan, on_text), plan
         return self._vlm.describe(frame, question, plan), plan

@@ -42,7 +42,7 @@ from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
 from lfm_perception.text import sentence
-from lfm_perception.vlm import CommandVlm, Vlm
+from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
@@ -276,13 +276,24 @@ class Session:
 
     def on_answer(self, decision: Decision) -> None:
         """Publish the answer to a question."""
-        self._outputs.publish("answer", lambda: String(data=decision_text(decision)))
+        self._publish_answer(decision_text(decision))
+
+    def on_partial_answer(self) -> OnText | None:
+        """Publishes the text of an answer so far, if somebody listens when it begins."""
+        return self._publish_partial_answer if self._outputs.wanted("answer_partial") else None
+
+    def _publish_answer(self, text: str) -> None:
+        self._publish_partial_answer(text)
+        self._outputs.publish("answer", lambda: String(data=text))
+
+    def _publish_partial_answer(self, text: str) -> None:
+        self._outputs.publish("answer_partial", lambda: String(data=text))
 
     def on_refusal(self, question: str, reason: str) -> None:
         """Answer a question with the reason why it is not answered."""
         about = f" {shown(question[:MAX_SHOWN])}" if question else ""
         text = sentence(f"{NOT_ANSWERED}{about}: {reason}")
-        self._outputs.publish("answer", lambda: String(data=text))
+        self._publish_answer(text)
         self._warn("question", f"input_query: {text}")
 
     def on_reset(self) -> None:

@@ -109,6 +109,8 @@ PERCEPTION = NodeInterface(
         Topic("caption", "std_msgs/String", LATCHED, "every `caption.period`", "latest caption of the scene"),
         Topic("answer", "std_msgs/String", RESULT, "each question",
               "answer to a question on `input_query`: words, or JSON, or why there is none"),
+        Topic("answer_partial", "std_msgs/String", RESULT, "each token of an answer in words",
+              "text of the answer so far; last as on `answer`", on_demand=True),
         Topic("markers", "visualization_msgs/MarkerArray", NEWEST, TRACKED,
               "tracks for rviz", on_demand=True),
         Topic("image_markers", "visualization_msgs/ImageMarker", NEWEST, TRACKED,

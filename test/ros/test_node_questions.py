@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
 from robot import Film, Robot
+from std_msgs.msg import String
 
 from lfm_perception.live.questions import MAX_PENDING_QUESTIONS
 from lfm_perception.ros.session import MAX_QUERY_LENGTH, NOT_ANSWERED
@@ -56,6 +57,23 @@ def test_questions_too_many_and_those_of_a_deactivated_node_are_answered_too(run
     assert running.change(Transition.TRANSITION_ACTIVATE)
     for question, text in zip(asked, answers(running, before), strict=True):
         assert text.startswith(f"{NOT_ANSWERED} '{question}'")
+
+
+def test_an_answer_in_words_can_be_followed_and_costs_nothing_unheard(running: Robot) -> None:
+    session = running.node._session
+    assert session is not None
+    assert session.on_partial_answer() is None
+    running.listen("answer_partial", String)
+    running.wait(session.on_partial_answer, "the node to see the listener")
+    before, film = len(running.heard["answer"]), Film()
+    running.question("What do you see?")
+    running.show(film.next())
+    (answer,) = running.wait(lambda: answers(running, before), "the answer")
+    heard = running.heard["answer_partial"]
+    running.wait(lambda: heard and heard[-1].data == answer, "the last text to be the answer")
+    texts = [message.data for message in heard]
+    assert len(texts) > 2
+    assert all(answer.startswith(text) for text in texts)
 
 
 def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) -> None:
