@@ -20,19 +20,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.evaluation.foveation import SIZES, Film, FoveaFigures
 from lfm_perception.evaluation.foveation_films import demo_film
-from lfm_perception.evaluation.foveation_trials import FoveaTrials, draw_curves
+from lfm_perception.evaluation.foveation_trials import LOOKS, TOKEN_AXIS, FoveaTrials, Results, panels, points
 from lfm_perception.evaluation.object_size import BOUNDS
 from lfm_perception.evaluation.pixel_limited import PixelLimitedVlm, walking_film
+from lfm_perception.media.charts import STYLE
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -83,7 +86,25 @@ def main() -> None:
     print(f"written to {arguments.out}/foveation.json and foveation.svg")
 
 
-def _figures(record: dict[str, Any]) -> dict[tuple[str, int], FoveaFigures]:
+def draw_curves(file: Path, models: Mapping[str, Results]) -> None:
+    """Writes HOTA, recall of small objects and precision over tokens per second as SVG, a row a detector."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.9 * len(models)), layout="constrained")
+        rows = figure.subplots(len(models), 3, squeeze=False)
+        for row, (model, results) in zip(rows, models.items(), strict=True):
+            for axes, (title, value) in zip(row, panels(results), strict=True):
+                for plan, colour, marker, dashes in LOOKS:
+                    axes.plot(
+                        *points(results, plan, value),
+                        color=colour, marker=marker, linestyle=dashes, label=plan,
+                    )  # fmt: skip
+                axes.set(title=f"{title}, %", xlabel=TOKEN_AXIS, xlim=(0, None), ylim=(0, 100))
+            row[0].set_ylabel(model)
+            row[0].legend(loc="lower right")
+        figure.savefig(file, metadata={"Date": None})
+
+
+def _figures(record: dict[str, Any]) -> Results:
     """The figures in a report, by plan and limit of image tokens."""
     results = [dict(each) for each in record["results"]]
     return {

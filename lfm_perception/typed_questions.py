@@ -166,7 +166,7 @@ def _check_options(question: TypedQuestion) -> None:
 def _check_range(question: TypedQuestion) -> None:
     if not 0 <= question.minimum < question.maximum <= MAX_NUMBER:
         raise PerceptionError(
-            f"a number is asked for within 0 to {MAX_NUMBER} with the minimum below the maximum, "
+            f"the range of a number lies within 0 to {MAX_NUMBER}, its minimum below its maximum, "
             f"got {question.minimum} to {question.maximum}"
         )
 

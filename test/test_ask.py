@@ -58,7 +58,7 @@ def test_one_frame_of_a_film_is_answered_in_words(capsys: pytest.CaptureFixture[
         (("--choice", "red"), "2 to 100 options, got 1"),
         (("--choice", "red,,blue"), "must not be blank"),
         (("--number", "5"), "a range such as 0..10"),
-        (("--number", "9..1"), "minimum below the maximum"),
+        (("--number", "9..1"), "its minimum below its maximum"),
         (("--number", "a..b"), "a range such as 0..10"),
     ],
 )

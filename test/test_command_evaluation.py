@@ -48,9 +48,11 @@ def test_a_wrong_argument_is_a_right_tool_and_no_right_call() -> None:
 
 
 def test_the_command_measures_every_kind_and_writes_the_figures(tmp_path: Path) -> None:
-    out = tmp_path / "commands.json"
-    options = ["--count", "1", "--set", "engine.isolation=thread", "--json", str(out)]
+    options = ["--count", "1", "--set", "engine.isolation=thread", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["eval", "commands", *options])
     assert result.exit_code == 0, result.output
     assert "set_labels" in result.output
-    assert set(json.loads(out.read_text())["kinds"]) == {*TOOLS, NO_TOOL, NOT_LISTED}
+    assert set(json.loads((tmp_path / "commands.json").read_text())["kinds"]) == {*TOOLS, NO_TOOL, NOT_LISTED}
+    page = (tmp_path / "commands.html").read_text()
+    for title in ("Accuracy by kind of command", "Wrong calls: ", "Setup"):
+        assert title in page

@@ -171,7 +171,7 @@ def _is_there(word: str) -> bool:
 
 def test_every_parameter_that_is_named_exists() -> None:
     groups = "|".join({name.partition(".")[0] for name in [*PARAMETERS, *RENAMED]})
-    suffix = "json|svg|md|py|log|gguf|yaml"
+    suffix = "json|html|svg|md|py|log|gguf|yaml"
     name = re.compile(rf"(?<![\w./-])(?:{groups})\.(?!(?:{suffix})\b)[a-z][a-z0-9_]*\b(?![/.(\w-])")
     named = {(file, found) for file, words in prose() for found in name.findall(words)}
     assert {found for _, found in named} >= PARAMETERS

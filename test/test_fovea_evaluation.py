@@ -73,7 +73,7 @@ def test_no_size_is_fitted_without_objects_of_both_kinds(found: np.ndarray) -> N
     assert size_advice(smallest).startswith("Keep fovea.min_object_size")
 
 
-def test_the_command_writes_figures_and_a_curve(tmp_path: Path) -> None:
+def test_the_command_writes_figures_and_a_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = "eval fovea demo --films 1 --seconds 2 --width 640 --height 360 --tokens 40 --out"
     done = CliRunner().invoke(app, [*arguments.split(), str(out)], catch_exceptions=False)
@@ -84,7 +84,10 @@ def test_the_command_writes_figures_and_a_curve(tmp_path: Path) -> None:
     assert [each["plan"] for each in report["results"]] == [WHOLE_FRAMES, FOVEATED]
     assert all(each["image_tokens"] <= 40 for each in report["results"])
     assert report["settings"]["fovea.mode"] == "off"
-    assert (out / "fovea.svg").read_text().startswith("<?xml")
+    page = (out / "fovea.html").read_text()
+    assert all(
+        title in page for title in ("HOTA", "precision", "Recall by size in the resized image", "Setup")
+    )
 
 
 def film_folder(folder: Path, frames: int, width: int = 320) -> Path:

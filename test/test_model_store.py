@@ -55,7 +55,7 @@ def test_files_that_are_no_model_are_not_added(
 def test_a_model_that_is_not_stored_has_a_remedy(computer: Computer) -> None:
     assert computer.models("path", "demo-Q4_0").sentence == (
         "the model 'demo-Q4_0' is not on this computer (available: none): "
-        "lfm-perception models pull demo-Q4_0, or models add"
+        "lfm-perception models pull demo-Q4_0"
     )
 
 

@@ -57,10 +57,18 @@ def test_scenes_are_the_same_for_the_same_seed() -> None:
 
 
 def test_the_command_asks_every_kind_and_writes_the_figures(tmp_path: Path) -> None:
-    out = tmp_path / "questions.json"
-    outcome = CliRunner().invoke(app, ["eval", "questions", "--scenes", "6", "--json", str(out)])
+    outcome = CliRunner().invoke(app, ["eval", "questions", "--scenes", "6", "--out", str(tmp_path)])
     assert outcome.exit_code == 0, outcome.output
-    kinds = json.loads(out.read_text())["kinds"]
+    kinds = json.loads((tmp_path / "questions.json").read_text())["kinds"]
+    page = (tmp_path / "questions.html").read_text()
+    for title in (
+        "Accuracy by kind of question",
+        "Reliability diagram",
+        "Wrong answers: ",
+        "Latency",
+        "Setup",
+    ):
+        assert title in page
     assert set(kinds) <= set(KINDS)
     assert all(0.0 <= figures["correct"] <= 1.0 for figures in kinds.values())
     for kind in kinds:

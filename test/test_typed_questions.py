@@ -164,7 +164,7 @@ def test_a_question_comes_as_words_or_as_json(text: str, expected: TypedQuestion
         ('{"question": "?", "type": "yes_no", "options": ["a", "b"]}', "has no options"),
         (json.dumps({"question": "?", "options": [str(n) for n in range(500)]}), "got 500"),
         (json.dumps({"question": "?", "options": ["a", "b" * 101]}), "longer than 100"),
-        ('{"question": "?", "minimum": 5, "maximum": 2}', "minimum below the maximum"),
+        ('{"question": "?", "minimum": 5, "maximum": 2}', "its minimum below its maximum"),
         ('{"question": "?", "maximum": 1e3}', "must be a whole number"),
         ('{"question": "?", "maximum": true}', "must be a whole number"),
         ('{"question": "?", "maximum": 100000}', "within 0 to 999"),

@@ -40,21 +40,25 @@ def test_dialects_are_compared_on_labelled_images(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ("--dialect", "bbox", "--dialect", "mine", "--settings", folder / "mine.yaml")
-    assert run("eval", "wordings", folder, *asked, "--json", tmp_path / "w.json") == 0
+    assert run("eval", "wordings", folder, *asked, "--out", tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[:3]] == ["dialect", "bbox", "mine"]
     assert "bbox is best" in said
     assert "Images: 3." in said
-    written = json.loads((tmp_path / "w.json").read_text())
+    written = json.loads((tmp_path / "out" / "wordings.json").read_text())
     assert (written["images"], written["labels"]) == (3, list(LABELS))
     best, other = written["wordings"]["bbox"], written["wordings"]["mine"]
     assert best["f1"] > 0.9
     assert best["standard_error"] < 0.1, "an image without objects or detections is right"
     assert other["behind_best"] == pytest.approx(best["f1"] - other["f1"], abs=1e-3)
+    page = (tmp_path / "out" / "wordings.html").read_text()
+    for title in ("F1 by dialect, with its standard error", "Median latency by dialect", "Setup"):
+        assert title in page
 
 
-def test_a_file_that_cannot_be_written_is_refused_first(
+def test_a_folder_that_cannot_be_written_is_refused_first(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("eval", "wordings", folder, "--json", tmp_path / "no" / "w.json") == 1
-    assert "cannot be written: there is no folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run("eval", "wordings", folder, "--out", tmp_path / "file") == 1
+    assert "cannot write to" in capsys.readouterr().err

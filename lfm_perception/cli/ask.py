@@ -51,7 +51,10 @@ def ask(
     node = options.node_name(source)
     if node is not None:
         if settings or set_ or frames:
-            raise typer.BadParameter("a running node has its own settings", param_hint="node")
+            raise typer.BadParameter(
+                "a running node has its own settings: leave out --settings, --set and --frames",
+                param_hint="node",
+            )
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 
@@ -65,12 +68,12 @@ def ask(
     from lfm_perception.tracking import open_tracker
 
     chosen = options.load_settings(settings, set_, seed=seed)
-    if source != DEMO and (warning := demo_model_warning(chosen)):
-        log_warning(warning)
     with (
         running() as job,
         open_source(source, topic=topic, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
     ):
+        if source != DEMO and (warning := demo_model_warning(chosen)):
+            log_warning(warning)
         count = frames or (None if opened.pictures else 1)
         limits = options.limits(source, None if count is None else count * every, None)
         job.begin("loading the model")

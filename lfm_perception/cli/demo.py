@@ -31,6 +31,7 @@ def demo(
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.ros.demo import DemoOptions, run_demo
 
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_)
     with running(progress_bar()) as job:
         job.begin("starting", 1.0)

@@ -31,4 +31,6 @@ def doctor(
         print(finding)
         problems += finding.is_problem
     if problems:
-        raise PerceptionError(f"{problems} problems must be fixed; the remedies are above")
+        raise PerceptionError(
+            f"{problems} problem{'s' if problems > 1 else ''} must be fixed; the remedies are above"
+        )

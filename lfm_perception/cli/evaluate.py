@@ -45,13 +45,12 @@ def demo(
     `demo.json`.
     """
     from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial, write_demo_page
-    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial, sections
+    from lfm_perception.evaluation.reports import provenance, write_results
     from lfm_perception.evaluation.tables import demo_table
-    from lfm_perception.media.page import drawing
-    from lfm_perception.media.staging import staged, write_json, writing
 
     _check_names(trial, [each.name for each in TRIALS], "--trial")
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_)
     trials = [each for each in TRIALS if not trial or each.name in trial]
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
@@ -67,12 +66,7 @@ def demo(
     options.show_table(demo_table(reports))
     if out:
         found = {"seed": seed, "trials": {each.name: as_json(each) for each in reports}, **provenance(chosen)}
-        with staged(out) as staging, writing(out):
-            write_json(staging.path / "demo.json", found)
-            with drawing("the page"):
-                write_demo_page(staging.path / "demo.html", reports, found)
-            staging.publish()
-        print(f"results in {out}: open {out / 'demo.html'}")
+        print(write_results(out, "demo", "Accuracy on the demo world", sections(reports), found))
 
 
 @app.command()
@@ -104,7 +98,7 @@ def tracking(
     velocities and confidences of the tracks are compared too, and settings that calibrate them are given.
     The synthetic trials also give the share of frames with a track and of objects that keep their identity.
     """
-    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.reports import provenance, write_results
     from lfm_perception.evaluation.synthetic import TRIALS
     from lfm_perception.evaluation.tables import tracking_table
     from lfm_perception.evaluation.tracking import PROTOCOLS
@@ -118,6 +112,7 @@ def tracking(
 
     names = list(TRIALS if source == SYNTHETIC else PROTOCOLS)
     _check_names(protocol, names, "--protocol")
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_)
     with frame_progress() as progress:
         task = progress.add_task("tracking", total=None)
@@ -135,8 +130,8 @@ def tracking(
     for line in trials.remarks:
         print(line)
     if out:
-        trials.write(out, {"source": source, **provenance(chosen, with_model=source == DEMO)})
-        print(f"results in {out}: open {out / 'tracking.html'}")
+        found = {"source": source, **provenance(chosen, with_model=source == DEMO), **trials.as_json()}
+        print(write_results(out, "tracking", "Tracking accuracy", trials.sections(), found))
 
 
 @app.command()
@@ -218,24 +213,24 @@ def wordings(
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    out: options.OptionalOut = None,
     seed: options.Seed = 0,
 ) -> None:
     """Ask the model in every dialect about labelled images, and say which is best, with the uncertainty.
 
     The dialects are the built-in ones and those of the settings file. F1 counts detections that match at an
-    IoU of 0.5; its standard error comes from resampling the images.
+    IoU of 0.5; its standard error comes from resampling the images. With `--out` it writes `wordings.html`
+    and `wordings.json`.
     """
     from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.detection_run import selected_labels
     from lfm_perception.evaluation.labels import open_labelled
-    from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.evaluation.wordings import Wordings, table, verdict
-    from lfm_perception.media.staging import write_json
+    from lfm_perception.evaluation.reports import provenance, write_results
+    from lfm_perception.evaluation.wordings import Wordings, sections, table, verdict
 
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_, seed=seed)
     _check_names(dialect, list(chosen.known_dialects), "--dialect")
-    options.check_file(json_)
     with running() as job, open_labelled(source, annotations, topic=topic) as opened:
         wanted = selected_labels(opened.labels, None if labels is None else options.split(labels))
         job.begin("loading the model", min(opened.count, images or opened.count))
@@ -250,11 +245,11 @@ def wordings(
         figures = trial.figures(seed)
     options.show_table(table(figures))
     print(f"{verdict(figures)} Images: {trial.images}.")
-    if json_:
+    if out:
         about = {"source": str(source), "images": trial.images, "labels": list(wanted)}
-        write_json(json_, {**about, "wordings": figures, **provenance(chosen)})
-        print(f"all figures in {json_}")
-    job.finish(json_ or Path("the table above"))
+        found = {**about, "wordings": figures, **provenance(chosen)}
+        print(write_results(out, "wordings", "Dialects compared", sections(figures), found))
+    job.finish(out or Path("the table above"))
 
 
 @app.command()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,31 +18,31 @@ def commands(
     count: Annotated[int, typer.Option(min=1, help="Number of commands of each kind.")] = 50,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    out: options.OptionalOut = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the commands.")] = 0,
 ) -> None:
     """Give the model commands in words, and compare its calls with those that the words mean.
 
     Commands for each tool, commands that no tool can do, and those for a tool that is not listed, in English
-    wordings that the demo model was not trained on.
+    wordings that the demo model was not trained on. With `--out` it writes `commands.html` and
+    `commands.json`.
     """
     from dataclasses import asdict
 
     from lfm_perception.backends import open_vlm
-    from lfm_perception.evaluation.demo_commands import evaluate_commands, run_commands
-    from lfm_perception.evaluation.reports import provenance
-    from lfm_perception.evaluation.tables import commands_table
-    from lfm_perception.media.staging import write_json
+    from lfm_perception.evaluation.demo_commands import evaluate_commands, run_commands, sections, table
+    from lfm_perception.evaluation.reports import provenance, write_results
     from lfm_perception.vlm import CommandVlm
 
-    options.check_file(json_)
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_)
     with closing(open_vlm(chosen)) as vlm, progress_bar(MofNCompleteColumn()) as progress:
         if not isinstance(vlm, CommandVlm):
             raise PerceptionError(f"engine.backend {chosen.engine.backend} takes no commands: choose llama")
-        reports = evaluate_commands(list(progress.track(run_commands(vlm, count, seed))))
-    options.show_table(commands_table(reports))
-    if json_:
+        trials = list(progress.track(run_commands(vlm, count, seed)))
+    reports = evaluate_commands(trials)
+    options.show_table(table(reports))
+    if out:
         kinds = {report.kind: asdict(report) for report in reports}
-        write_json(json_, {**provenance(chosen), "seed": seed, "kinds": kinds})
-        print(f"all figures in {json_}")
+        found = {**provenance(chosen), "seed": seed, "kinds": kinds}
+        print(write_results(out, "commands", "Commands in words", sections(trials), found))

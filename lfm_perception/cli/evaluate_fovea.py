@@ -44,15 +44,16 @@ def fovea(
     A frame is inferred every 240 ms, and its answer known 240 ms later. HOTA, precision and recall of the
     tracks at every frame, recall by object size, and the time until 90% of the new objects have a track, over
     tokens and compute per second. Says whether the model sees by picture pixels, and fits
-    `fovea.min_object_size`.
+    `fovea.min_object_size`. With `--out` it writes `fovea.html` and `fovea.json`.
     """
     from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.detection_run import selected_labels
     from lfm_perception.evaluation.foveation_films import demo_film, labelled_bag, labelled_films
     from lfm_perception.evaluation.foveation_trials import FoveaTrials
-    from lfm_perception.evaluation.reports import provenance
+    from lfm_perception.evaluation.reports import provenance, write_results
     from lfm_perception.media.bags import is_bag
 
+    options.check_folder(out)
     chosen = options.load_settings(settings, set_)
     budgets = tokens or [60, 120, 252]
     if is_bag(Path(source)):
@@ -72,5 +73,5 @@ def fovea(
     for line in trials.remarks():
         print(line)
     if out:
-        trials.write(out, {"source": source, "seed": seed, **provenance(chosen)})
-        print(f"figures and curve in {out}")
+        found = {"source": source, "seed": seed, **provenance(chosen), **trials.as_json()}
+        print(write_results(out, "fovea", "Foveated inference", trials.sections(), found))

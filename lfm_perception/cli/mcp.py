@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import lfm_perception
 from lfm_perception.cli import options
 from lfm_perception.errors import PerceptionError
 
@@ -44,7 +46,9 @@ def mcp(
     if node is None:
         chosen = options.load_settings(settings, set_, seed=seed)
     elif settings or set_:
-        raise typer.BadParameter("a running node has its own settings", param_hint="node")
+        raise typer.BadParameter(
+            "a running node has its own settings: leave out --settings and --set", param_hint="node"
+        )
     else:
         options.require_ros()
     from lfm_perception.agents.mcp_server import make_server
@@ -55,7 +59,18 @@ def mcp(
             eyes = opener.submit(_source_eyes, opened, source, chosen, topic, seed)
         else:
             eyes = opener.submit(_node_eyes, opened, node)
-        make_server(eyes.result, allow_changes=allow_changes).run()
+        eyes.add_done_callback(_log_failure)
+        server = make_server(eyes.result, allow_changes=allow_changes)
+        logging.getLogger(lfm_perception.__name__).propagate = False  # else the server prints warnings again
+        server.run()
+
+
+def _log_failure(eyes: Future[Eyes]) -> None:
+    """Say at once why the eyes see nothing; the agent reads it at its first call."""
+    from lfm_perception.backends import log_warning
+
+    if error := eyes.exception():
+        log_warning(str(error))
 
 
 def _node_eyes(opened: ExitStack, name: str) -> Eyes:

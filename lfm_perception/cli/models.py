@@ -16,7 +16,7 @@ from rich.table import Table
 from lfm_perception.cli import options
 from lfm_perception.cli.job import progress_bar
 from lfm_perception.errors import PerceptionError
-from lfm_perception.models.registry import SHIPPED, License, Model, Registry
+from lfm_perception.models.registry import License, Model, Registry
 from lfm_perception.models.store import Store
 
 app = typer.Typer(no_args_is_help=True)
@@ -37,7 +37,7 @@ def _options() -> None:
 def list_models() -> None:
     """List the models that can be pulled by name, and those on this computer."""
     store = Store()
-    registry, stored = _registry(store), store.names()
+    registry, stored = store.registry(), store.names()
     table = Table(box=None, pad_edge=False)
     for head in ("model", "size", "pinned", "stored", "boxes", "license", "source"):
         table.add_column(head, justify="right" if head == "size" else "left", no_wrap=head == "model")
@@ -83,7 +83,7 @@ def pull(
     from lfm_perception.models.hub import pull as pull_model
 
     store = Store()
-    model = _registry(store).find(name)
+    model = store.registry().find(name)
     if model.name in store.names():
         print(f"{model.name} is already stored; lfm-perception models verify {model.name} checks it")
         return
@@ -118,7 +118,7 @@ def _agree(name: str, terms: License, accepted: bool) -> None:
 def verify(names: Annotated[list[str] | None, typer.Argument(help="Only these models.")] = None) -> None:
     """Compare every byte of the models on this computer with the files that were pulled or added."""
     store = Store()
-    problems = {name: store.problem(name) for name in names or store.names()}
+    problems = {store.find(name).name: store.problem(name) for name in names or store.names()}
     for name, problem in problems.items():
         print(f"{name}: {problem or 'unchanged'}")
     if changed := [name for name, problem in problems.items() if problem]:
@@ -157,17 +157,11 @@ def add(
 ) -> None:
     """Give a name to a model of your own. Its files stay in place."""
     store = Store()
-    registry = _registry(store)
+    registry = store.registry()
     if name in registry:
         raise PerceptionError(f"the registry has a model {name!r} already: choose another name")
     added = store.add(name, model, mmproj, "added", registry.find(like).settings if like else {})
     print(f"{added.name} is added; its files stay in place and must not change")
-
-
-def _registry(store: Store) -> Registry:
-    """The models of the package and of the team."""
-    team = store.user_registry
-    return Registry(SHIPPED, *([team] if team.exists() else []))
 
 
 def _boxes(model: Model) -> str:

@@ -74,10 +74,13 @@ class WarningPrinter(logging.Handler):
         print(f"lfm-perception: warning: {self.format(record)}", file=sys.stderr)
 
 
-def check_file(file: Path | None) -> None:
-    """Refuse a file that cannot be written before anything is measured."""
-    if file and not file.parent.is_dir():
-        raise PerceptionError(f"{file} cannot be written: there is no folder {file.parent}")
+def check_folder(out: Path | None) -> None:
+    """Refuse a folder that cannot be written before anything is measured."""
+    from lfm_perception.media.staging import staged
+
+    if out:
+        with staged(out):
+            pass
 
 
 def show_table(table: Table) -> None:
@@ -200,7 +203,7 @@ def _mmproj_beside(model: Path) -> Path:
 
 def default_out(source: str) -> Path:
     """`out/NAME`, with the name of the source."""
-    name = "stdin" if source == "-" else re.sub(r"^\w+://", "", source.rstrip("/"))
+    name = "stdin" if source == "-" else re.sub(r"^\w+://([^/@]*@)?", "", source.rstrip("/"))
     name = Path(name).stem if "://" not in source else name
     return Path("out", re.sub(r"[^\w.-]+", "_", name).strip("._") or "images")
 
@@ -246,10 +249,17 @@ NODE = "node"
 
 
 def node_name(source: str) -> str | None:
-    """The full name of the running node that a source names; None for other sources."""
+    """The full name of the running node that a source names; None for other sources.
+
+    Raises:
+        PerceptionError: no node can have this name.
+    """
     if source != NODE and not source.startswith(f"{NODE}:"):
         return None
-    return source.partition(":")[2] or "/perception"
+    name = source.partition(":")[2] or "/perception"
+    if not re.fullmatch(r"[\w/]+", name):
+        raise PerceptionError(f"{shown(name)} cannot name a node: write {NODE}:/cam1/perception")
+    return name
 
 
 def require_ros() -> None:

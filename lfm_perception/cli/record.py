@@ -45,6 +45,8 @@ def record(
     from lfm_perception.tracking import open_tracker
     from lfm_perception.typed_questions import TypedQuestion
 
+    if out.is_dir() or not out.parent.is_dir():
+        raise PerceptionError(f"{out} cannot be written: name a file in a folder that exists")
     questions = [TypedQuestion.from_json(text) for text in question or []]
     # every question about every frame: a replay may ask them with other periods
     chosen = options.load_settings(settings, set_, seed=seed).with_values(

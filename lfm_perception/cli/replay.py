@@ -43,7 +43,9 @@ def replay(
     from lfm_perception.ros.replay import replay as play
 
     if node is not None and (settings or set_):
-        raise typer.BadParameter("a running node has its own settings", param_hint="--node")
+        raise typer.BadParameter(
+            "a running node has its own settings: leave out --settings and --set", param_hint="--node"
+        )
     chosen = options.load_settings(settings, set_)
     options.check_apart(str(bag), out)
     with running() as job:

@@ -6,9 +6,8 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, Difficulty
@@ -19,7 +18,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.media.charts import bars, reliability_chart
 from lfm_perception.media.latency import STAGES, latency_section
-from lfm_perception.media.page import Section, write_report
+from lfm_perception.media.page import Section
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, Prompt, Question, ask, detect
 from lfm_perception.scene import Answer, Detection, Usage
 from lfm_perception.vlm import Vlm
@@ -171,8 +170,8 @@ def as_json(report: TrialReport) -> dict[str, Any]:
     return shown
 
 
-def write_demo_page(path: Path, reports: Sequence[TrialReport], about: Mapping[str, Any]) -> None:
-    """Write the page to `path`; `about` has the provenance."""
+def sections(reports: Sequence[TrialReport]) -> Iterator[Section]:
+    """The sections of the page: accuracy by trial, and latency."""
     asked = [report for report in reports if report.detection]
     series = {
         "F1": [report.detection.at_50.f1 if report.detection else math.nan for report in reports],
@@ -189,17 +188,14 @@ def write_demo_page(path: Path, reports: Sequence[TrialReport], about: Mapping[s
         )
     usages = {report.name: report.usages for report in reports}
     totals = [usage.total_s for report in reports for usage in report.usages]
-    sections = [
-        Section(
-            "By trial",
-            [TRIALS_NOTE],
-            heads=("trial", *DEMO_COLUMNS[:6]),
-            rows=[row[:7] for row in rows],
-            charts=charts,
-        ),
-        latency_section(totals, usages),
-    ]
-    write_report(path, "Accuracy on the demo world", sections, about)
+    yield Section(
+        "By trial",
+        [TRIALS_NOTE],
+        heads=("trial", *DEMO_COLUMNS[:6]),
+        rows=[row[:7] for row in rows],
+        charts=charts,
+    )
+    yield latency_section(totals, usages)
 
 
 TRIALS_NOTE = (

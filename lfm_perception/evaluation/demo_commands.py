@@ -5,16 +5,32 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from rich.table import Table
 
 from lfm_perception.commands import REFUSAL, TOOLS, Command
 from lfm_perception.demo import commands as demo
+from lfm_perception.evaluation.tables import new_table
+from lfm_perception.media.charts import bars
+from lfm_perception.media.page import Section
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CommandVlm
 
 NO_TOOL, NOT_LISTED = "(no tool does it)", "(tool not listed)"
 """Kinds of commands that are to be refused."""
+
+COLUMNS = ("given", "right tool", "right call")
+
+MAX_MISTAKES = 30
+"""Maximum number of wrong calls on the page."""
+
+KINDS_NOTE = (
+    "Commands for each tool, commands that no tool can do, and those for a tool that is not listed, in "
+    "English wordings that the demo model was not trained on. Right tool: share of the calls of the right "
+    "tool, or of right refusals; right call: of those with the right arguments too."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,44 @@ def evaluate_commands(trials: Iterable[CommandTrial]) -> list[CommandReport]:
             sum(trial.answered == trial.meant for trial in group) / len(group),
         )
         for kind, group in groups.items()
+    ]
+
+
+def table(reports: Sequence[CommandReport]) -> Table:
+    """One row for each kind of command."""
+    shown = new_table("command for", COLUMNS)
+    for row in _rows(reports):
+        shown.add_row(*row)
+    return shown
+
+
+def sections(trials: Sequence[CommandTrial]) -> Iterator[Section]:
+    """The sections of the page: accuracy by kind of command, and wrong calls."""
+    reports = evaluate_commands(trials)
+    series = {
+        "right tool": [each.right_tool for each in reports],
+        "right call": [each.correct for each in reports],
+    }
+    names = [each.kind for each in reports]
+    yield Section(
+        "By kind of command",
+        notes=[KINDS_NOTE],
+        heads=("command for", *COLUMNS),
+        rows=_rows(reports),
+        charts=[bars("Accuracy by kind of command", series, names, "share of the commands (0 to 1)")],
+    )
+    wrong = [
+        (each.kind, each.words, each.meant, each.answered) for each in trials if each.answered != each.meant
+    ]
+    some = f"The first {MAX_MISTAKES} of {len(wrong)}."
+    notes = [some] if len(wrong) > MAX_MISTAKES else [] if wrong else ["None."]
+    heads = ("command for", "command", "call that it means", "call of the model")
+    yield Section(f"Wrong calls: {len(wrong)}", notes, heads=heads, rows=wrong[:MAX_MISTAKES], texts=True)
+
+
+def _rows(reports: Sequence[CommandReport]) -> list[tuple[str, ...]]:
+    return [
+        (each.kind, str(each.commands), f"{each.right_tool:.3f}", f"{each.correct:.3f}") for each in reports
     ]
 
 

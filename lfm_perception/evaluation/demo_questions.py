@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import defaultdict
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
 
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.decisions import Decision, decide
@@ -23,7 +25,11 @@ from lfm_perception.evaluation.detection import (
     held_out_error,
     reliability,
 )
+from lfm_perception.evaluation.tables import new_table
 from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.media.charts import bars, reliability_chart
+from lfm_perception.media.latency import latency_section
+from lfm_perception.media.page import Section
 from lfm_perception.questions import FramePlan
 from lfm_perception.settings import QuestionSettings
 from lfm_perception.typed_questions import YES
@@ -33,6 +39,11 @@ SIDE = 256
 """Width and height of the scenes, pixels."""
 
 ANSWER_TOKENS = 32
+
+COLUMNS = ("asked", "correct", "within one", "calibration error")
+
+MAX_MISTAKES = 20
+"""Maximum number of wrong answers on the page."""
 
 TALL = 0.3
 """Minimum height, in image heights, of a person who is asked about for a helmet."""
@@ -93,6 +104,67 @@ def advice(asked: Sequence[tuple[SceneQuestion, Decision]], settings: QuestionSe
     after = held_out_error(raw, true, held_out)
     fitted = PlattScaling.fit(raw, true)
     return calibration_advice("questions", fitted, len(raw), before, after, "answers")
+
+
+def table(reports: Sequence[KindReport]) -> Table:
+    """One row for each kind of question."""
+    shown = new_table("question", COLUMNS)
+    for row in _rows(reports):
+        shown.add_row(*row)
+    return shown
+
+
+def sections(
+    asked: Sequence[tuple[SceneQuestion, Decision]], settings: QuestionSettings
+) -> Iterator[Section]:
+    """The sections of the page: accuracy by kind, probabilities, wrong answers, latency."""
+    reports = evaluate_questions(asked)
+    series = {"correct": [each.correct for each in reports]}
+    series["within one"] = [math.nan if each.within_one is None else each.within_one for each in reports]
+    names = [each.kind for each in reports]
+    yield Section(
+        "By kind of question",
+        notes=[KINDS_NOTE],
+        heads=("question", *COLUMNS),
+        rows=_rows(reports),
+        charts=[bars("Accuracy by kind of question", series, names, "share of the answers (0 to 1)")],
+    )
+    yes, true = _yes([pair for pair in asked if pair[0].question.type == "yes_no"])
+    points = [(each.mean_confidence, each.precision, each.count) for each in reliability(yes, true)]
+    chart = reliability_chart(
+        "Reliability diagram", points, "answers", ("probability of yes", "share of yes")
+    )
+    yield Section("Probability of yes", notes=[advice(asked, settings)], charts=[chart])
+    wrong = sorted(
+        ((d, each) for each, d in asked if d.value.lower() != each.answer.lower()),
+        key=lambda pair: -(pair[0].probability or 0.0),
+    )
+    rows = [(each.question.text, each.answer, d.value, f"{d.probability or 0.0:.2f}") for d, each in wrong]
+    heads = ("question", "true answer", "answer of the model", "its probability")
+    some = f"Those with the highest probability, {MAX_MISTAKES} of {len(rows)}."
+    notes = [some] if len(rows) > MAX_MISTAKES else [] if rows else ["None."]
+    yield Section(f"Wrong answers: {len(rows)}", notes, heads=heads, rows=rows[:MAX_MISTAKES], texts=True)
+    usages = {
+        kind: [d.usage for each, d in asked if each.question.type == kind]
+        for kind in dict.fromkeys(each.question.type for each, _ in asked)
+    }
+    yield latency_section([d.usage.total_s for _, d in asked], usages)
+
+
+KINDS_NOTE = (
+    "A question of each kind about each scene, in wordings that the demo model was not trained on. Correct: "
+    "share of right answers; within one: share of numbers that are wrong by one at most. Calibration error: "
+    "mean of |probability of yes - share of true yes|."
+)
+
+
+def _rows(reports: Sequence[KindReport]) -> list[tuple[str, ...]]:
+    rows = []
+    for each in reports:
+        measures = (each.correct, each.within_one, each.calibration_error)
+        shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
+        rows.append((each.kind, str(each.questions), *shown))
+    return rows
 
 
 def _report(kind: str, pairs: Sequence[tuple[SceneQuestion, Decision]]) -> KindReport:

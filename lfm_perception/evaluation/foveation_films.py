@@ -52,6 +52,8 @@ def labelled_films(folder: Path) -> list[Film]:
         PerceptionError: there is no film, or its pictures do not go with its labels.
     """
     folders = [path for path in (folder, *sorted(folder.glob("*"))) if (path / "seqinfo.ini").is_file()]
+    if not folder.is_dir():
+        raise PerceptionError(f"there is no {folder}: give demo, a folder of films or a rosbag2")
     if not folders:
         raise PerceptionError(
             f"{folder} holds no film: a film has seqinfo.ini, gt/gt.txt and pictures in img1"

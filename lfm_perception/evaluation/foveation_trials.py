@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.foveation import (
     INFERENCE_S,
     SIZES,
@@ -24,9 +23,8 @@ from lfm_perception.evaluation.foveation import (
 )
 from lfm_perception.evaluation.object_size import BOUNDS, SizedObjects, size_advice
 from lfm_perception.evaluation.tables import new_table
-from lfm_perception.media.charts import COLOURS, STYLE
-from lfm_perception.media.page import drawing
-from lfm_perception.media.staging import write_json
+from lfm_perception.media.charts import COLOURS, Line, bars, lines
+from lfm_perception.media.page import Section
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -77,12 +75,18 @@ class FoveaTrials:
     def table(self) -> Table:
         """One row for each plan and budget."""
         table = new_table("", COLUMNS, caption="recall by object size in pixels of the frame; first track, s")
+        for row in self._rows():
+            table.add_row(*row)
+        return table
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = []
         for (name, tokens), each in self.results.items():
             per_s = (each.image_tokens + each.answer_tokens) / INFERENCE_S
             values = each.hota, each.precision, each.recall, *each.recall_by_size, each.first_detection_p90_s
             texts = ["-" if value is None else f"{value:.1f}" for value in values]
-            table.add_row(name, str(tokens), *texts, f"{per_s:.0f}", f"{each.compute_ms / INFERENCE_S:.0f}")
-        return table
+            rows.append((name, str(tokens), *texts, f"{per_s:.0f}", f"{each.compute_ms / INFERENCE_S:.0f}"))
+        return rows
 
     def remarks(self) -> list[str]:
         """What the figures say about `fovea.mode` with this model."""
@@ -97,10 +101,9 @@ class FoveaTrials:
             size_advice(self.regions.smallest_seen()),
         ]
 
-    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Writes `fovea.json` and `fovea.svg`. Raises PerceptionError when they cannot be written."""
-        record = {
-            **provenance,
+    def as_json(self) -> dict[str, Any]:
+        """All figures, ready for `json.dumps`."""
+        return {
             "sizes_px": SIZES,
             "results": [
                 {"plan": name, "max_tokens": tokens, **each.as_json()}
@@ -113,13 +116,35 @@ class FoveaTrials:
             },
             "remarks": self.remarks(),
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "fovea.json", record)
-            with drawing("fovea.svg"):
-                draw_curves(folder / "fovea.svg", {"": self.results})
-        except OSError as error:
-            raise PerceptionError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+    def sections(self) -> Iterator[Section]:
+        """The sections of the page: both plans by budget, and what the model sees."""
+        yield Section(
+            "By plan and limit of image tokens",
+            notes=[PLANS_NOTE],
+            heads=("", *COLUMNS),
+            rows=self._rows(),
+            charts=[
+                lines(
+                    title,
+                    [
+                        Line(*points(self.results, plan, value), colour, plan, marker=marker, dashes=dashes)
+                        for plan, colour, marker, dashes in LOOKS
+                    ],
+                    (TOKEN_AXIS, f"{title} (%)"),
+                    top=100.0,
+                )
+                for title, value in panels(self.results)
+            ],
+        )
+        recalls = {WHOLE_FRAMES: self.whole.recall(), "regions": self.regions.recall()}
+        series = {
+            name: [math.nan if each is None else each for each in recall] for name, recall in recalls.items()
+        }
+        upper = [*(f"{bound:g}" for bound in BOUNDS[1:]), "more"]
+        names = [f"{low:g} to {high} px" for low, high in zip(BOUNDS, upper, strict=True)]
+        chart = bars("Recall by size in the resized image", series, names, "recall (0 to 1)")
+        yield Section("What the model sees", notes=self.remarks(), charts=[chart])
 
     def _sight(self) -> str:
         """Whether the model sees by picture pixels or by the size relative to the picture."""
@@ -144,45 +169,43 @@ def limited(settings: Settings, tokens: int) -> dict[str, object]:
     }
 
 
-def draw_curves(file: Path, models: Mapping[str, Mapping[tuple[str, int], FoveaFigures]]) -> None:
-    """Writes HOTA, recall of small objects and precision over tokens per second, as SVG.
+PLANS_NOTE = (
+    f"A frame is inferred every {1000 * INFERENCE_S:.0f} ms, and its answer known as much later. HOTA, "
+    "precision and recall of the tracks at every frame, and recall by object size in pixels of the frame, in "
+    "per cent; first p90: seconds until 90% of the new objects have a track; tokens and milliseconds of "
+    "compute per second."
+)
+TOKEN_AXIS = "image and answer tokens per second"
+LOOKS = ((WHOLE_FRAMES, COLOURS[0], "o", "-"), (FOVEATED, COLOURS[1], "s", "--"))
+"""Colour, marker and dashes of each plan."""
 
-    One row for each model, by its name. Small objects are those of the smallest frequent class that begins
-    above 0 pixels.
+Results = Mapping[tuple[str, int], FoveaFigures]
+
+
+def points(
+    results: Results, plan: str, value: Callable[[FoveaFigures], float]
+) -> tuple[list[float], list[float]]:
+    """Tokens per second of a plan in rising order, and the value at each."""
+    found = sorted(
+        ((each.image_tokens + each.answer_tokens) / INFERENCE_S, value(each))
+        for (name, _), each in results.items()
+        if name == plan
+    )
+    return [tokens for tokens, _ in found], [figure for _, figure in found]
+
+
+def panels(results: Results) -> Sequence[tuple[str, Callable[[FoveaFigures], float]]]:
+    """Title of each curve, and its value in per cent.
+
+    Small objects are those of the smallest frequent class that begins above 0 pixels.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.9 * len(models)), layout="constrained")
-        rows = figure.subplots(len(models), 3, squeeze=False)
-        for row, (model, results) in zip(rows, models.items(), strict=True):
-            for axes, (title, value) in zip(row, _panels(results), strict=True):
-                for colour, name in zip(COLOURS, (WHOLE_FRAMES, FOVEATED), strict=False):
-                    points = sorted(
-                        ((each.image_tokens + each.answer_tokens) / INFERENCE_S, value(each))
-                        for (plan, _), each in results.items()
-                        if plan == name
-                    )
-                    axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
-                axes.set(title=title, xlabel="image and answer tokens per second")
-                axes.set(xlim=(0, None), ylim=(0, 100))
-            row[0].set_ylabel(model)
-            row[0].legend(loc="lower right")
-        figure.savefig(file, metadata={"Date": None})
-
-
-def _panels(
-    results: Mapping[tuple[str, int], FoveaFigures],
-) -> Sequence[tuple[str, Callable[[FoveaFigures], float]]]:
-    """Title of each panel, and what it draws."""
     shares = next(iter(results.values())).share_by_size
     small = next((row for row in range(1, len(SIZES) - 1) if shares[row] >= FREQUENT), len(SIZES) - 2)
     return (
         ("HOTA", lambda each: each.hota),
         (
-            f"recall of {SIZES[small]} to {SIZES[small + 1]} px, %",
+            f"recall of {SIZES[small]} to {SIZES[small + 1]} px",
             lambda each: each.recall_by_size[small] or 0.0,
         ),
-        ("precision, %", lambda each: each.precision),
+        ("precision", lambda each: each.precision),
     )

@@ -45,7 +45,9 @@ def read_motchallenge(folder: Path) -> tuple[TrackingSequence, ...]:
     Raises:
         PerceptionError: there is no sequence, or one cannot be read.
     """
-    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    if not folder.is_dir():
+        raise PerceptionError(f"there is no {folder}: give tud, demo, synthetic or a folder of sequences")
+    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     sequences = [_read_sequence(each) for each in folders if (each / "seqinfo.ini").is_file()]
     if not sequences:
         raise PerceptionError(f"{folder} holds no sequence: a sequence has seqinfo.ini and gt/gt.txt")

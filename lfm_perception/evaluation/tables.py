@@ -9,8 +9,6 @@ from dataclasses import astuple
 from rich.table import Table
 
 from lfm_perception.evaluation.demo import DEMO_COLUMNS, TrialReport, demo_row
-from lfm_perception.evaluation.demo_commands import CommandReport
-from lfm_perception.evaluation.demo_questions import KindReport
 from lfm_perception.evaluation.tracking import TrackingMetrics
 
 TRACKING_COLUMNS = ("HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN")
@@ -34,24 +32,6 @@ def demo_table(reports: Sequence[TrialReport]) -> Table:
     table = new_table("trial", DEMO_COLUMNS, caption="encode, prefill, decode: median ms")
     for report in reports:
         table.add_row(*demo_row(report))
-    return table
-
-
-def questions_table(reports: Sequence[KindReport]) -> Table:
-    """One row for each kind of question about the demo world."""
-    table = new_table("question", ("asked", "correct", "within one", "calibration error"))
-    for report in reports:
-        measures = (report.correct, report.within_one, report.calibration_error)
-        shown = ("" if measure is None else f"{measure:.3f}" for measure in measures)
-        table.add_row(report.kind, str(report.questions), *shown)
-    return table
-
-
-def commands_table(reports: Sequence[CommandReport]) -> Table:
-    """One row for each kind of command."""
-    table = new_table("command for", ("given", "right tool", "right call"))
-    for report in reports:
-        table.add_row(report.kind, str(report.commands), f"{report.right_tool:.3f}", f"{report.correct:.3f}")
     return table
 
 

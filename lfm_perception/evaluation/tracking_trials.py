@@ -37,8 +37,7 @@ from lfm_perception.evaluation.tracking import (
 )
 from lfm_perception.evaluation.tracking_charts import sequence_chart
 from lfm_perception.media.charts import bars, reliability_chart
-from lfm_perception.media.page import Section, drawing, write_report
-from lfm_perception.media.staging import staged, write_json, writing
+from lfm_perception.media.page import Section
 from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
@@ -70,22 +69,16 @@ class TrackingTrials:
     reliability: Bins = ()
     protocols: Mapping[str, TrackingProtocol] = field(default_factory=lambda: PROTOCOLS)
 
-    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write `tracking.json` and `tracking.html`; `about` is the provenance. Raises PerceptionError."""
-        record = {
-            **about,
+    def as_json(self) -> dict[str, Any]:
+        """All figures, ready for `json.dumps`."""
+        return {
             "protocols": {name: asdict(self.protocols[name]) for name in self.metrics},
             "metrics": {name: asdict(each) for name, each in self.metrics.items()},
             **self.details,
         }
-        with staged(folder) as staging, writing(folder):
-            write_json(staging.path / "tracking.json", record)
-            with drawing("the page"):
-                title = "Tracking accuracy"
-                write_report(staging.path / "tracking.html", title, list(self._sections()), record)
-            staging.publish()
 
-    def _sections(self) -> Iterator[Section]:
+    def sections(self) -> Iterator[Section]:
+        """The sections of the page."""
         shown = {"HOTA": "hota", "MOTA": "mota", "IDF1": "idf1"}
         series = {name: [getattr(each, key) for each in self.metrics.values()] for name, key in shown.items()}
         yield Section(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from lfm_perception.answers import RESCALED
 from lfm_perception.evaluation.detection import count_matches
 from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.tables import new_table
+from lfm_perception.media.charts import bars
+from lfm_perception.media.page import Section
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.postprocessing import postprocess
 from lfm_perception.questions import Dialect, Question, detect
@@ -106,16 +108,55 @@ class Wordings:
 def table(figures: Mapping[str, Any]) -> Table:
     """One row for each dialect, the best first."""
     shown = new_table("dialect", COLUMNS)
-    for name, each in figures.items():
-        behind = f"{each['behind_best']:.3f} ± {each['behind_best_standard_error']:.3f}"
-        shown.add_row(
+    for row in _rows(figures):
+        shown.add_row(*row)
+    return shown
+
+
+def sections(figures: Mapping[str, Any]) -> Iterator[Section]:
+    """The sections of the page: the verdict, and the dialects with their uncertainty."""
+    f1 = {"F1": [each["f1"] for each in figures.values()]}
+    errors = {"F1": [each["standard_error"] for each in figures.values()]}
+    times = {"latency": [1e3 * each["latency_s"] for each in figures.values()]}
+    yield Section(
+        "",
+        notes=[verdict(figures), FIGURES_NOTE],
+        heads=("dialect", *COLUMNS),
+        rows=_rows(figures),
+        charts=[
+            bars("F1 by dialect, with its standard error", f1, list(figures), "F1 (0 to 1)", errors=errors),
+            bars("Median latency by dialect", times, list(figures), "time for one image (ms)"),
+        ],
+    )
+    reasons = [
+        (name, reason, str(count))
+        for name, each in figures.items()
+        for reason, count in each["rejects"].items()
+        if reason != RESCALED
+    ]
+    if reasons:
+        yield Section("Rejected objects", heads=("dialect", "reason", "objects"), rows=reasons, texts=True)
+
+
+FIGURES_NOTE = (
+    "Detections match at an IoU of 0.5. The standard error of F1 (± s.e.) comes from resampling the images; "
+    "behind: difference of F1 to the best dialect on the same samples. p50: median time for one image."
+)
+
+
+def _rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
             name,
             *(f"{each[key]:.3f}" for key in ("f1", "standard_error", "precision", "recall")),
             str(sum(count for reason, count in each["rejects"].items() if reason != RESCALED)),
             f"{1e3 * each['latency_s']:.0f}",
-            behind if each["behind_best"] else "",
+            f"{each['behind_best']:.3f} ± {each['behind_best_standard_error']:.3f}"
+            if each["behind_best"]
+            else "",
         )
-    return shown
+        for name, each in figures.items()
+    ]
 
 
 def verdict(figures: Mapping[str, Any]) -> str:

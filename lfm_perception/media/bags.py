@@ -143,11 +143,13 @@ def _check_file(file: Path) -> None:
 
 
 def _recovery(path: Path) -> str:
-    """How to recover a recording that was cut off."""
+    """What to do about a recording that is damaged or was cut off."""
     files = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
-    if not files or files[0].suffix.lower() != ".mcap":
-        return ""
-    return f"; if it was cut off: mcap recover {files[0].name} -o recovered.mcap"
+    if files and files[0].suffix.lower() == ".mcap":
+        return f"; if it was cut off: mcap recover {files[0].name} -o recovered.mcap"
+    if path.is_dir():
+        return "; ros2 bag reindex makes its metadata.yaml anew"
+    return ": it is damaged or no rosbag2"
 
 
 def image_topic(reader: Reader, path: Path, topic: str | None) -> ImageTopic:

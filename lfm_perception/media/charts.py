@@ -276,7 +276,12 @@ def curves(title: str, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Ch
     return _chart(title, False, 4.4, draw)
 
 
-def reliability_chart(title: str, points: Sequence[tuple[float, float, int]], counted: str) -> Chart:
+def reliability_chart(
+    title: str,
+    points: Sequence[tuple[float, float, int]],
+    counted: str,
+    axes_names: tuple[str, str] = ("confidence", "precision"),
+) -> Chart:
     """Precision over confidence, for points (confidence, precision, count), with the counts below.
 
     `counted` names what is counted.
@@ -287,14 +292,14 @@ def reliability_chart(title: str, points: Sequence[tuple[float, float, int]], co
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
         upper.plot((0, 1), (0, 1), color=RULE, linewidth=2, label="equal")
         upper.plot(confidences, precisions, color=COLOURS[0], marker="o", label="measured")
-        upper.set(xlim=(0.0, 1.0), ylim=(0.0, 1.02), ylabel="precision")
+        upper.set(xlim=(0.0, 1.0), ylim=(0.0, 1.02), ylabel=axes_names[1])
         _legend(upper, 2)
         places = lower.bar(confidences, counts, 0.05, color=COLOURS[5])
         lower.bar_label(
             places, [str(count) for count in counts], fontsize=8, color=QUIET, rotation=90, padding=2
         )
         lower.set_ylim(0.0, 2.0 * max(counts))
-        _name_axes(lower, ("confidence", counted))
+        _name_axes(lower, (axes_names[0], counted))
 
     return _figure(title, False, 4.4, draw)
 

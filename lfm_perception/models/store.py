@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import json_problem, parse_json, read_text, typed
-from lfm_perception.models.registry import SHA256, License
+from lfm_perception.models.registry import SHA256, SHIPPED, License, Registry
 from lfm_perception.provenance import sha256
 
 RECORD = "model.json"
@@ -107,10 +107,19 @@ class Store:
         if not _NAME.fullmatch(name) or not path.is_file():
             stored = ", ".join(self.names()) or "none"
             raise PerceptionError(
-                f"the model {shown(name)} is not on this computer (available: {stored}): "
-                f"lfm-perception models pull {name}, or models add"
+                f"the model {shown(name)} is not on this computer (available: {stored}): {self._way_to(name)}"
             )
         return _read_record(path)
+
+    def _way_to(self, name: str) -> str:
+        """How to get a model that is not stored."""
+        if name in self.registry():
+            return f"lfm-perception models pull {name}"
+        return "lfm-perception models list shows the names, models add gives one to files of your own"
+
+    def registry(self) -> Registry:
+        """The models of the package and of the team."""
+        return Registry(SHIPPED, *([self.user_registry] if self.user_registry.exists() else []))
 
     def damage(self, name: str) -> str:
         """The problem of a stored model's record; empty when it can be read."""

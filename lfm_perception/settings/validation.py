@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import reprlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,9 @@ ONE_OBJECT_TOKENS = 32
 
 TEMPLATE_TOKENS = 32
 """Upper bound on the tokens of the chat template and the image markers."""
+
+MAX_LISTED = 6
+"""Maximum number of known names in a sentence."""
 
 KEY_PREFIX = "LFM_PERCEPTION_"
 """Begin of the names of environment variables that may hold an API key."""
@@ -125,7 +127,7 @@ def _check_prompts(settings: Settings) -> None:
     if detect.dialect not in dialects:
         raise PerceptionError(
             f"detect.dialect must be one of {', '.join(dialects)}, got {shown(detect.dialect)}"
-            f"{suggestion(detect.dialect, dialects)}"
+            f"{_nearest(detect.dialect, list(dialects))}"
         )
     _ = settings.question  # refuses labels that the dialect cannot ask for
     _ = settings.questions.alerts  # refuses standing questions that cannot be asked
@@ -208,18 +210,24 @@ def unknown_name(name: str, value: object, known: Iterable[str]) -> PerceptionEr
         if old in RENAMED:
             return PerceptionError(f"parameter {old} is now called {RENAMED[old]}")
     known = list(known)
-    if keys and name in known:
-        return PerceptionError(
-            f"{shown(name)} is a group of parameters: write {shown(f'{name}.{next(iter(keys))}')}"
-        )
+    if name in known:
+        members = [each for each in known if each.startswith(f"{name}.")] or [f"{name}.NAME"]
+        example = f"{name}.{next(iter(keys))}" if keys else members[0]
+        return PerceptionError(f"{shown(name)} is a group of parameters: write {shown(example)}")
     return PerceptionError(f"unknown parameter {shown(name)}{suggestion(name, known)}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`: did you mean 'x'?` for the nearest known name; a key alone is compared with the last part too."""
+    """`: did you mean 'x'?` for the nearest known name, else some of those that are known."""
     names = list(known)
+    listed = ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
+    return _nearest(name, names) or f": known are {listed}"
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    """`: did you mean 'x'?`, or nothing; a key alone is compared with the last part of the names too."""
     close = difflib.get_close_matches(name, names, n=1)
     if not close:
         by_key = {full.rpartition(".")[2]: full for full in reversed(names)}
         close = [by_key[key] for key in difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)]
-    return f": did you mean {close[0]!r}?" if close else f": known are {reprlib.repr(names)}"
+    return f": did you mean {close[0]!r}?" if close else ""

@@ -39,8 +39,11 @@ def test_a_stream_of_a_server_is_read(server: str, tmp_path: Path) -> None:
 
 
 def test_a_stream_that_cannot_be_opened_is_one_sentence(server: str) -> None:
-    assert f"video {server}/none.mp4 cannot be decoded" in failure(f"{server}/none.mp4")
-    assert "cannot be decoded" in failure("rtsp://127.0.0.1:9/camera")
+    assert f"stream {server}/none.mp4 cannot be opened" in failure(f"{server}/none.mp4")
+    refused = failure("rtsp://robot:secret@127.0.0.1:9/camera")
+    assert (
+        "stream rtsp://127.0.0.1:9/camera cannot be opened (Connection refused): check its address" in refused
+    )
 
 
 def test_a_playlist_of_a_server_opens_no_file_of_this_computer(server: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def open_source(
     Raises:
         PerceptionError: there is no such source, it cannot be read, or an option does not apply to it.
     """
-    kind = next((each for each in KINDS if each.matches(text)), None)
+    kind = next((each for each in KINDS if each.matches(text)), None) if text.strip() else None
     accepts = kind.accepts if kind else {"topic", "rate"}
     if topic is not None and "topic" not in accepts:
         raise PerceptionError(f"a topic ({topic}) can be chosen in a bag only, and {text} is none")
@@ -59,8 +59,9 @@ def open_source(
         rejects = Rejects()
         with kind.open(text, SourceOptions(topic, rate, seed, depth_bits, rejects, film)) as source:
             yield replace(source, frames=accepted(source, rejects), rejects=rejects)
-    elif Path(text).is_dir():
+    elif text and Path(text).is_dir():
         raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")
     else:
         *others, last = (each.description for each in KINDS)
-        raise PerceptionError(f"there is no {text}: give {', '.join(others)} or {last}")
+        missing = f"there is no {text}" if text.strip() else "the source is blank"
+        raise PerceptionError(f"{missing}: give {', '.join(others)} or {last}")

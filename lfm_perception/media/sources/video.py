@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -64,7 +65,7 @@ MAX_TRANSPORT_GAP_S = 10.0
 
 @contextmanager
 def _open(path: str, options: SourceOptions) -> Iterator[Source]:
-    with _opened(path) as container:
+    with _opened(path, f"video {path}") as container:
         stream = _stream(container, path)
         declared = float(stream.average_rate or FALLBACK_RATE)
         rate = measured_rate(_first_stamps_ns(path, stream.index), declared)
@@ -79,10 +80,10 @@ def _open(path: str, options: SourceOptions) -> Iterator[Source]:
 @contextmanager
 def _open_stream(text: str, options: SourceOptions) -> Iterator[Source]:
     """A stream of a server that the user named, or of standard input; read once, without a known end."""
-    name = "standard input" if text == STDIN else text
+    name = "standard input" if text == STDIN else without_password(text)
     allowed = {"protocol_whitelist": next(PROTOCOLS[key] for key in PROTOCOLS if text.startswith(key))}
     with _opened(
-        "pipe:0" if text == STDIN else text, allowed, (STREAM_TIMEOUT_S, STREAM_TIMEOUT_S)
+        "pipe:0" if text == STDIN else text, f"stream {name}", allowed, STREAM_TIMEOUT_S
     ) as container:
         stream = _stream(container, name)
         rate = min(max(float(stream.average_rate or FALLBACK_RATE), MIN_RATE), MAX_RATE)
@@ -91,17 +92,25 @@ def _open_stream(text: str, options: SourceOptions) -> Iterator[Source]:
 
 
 def _opened(
-    path: str, more: Mapping[str, str] = MappingProxyType({}), timeout: tuple[float, float] | None = None
+    address: str, name: str, more: Mapping[str, str] = MappingProxyType({}), timeout_s: float | None = None
 ) -> InputContainer:
     """The container; its decoders refuse larger frames, and tags need not be UTF-8."""
     options = {"max_pixels": str(MAX_PIXELS), **more}
+    timeout = None if timeout_s is None else (timeout_s, timeout_s)
     try:
-        return av.open(path, options=options, metadata_errors="replace", timeout=timeout)
+        return av.open(address, options=options, metadata_errors="replace", timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise PerceptionError(
-            f"video {path} cannot be decoded: {why}, or it is cut off or no video"
-        ) from error
+        if "://" in address:
+            raise PerceptionError(
+                f"{name} cannot be opened ({why}): check its address, and that its server runs"
+            ) from error
+        raise PerceptionError(f"{name} cannot be decoded: {why}, or it is cut off or no video") from error
+
+
+def without_password(address: str) -> str:
+    """The address of a stream as it may be shown: without user and password."""
+    return re.sub("(?<=://)[^/@]*@", "", address)
 
 
 def _stream(container: InputContainer, path: str) -> av.VideoStream:
@@ -125,7 +134,7 @@ def _stream(container: InputContainer, path: str) -> av.VideoStream:
 
 def _first_stamps_ns(path: str, index: int) -> list[int]:
     """Stamps of the first packets, in any order; none are decoded."""
-    with _opened(path) as container:
+    with _opened(path, f"video {path}") as container:
         try:
             packets = list(islice(container.demux(container.streams[index]), RATE_FRAMES))
         except av.FFmpegError:  # raised again at its frame
