@@ -14,13 +14,15 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
 
@@ -154,6 +156,39 @@ def parse_yaml(text: str, max_nodes: int = MAX_NODES) -> Any:
         raise PerceptionError(f"not valid YAML{place}: {problem}") from error
     except Exception as error:  # an impossible date or tag surfaces as whatever the parser stumbles over
         raise PerceptionError(f"not valid YAML: {error or type(error).__name__}") from error
+
+
+class YamlPlaces:
+    """Where the values of a YAML text stand, for messages; the text has been parsed before."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _root(self) -> Any:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.version = (1, 1)
+        return yaml.compose(self._text)
+
+    def find(self, path: Sequence[object]) -> tuple[int, int]:
+        """Line and column, from 1, of the value that these keys and indexes lead to, as far as it is there.
+
+        That of a key where its value is a mapping or a list.
+        """
+        node, mark = self._root, self._root.start_mark
+        for step in path:
+            if isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                mark = node.start_mark
+            elif isinstance(node, MappingNode):
+                found = [pair for pair in node.value if pair[0].value == str(step)]
+                if not found:
+                    break
+                key, node = found[0]
+                mark = (node if isinstance(node, ScalarNode) else key).start_mark
+            else:
+                break
+        return mark.line + 1, mark.column + 1
 
 
 def _check_size(events: Iterable[Any], max_nodes: int) -> None:

@@ -82,8 +82,7 @@ class Frame:
         return int(self.image.shape[0])
 
 
-@dataclass(frozen=True, slots=True)
-class CoordinateStd:
+class CoordinateStd(NamedTuple):
     """Standard deviation of each side of a box, normalized like the box itself."""
 
     x1: float
@@ -192,6 +191,7 @@ class Velocity(NamedTuple):
 
 
 ZERO_VELOCITY = Velocity(0.0, 0.0)
+ZERO_STD = CoordinateStd(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,8 @@ class Track:
 
     `age_s` counts from the first detection, `time_since_update_s` from the last one. `velocity_std` is the
     standard deviation of the velocity along each axis; the two are uncorrelated. `camera_velocity` is the
-    part of the velocity that the camera's motion causes, as far as it is compensated.
+    part of the velocity that the camera's motion causes, as far as it is compensated. `box_std` is the
+    standard deviation of the box's sides, as the filter predicts it.
     """
 
     track_id: int
@@ -212,6 +213,20 @@ class Track:
     time_since_update_s: float
     velocity_std: Velocity = ZERO_VELOCITY
     camera_velocity: Velocity = ZERO_VELOCITY
+    box_std: CoordinateStd = ZERO_STD
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A zone (`closed`) or a line of the rules as it is drawn: normalized points, and a text beside it.
+
+    `active`: an event about it is under way.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    closed: bool
+    text: str
+    active: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def detection_to_json(detection: Detection, *, decimals: int | None = None) -> d
         "label": detection.label,
         "confidence": _rounded((detection.score,), decimals)[0],
         "bbox": _rounded(dataclasses.astuple(detection.box), decimals),
-        "bbox_std": None if std is None else _rounded(dataclasses.astuple(std), decimals),
+        "bbox_std": None if std is None else _rounded(std, decimals),
         "phrase": detection.phrase or None,
     }
 

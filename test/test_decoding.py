@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -95,7 +94,7 @@ def test_a_box_is_the_mean_of_the_models_probabilities(vocabulary: Vocabulary) -
     assert box.box.xyxy == pytest.approx(np.array([0.25, 0.3, 0.5, 0.75]) + UncertainModel.OFFSET, abs=5e-5)
     assert box.std is not None
     assert person.std is not None
-    assert astuple(box.std) == pytest.approx([UncertainModel.STD] * 4, rel=0.02)
+    assert box.std == pytest.approx([UncertainModel.STD] * 4, rel=0.02)
     assert person.box.y2 == 1.0
     assert person.std.y2 == pytest.approx(0.001 / math.sqrt(12))  # its rounding
     assert parse(text, BBOX).scored(decoded.tokens)[0].box == Box(0.25, 0.3, 0.5, 0.75)

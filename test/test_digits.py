@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -55,7 +54,7 @@ def test_the_number_of_digits_is_the_models(
     (found,) = parse(decoded.text, BBOX).scored(decoded.tokens, means=True)
     assert found.box.xyxy == pytest.approx(objects[0][1].xyxy + offset, abs=5e-4)
     assert found.std is not None
-    assert astuple(found.std) == pytest.approx([std] * 4, rel=0.05)
+    assert found.std == pytest.approx([std] * 4, rel=0.05)
 
 
 def test_spellings_of_one_number_count_together(vocabulary: Vocabulary) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.geometry import Box, BoxArray, iou_matrix
-from lfm_perception.scene import Detection, Track, Velocity, View
+from lfm_perception.scene import CoordinateStd, Detection, Track, Velocity, View
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import Pending, register_tracker
 from lfm_perception.tracking.association import Indices, associate, unique_pairs
@@ -148,13 +148,14 @@ class KalmanTracker:
         boxes = visible_boxes(filters, published.truncated)
         time_since_update_s = now_s - published.last_s
         velocity_std = np.sqrt(filters.velocity_variance[:, :2])
+        box_std = np.sqrt(filters.variance[:, :2] + filters.variance[:, 2:] / 4.0).tolist()
         size, drift = boxes[:, 2:] - boxes[:, :2], velocity_std * time_since_update_s[:, None]
         visible = (size > 0.0).all(axis=1) & (time_since_update_s <= published.max_prediction_s)
         visible &= ~published.unseen | (drift <= MAX_DRIFT * size).all(axis=1)
         fading_s = np.maximum(time_since_update_s - FULL_CONFIDENCE_S, 0.0) * ~published.missed
         return tuple(
-            Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera)
-            for (track_id, label, score), decay, box, speed, age_s, since_s, std, camera, shown in zip(
+            Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera, sides)
+            for (track_id, label, score), decay, box, speed, age_s, since_s, std, camera, sides, shown in zip(
                 published.identities,
                 np.exp(-fading_s / CONFIDENCE_DECAY_S).tolist(),
                 boxes.tolist(),
@@ -163,6 +164,7 @@ class KalmanTracker:
                 time_since_update_s.tolist(),
                 starmap(Velocity, velocity_std.tolist()),
                 starmap(Velocity, camera_velocity.tolist()),
+                (CoordinateStd(*sides, *sides) for sides in box_std),
                 visible.tolist(),
                 strict=True,
             )

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conditions compiled to array operations: all conditions of a rule file over all tracks of a frame at once.
+
+The result is a truth table with a row for each different condition and a column for each track. Column 0
+belongs to the scene: what is about the scene is the same in all columns, what is about objects false there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm_perception.rules.places import Anchors, Bools, Floats, LineCrossings, Zones, moved
+from lfm_perception.rules.schema import (
+    ANCHORS,
+    QUANTITIES,
+    SIDES,
+    Alert,
+    Combined,
+    Condition,
+    Count,
+    Objects,
+    Range,
+    RuleFile,
+    UnderWay,
+    leaves,
+)
+
+Rows = NDArray[np.intp]
+
+ROUNDING_S = 1e-6
+"""What sums of durations may lack, seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """The tracks of one frame: N columns, of which the first is the scene's and those gone are not `present`.
+
+    `label_ids` are those of `Conditions.label_ids`. `quantities` has the rows of `QUANTITIES`; `attributes` a
+    row for each of `Conditions.attributes`. `aspect` is the image's height over its width. `alerts` are the
+    names of those that are on, `under_way` the rules with an event. `now_s` is the rules' own time.
+    """
+
+    now_s: float
+    present: Bools
+    last_seen_s: Floats
+    label_ids: Rows
+    quantities: Floats
+    anchors: Anchors
+    attributes: Bools
+    aspect: float
+    alerts: Iterable[str]
+    under_way: Iterable[str]
+
+
+class Conditions:
+    """The conditions of the rules of a file, with the state that hysteresis and moments need.
+
+    `roots` are the rows of the rules' conditions. `inside` says which tracks of the last frame are in which
+    zone, shape (Z, N).
+    """
+
+    def __init__(self, file: RuleFile) -> None:
+        self._rows: dict[Condition, int] = {}
+        self._levels: list[list[Combined]] = []
+        self._anchor = ANCHORS.index(file.anchor)
+        self._zones, self.crossings = Zones(file.zones), LineCrossings(file.lines)
+        objects = _objects(file)
+        for row, each in enumerate(objects):
+            self._rows[each] = row
+        labels = dict.fromkeys(label for each in objects for label in each.labels)
+        self._labels = {label: index for index, label in enumerate(labels)}
+        self._has_label = np.array(
+            [[not each.labels or label in each.labels for label in [*self._labels, None]] for each in objects]
+        ).reshape(len(objects), len(self._labels) + 1)
+        self.attributes = list(dict.fromkeys(pair for each in objects for pair in each.attributes))
+        self._ranges = [
+            (index, _Ranges([(row, dict(each.ranges)[name]) for row, each in enumerate(objects)
+                             if name in dict(each.ranges)]))
+            for index, name in enumerate(QUANTITIES)
+        ]  # fmt: skip
+        zones = {zone.name: index for index, zone in enumerate(file.zones)}
+        self._inside = _Members({row: [zones[z] for z in each.inside] for row, each in enumerate(objects)})
+        self._outside = _Members({row: [zones[z] for z in each.outside] for row, each in enumerate(objects)})
+        self._attributes = _Members(
+            {row: [self.attributes.index(a) for a in each.attributes] for row, each in enumerate(objects)}
+        )
+        self._near = [(row, each.near) for row, each in enumerate(objects) if each.near]
+        others = [self._rows[near.objects] for _, near in self._near]
+        self._others = list(dict.fromkeys(others))
+        self._other = [self._others.index(row) for row in others]
+        self._near_ranges = _Ranges(
+            [(row, Range(below=n.within, hysteresis=n.hysteresis)) for row, n in self._near]
+        )
+        self._lines = {line.name: index for index, line in enumerate(file.lines)}
+        self._crosses = _Members({row: self._crossings_of(each) for row, each in enumerate(objects)})
+        self._appears = _Moments([(row, each.appears) for row, each in enumerate(objects)])
+        self._disappears = _Moments([(row, each.disappears) for row, each in enumerate(objects)])
+        self._true = np.zeros((len(objects), 1), dtype=bool)
+        self.roots = np.array([self._compile(rule.when) for rule in file.rules], dtype=np.intp)
+        self._counts = _Ranges(
+            [(row, each.range) for each, row in self._rows.items() if isinstance(each, Count)]
+        )
+        self._counted = np.array(
+            [self._rows[each.objects] for each in self._rows if isinstance(each, Count)], dtype=np.intp
+        )
+        self._counts_true = np.zeros(len(self._counted), dtype=bool)
+        self._named = [(row, each) for each, row in self._rows.items() if isinstance(each, (Alert, UnderWay))]
+        self._nodes = [_nodes(level, self._rows) for level in self._levels]
+        self.inside: Bools = np.zeros((len(file.zones), 1), dtype=bool)
+
+    def label_ids(self, labels: Sequence[str]) -> Rows:
+        """The numbers of labels; one that no rule names has the last number."""
+        known, other = self._labels, len(self._labels)
+        return np.array([known.get(label, other) for label in labels], dtype=np.intp)
+
+    def _crossings_of(self, objects: Objects) -> list[int]:
+        """The rows of the crossings that a condition asks for, of which there are two for each line."""
+        sides = [side for side, name in enumerate(SIDES) if objects.to in (name, "both")]
+        return [2 * self._lines[objects.crosses] + side for side in sides] if objects.crosses else []
+
+    def _compile(self, condition: Condition) -> int:
+        """The row of a condition, after those of its parts."""
+        if condition not in self._rows:
+            if isinstance(condition, Combined):
+                for part in condition.parts:
+                    self._compile(part)
+                level = _level(condition)
+                self._levels += [[] for _ in range(level - len(self._levels))]
+                self._levels[level - 1].append(condition)
+            self._rows[condition] = len(self._rows)
+        return self._rows[condition]
+
+    def move(self, source: Rows) -> None:
+        """Put the state of the columns `source` in this order; -1 is a new track."""
+        self._true = moved(self._true, source, 0)
+        self._appears.move(source)
+        self._disappears.move(source)
+        self.crossings.move(source)
+
+    def update(self, seen: Observation) -> Bools:
+        """The truth table of a frame, shape (conditions, N)."""
+        self._seen = seen
+        table = np.empty((len(self._rows), len(seen.present)), dtype=bool)
+        before = self._true
+        true = self._now(seen, before)
+        self._true = np.where(seen.present, true, before)
+        table[: len(true)] = true
+        self._crossed = self.crossings.update(seen.anchors).reshape(-1, len(seen.present))
+        if len(self._crosses.rows):
+            table[self._crosses.rows] &= self._crosses.gather(self._crossed, all_of=False)
+        self._appears.begin(true, before, seen.now_s, table)
+        self._disappears.end(self._true, seen, table)
+        if len(self._counted):
+            counts = true[self._counted].sum(axis=1)
+            self._counts_true = self._counts.hold(counts, self._counts_true)
+            self._counts_now = dict(zip(self._counts.rows.tolist(), counts.tolist(), strict=True))
+            table[self._counts.rows] = self._counts_true[:, None]
+        if self._named:
+            alerts, rules = set(seen.alerts), set(seen.under_way)
+            for row, each in self._named:
+                table[row] = each.name in alerts if isinstance(each, Alert) else each.rule in rules
+        for level in self._nodes:
+            for kind, rows, parts, starts in level:
+                if kind == "not":
+                    table[rows] = ~table[parts]
+                else:
+                    combine = np.logical_and if kind == "all" else np.logical_or
+                    table[rows] = combine.reduceat(table[parts], starts, axis=0)
+        return table
+
+    def _now(self, seen: Observation, before: Bools) -> Bools:
+        """Which objects have the properties of which condition, moments apart; shape (S, N)."""
+        true = self._has_label[:, seen.label_ids]
+        true &= seen.present
+        for index, ranges in self._ranges:
+            if len(ranges.rows):
+                true[ranges.rows] &= ranges.hold(seen.quantities[index], before[ranges.rows])
+        if len(self.inside):
+            distances, margin = self._zones.distances(seen.anchors)
+            self.inside = (distances > 0.0) & seen.present
+            for members, sign in ((self._inside, 1.0), (self._outside, -1.0)):
+                if len(members.rows):
+                    clear = members.gather(sign * distances > margin, all_of=sign < 0)
+                    likely = members.gather(sign * distances > -margin, all_of=sign < 0)
+                    true[members.rows] &= clear | (likely & before[members.rows])
+        if len(self._attributes.rows):
+            true[self._attributes.rows] &= self._attributes.gather(seen.attributes, all_of=True)
+        if self._near:
+            rows = self._near_ranges.rows
+            true[rows] &= self._near_ranges.hold(self._nearest(true, seen), before[rows])
+        return true
+
+    def _nearest(self, true: Bools, seen: Observation) -> Floats:
+        """The distance of each track to the nearest other one, for each condition that asks for it."""
+        x, y = seen.anchors.x[self._anchor], seen.anchors.y[self._anchor] * seen.aspect
+        self._distances = np.hypot(x[:, None] - x, y[:, None] - y)
+        np.fill_diagonal(self._distances, np.inf)
+        nearest = [self._distances[:, true[row]].min(axis=1, initial=np.inf) for row in self._others]
+        return np.stack([nearest[index] for index in self._other])
+
+    # --- what an event tells -----------------------------------------------------------------------------
+
+    def causes(self, condition: Condition, column: int) -> tuple[list[int], dict[str, float | str]]:
+        """Why a condition was true of a column at the last frame: columns of tracks, and values by name."""
+        columns, values = [column] if column else [], dict[str, float | str]()
+        for leaf in leaves(condition):
+            if isinstance(leaf, Count):
+                values["count"] = int(self._counts_now[self._rows[leaf]])
+                columns += np.flatnonzero(self._true[self._rows[leaf.objects]] & self._seen.present).tolist()
+            elif isinstance(leaf, Objects):
+                self._add_causes(leaf, column, columns, values)
+            else:
+                values |= {"alert": leaf.name} if isinstance(leaf, Alert) else {"rule": leaf.rule}
+        return list(dict.fromkeys(columns)), values
+
+    def _add_causes(
+        self, objects: Objects, column: int, columns: list[int], values: dict[str, float | str]
+    ) -> None:
+        for name, _ in objects.ranges:
+            values[name] = float(self._seen.quantities[QUANTITIES.index(name), column])
+        if objects.inside:
+            values["inside"] = ", ".join(objects.inside)
+        values.update(objects.attributes)
+        if objects.crosses:
+            right = self._crossed[2 * self._lines[objects.crosses] + 1, column]
+            values |= {"crosses": objects.crosses, "to": SIDES[int(right)]}
+        if objects.near:
+            others = np.flatnonzero(self._true[self._rows[objects.near.objects]])
+            others = others[others != column]
+            if others.size:
+                nearest = int(others[self._distances[column, others].argmin()])
+                columns.append(nearest)
+                values["distance"] = float(self._distances[column, nearest])
+
+
+class _Ranges:
+    """Open ranges with hysteresis, of the values of these rows."""
+
+    def __init__(self, ranges: Sequence[tuple[int, Range]]) -> None:
+        self.rows = np.array([row for row, _ in ranges], dtype=np.intp)
+        bounds = np.array([(r.above, r.below, r.hysteresis) for _, r in ranges], dtype=np.float64)
+        self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T
+
+    def hold(self, values: NDArray[Any], before: Bools) -> Bools:
+        """Whether values are in their range, given whether they were; shape (rows,) or (rows, N)."""
+        shape = (-1,) + (1,) * (before.ndim - 1)
+        low, high = self._low.reshape(shape), self._high.reshape(shape)
+        if self._hysteresis.any():
+            slack = self._hysteresis.reshape(shape) * before
+            low, high = low - slack, high + slack
+        inside: Bools = (values > low) & (values < high)
+        return inside
+
+
+class _Members:
+    """The members that each row asks for, of rows that ask for any."""
+
+    def __init__(self, members: Mapping[int, Sequence[int]]) -> None:
+        asked = {row: found for row, found in members.items() if found}
+        self.rows = np.array(list(asked), dtype=np.intp)
+        self._flat = np.array([member for found in asked.values() for member in found], dtype=np.intp)
+        self._starts = np.cumsum([0, *map(len, asked.values())])[: len(asked)]
+
+    def gather(self, table: Bools, *, all_of: bool) -> Bools:
+        """Whether all or any of its members are true in `table`, for each row."""
+        found = table[self._flat]
+        if len(self._flat) == len(self.rows):
+            return found
+        return (np.logical_and if all_of else np.logical_or).reduceat(found, self._starts, axis=0)
+
+
+class _Moments:
+    """Rows that are true for one frame: when an object appears, or when it disappears."""
+
+    def __init__(self, moments: Sequence[tuple[int, float | None]]) -> None:
+        chosen = [(row, seconds) for row, seconds in moments if seconds is not None]
+        self._rows = np.array([row for row, _ in chosen], dtype=np.intp)
+        self._seconds = np.array([seconds - ROUNDING_S for _, seconds in chosen])[:, None]
+        self._since_s: Floats = np.zeros((len(chosen), 1))
+        self._done = np.zeros((len(chosen), 1), dtype=bool)
+
+    def move(self, source: Rows) -> None:
+        self._since_s, self._done = moved(self._since_s, source, 0.0), moved(self._done, source, 0)
+
+    def begin(self, true: Bools, before: Bools, now_s: float, table: Bools) -> None:
+        """Leave those true in the table that have been so for long enough for the first time."""
+        if not len(self._rows):
+            return
+        now = true[self._rows]
+        self._since_s = np.where(before[self._rows], self._since_s, now_s)
+        moment = now & ~self._done & (now_s - self._since_s >= self._seconds)
+        self._done |= moment
+        table[self._rows] = moment
+
+    def end(self, last_true: Bools, seen: Observation, table: Bools) -> None:
+        """Leave those true in the table that were so when they were seen last, and are gone long enough."""
+        if not len(self._rows):
+            return
+        was = last_true[self._rows] & ~seen.present
+        moment = was & ~self._done & (seen.now_s - seen.last_seen_s >= self._seconds)
+        self._done = (self._done | moment) & ~seen.present
+        table[self._rows] = moment
+
+
+def _objects(file: RuleFile) -> list[Objects]:
+    """All different object conditions of a file; those that others refer to are among them."""
+    found: dict[Objects, None] = {}
+    for rule in file.rules:
+        for leaf in leaves(rule.when):
+            each = leaf.objects if isinstance(leaf, Count) else leaf
+            if isinstance(each, Objects):
+                found[each] = None
+                if each.near:
+                    found[each.near.objects] = None
+    return list(found)
+
+
+def _level(condition: Condition) -> int:
+    """How deep a condition is combined; 0 if it is not."""
+    return 1 + max(map(_level, condition.parts)) if isinstance(condition, Combined) else 0
+
+
+def _nodes(level: Sequence[Combined], rows: Mapping[Condition, int]) -> list[tuple[str, Rows, Rows, Rows]]:
+    """The combinations of a level by kind: their rows, those of their parts, and where these begin."""
+    found = []
+    for kind in ("all", "any", "not"):
+        if chosen := [each for each in level if each.kind == kind]:
+            parts = [rows[part] for each in chosen for part in each.parts]
+            starts = np.cumsum([0, *(len(each.parts) for each in chosen)])[: len(chosen)]
+            own = np.array([rows[each] for each in chosen], dtype=np.intp)
+            found.append((kind, own, np.array(parts, dtype=np.intp), starts))
+    return found

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rule engine: the tracks of a frame in, the events that begin and end out.
+
+    engine = RuleEngine(read_rules(Path("rules.yaml")))
+    for stamp_ns, tracks in recording:
+        for event in engine.update(stamp_ns, tracks):
+            print(event.rule, event.state)
+
+All conditions and all tracks are evaluated by a few array operations (see `conditions`). A rule about objects
+has an event for each object, which is in column 1 + its place; a rule about the scene has one, in column 0.
+The state of a track is kept for a while after it is gone, so that it may come back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
+
+import numpy as np
+
+from lfm_perception.rules.conditions import ROUNDING_S, Conditions, Observation
+from lfm_perception.rules.events import Event
+from lfm_perception.rules.places import Anchors, Bools, Floats, moved
+from lfm_perception.rules.schema import Count, Objects, RuleFile, leaves
+from lfm_perception.scene import AttributeValue, Shape, Track
+from lfm_perception.stamps import STAMP_RESET_S, to_seconds
+
+MAX_STEP_S = 5.0
+"""Longest time between two frames that counts for durations: a camera that was silent, or a clock that
+jumped ahead, fulfils no `for`."""
+
+KEEP_S = 2.0
+"""Time for which a track that is gone is remembered, beyond what the rules ask for."""
+
+MAX_COLUMNS = 1000
+"""Maximum number of tracks that are remembered, those of the frame apart."""
+
+MAX_TRACKS = 20
+"""Maximum number of tracks in an event."""
+
+NO_ATTRIBUTES: Mapping[int, Mapping[str, AttributeValue]] = MappingProxyType({})
+MIN_PROBABILITY = 0.5
+"""Probability from which on the value of an attribute counts."""
+
+
+class RuleEngine:
+    """Evaluates the rules of a file. Not thread-safe.
+
+    Args:
+        file: zones, lines and rules; its problems are the caller's.
+        max_rate: events of one rule that may begin per second; further ones are suppressed and counted.
+    """
+
+    def __init__(self, file: RuleFile, max_rate: float = 20.0) -> None:
+        self._file, self._max_rate = file, max_rate
+        rules = file.rules
+        asked_s = [
+            leaf.disappears or 0.0 for r in rules for leaf in leaves(r.when) if isinstance(leaf, Objects)
+        ]
+        self._keep_s = KEEP_S + max([*asked_s, *(rule.end_after_s for rule in rules)], default=0.0)
+        self._of_objects = np.array([rule.of_objects for rule in rules], dtype=bool).reshape(-1, 1)
+        self._momentary = np.array([rule.momentary for rule in rules], dtype=bool).reshape(-1, 1)
+        self._for_s = np.array([rule.for_s - ROUNDING_S for rule in rules]).reshape(-1, 1)
+        self._end_after_s = np.array([rule.end_after_s - ROUNDING_S for rule in rules]).reshape(-1, 1)
+        self.suppressed = 0
+        """Events that were not published, since the start."""
+        self.clock_jumps = 0
+        """Times that the stamps went back, or ahead by more than `MAX_STEP_S`, since the start."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """As at the start, but for the counters."""
+        shape = len(self._file.rules), 1
+        self._conditions = Conditions(self._file)
+        self._ids: list[int] = []
+        self._tracks: dict[int, Track] = {}
+        self._present = 0
+        self._raw: Floats = np.zeros((11, 1))
+        self._last_seen_s = np.full(1, -np.inf)
+        self._running, self._begun = np.zeros((2, *shape), dtype=bool)
+        self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
+        self._open: dict[tuple[int, int], Event] = {}
+        self._last_begin_s: dict[int, float] = {}
+        self._unpublished = Counter[int]()
+        self._may_begin = np.full(len(self._file.rules), max(self._max_rate, 1.0))
+        self._stamp_ns: int | None = None
+        self._now_s = 0.0
+
+    @property
+    def under_way(self) -> tuple[Event, ...]:
+        """The events that have begun and not ended."""
+        return tuple(self._open.values())
+
+    def update(
+        self,
+        stamp_ns: int,
+        tracks: Sequence[Track],
+        aspect: float = 0.75,
+        attributes: Mapping[int, Mapping[str, AttributeValue]] = NO_ATTRIBUTES,
+        alerts: Collection[str] = (),
+    ) -> list[Event]:
+        """The events of a frame, in the order of the rules; those that end come first.
+
+        A stamp that is not newer than the last one is passed over; one that is older by more than
+        `STAMP_RESET_S` ends all events, and everything begins anew.
+
+        Args:
+            stamp_ns: stamp of the frame that the tracks are predicted to.
+            tracks: those to be published with it.
+            aspect: height of the image over its width.
+            attributes: those of the tracks, by track id and name.
+            alerts: names of the standing questions whose alerts are on.
+        """
+        ended: list[Event] = []
+        step_s = 0.0 if self._stamp_ns is None else to_seconds(stamp_ns - self._stamp_ns)
+        if step_s > MAX_STEP_S or step_s < -STAMP_RESET_S:
+            self.clock_jumps += 1
+        if step_s < -STAMP_RESET_S:
+            ended = self.end_all()
+        elif self._stamp_ns is not None and step_s <= 0.0:
+            return []
+        else:
+            self._now_s += min(step_s, MAX_STEP_S)
+        self._stamp_ns = stamp_ns
+        more = self._may_begin + self._max_rate * max(step_s, 0.0)
+        self._may_begin = np.minimum(more, max(self._max_rate, 1.0))
+        ended += self._arrange(tracks)
+        seen = self._observation(tracks, aspect, attributes, alerts)
+        return [*ended, *self._episodes(self._conditions.update(seen)[self._conditions.roots], seen)]
+
+    def end_all(self) -> list[Event]:
+        """End the events under way, at the stamp of the last frame, and forget everything."""
+        ended = [self._ended(key) for key in list(self._open)]
+        self._forget()
+        return ended
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Zones with the number of objects inside, and lines with those that crossed, as they are drawn."""
+        used = {
+            name
+            for row, _ in self._open
+            for leaf in leaves(self._file.rules[row].when)
+            if isinstance(objects := leaf.objects if isinstance(leaf, Count) else leaf, Objects)
+            for name in objects.inside
+        }
+        inside = self._conditions.inside.sum(axis=1).tolist()
+        zones = [
+            Shape(zone.points, True, f"{zone.name}: {count}", zone.name in used)
+            for zone, count in zip(self._file.zones, inside, strict=True)
+        ]
+        totals = self._conditions.crossings.totals.tolist()
+        lines = [
+            Shape((line.start, line.end), False, f"{line.name}: {left} left, {right} right", False)
+            for line, (left, right) in zip(self._file.lines, totals, strict=True)
+        ]
+        return (*zones, *lines)
+
+    # --- columns ---------------------------------------------------------------------------------------
+
+    def _arrange(self, tracks: Sequence[Track]) -> list[Event]:
+        """Give each track its column, those that are gone behind, and end the events of forgotten ones."""
+        self._tracks.update((track.track_id, track) for track in tracks)
+        ids = list(dict.fromkeys(track.track_id for track in tracks))
+        gone_s = self._now_s - self._last_seen_s
+        if ids == self._ids[: self._present] == self._ids and len(ids) == self._present:
+            return []
+        there = set(ids)
+        gone = [
+            track_id
+            for track_id, seconds in zip(self._ids, gone_s[1:].tolist(), strict=True)
+            if track_id not in there and seconds <= self._keep_s
+        ][:MAX_COLUMNS]
+        arranged = [*ids, *gone]
+        if arranged != self._ids:
+            columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
+            source = np.array([0, *(columns.get(each, -1) for each in arranged)], dtype=np.intp)
+            self._conditions.move(source)
+            self._raw, self._last_seen_s = (
+                moved(self._raw, source, 0.0),
+                moved(self._last_seen_s, source, -np.inf),
+            )
+            self._running, self._begun = moved(self._running, source, 0), moved(self._begun, source, 0)
+            self._since_s = moved(self._since_s, source, -np.inf)
+            self._last_true_s = moved(self._last_true_s, source, -np.inf)
+            self._ids = arranged
+            kept = {0, *arranged}
+            self._tracks = {track_id: self._tracks[track_id] for track_id in arranged}
+            self._present = len(ids)
+            return [self._ended(key) for key in list(self._open) if key[1] not in kept]
+        self._present = len(ids)
+        return []
+
+    def _observation(
+        self,
+        tracks: Sequence[Track],
+        aspect: float,
+        attributes: Mapping[int, Mapping[str, AttributeValue]],
+        alerts: Collection[str],
+    ) -> Observation:
+        shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]
+        if shown:
+            numbers = np.fromiter(chain.from_iterable(map(_numbers, shown)), dtype=np.float64)
+            self._raw[:, 1 : 1 + len(shown)] = numbers.reshape(len(shown), -1).T
+        self._last_seen_s[1 : 1 + len(shown)] = self._now_s
+        present = np.zeros(1 + len(self._ids), dtype=bool)
+        present[1 : 1 + len(shown)] = True
+        x1, y1, x2, y2, score, vx, vy = self._raw[:7]
+        size = np.sqrt((x2 - x1) * (y2 - y1))
+        quantities = np.array([score, np.hypot(vx, vy * aspect), size])
+        labels = ["", *(self._tracks[track_id].label for track_id in self._ids)]
+        return Observation(
+            now_s=self._now_s,
+            present=present,
+            last_seen_s=self._last_seen_s,
+            label_ids=self._conditions.label_ids(labels),
+            quantities=quantities,
+            anchors=Anchors(self._raw[:4], self._raw[7:]),
+            attributes=self._attribute_table(attributes),
+            aspect=aspect,
+            alerts=alerts,
+            under_way={self._file.rules[row].name for row, _ in self._open},
+        )
+
+    def _attribute_table(self, attributes: Mapping[int, Mapping[str, AttributeValue]]) -> Bools:
+        pairs = self._conditions.attributes
+        table = np.zeros((len(pairs), 1 + len(self._ids)), dtype=bool)
+        if pairs and attributes:
+            for column, track_id in enumerate(self._ids, start=1):
+                known = attributes.get(track_id)
+                for row, (name, value) in enumerate(pairs if known else ()):
+                    found = known.get(name) if known else None
+                    table[row, column] = (
+                        found is not None and found.value == value and found.probability >= MIN_PROBABILITY
+                    )
+        return table
+
+    # --- events ----------------------------------------------------------------------------------------
+
+    def _episodes(self, true: Bools, seen: Observation) -> list[Event]:
+        """Follow how long each rule has been true of each column; the events that end and begin by it."""
+        scene = np.zeros(len(seen.present), dtype=bool)
+        scene[0] = True
+        true &= np.where(self._of_objects, (seen.present | self._momentary) & ~scene, scene)
+        now_s = self._now_s
+        np.copyto(self._last_true_s, now_s, where=true)
+        np.copyto(self._since_s, now_s, where=~self._running)
+        running = true | (self._running & (now_s - self._last_true_s < self._end_after_s))
+        begins = true & ~self._begun & (now_s - self._since_s >= self._for_s)
+        ends = self._begun & ~running
+        self._running, self._begun = running, (self._begun | begins) & running & ~self._momentary
+        keys = [(row, self._ids[column - 1] if column else 0) for row, column in _places(ends)]
+        events = [self._ended(key) for key in keys if key in self._open]
+        for row, column in _places(begins):
+            if (event := self._beginning(row, column)) is not None:
+                events.append(event)
+        return events
+
+    def _beginning(self, row: int, column: int) -> Event | None:
+        """The event that begins, or None where it is suppressed."""
+        rule, last_s = self._file.rules[row], self._last_begin_s.get(row, -np.inf)
+        if self._now_s - last_s < rule.cooldown_s or self._may_begin[row] < 1.0:
+            self._unpublished[row] += 1
+            self.suppressed += 1
+            return None
+        self._may_begin[row] -= 1.0
+        self._last_begin_s[row] = self._now_s
+        assert self._stamp_ns is not None
+        track_id = self._ids[column - 1] if column else 0
+        columns, values = self._conditions.causes(rule.when, column)
+        event = Event(
+            event_id=f"{rule.name}-{self._stamp_ns}" + (f"-{track_id}" if column else ""),
+            rule=rule.name,
+            state="moment" if rule.momentary else "begin",
+            stamp_ns=self._stamp_ns,
+            begin_ns=self._stamp_ns,
+            message=rule.message,
+            tracks=tuple(self._tracks[self._ids[each - 1]] for each in columns[:MAX_TRACKS]),
+            values=values,
+            suppressed=self._unpublished.pop(row, 0),
+        )
+        if not rule.momentary:
+            self._open[row, track_id] = event
+        return event
+
+    def _ended(self, key: tuple[int, int]) -> Event:
+        begun = self._open.pop(key)
+        assert self._stamp_ns is not None
+        tracks = tuple(self._tracks.get(track.track_id, track) for track in begun.tracks)
+        return Event(
+            begun.event_id,
+            begun.rule,
+            "end",
+            self._stamp_ns,
+            begun.begin_ns,
+            begun.message,
+            tracks,
+            begun.values,
+        )
+
+
+def _places(table: Bools) -> list[list[int]]:
+    """Rows and columns of what is true."""
+    return np.argwhere(table).tolist() if table.any() else []
+
+
+def _numbers(track: Track) -> tuple[float, ...]:
+    """Box, score, own velocity without the camera's, and standard deviations of the sides."""
+    box, (vx, vy), (cx, cy) = track.box, track.velocity, track.camera_velocity
+    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events as values and as JSON. `events.schema.json` beside this file defines the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lfm_perception.scene import Track
+from lfm_perception.stamps import split_stamp, to_seconds
+from lfm_perception.text import safe_line
+
+SCHEMA = Path(__file__).parent / "events.schema.json"
+VERSION = 1
+
+MAX_BYTES = 2000
+"""Maximum length of an event as JSON: tracks beyond are left out, and counted."""
+
+MAX_LABEL = 60
+"""Maximum length of a label in an event, characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The `begin` or the `end` of an event, or a `moment`, which has no duration.
+
+    Begin and end have the same `event_id`, which names the rule, the stamp of the beginning and, for a rule
+    about objects, the track: a replay gives the same. `tracks` caused it, the first one above all; `values`
+    are those that its rule's conditions looked at. `suppressed` counts the events of this rule since the last
+    published one that were not published, because of its cool-down or the limit of the rate.
+    """
+
+    event_id: str
+    rule: str
+    state: str
+    stamp_ns: int
+    begin_ns: int
+    message: str = ""
+    tracks: tuple[Track, ...] = ()
+    values: Mapping[str, float | str] = field(default_factory=lambda: MappingProxyType({}))
+    suppressed: int = 0
+
+
+def event_to_json(event: Event, frame_id: str) -> dict[str, Any]:
+    """The event by the schema, ready for `event_text`."""
+    return {
+        "version": VERSION,
+        "event_id": event.event_id,
+        "rule": event.rule,
+        "state": event.state,
+        "stamp": _stamp(event.stamp_ns),
+        "begin": _stamp(event.begin_ns),
+        "duration_s": round(to_seconds(event.stamp_ns - event.begin_ns), 6),
+        "frame_id": frame_id,
+        "message": event.message,
+        "tracks": [_track(track) for track in event.tracks],
+        "tracks_left_out": 0,
+        "values": {name: _rounded(value) for name, value in event.values.items()},
+        "suppressed": event.suppressed,
+    }
+
+
+def event_text(record: Mapping[str, Any]) -> str:
+    """An event as one line of JSON of at most `MAX_BYTES`; tracks that find no room are left out."""
+    tracks: Sequence[Any] = record["tracks"]
+    for kept in range(len(tracks), -1, -1):
+        shortened = {**record, "tracks": tracks[:kept], "tracks_left_out": len(tracks) - kept}
+        text = json.dumps(shortened, ensure_ascii=False, allow_nan=False)
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _stamp(stamp_ns: int) -> dict[str, int]:
+    sec, nanosec = split_stamp(stamp_ns)
+    return {"sec": sec, "nanosec": nanosec}
+
+
+def _track(track: Track) -> dict[str, Any]:
+    return {
+        "track_id": track.track_id,
+        "label": safe_line(track.label, MAX_LABEL),
+        "confidence": round(track.score, 4),
+        "bbox": [round(side, 4) for side in astuple(track.box)],
+    }
+
+
+def _rounded(value: float | str) -> float | str:
+    return safe_line(value, MAX_LABEL) if isinstance(value, str) else round(value, 4)

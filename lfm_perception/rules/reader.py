@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads rule files: YAML in, zones, lines and rules out. An entry that is wrong never costs the others.
+
+Every problem has the line and the column of the value that is wrong. The keys are those of `docs/rules.md`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import YamlPlaces, parse_yaml, read_text
+from lfm_perception.rules.condition_reader import ConditionReader, Known
+from lfm_perception.rules.places import area, crossing_edges
+from lfm_perception.rules.reading import Steps, WrongError, as_choice, as_mapping, as_number
+from lfm_perception.rules.schema import (
+    ANCHORS,
+    Actions,
+    Line,
+    Point,
+    Problem,
+    Rule,
+    RuleFile,
+    UnderWay,
+    Zone,
+    leaves,
+)
+from lfm_perception.text import is_safe
+
+MAX_RULES, MAX_ZONES, MAX_LINES = 1000, 200, 200
+MAX_POINTS, MIN_AREA, MIN_LENGTH = 50, 1e-5, 1e-3
+"""Corners of a zone at most; its least area, and the least length of a line, normalized."""
+MAX_LEAVES = 32
+"""Conditions of a rule at most."""
+MAX_NAME, MAX_MESSAGE = 64, 200
+MAX_SECONDS = 86_400.0
+
+TOP_KEYS = ("units", "image", "anchor", "zones", "lines", "rules")
+RULE_KEYS = ("when", "for", "end_after", "cooldown", "message", "actions")
+ROS_NAME = r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*"
+
+T = TypeVar("T")
+
+
+def read_rules(path: Path, known: Known | None = None) -> RuleFile:
+    """The zones, lines and rules of a file.
+
+    Raises:
+        PerceptionError: the file cannot be read or is no rule file at all. Everything else that is wrong is
+            among the `problems` of the result.
+    """
+    try:
+        return parse_rules(read_text(path), known)
+    except PerceptionError as error:
+        raise PerceptionError(f"{path}: {error}") from error
+
+
+def parse_rules(text: str, known: Known | None = None) -> RuleFile:
+    """The zones, lines and rules of a text; see `read_rules`."""
+    content: Any = parse_yaml(text)
+    places = YamlPlaces(text)
+    try:
+        return _Reader(content, places, known or Known()).read()
+    except WrongError as error:
+        raise PerceptionError(str(_problem("the file", error, places))) from error
+
+
+def _problem(about: str, error: WrongError, places: YamlPlaces) -> Problem:
+    return Problem(about, *places.find(error.path), str(PerceptionError(error)))
+
+
+class _Reader:
+    """Reads the content of one file. Methods raise `WrongError`; `read` turns most of them into problems."""
+
+    def __init__(self, content: object, places: YamlPlaces, known: Known) -> None:
+        self._places, self._known = places, known
+        self._problems: list[Problem] = []
+        self._top = as_mapping(content, (), TOP_KEYS, "a rule file")
+        self._sides = self._image_sides()
+        self._anchor = as_choice(self._top.get("anchor", "foot"), ("anchor",), ANCHORS)
+
+    def read(self) -> RuleFile:
+        zones = self._entries("zone", MAX_ZONES, self._zone)
+        lines = self._entries("line", MAX_LINES, self._line)
+        usable = {
+            kind: {name: name in found for name in self._top.get(f"{kind}s") or {}}
+            for kind, found in (("zone", zones), ("line", lines))
+        }
+        conditions = ConditionReader(self._known, usable, self._top.get("rules") or {}, self._sides)
+        rules = self._entries("rule", MAX_RULES, partial(self._rule, conditions))
+        self._refuse_circles(rules)
+        problems = sorted(self._problems, key=lambda problem: (problem.line, problem.column))
+        places = tuple(zones.values()), tuple(lines.values())
+        return RuleFile(*places, tuple(rules.values()), self._anchor, tuple(problems))
+
+    def _entries(self, kind: str, limit: int, read: Callable[[str, object, Steps], T]) -> dict[str, T]:
+        """The entries of one kind that can be used, by name."""
+        key = f"{kind}s"
+        entries = self._top.get(key) or {}
+        if not isinstance(entries, Mapping):
+            raise WrongError((key,), f"{key} must be a mapping from names, got {shown(entries)}")
+        if len(entries) > limit:
+            raise WrongError((key,), f"{len(entries)} {key}, more than {limit}: leave some out")
+        found: dict[str, T] = {}
+        for name, entry in entries.items():
+            path = (key, name)
+            try:
+                if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME):
+                    raise WrongError(
+                        path, f"a name is text of 1 to {MAX_NAME} characters on one line: quote it"
+                    )
+                found[name] = read(name, entry, path)
+            except WrongError as error:
+                self._problems.append(_problem(f"{kind} {shown(name)}", error, self._places))
+        return found
+
+    # --- places ----------------------------------------------------------------------------------------
+
+    def _image_sides(self) -> tuple[float, float] | None:
+        """Width and height of the image that coordinates are pixels of; None where they are normalized."""
+        units = as_choice(self._top.get("units", "normalized"), ("units",), ("normalized", "pixels"))
+        image = self._top.get("image")
+        if units == "normalized":
+            if image is not None:
+                raise WrongError(("image",), "the size of an image belongs to `units: pixels`")
+            return None
+        if not (isinstance(image, Sequence) and len(image) == 2):
+            raise WrongError(
+                ("image",), f"pixels need the size of their image, [width, height], got {shown(image)}"
+            )
+        width, height = (as_number(side, ("image", index), 1.0, 65_535.0) for index, side in enumerate(image))
+        return width, height
+
+    def _point(self, value: object, path: Steps) -> Point:
+        if not (isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2):
+            raise WrongError(path, f"a point is [x, y], got {shown(value)}")
+        sides = self._sides or (1.0, 1.0)
+        x, y = (as_number(each, (*path, i), -math.inf, math.inf) / sides[i] for i, each in enumerate(value))
+        if not (0.0 <= x <= 1.0 and 0.0 <= y <= 1.0):
+            way = "" if self._sides else ": give shares of the image's sides, or `units: pixels`"
+            raise WrongError(path, f"the point {shown(value)} lies outside the image{way}")
+        return x, y
+
+    def _points(self, entry: object, path: Steps) -> tuple[list[Point], str, Steps]:
+        """The points of a place, its anchor, and the path of the points."""
+        anchor = self._anchor
+        if isinstance(entry, Mapping):
+            fields_ = as_mapping(entry, path, ("points", "anchor"), "a place")
+            anchor = as_choice(fields_.get("anchor", anchor), (*path, "anchor"), ANCHORS)
+            entry, path = fields_.get("points"), (*path, "points")
+        if not isinstance(entry, Sequence) or isinstance(entry, str):
+            raise WrongError(path, f"points are a list of [x, y], got {shown(entry)}")
+        return [self._point(each, (*path, index)) for index, each in enumerate(entry)], anchor, path
+
+    def _zone(self, name: str, entry: object, path: Steps) -> Zone:
+        points, anchor, path = self._points(entry, path)
+        if not 3 <= len(points) <= MAX_POINTS:
+            raise WrongError(path, f"a zone has 3 to {MAX_POINTS} points, got {len(points)}")
+        for index, point in enumerate(points):
+            if point == points[index - 1]:
+                raise WrongError((*path, index), "a point follows that is the same: leave one out")
+        if crossed := crossing_edges(points):
+            raise WrongError(
+                path, f"edges {crossed[0]} and {crossed[1]} cross: list the corners in their order around"
+            )
+        if area(points) < MIN_AREA:
+            raise WrongError(path, f"a zone of less than {MIN_AREA:g} of the image: is it a line?")
+        return Zone(name, tuple(points), anchor)
+
+    def _line(self, name: str, entry: object, path: Steps) -> Line:
+        points, anchor, path = self._points(entry, path)
+        if len(points) != 2:
+            raise WrongError(path, f"a line has 2 points, got {len(points)}")
+        if math.dist(*points) < MIN_LENGTH:
+            raise WrongError(path, f"a line shorter than {MIN_LENGTH:g} of the image has no direction")
+        return Line(name, points[0], points[1], anchor)
+
+    # --- rules -----------------------------------------------------------------------------------------
+
+    def _rule(self, conditions: ConditionReader, name: str, entry: object, path: Steps) -> Rule:
+        given = as_mapping(entry, path, RULE_KEYS, "a rule")
+        if "when" not in given:
+            raise WrongError(path, "a rule needs `when`, its condition")
+        when = conditions.read(given["when"], (*path, "when"))
+        if len(leaves(when)) > MAX_LEAVES:
+            raise WrongError((*path, "when"), f"more than {MAX_LEAVES} conditions: make several rules")
+        seconds = {
+            key: as_number(given.get(key, 0.0), (*path, key), 0.0, MAX_SECONDS)
+            for key in ("for", "end_after", "cooldown")
+        }
+        message = given.get("message", "")
+        if not (isinstance(message, str) and len(message) <= MAX_MESSAGE and is_safe(message)):
+            raise WrongError((*path, "message"), f"a message is text of at most {MAX_MESSAGE} characters")
+        actions = self._actions(given.get("actions") or {}, (*path, "actions"))
+        rule = Rule(name, when, seconds["for"], seconds["end_after"], seconds["cooldown"], message, actions)
+        if rule.momentary:
+            for key in ("for", "end_after"):
+                if seconds[key]:
+                    raise WrongError(
+                        (*path, key), "crossing, appearing and disappearing are moments: they cannot last"
+                    )
+            if actions.publish_bool or actions.call_set_bool:
+                raise WrongError(
+                    (*path, "actions"), "a moment does not end: use publish_text or call_trigger"
+                )
+        return rule
+
+    def _actions(self, entry: object, path: Steps) -> Actions:
+        kinds = {each.name: type(each.default) for each in fields(Actions)}
+        given = as_mapping(entry, path, tuple(kinds), "actions")
+        for key, value in given.items():
+            if kinds[key] is bool and not isinstance(value, bool):
+                raise WrongError((*path, key), f"{key} is true or false, got {shown(value)}")
+            if kinds[key] is str and not (
+                isinstance(value, str) and len(value) <= MAX_MESSAGE and re.fullmatch(ROS_NAME, value)
+            ):
+                raise WrongError(
+                    (*path, key), f"{key} takes a ROS name such as dock/alarm, got {shown(value)}"
+                )
+        return Actions(**given)
+
+    # --- references ------------------------------------------------------------------------------------
+
+    def _refuse_circles(self, rules: dict[str, Rule]) -> None:
+        """Removes the rules that depend on themselves, and those whose triggers have been removed."""
+        triggers = {
+            name: [leaf.rule for leaf in leaves(rule.when) if isinstance(leaf, UnderWay)]
+            for name, rule in rules.items()
+        }
+        while True:
+            left = dict(triggers)
+            while free := [name for name, needed in left.items() if not set(needed) & left.keys()]:
+                for name in free:
+                    del left[name]
+            lost = [name for name, needed in triggers.items() if set(needed) - triggers.keys()]
+            if not (left or lost):
+                return
+            for name in [*left, *(each for each in lost if each not in left)]:
+                sentence = (
+                    f"rules trigger each other in a circle: {', '.join(map(shown, [*left][:8]))}"
+                    if name in left
+                    else "a rule that it refers to cannot be used"
+                )
+                error = WrongError(("rules", name, "when"), sentence)
+                self._problems.append(_problem(f"rule {shown(name)}", error, self._places))
+                del triggers[name], rules[name]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values of a rule file: zones, lines, conditions over tracks, and rules. Frozen and hashable.
+
+Points are normalized (see `geometry`). Lengths are in image widths, speeds in image widths per second, sizes
+are the square root of a box's normalized area. Durations are in seconds.
+
+A condition is either about single objects (`Objects`) and is true or false for each of them, or about the
+scene (`Count`, `Alert`, `UnderWay`). `Combined` is about objects where any of its parts is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+Point = tuple[float, float]
+
+ANCHORS = ("foot", "centre")
+"""The points of a box that can stand for its object: the middle of the lower edge, and the centre."""
+
+QUANTITIES = ("score", "speed", "size")
+"""What a condition can bound: the track's score, its own speed without the camera's, its size."""
+
+SIDES = ("left", "right")
+"""The sides of a line, as seen in the image from its first point towards its second one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A polygon without crossing edges; `anchor` is one of `ANCHORS`."""
+
+    name: str
+    points: tuple[Point, ...]
+    anchor: str = "foot"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line segment from `start` to `end`; `anchor` is one of `ANCHORS`."""
+
+    name: str
+    start: Point
+    end: Point
+    anchor: str = "foot"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An open range. A value that was inside stays so up to `hysteresis` beyond either end."""
+
+    above: float = -math.inf
+    below: float = math.inf
+    hysteresis: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Objects that have all of these properties; an empty one is not asked for.
+
+    `inside`: in one of these zones; `outside`: in none of these. `attributes`: pairs of name and value.
+    `ranges`: pairs of one of `QUANTITIES` and its range. `near`: another object of this kind is near.
+
+    Three properties hold for one frame only, the moment: `crosses` is the line that the object crosses, and
+    `to` the side that it comes to, or `both`; `appears` and `disappears`: the object has had the other
+    properties for so many seconds for the first time, or it had them when it was seen last and has been gone
+    for so many seconds.
+    """
+
+    labels: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, Range], ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+    inside: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    near: Near | None = None
+    crosses: str = ""
+    to: str = "both"
+    appears: float | None = None
+    disappears: float | None = None
+
+    @property
+    def momentary(self) -> bool:
+        return bool(self.crosses) or self.appears is not None or self.disappears is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Another object of this kind at a distance of less than `within`, from anchor to anchor."""
+
+    objects: Objects
+    within: float
+    hysteresis: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The number of objects in the scene is within a range."""
+
+    objects: Objects
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """The alert of a standing question is on."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """An event of another rule was under way at the frame before."""
+
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """`all` of the parts, `any` of them, or `not` the only one."""
+
+    kind: str
+    parts: tuple[Condition, ...]
+
+
+Condition = Objects | Count | Alert | UnderWay | Combined
+
+
+def leaves(condition: Condition) -> list[Objects | Count | Alert | UnderWay]:
+    """The conditions that a condition is combined of."""
+    if isinstance(condition, Combined):
+        return [leaf for part in condition.parts for leaf in leaves(part)]
+    return [condition]
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What else is done in an event: names of topics and services; empty: nothing.
+
+    `publish_bool`: true while an event of the rule is under way. `publish_text`: the message, as it begins.
+    `call_trigger`: as it begins. `call_set_bool`: true as it begins, false as it ends. `snapshot`: the image
+    is saved as it begins.
+    """
+
+    publish_bool: str = ""
+    publish_text: str = ""
+    call_trigger: str = ""
+    call_set_bool: str = ""
+    snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An event begins once `when` has held for `for_s`, and ends once it has not held for `end_after_s`.
+
+    A rule about objects has an event for each of them. After an event has begun, none of this rule begins for
+    `cooldown_s`.
+    """
+
+    name: str
+    when: Condition
+    for_s: float = 0.0
+    end_after_s: float = 0.0
+    cooldown_s: float = 0.0
+    message: str = ""
+    actions: Actions = Actions()
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether the rule is about single objects and not about the scene."""
+        return any(isinstance(leaf, Objects) for leaf in leaves(self.when))
+
+    @property
+    def momentary(self) -> bool:
+        """Whether the condition holds for one frame only: its events have no duration."""
+        return any(isinstance(leaf, Objects) and leaf.momentary for leaf in leaves(self.when))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with an entry of a rule file, `about` it, and where it stands."""
+
+    about: str
+    line: int
+    column: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}, {self.about}: {self.sentence}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """The zones, lines and rules of a file that can be used, and the problems of all others."""
+
+    zones: tuple[Zone, ...] = ()
+    lines: tuple[Line, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    anchor: str = "foot"
+    problems: tuple[Problem, ...] = field(default=())

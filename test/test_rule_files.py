@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rule files: what is wrong is a sentence with its line and column, and never costs the other rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rule_scenes import PLACES
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.rules import Known, parse_rules, read_rules
+from lfm_perception.rules.reader import MAX_RULES
+from lfm_perception.text import MAX_SENTENCE
+
+GOOD = "  good: {when: {label: person}}\n"
+
+
+def many(count: int) -> str:
+    return "rules:\n" + "".join(f"  r{index}: {{when: {{label: a}}}}\n" for index in range(count))
+
+
+def problem(rule: str, known: Known | None = None) -> str:
+    """The problem of a file with a good rule and this one, which is called `bad`."""
+    file = parse_rules(f"{PLACES}{GOOD}  bad: {rule}\n", known)
+    assert [each.name for each in file.rules] == ["good"]
+    (found,) = file.problems
+    assert len(str(found)) <= MAX_SENTENCE
+    assert (found.line, found.about) == (9, "rule 'bad'")
+    return f"{found.column}: {found.sentence}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ("{}", "3: a rule needs `when`"),
+        ("{when: {labels: person}}", "24: a condition has no key 'labels': did you mean 'label'?"),
+        ("{when: {inside: dok}}", "24: there is no zone 'dok': did you mean 'dock'?"),
+        ("{when: {crosses: dor}}", "25: there is no line 'dor'"),
+        ("{when: {crosses: {line: door, to: up}}}", "42: expected one of left, right, both, got 'up'"),
+        ("{when: {score: {above: 2, below: 1}}}", "16: no score is in this range"),
+        ("{when: {speed: {hysteresis: 1}}}", "16: the range of speed needs `above` or `below`"),
+        ("{when: {speed: {above: fast}}}", "31: expected a number, got 'fast'"),
+        ("{when: {inside: dock, outside: dock}}", "39: inside and outside of 'dock' at once"),
+        ("{when: {all: [{label: a}, {not: {label: a}}]}}", "34: a condition and its opposite: this is never"),
+        ("{when: {any: [{label: a}]}}", "16: any takes a list of at least 2 conditions"),
+        ("{when: {count: {label: a}}}", "9: a count needs more_than, fewer_than or exactly"),
+        ("{when: {count: {label: a}, more_than: 3, fewer_than: 4}}", "9: no number is more than 3"),
+        ("{when: {count: {label: a}, exactly: 1.5}}", "44: exactly is a whole number, got 1.5"),
+        ("{when: {count: {crosses: door}, exactly: 1}}", "16: moments cannot be counted"),
+        ("{when: {near: {label: box}}}", "16: near takes `within`"),
+        ("{when: {near: {label: box, within: 0}}}", "43: a distance of 0 is never undercut"),
+        ("{when: {crosses: door}, for: 2}", "37: crossing, appearing and disappearing are moments"),
+        ("{when: {crosses: door, appears: 1}}", "9: crosses, appears and disappears are different moments"),
+        ("{when: {rule: bad}}", "9: rules trigger each other in a circle: 'bad'"),
+        ("{when: {rule: best}}", "22: there is no rule 'best'"),
+        ("{when: {label: person}, for: -1}", "37: expected a number from 0 to 86400, got -1"),
+        ("{when: {label: person}, actions: {publish_bool: 'a b'}}", "56: publish_bool takes a ROS name"),
+        ("{when: {label: person}, actions: {snapshot: much}}", "52: snapshot is true or false, got 'much'"),
+        ("{when: {crosses: door}, actions: {publish_bool: a}}", "32: a moment does not end"),
+        ("{when: [a, b]}", "9: a condition is a mapping such as {label: person, inside: dock}"),
+    ],
+)  # fmt: skip
+def test_a_wrong_rule_is_a_sentence_with_its_column_and_the_others_go_on(rule: str, sentence: str) -> None:
+    assert problem(rule).startswith(sentence)
+
+
+def test_names_from_outside_must_be_known_where_they_are_known() -> None:
+    known = Known(labels=["person", "box"], attributes={"helmet": ["yes", "no"]}, alerts=["spill"])
+    assert problem("{when: {label: [box, persn]}}", known) == (
+        "16: there is no label 'persn': did you mean 'person'?"
+    )
+    assert "there is no attribute 'hat'" in problem("{when: {attributes: {hat: red}}}", known)
+    assert "there is no value 'red'" in problem("{when: {attributes: {helmet: red}}}", known)
+    assert "there is no standing question 'spil'" in problem("{when: {alert: spil}}", known)
+    fine = "{when: {all: [{label: person, attributes: {helmet: no}}, {alert: spill}]}}"
+    assert not parse_rules(f"rules:\n  fine: {fine}\n", known).problems
+
+
+@pytest.mark.parametrize(
+    ("zone", "sentence"),
+    [
+        ("[[0.1, 0.1], [0.9, 0.9]]", "a zone has 3 to 50 points, got 2"),
+        ("[[0, 0], [1, 1], [1, 0], [0, 1]]", "edges 1 and 3 cross"),
+        ("[[0, 0], [0.5, 0.5], [1, 1]]", "a zone of less than"),
+        ("[[0, 0], [0, 0], [1, 1], [1, 0]]", "a point follows that is the same"),
+        ("[[0, 0], [640, 0], [640, 480]]", "lies outside the image: give shares"),
+        ("[[0, 0], [0.5], [1, 1]]", "a point is [x, y], got [0.5]"),
+        ("[[0, 0], [0.5, .nan], [1, 1]]", "expected a number, got nan"),
+        ("[[0, 0], [1.0e-4, 0], [0, 1.0e-4]]", "a zone of less than 1e-05 of the image"),
+        ("dock", "points are a list of [x, y], got 'dock'"),
+    ],
+)
+def test_a_wrong_zone_costs_the_rules_that_use_it(zone: str, sentence: str) -> None:
+    text = f"zones:\n  bad: {zone}\nrules:\n  uses: {{when: {{inside: bad}}}}\n{GOOD}"
+    first, second = parse_rules(text).problems
+    assert first.line == 2
+    assert sentence in str(first)
+    assert str(second) == "line 4, column 25, rule 'uses': the zone 'bad' has a problem of its own, see there"
+    assert [rule.name for rule in parse_rules(text).rules] == ["good"]
+
+
+def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -> None:
+    text = "rules:\n  a: {when: {rule: b}}\n  b: {when: {rule: a}}\n  c: {when: {rule: a}}\n" + GOOD
+    text += "  after: {when: {rule: good}}\n"
+    file = parse_rules(text)
+    assert [each.about for each in file.problems] == ["rule 'a'", "rule 'b'", "rule 'c'"]
+    assert [rule.name for rule in file.rules] == ["good", "after"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rules: [", "not valid YAML, line 1"),
+        ("rules: {a: {when: {label: x}}, a: {when: {label: x}}}", "not valid YAML, line 1"),
+        ("- a", "line 1, column 1, the file: a rule file must be a mapping"),
+        ("rule: {}", "line 1, column 1, the file: a rule file has no key 'rule': did you mean 'rules'?"),
+        ("units: pixels", "pixels need the size of their image"),
+        ("units: inches", "line 1, column 8, the file: expected one of normalized, pixels"),
+        ("rules: 3", "rules must be a mapping from names, got 3"),
+        (many(10_000), "more than 30000 values"),
+        (many(MAX_RULES + 1), "1001 rules, more than 1000"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_rule_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PerceptionError) as caught:
+        read_rules(path)
+    assert str(caught.value).startswith(f"{path}: ") or len(str(caught.value)) == MAX_SENTENCE
+    assert sentence in str(caught.value)
+
+
+def test_a_name_that_is_no_text_costs_its_rule_only() -> None:
+    file = parse_rules(f"rules:\n  1: {{when: {{label: a}}}}\n{GOOD}")
+    assert "a name is text" in file.problems[0].sentence
+    assert [rule.name for rule in file.rules] == ["good"]
+
+
+def test_pixels_are_those_of_the_given_image() -> None:
+    normalized = parse_rules(
+        """
+zones: {dock: [[0.5, 0.5], [1, 0.5], [1, 1]]}
+lines: {door: [[0.25, 0], [0.25, 1]]}
+rules:
+  near: {when: {near: {within: 0.1, hysteresis: 0.05}, speed: {above: 0.2}, size: {above: 0.1}}}
+"""
+    )
+    pixels = parse_rules(
+        """
+units: pixels
+image: [640, 640]
+zones: {dock: [[320, 320], [640, 320], [640, 640]]}
+lines: {door: [[160, 0], [160, 640]]}
+rules:
+  near: {when: {near: {within: 64, hysteresis: 32}, speed: {above: 128}, size: {above: 64}}}
+"""
+    )
+    assert normalized == pixels
+    assert not pixels.problems
