@@ -23,8 +23,8 @@ MIN_PROBABILITY = 1e-12
 class Decision:
     """The answer to a typed question about one frame, with the evidence it rests on.
 
-    `value` is the likeliest answer, in the case that was asked for (`yes` and `no` in lower case), and
-    `probability` its calibrated probability, None for free text. `probabilities` of all answers sum to 1.
+    `value` is the likeliest of the question's `values` (`yes` and `no` in any language), and `probability`
+    its calibrated probability, None for free text. `probabilities` of all values sum to 1.
     `track_id` is the track whose crop was shown, None for the whole frame. `plan` and `usage` tell what the
     model was shown and what it cost.
     """
@@ -39,6 +39,12 @@ class Decision:
     track_id: int | None = None
 
     @property
+    def words(self) -> str:
+        """The value in the language of the question: `ja`."""
+        words = dict(zip(self.question.values, self.question.answers, strict=True))
+        return words[self.value].lower() if self.question.type == "yes_no" else self.value
+
+    @property
     def expectation(self) -> float | None:
         """The expected number by the probabilities; None for other types."""
         if self.question.type != "number":
@@ -47,11 +53,13 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """The decision as a JSON object, see `answer.schema.json`. Probabilities have four decimals."""
+        english = self.question.language == "en"
         shares = {value: round(share, 4) for value, share in self.probabilities.items()}
         return {
             "question": self.question.text,
             "type": self.question.type,
             "value": self.value,
+            **({} if english else {"language": self.question.language, "answer": self.words}),
             **({} if self.probability is None else {"probability": round(self.probability, 4)}),
             **({"probabilities": shares} if 1 < len(shares) <= MAX_OPTIONS else {}),
             "stamp_ns": self.stamp_ns,
@@ -63,7 +71,7 @@ class Decision:
         }
 
     def __str__(self) -> str:
-        return self.value if self.probability is None else f"{self.value} ({self.probability:.0%})"
+        return self.value if self.probability is None else f"{self.words} ({self.probability:.0%})"
 
 
 def decide(
@@ -91,7 +99,7 @@ def decide(
 def answer_probabilities(
     question: TypedQuestion, answer: Answer, settings: QuestionSettings
 ) -> dict[str, float]:
-    """The calibrated probability of each answer that the question has; `yes` and `no` in lower case.
+    """The calibrated probability of each of the question's values.
 
     Raises:
         PerceptionError: the answer holds no probabilities, because a limit ended it.
@@ -100,9 +108,8 @@ def answer_probabilities(
         raise PerceptionError(
             "the model did not answer a question within its limits: raise budget.latency or budget.tokens"
         )
-    binary = question.type == "yes_no"
-    values = [text.lower() if binary else text for text in question.answers]
-    return dict(zip(values, calibrated(answer.probabilities, settings, binary=binary), strict=True))
+    shares = calibrated(answer.probabilities, settings, binary=question.type == "yes_no")
+    return dict(zip(question.values, shares, strict=True))
 
 
 def calibrated(raw: Sequence[float], settings: QuestionSettings, *, binary: bool) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lfm_perception.attributes import attributes
 from lfm_perception.backends import open_vlm
 from lfm_perception.decisions import Decision, answer_probabilities, decide
 from lfm_perception.errors import PerceptionError
@@ -75,7 +74,7 @@ class Perception:
 
             self._fovea = Fovea(settings.fovea)
         self._schedule.reconfigure(settings.questions.alerts, settings.questions.share)
-        self._attributes.reconfigure(attributes(settings.detect.attributes))
+        self._attributes.reconfigure(settings.attributes)
 
     def reset(self) -> None:
         """Removes all tracks and the caption."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.files import parse_yaml
-from lfm_perception.typed_questions import TypedQuestion
+from lfm_perception.typed_questions import TypedQuestion, parsed_entry
 
 MAX_STANDING_QUESTIONS = 32
 """Maximum number of standing questions: each has two topics."""
@@ -45,9 +44,9 @@ class StandingQuestion:
             raise PerceptionError(
                 f"{where}: a name is part of topics: lower-case letters, digits and '_', at most 64"
             )
-        answers = {text.lower(): text for text in self.question.answers}
-        if self.question.type == "yes_no":
-            answers = {"yes": "yes", "no": "no"}
+        values = self.question.values
+        answers = {text.lower(): value for text, value in zip(self.question.answers, values, strict=True)}
+        answers.update({value.lower(): value for value in values})  # yes and no in any language
         if not answers:
             raise PerceptionError(
                 f"{where}: 'type' must be yes_no, choice or number: text has no probability"
@@ -64,13 +63,15 @@ class StandingQuestion:
             )
 
     @classmethod
-    def from_text(cls, text: str) -> StandingQuestion:
+    def from_text(cls, text: str, language: str = "en") -> StandingQuestion:
         """The standing question of an entry of `questions.standing`: a mapping in YAML or JSON.
+
+        `language` is that of a question that names none.
 
         Raises:
             PerceptionError: naming the question and the key.
         """
-        entry: Any = parse_yaml(text)
+        entry: Any = parsed_entry("questions.standing", text)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
             raise PerceptionError(
                 "an entry of questions.standing is a mapping with 'name' and 'question', got " + shown(text)
@@ -78,15 +79,16 @@ class StandingQuestion:
         where = f"questions.standing {shown(entry['name'])}"
         asked = {key: value for key, value in entry.items() if key not in _KEYS}
         try:
-            question = TypedQuestion.from_mapping({"type": "yes_no", **asked} if _yes_no(asked) else asked)
+            typed = {"type": "yes_no", **asked} if _yes_no(asked) else asked
+            question = TypedQuestion.from_mapping(typed, language)
             values: Any = {_KEYS[key]: _value(key, value) for key, value in entry.items() if key in _KEYS}
         except PerceptionError as error:
             raise PerceptionError(f"{where}: {error}") from error
         return cls(question=question, **values)
 
 
-def standing_questions(entries: Sequence[str]) -> tuple[StandingQuestion, ...]:
-    """The standing questions of `questions.standing`.
+def standing_questions(entries: Sequence[str], language: str = "en") -> tuple[StandingQuestion, ...]:
+    """The standing questions of `questions.standing`; those that name no language are in this one.
 
     Raises:
         PerceptionError: an entry cannot be used, a name is there twice, or there are too many.
@@ -95,7 +97,7 @@ def standing_questions(entries: Sequence[str]) -> tuple[StandingQuestion, ...]:
         raise PerceptionError(
             f"questions.standing holds {len(entries)} questions, more than {MAX_STANDING_QUESTIONS}"
         )
-    questions = tuple(map(StandingQuestion.from_text, entries))
+    questions = tuple(StandingQuestion.from_text(entry, language) for entry in entries)
     for name, count in Counter(question.name for question in questions).items():
         if count > 1:
             raise PerceptionError(f"questions.standing holds the name {shown(name)} more than once")

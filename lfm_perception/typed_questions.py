@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lfm_perception.answer_forms import ANSWER_FORMS, AnswerForm
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.files import parse_json
+from lfm_perception.files import parse_json, parse_yaml
 from lfm_perception.questions import Prompt, Question, check_label, check_prompt_text
 
 MAX_QUESTION_LENGTH = 1000
@@ -32,7 +33,8 @@ MAX_OPTION_TOKENS = 48
 MAX_NUMBER = 999
 """Largest number that can be asked for: up to here a number is one token in most vocabularies."""
 
-YES, NO = "Yes", "No"
+YES, NO = "yes", "no"
+"""The answers to a yes/no question, in any language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class TypedQuestion:
         type: a key of `QUESTION_TYPES`.
         options: the answers of a choice.
         minimum, maximum: of a number, inclusive.
+        language: in which the answer is asked for, a key of `ANSWER_FORMS`.
 
     Raises:
         PerceptionError: for a text that cannot be asked, and for options or a range that cannot be answered.
@@ -54,6 +57,7 @@ class TypedQuestion:
     options: tuple[str, ...] = ()
     minimum: int = 0
     maximum: int = 10
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_QUESTION_LENGTH:
@@ -65,6 +69,11 @@ class TypedQuestion:
             raise PerceptionError(
                 f"the type of a question must be one of {', '.join(QUESTION_TYPES)}, got {shown(self.type)}"
             )
+        if self.language not in ANSWER_FORMS:
+            raise PerceptionError(
+                f"the language of a question must be one of {', '.join(ANSWER_FORMS)}, "
+                f"got {shown(self.language)}"
+            )
         if self.options and self.type != "choice":
             raise PerceptionError(f"a question of type {self.type} has no options: its type is choice")
         QUESTION_TYPES[self.type].check(self)
@@ -75,34 +84,44 @@ class TypedQuestion:
         return QUESTION_TYPES[self.type].answers(self)
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """What the answers mean: `YES` and `NO`, or the answers themselves."""
+        return (YES, NO) if self.type == "yes_no" else self.answers
+
+    @property
+    def form(self) -> AnswerForm:
+        """How the answer is asked for."""
+        return ANSWER_FORMS[self.language]
+
+    @property
     def question(self) -> Question:
         """The question as the model is asked, with the form of the answer."""
         suffix = QUESTION_TYPES[self.type].suffix(self)
         return Question(Prompt(f"{self.text.strip()} {suffix}".strip()), options=self.answers)
 
     @classmethod
-    def from_json(cls, text: str) -> TypedQuestion:
+    def from_json(cls, text: str, language: str = "en") -> TypedQuestion:
         """A question from a person or a program: plain words, or a JSON object (`question.schema.json`).
 
         `{"question": "Is the door open?", "type": "yes_no"}`; a choice has `options`, a number `minimum` and
-        `maximum`.
+        `maximum`. `language` is that of a question that names none.
 
         Raises:
             PerceptionError: for JSON that is no question, naming the key.
         """
         if not text.lstrip().startswith("{"):
-            return cls(text)
+            return cls(text, language=language)
         try:
             entry = parse_json(text)
         except PerceptionError as error:
             raise PerceptionError(f"a question that begins with {{ must be JSON: {error}") from error
-        return cls.from_mapping(entry)
+        return cls.from_mapping(entry, language)
 
     def to_json(self) -> str:
         """The question as `from_json` reads it: words for free text, else JSON."""
         if self.type == "text" and not self.text.lstrip().startswith("{"):
             return self.text
-        entry: dict[str, Any] = {"question": self.text, "type": self.type}
+        entry: dict[str, Any] = {"question": self.text, "type": self.type, "language": self.language}
         if self.options:
             entry["options"] = list(self.options)
         if self.type == "number":
@@ -110,7 +129,7 @@ class TypedQuestion:
         return json.dumps(entry, ensure_ascii=False)
 
     @classmethod
-    def from_mapping(cls, entry: Any) -> TypedQuestion:
+    def from_mapping(cls, entry: Any, language: str = "en") -> TypedQuestion:
         """A question from the mapping of `from_json`. Raises PerceptionError, naming the key."""
         if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
             raise PerceptionError("a question in JSON must be an object with the text under 'question'")
@@ -130,10 +149,19 @@ class TypedQuestion:
             options=options,
             minimum=entry.get("minimum", 0),
             maximum=entry.get("maximum", max(10, entry.get("minimum", 0))),
+            language=entry.get("language", language),
         )
 
 
-_KEYS = {"question": str, "type": str, "options": list, "minimum": int, "maximum": int}
+def parsed_entry(parameter: str, text: str) -> Any:
+    """An entry of a parameter that lists questions, from YAML or JSON. Raises PerceptionError, naming it."""
+    try:
+        return parse_yaml(text)
+    except PerceptionError as error:
+        raise PerceptionError(f"{parameter}: {shown(text)} is {error}; put the question in quotes") from error
+
+
+_KEYS = {"question": str, "type": str, "options": list, "minimum": int, "maximum": int, "language": str}
 _NAMES = {str: "text", list: "a list", int: "a whole number"}
 
 
@@ -172,15 +200,17 @@ def _check_range(question: TypedQuestion) -> None:
 
 
 QUESTION_TYPES: Mapping[str, QuestionType] = {
-    "yes_no": QuestionType(lambda question: (YES, NO), lambda question: "Answer with Yes or No."),
+    "yes_no": QuestionType(
+        lambda question: (question.form.yes, question.form.no), lambda question: question.form.yes_no
+    ),
     "choice": QuestionType(
         lambda question: tuple(option.strip() for option in question.options),
-        lambda question: f"Answer with one of: {', '.join(question.answers)}.",
+        lambda question: question.form.choice.replace("{options}", ", ".join(question.answers)),
         _check_options,
     ),
     "number": QuestionType(
         lambda question: tuple(map(str, range(question.minimum, question.maximum + 1))),
-        lambda question: "Answer with a number.",
+        lambda question: question.form.number,
         _check_range,
     ),
     "text": QuestionType(lambda question: (), lambda question: ""),

@@ -45,6 +45,7 @@ def test_an_entry_is_a_mapping_in_yaml_or_json() -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
+        ("{name: door, question: Open?, period: 5}", "put the question in quotes"),
         ("door", "is a mapping with 'name' and 'question'"),
         ("{name: door}", "the text under 'question'"),
         ("{name: 5, question: Open}", "is a mapping with"),

@@ -83,13 +83,15 @@ def make_server(open_eyes: Callable[[], Eyes], *, allow_changes: bool = False) -
         options: list[str] | None = None,
         minimum: int = 0,
         maximum: int = 10,
+        language: str = "en",
     ) -> str:
         """Ask about the latest image. Every type but text is answered with probabilities, as JSON.
 
-        A choice has options, a number lies from minimum to maximum.
+        A choice has options, a number lies from minimum to maximum. Language is that of the question.
         """
         with looking() as eyes:
-            return eyes.ask(TypedQuestion(question, type, tuple(options or ()), minimum, maximum))
+            asked = TypedQuestion(question, type, tuple(options or ()), minimum, maximum, language)
+            return eyes.ask(asked)
 
     @server.tool(annotations=READS, structured_output=False)
     def snapshot(boxes: bool = False) -> Image:

@@ -30,6 +30,12 @@ def ask(
     yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability.")] = False,
     choice: Annotated[str | None, typer.Option(help="Answer with one of these: `red,blue`.")] = None,
     number: Annotated[str | None, typer.Option(help="Answer with a number in this range: `0..10`.")] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language in which a typed answer is asked for: `de`; by default that of the settings."
+        ),
+    ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames to ask about; by default 1 of a film, each image.")
     ] = None,
@@ -47,7 +53,6 @@ def ask(
     Without a type the answer is a sentence. With `--yes-no`, `--choice` or `--number` the model's probability
     of every allowed answer is read, and the likeliest is printed.
     """
-    asked = _typed(question, yes_no=yes_no, choice=choice, number=number)
     node = options.node_name(source)
     if node is not None:
         if settings or set_ or frames:
@@ -58,7 +63,7 @@ def ask(
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 
-        print(ask_node(node, asked))
+        print(ask_node(node, _typed(question, language or "en", yes_no=yes_no, choice=choice, number=number)))
         return
     from lfm_perception.backends import demo_model_warning, log_warning, open_vlm
     from lfm_perception.media.run import limited
@@ -68,6 +73,8 @@ def ask(
     from lfm_perception.tracking import open_tracker
 
     chosen = options.load_settings(settings, set_, seed=seed)
+    code = language or chosen.questions.language
+    asked = _typed(question, code, yes_no=yes_no, choice=choice, number=number)
     with (
         running() as job,
         open_source(source, topic=topic, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
@@ -99,19 +106,22 @@ def _line(decision: Decision, name: str, *, as_json: bool) -> str:
     return f"{name + ': ' if name else ''}{decision}{more}"
 
 
-def _typed(question: str, *, yes_no: bool, choice: str | None, number: str | None) -> TypedQuestion:
+def _typed(
+    question: str, language: str, *, yes_no: bool, choice: str | None, number: str | None
+) -> TypedQuestion:
     """The question with the type that the options give."""
     from lfm_perception.typed_questions import TypedQuestion
 
     if sum((yes_no, choice is not None, number is not None)) > 1:
         raise typer.BadParameter("give one of --yes-no, --choice and --number")
     if yes_no:
-        return TypedQuestion(question, "yes_no")
+        return TypedQuestion(question, "yes_no", language=language)
     if choice is not None:
-        return TypedQuestion(question, "choice", tuple(option.strip() for option in choice.split(",")))
+        given = tuple(option.strip() for option in choice.split(","))
+        return TypedQuestion(question, "choice", given, language=language)
     if number is not None:
         least, dots, most = number.partition("..")
         if not (dots and least.isdecimal() and most.isdecimal() and len(number) < 12):
             raise PerceptionError(f"--number takes a range such as 0..10, got {number[:40]!r}")
-        return TypedQuestion(question, "number", minimum=int(least), maximum=int(most))
-    return TypedQuestion.from_json(question)
+        return TypedQuestion(question, "number", minimum=int(least), maximum=int(most), language=language)
+    return TypedQuestion.from_json(question, language)

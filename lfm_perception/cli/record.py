@@ -47,11 +47,11 @@ def record(
 
     if out.is_dir() or not out.parent.is_dir():
         raise PerceptionError(f"{out} cannot be written: name a file in a folder that exists")
-    questions = [TypedQuestion.from_json(text) for text in question or []]
     # every question about every frame: a replay may ask them with other periods
     chosen = options.load_settings(settings, set_, seed=seed).with_values(
         {"caption.period": 0.0, "budget.latency": 0.0}
     )
+    questions = [TypedQuestion.from_json(text, chosen.questions.language) for text in question or []]
     if Path(source).resolve() == out.resolve():
         raise PerceptionError(f"{out} is the source: choose another file for the answers")
     limits = options.limits(source, frames, seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.wordings import SETS, alternative, read_wordings
@@ -20,6 +20,8 @@ _CONTENT = read_wordings("scene_questions.yaml")
 WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["kinds"]
 """Wordings by kind of question and set."""
 KINDS = tuple(WORDINGS)
+TRANSLATIONS: dict[str, dict[str, dict[str, str]]] = read_wordings("question_languages.yaml")
+"""By language: the words for labels, colours and sides, and the wording of some kinds."""
 
 MAX_COUNT = 8
 MIN_HELMET_HEIGHT_PX = 40
@@ -95,6 +97,19 @@ def scene_question(
     if rng.random() < sentences:
         return SceneQuestion(kind, TypedQuestion(text), asked.sentence)
     return SceneQuestion(kind, _typed(text, asked.options), asked.answer)
+
+
+def translated_question(
+    rng: random.Random, snapshot: Snapshot, kind: str, language: str
+) -> SceneQuestion | None:
+    """A question of a kind that the language has a wording for; None where there is no clear answer to it."""
+    words, wording = (TRANSLATIONS[language][key] for key in ("words", "kinds"))
+    asked = _ASK[kind](rng, snapshot)
+    if asked is None:
+        return None
+    text = wording[kind].format(**{slot: words.get(value, value) for slot, value in asked.slots.items()})
+    typed = _typed(text, tuple(words.get(option, option) for option in asked.options))
+    return SceneQuestion(kind, replace(typed, language=language), words.get(asked.answer, asked.answer))
 
 
 def scene_questions(rng: random.Random, snapshot: Snapshot, count: int) -> list[SceneQuestion]:
@@ -183,7 +198,9 @@ def _how_many(rng: random.Random, snapshot: Snapshot) -> _Asked | None:
     (number,) = rng.choices(numbers, [1.0 if n else 0.5 for n in numbers])  # of most scenes 0 is one answer
     label = rng.choice([label for label, count in counts.items() if count == number])
     there = "is" if number == 1 else "are"
-    return _Asked({"p": plural(label)}, _NUMBERS, str(number), f"There {there} {_numbered(number, label)}.")
+    return _Asked(
+        {"a": label, "p": plural(label)}, _NUMBERS, str(number), f"There {there} {_numbered(number, label)}."
+    )
 
 
 def _two(rng: random.Random, snapshot: Snapshot) -> tuple[str, str, str] | None:

@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,13 @@ from rich.table import Table
 from lfm_perception.calibration import PlattScaling
 from lfm_perception.decisions import Decision, decide
 from lfm_perception.demo.bodies import EASY, HARD
-from lfm_perception.demo.scene_questions import KINDS, SceneQuestion, scene_question
+from lfm_perception.demo.scene_questions import (
+    KINDS,
+    TRANSLATIONS,
+    SceneQuestion,
+    scene_question,
+    translated_question,
+)
 from lfm_perception.demo.world import Snapshot, still
 from lfm_perception.evaluation.detection import (
     calibration_advice,
@@ -64,23 +70,33 @@ class KindReport:
     calibration_error: float | None
 
 
-def scene_with_questions(seed: int, index: int) -> tuple[Snapshot, list[SceneQuestion]]:
-    """A new scene, easy and hard in turn, with one question of each kind to which it has a clear answer."""
+def scene_with_questions(seed: int, index: int, language: str = "en") -> tuple[Snapshot, list[SceneQuestion]]:
+    """A new scene, easy and hard in turn, with one question of each kind to which it has a clear answer.
+
+    Other languages have questions of some kinds.
+    """
     rng = random.Random(f"questions {seed} {index}")
     snapshot = still(rng, SIDE, SIDE, HARD if index % 2 else EASY)
-    asked = [q for kind in KINDS if (q := scene_question(rng, snapshot, True, kind, sentences=0.0))]
+
+    def question(kind: str) -> SceneQuestion | None:
+        if language == "en":
+            return scene_question(rng, snapshot, True, kind, sentences=0.0)
+        return translated_question(rng, snapshot, kind, language)
+
+    kinds = KINDS if language == "en" else TRANSLATIONS[language]["kinds"]
+    asked = [q for kind in kinds if (q := question(kind))]
     heights = [t.box.y2 - t.box.y1 for t in snapshot.objects if t.label == "person"]
     small = any(height <= TALL for height in heights)
     return snapshot, [q for q in asked if not (small and q.kind.startswith("helmet"))]
 
 
 def run_questions(
-    vlm: Vlm, settings: QuestionSettings, scenes: int, seed: int = 0
+    vlm: Vlm, settings: QuestionSettings, scenes: int, seed: int = 0, language: str = "en"
 ) -> Iterator[tuple[SceneQuestion, Decision]]:
     """Ask about this number of new scenes."""
     plan = FramePlan(plan_image(SIDE, SIDE, ImageLimits()), ANSWER_TOKENS)
     for index in range(scenes):
-        snapshot, questions = scene_with_questions(seed, index)
+        snapshot, questions = scene_with_questions(seed, index, language)
         for each in questions:
             answer = vlm.describe(snapshot.frame, each.question.question, plan)
             yield each, decide(each.question, answer, settings, stamp_ns=0, plan=plan.image)
@@ -114,11 +130,22 @@ def table(reports: Sequence[KindReport]) -> Table:
     return shown
 
 
+def languages_table(languages: Mapping[str, Sequence[KindReport]]) -> Table:
+    """The share of right answers, by language and kind of question."""
+    heads, rows = _by_language(languages)
+    shown = new_table(heads[0], heads[1:])
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
 def sections(
-    asked: Sequence[tuple[SceneQuestion, Decision]], settings: QuestionSettings
+    asked: Sequence[tuple[SceneQuestion, Decision]],
+    settings: QuestionSettings,
+    languages: Mapping[str, Sequence[KindReport]],
 ) -> Iterator[Section]:
-    """The sections of the page: accuracy by kind, probabilities, wrong answers, latency."""
-    reports = evaluate_questions(asked)
+    """The sections of the page: accuracy by kind and language, probabilities, wrong answers, latency."""
+    reports = languages["en"]
     series = {"correct": [each.correct for each in reports]}
     series["within one"] = [math.nan if each.within_one is None else each.within_one for each in reports]
     names = [each.kind for each in reports]
@@ -129,6 +156,9 @@ def sections(
         rows=_rows(reports),
         charts=[bars("Accuracy by kind of question", series, names, "share of the answers (0 to 1)")],
     )
+    if len(languages) > 1:
+        heads, rows = _by_language(languages)
+        yield Section("By language", notes=["Share of right answers."], heads=heads, rows=rows)
     yes, true = _yes([pair for pair in asked if pair[0].question.type == "yes_no"])
     points = [(each.mean_confidence, each.precision, each.count) for each in reliability(yes, true)]
     chart = reliability_chart(
@@ -167,6 +197,16 @@ def _rows(reports: Sequence[KindReport]) -> list[tuple[str, ...]]:
     return rows
 
 
+def _by_language(
+    languages: Mapping[str, Sequence[KindReport]],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and rows of the share of right answers, of the kinds that every language has."""
+    shares = {code: {each.kind: each.correct for each in found} for code, found in languages.items()}
+    kinds = [kind for kind in shares["en"] if all(kind in found for found in shares.values())]
+    rows = [(code, *(f"{found[kind]:.3f}" for kind in kinds)) for code, found in shares.items()]
+    return ("correct in", *kinds), rows
+
+
 def _report(kind: str, pairs: Sequence[tuple[SceneQuestion, Decision]]) -> KindReport:
     right = [decision.value.lower() == each.answer.lower() for each, decision in pairs]
     within_one = error = None
@@ -182,5 +222,5 @@ def _yes(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Probability of yes, and whether it is the true answer."""
     return np.array([d.probabilities["yes"] for _, d in pairs]), np.array(
-        [each.answer == YES for each, _ in pairs]
+        [each.answer.lower() == YES for each, _ in pairs]
     )

@@ -185,7 +185,7 @@ class LivePerception(Generic[T]):
             question: words, or JSON with the type of the answer (`TypedQuestion.from_json`).
         """
         try:
-            self._questions.add(TypedQuestion.from_json(question))
+            self._questions.add(TypedQuestion.from_json(question, self._settings.questions.language))
         except PerceptionError as error:
             self.refuse(question, str(error))
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lfm_perception.attributes import Attribute, attributes
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.questions import DIALECTS, Dialect, Question, detect
 from lfm_perception.settings import model_schema, schema, validation, yaml_file
@@ -110,6 +111,11 @@ class Settings:
         """The detection question."""
         chosen = self.detect
         return detect(self.dialect, chosen.labels, closed=chosen.closed, synonyms=chosen.synonyms)
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes of tracks. PerceptionError for an entry that cannot be asked."""
+        return attributes(self.detect.attributes, self.questions.language)
 
     @property
     def box_sampling(self) -> schema.SamplingSettings:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from lfm_perception.answer_forms import ANSWER_FORMS
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import parse_yaml
 from lfm_perception.image_plan import MAX_TILE_SIZE, MAX_TILES, TOKEN_SIDE, ImageLimits
@@ -170,6 +171,11 @@ class QuestionSettings:
         'questions asked again and again, with alerts: `{name: door, question: "Is the door open?"}`',
         mappings=True,
     )
+    language: str = parameter(
+        "en",
+        "language of questions and attributes that name none, in which a typed answer is asked for",
+        tuple(ANSWER_FORMS),
+    )
     share: float = parameter(
         0.2, "maximum share of the time that standing questions and attributes take", (0.01, 1.0)
     )
@@ -184,7 +190,7 @@ class QuestionSettings:
     @property
     def alerts(self) -> tuple[StandingQuestion, ...]:
         """The standing questions. PerceptionError for an entry that cannot be asked."""
-        return standing_questions(self.standing)
+        return standing_questions(self.standing, self.language)
 
 
 @dataclass(frozen=True, slots=True)

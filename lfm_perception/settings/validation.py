@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from lfm_perception.attributes import attributes
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.image_plan import ImageLimits
 from lfm_perception.labels import label_map
@@ -131,7 +130,7 @@ def _check_prompts(settings: Settings) -> None:
         )
     _ = settings.question  # refuses labels that the dialect cannot ask for
     _ = settings.questions.alerts  # refuses standing questions that cannot be asked
-    for attribute in attributes(detect.attributes):
+    for attribute in settings.attributes:
         for label in attribute.labels:
             if detect.labels and label not in detect.labels:
                 raise PerceptionError(

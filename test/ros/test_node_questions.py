@@ -76,6 +76,19 @@ def test_an_answer_in_words_can_be_followed_and_costs_nothing_unheard(running: R
     assert all(answer.startswith(text) for text in texts)
 
 
+def test_a_question_in_arabic_comes_back_as_it_was_asked(running: Robot) -> None:
+    before, options = len(running.heard["answer"]), ["صندوق", "رافعة شوكية"]
+    asked = {"question": "ما الجسم؟", "options": options, "language": "ar"}
+    running.question(json.dumps(asked, ensure_ascii=False))
+    running.show(Film().next())
+    (text,) = running.wait(lambda: answers(running, before), "the answer")
+    answer = json.loads(text)
+    assert (answer["question"], answer["language"]) == (asked["question"], "ar")
+    assert set(answer["probabilities"]) == set(options)
+    assert answer["answer"] == answer["value"]
+    assert answer["value"] in text  # as it is, not escaped
+
+
 def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) -> None:
     film, before = Film(), len(running.heard["answer"])
     running.show(film.next())
