@@ -18,19 +18,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lfm_perception import worker_process
 from lfm_perception.backends import Notify
 from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, SharedFrame, SharedMemory
@@ -40,6 +39,7 @@ from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, check_image
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError, Health, OnText
+from lfm_perception.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from lfm_perception.commands import Command
@@ -93,7 +93,9 @@ class SupervisedVlm:
 
     def __init__(self, settings: Settings, notify: Notify = lambda sentence: None) -> None:
         self._settings, self._notify = settings, notify
-        self._memory = SharedMemory(os.memfd_create("frame"))
+        self._started = worker_process.take()
+        """The process of the first worker, where it was started ahead."""
+        self._memory = SharedMemory(self._started.memory_file if self._started else os.memfd_create("frame"))
         self._changed = threading.Condition()
         self._one_request = threading.Lock()
         self._worker: _Worker | None = None
@@ -218,8 +220,6 @@ class SupervisedVlm:
     # --- on the supervisor's thread ------------------------------------------------------------------
 
     def _supervise(self) -> None:
-        # A worker inherits it: Ctrl-C while it imports ends nothing, and this process ends it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         backoff_s = 0.0
         while not self._closing:
             loss = self._run_worker()
@@ -246,8 +246,9 @@ class SupervisedVlm:
 
     def _run_worker(self) -> Crash | None:
         """Run one worker from start to end; returns how it ended, or None after `close`."""
+        started, self._started = self._started, None
         try:
-            worker = _Worker(self._memory.file)
+            worker = _Worker(started or worker_process.start(self._memory.file))
         except OSError as error:
             return Crash(f"the worker process cannot be started: {error}", "free memory or processes")
         loss = self._receive(worker)
@@ -307,21 +308,11 @@ class SupervisedVlm:
 class _Worker:
     """One worker process."""
 
-    def __init__(self, memory_file: int) -> None:
+    def __init__(self, started: WorkerProcess) -> None:
         self.stage = STARTING
         self._output = b""
-        self.pipe, worker_end = Pipe()
+        self.pipe, self._process = started.pipe, started.process
         self._sending = threading.Lock()
-        with worker_end:
-            files = worker_end.fileno(), memory_file
-            module = f"{__package__}.worker"
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, files), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                pass_fds=files,
-            )
         assert self._process.stderr
         self._errors = self._process.stderr
         os.set_blocking(self._errors.fileno(), False)

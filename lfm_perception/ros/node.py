@@ -35,10 +35,10 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
+from lfm_perception import worker_process
 from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
-from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
@@ -203,6 +203,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         connected to the crashed process.
         """
         if not self.get_parameter("node.autostart").value:
+            worker_process.discard()
             name = self.get_fully_qualified_name()
             self.get_logger().info(
                 f"unconfigured: ros2 lifecycle set {name} configure and activate, or node.autostart"
@@ -226,10 +227,12 @@ class PerceptionNode(LifecycleNodeMixin, Node):
                 self.get_logger().info(f"still loading {name}: {time.monotonic() - began_s:.0f} s")
 
         threading.Thread(target=log_progress, name="loading", daemon=True).start()
+        threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
         try:
             vlm = open_vlm(settings, lambda sentence: self._warn("model", sentence))
         finally:
             loaded.set()
+            worker_process.discard()
         self.get_logger().info(f"{name} is loaded after {time.monotonic() - began_s:.1f} s")
         return vlm
 
@@ -342,12 +345,10 @@ def _parameter_file_problems(arguments: Sequence[str], node: str) -> list[str | 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
-    end_with_starter()
     problem = transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
-    threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
     # the context stays valid until the node has published its end
     given = accepted_arguments(sys.argv if arguments is None else arguments)
     try:

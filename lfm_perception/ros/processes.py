@@ -22,7 +22,7 @@ from lfm_perception.parent import PARENT_VARIABLE
 
 T = TypeVar("T")
 
-PERCEPTION_MODULE = "lfm_perception.ros.node"
+PERCEPTION_MODULE = "lfm_perception.ros.perception_node"
 DEMO_CAMERA_MODULE = "lfm_perception.ros.demo_camera"
 
 START_TIMEOUT_S = 60.0
