@@ -22,6 +22,7 @@ from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.languages import languages
 from lfm_perception.questions import BBOX
 from lfm_perception.ros import launch_arguments
+from lfm_perception.rules import parse_rules
 from lfm_perception.settings import RENAMED, Settings, parameter_specs
 
 ROOT = Path(__file__).parent.parent
@@ -214,7 +215,9 @@ def test_every_yaml_is_a_settings_file(tmp_path: Path) -> None:
     for page, block in fences("yaml"):
         file = tmp_path / f"{page.stem}{count}.yaml"
         file.write_text(block, encoding="utf-8")
-        if page.stem == "evaluation":  # words for the labels in other languages
+        if page.stem == "rules" and not block.startswith("#"):
+            assert parse_rules(block).problems == ()
+        elif page.stem == "evaluation":  # words for the labels in other languages
             languages(["de"], BBOX, LABELS, file)
         else:
             Settings.load(file)  # raises for what is none

@@ -4,7 +4,8 @@
 Thick coloured boxes are tracks: one colour per id, an arrow to the centre half a second later as far as the
 object itself moves, and fading with the time since the last detection. Thin white boxes are detections
 without a track; on independent pictures, where nothing is tracked, they are thick, one colour per label.
-Corners in the badge's colour are those of the region that the last inference saw.
+Corners in the badge's colour are those of the region that the last inference saw. Zones and lines of the
+rules are grey, and red while an event about them is under way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from lfm_perception.colours import Colour, track_colour
+from lfm_perception.colours import ACTIVE, IDLE, Colour, track_colour
 from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
 from lfm_perception.media.text import TextRenderer
 from lfm_perception.scene import (
@@ -26,6 +27,7 @@ from lfm_perception.scene import (
     Frame,
     Image,
     Scene,
+    Shape,
     Track,
     Usage,
     Velocity,
@@ -65,6 +67,7 @@ class View:
     """The content of one annotated image: a frame, the tracks at its stamp and the latest scene.
 
     `seconds` counts from the start of the recording; `inference_s` is the time the scene's inference took.
+    `shapes` are the zones and lines of the rules.
     """
 
     frame: Frame
@@ -72,6 +75,7 @@ class View:
     tracks: Sequence[Track]
     scene: Scene | None
     inference_s: float
+    shapes: Sequence[Shape] = ()
 
     @property
     def since_inference_s(self) -> float | None:
@@ -116,6 +120,8 @@ class Overlay:
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
         if view.scene is not None and view.scene.view is not None and view.scene.view.region != WHOLE:
             self._draw_region(canvas, place.pixels(view.scene.view.region))
+        for shape in view.shapes:
+            self._draw_shape(canvas, place, shape)
         marks = _marks(view)
         for mark in marks:
             self._draw_outline(canvas, place, mark)
@@ -141,6 +147,18 @@ class Overlay:
             for y, downward in ((y1, down), (y2 - 1, -down)):
                 cv2.line(canvas, (x, y), (x + inward, y), BADGE, 2)
                 cv2.line(canvas, (x, y), (x, y + downward), BADGE, 2)
+
+    def _draw_shape(self, canvas: Image, place: _Place, shape: Shape) -> None:
+        """Draw a zone or a line with its text, at its highest point."""
+        colour = ACTIVE if shape.active else IDLE
+        points = np.array([place.point(*point) for point in shape.points], np.int32)
+        for thickness, ink in ((4, BLACK), (2, colour)):
+            cv2.polylines(canvas, [points], shape.closed, ink, thickness, cv2.LINE_AA)
+        x, y = points[points[:, 1].argmin()].tolist()
+        x = min(x, max(self.width - self._text.width(shape.text) - self._size // 4, 0))
+        baseline = max(y - self._size // 3, self._size)
+        for ink, shift in ((BLACK, 1), (colour, 0)):
+            self._text.draw(canvas, shape.text, x + shift, baseline + shift, ink)
 
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)
@@ -234,6 +252,10 @@ class _Place:
     top: int
     width: int
     height: int
+
+    def point(self, x: float, y: float) -> tuple[int, int]:
+        """A normalized point on the canvas."""
+        return self.left + round(x * self.width), self.top + round(y * self.height)
 
     def pixels(self, box: Box) -> list[float]:
         """The corners of a normalized box on the canvas, `xyxy`."""

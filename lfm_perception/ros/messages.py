@@ -26,14 +26,11 @@ from vision_msgs.msg import (
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from lfm_perception import cdr, scene
-from lfm_perception.colours import track_colour
+from lfm_perception.colours import ACTIVE, IDLE, Colour, track_colour
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.stamps import NANOSECONDS, join_stamp, split_stamp
-
-NAMESPACES = ("boxes", "names", "velocities", "velocity_spreads")
-"""Namespaces of the four markers of a track; each marker has the track's id."""
 
 MIN_STAMP_NS, MAX_STAMP_NS = join_stamp(-(2**31), 0), join_stamp(2**31 - 1, NANOSECONDS - 1)
 """The range of stamps in messages."""
@@ -129,11 +126,13 @@ def _detection(
     return detection
 
 
-def markers(tracks_: Sequence[scene.Track], header: Header, aspect: float) -> MarkerArray:
-    """Outline, name, velocity and velocity uncertainty of each track, for rviz.
+def markers(
+    tracks_: Sequence[scene.Track], header: Header, aspect: float, shapes: Sequence[scene.Shape] = ()
+) -> MarkerArray:
+    """Outline, name, velocity and velocity uncertainty of each track, for rviz, and zones and lines.
 
-    The first marker deletes those of the previous message. The arrow ends at the centre predicted 1 s ahead;
-    the ellipse around its tip is one standard deviation of the velocity.
+    Each marker of a track has its id; the first marker deletes those of the previous message. The arrow ends
+    at the centre predicted 1 s ahead; the ellipse around its tip is one standard deviation of the velocity.
 
     Args:
         aspect: height of the image over its width.
@@ -144,34 +143,53 @@ def markers(tracks_: Sequence[scene.Track], header: Header, aspect: float) -> Ma
         centre = (x1 + x2) / 2, (y1 + y2) / 2
         ahead = centre[0] + track.velocity.x, centre[1] + track.velocity.y
         corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
-        outline = _marker(header, 0, track, Marker.LINE_STRIP)
-        outline.scale.x = LINE_M
-        outline.points = [_point(x, y, aspect) for x, y in corners]
-        name = _marker(header, 1, track, Marker.TEXT_VIEW_FACING)
-        name.scale.z = TEXT_M
-        name.text = f"{track.label} {track.track_id}"
-        name.pose.position = _point(centre[0], y1 - TEXT_M / 2 / aspect, aspect)
-        arrow = _marker(header, 2, track, Marker.ARROW)
+        colour = _colour(track.track_id)
+        outline = _outline(header, "boxes", track.track_id, colour, corners, aspect)
+        text = f"{track.label} {track.track_id}"
+        name = _text(header, "names", track.track_id, colour, text, (centre[0], y1), aspect)
+        arrow = _marker(header, "velocities", track.track_id, colour, Marker.ARROW)
         arrow.scale.x, arrow.scale.y = LINE_M, 3 * LINE_M
         arrow.points = [_point(*centre, aspect), _point(*ahead, aspect)]
-        spread = _marker(header, 3, track, Marker.SPHERE)
+        spread = _marker(header, "velocity_spreads", track.track_id, colour, Marker.SPHERE)
         spread.pose.position = _point(*ahead, aspect)
         spread.scale.x, spread.scale.y = 2 * track.velocity_std.x, 2 * track.velocity_std.y * aspect
         spread.scale.z, spread.color.a = LINE_M, 0.3
         shown += [outline, name, arrow, spread]
+    for index, shape in enumerate(shapes):
+        colour, top = _shape_colour(shape), min(shape.points, key=lambda point: point[1])
+        shown.append(_outline(header, "zones", index, colour, _around(shape), aspect))
+        shown.append(_text(header, "zone_names", index, colour, shape.text, top, aspect))
     return MarkerArray(markers=shown)
 
 
-def image_markers(tracks_: Sequence[scene.Track], header: Header, width: int, height: int) -> ImageMarker:
-    """The outlines of all tracks over the image, in pixels, for Foxglove and rqt."""
+def image_markers(
+    tracks_: Sequence[scene.Track],
+    header: Header,
+    width: int,
+    height: int,
+    shapes: Sequence[scene.Shape] = (),
+) -> ImageMarker:
+    """The outlines of all tracks, zones and lines over the image, in pixels, for Foxglove and rqt."""
     lines = ImageMarker(header=header, ns="tracks", type=ImageMarker.LINE_LIST, scale=2.0, lifetime=LIFETIME)
     for track in tracks_:
         x1, y1, x2, y2 = track.box.in_pixels(width, height).tolist()
         corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
-        for begin, end in pairwise(corners):
-            lines.points += [Point(x=begin[0], y=begin[1]), Point(x=end[0], y=end[1])]
-            lines.outline_colors.append(_colour(track.track_id))
+        _add_lines(lines, corners, _colour(track.track_id))
+    for shape in shapes:
+        pixels = [(x * width, y * height) for x, y in _around(shape)]
+        _add_lines(lines, pixels, _shape_colour(shape))
     return lines
+
+
+def _around(shape: scene.Shape) -> Sequence[tuple[float, float]]:
+    """The points of a shape, the first one again at the end where it is closed."""
+    return (*shape.points, shape.points[0]) if shape.closed else shape.points
+
+
+def _add_lines(lines: ImageMarker, corners: Sequence[tuple[float, float]], colour: ColorRGBA) -> None:
+    for begin, end in pairwise(corners):
+        lines.points += [Point(x=begin[0], y=begin[1]), Point(x=end[0], y=end[1])]
+        lines.outline_colors.append(colour)
 
 
 def no_image_markers(header: Header) -> ImageMarker:
@@ -179,12 +197,41 @@ def no_image_markers(header: Header) -> ImageMarker:
     return ImageMarker(header=header, ns="tracks", action=ImageMarker.REMOVE)
 
 
-def _marker(header: Header, namespace: int, track: scene.Track, kind: int) -> Marker:
-    marker = Marker(header=header, ns=NAMESPACES[namespace], id=track.track_id % 2**31, type=kind)
+def _marker(header: Header, namespace: str, number: int, colour: ColorRGBA, kind: int) -> Marker:
+    marker = Marker(header=header, ns=namespace, id=number % 2**31, type=kind, color=colour)
     marker.lifetime = LIFETIME
     marker.pose.orientation.w = 1.0
-    marker.color = _colour(track.track_id)
     return marker
+
+
+def _outline(
+    header: Header,
+    namespace: str,
+    number: int,
+    colour: ColorRGBA,
+    corners: Sequence[tuple[float, float]],
+    aspect: float,
+) -> Marker:
+    outline = _marker(header, namespace, number, colour, Marker.LINE_STRIP)
+    outline.scale.x = LINE_M
+    outline.points = [_point(x, y, aspect) for x, y in corners]
+    return outline
+
+
+def _text(
+    header: Header,
+    namespace: str,
+    number: int,
+    colour: ColorRGBA,
+    text: str,
+    below: tuple[float, float],
+    aspect: float,
+) -> Marker:
+    """A text above a point."""
+    name = _marker(header, namespace, number, colour, Marker.TEXT_VIEW_FACING)
+    name.scale.z, name.text = TEXT_M, text
+    name.pose.position = _point(below[0], below[1] - TEXT_M / 2 / aspect, aspect)
+    return name
 
 
 def _point(x: float, y: float, aspect: float) -> Point:
@@ -193,5 +240,13 @@ def _point(x: float, y: float, aspect: float) -> Point:
 
 
 def _colour(track_id: int) -> ColorRGBA:
-    red, green, blue = (channel / 255.0 for channel in track_colour(track_id))
+    return _rgba(track_colour(track_id))
+
+
+def _shape_colour(shape: scene.Shape) -> ColorRGBA:
+    return _rgba(ACTIVE if shape.active else IDLE)
+
+
+def _rgba(colour: Colour) -> ColorRGBA:
+    red, green, blue = (channel / 255.0 for channel in colour)
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)

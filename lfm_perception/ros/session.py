@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -37,7 +38,7 @@ from lfm_perception.ros.overlay import OverlayInput, OverlayThread
 from lfm_perception.ros.question_outputs import QuestionOutputs
 from lfm_perception.ros.topics import perception_subscriptions
 from lfm_perception.ros.unexpected import UnexpectedErrors
-from lfm_perception.scene import Frame, Scene, Track
+from lfm_perception.scene import Frame, Scene, Shape, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
@@ -46,6 +47,7 @@ from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
+    from lfm_perception.ros.rules import RuleOutputs
 
 CAMERA_WARNING_PERIOD_S = 30.0
 """Minimum time between two log lines about a camera that is silent or loses images."""
@@ -115,6 +117,9 @@ class Session:
         self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
         resources.callback(self._question_outputs.close)
         self._commands = self._open_commands(resources) if settings.commands.allowed else None
+        self._rules: RuleOutputs | None = None
+        self._open_or_close_rules(settings)
+        resources.callback(lambda: self._open_or_close_rules(Settings()))
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
 
@@ -125,6 +130,19 @@ class Session:
         commands = CommandInput(self._node, lambda: self._settings, self._vlm, self._live, self._unexpected)
         resources.callback(commands.close)
         return commands
+
+    def _open_or_close_rules(self, settings: Settings) -> None:
+        """Have rules while `rules.file` names a file."""
+        if settings.rules.file and self._rules is None:
+            from lfm_perception.ros.rules import RuleOutputs  # costs nothing without rules
+
+            on_error = partial(self._unexpected.record, "rules")
+            self._rules = RuleOutputs(self._node, settings, self._decode, self._warn, on_error)
+        elif settings.rules.file and self._rules is not None:
+            self._rules.reconfigure(settings)
+        elif self._rules is not None:
+            rules, self._rules = self._rules, None
+            rules.close()
 
     @property
     def topic(self) -> str:
@@ -144,6 +162,7 @@ class Session:
         self._live.reconfigure(settings)
         self._board.reconfigure(settings.thermal)
         self._question_outputs.reconfigure(settings.questions.alerts)
+        self._open_or_close_rules(settings)
         self._settings = settings
 
     def start(self) -> None:
@@ -170,6 +189,8 @@ class Session:
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
         self._live.stop()
+        if self._rules is not None:
+            self._rules.end_all()
         self._delete_markers()
 
     def _clear_outputs(self) -> None:
@@ -205,9 +226,13 @@ class Session:
         self._image_age_s = to_seconds(now_ns - image.stamp_ns) if now_ns else 0.0
         if image.width and image.height:
             self._size = image.width, image.height
-        self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id))
+        shapes: tuple[Shape, ...] = ()
+        if (rules := self._rules) is not None:
+            rules.submit(image.stamp_ns, image.frame_id, tracks, self._size, self._live.scene, raw)
+            shapes = rules.shapes
+        self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id), shapes)
         if self._outputs.wanted("dbg_image"):
-            self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s))
+            self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s, shapes))
 
     def _stamp_problem(self, stamp_ns: int, now_ns: int) -> tuple[str, str] | None:
         """The reason for which a stamp is rejected, in short and as a sentence; None for a valid stamp."""
@@ -221,13 +246,13 @@ class Session:
             )
         return None
 
-    def _publish_tracks(self, tracks: Sequence[Track], header: Header) -> None:
+    def _publish_tracks(self, tracks: Sequence[Track], header: Header, shapes: Sequence[Shape]) -> None:
         width, height = self._size
         self._track_count = len(tracks)
         publish = self._outputs.publish
         publish("tracks", lambda: messages.tracks(tracks, header, width, height))
-        publish("markers", lambda: messages.markers(tracks, header, height / max(width, 1)))
-        publish("image_markers", lambda: messages.image_markers(tracks, header, width, height))
+        publish("markers", lambda: messages.markers(tracks, header, height / max(width, 1), shapes))
+        publish("image_markers", lambda: messages.image_markers(tracks, header, width, height, shapes))
 
     def _decode(self, raw: bytes, width: int | None) -> Frame:
         """Decode a serialized image, reduced to about `width` pixels if given. Raises PerceptionError."""
@@ -327,4 +352,5 @@ class Session:
             board=self._board.state,
         )
         before, self._last_status = self._last_status, status
-        return part_statuses(status, before, self._settings.node)
+        parts = part_statuses(status, before, self._settings.node)
+        return parts if (rules := self._rules) is None else [*parts, rules.status()]

@@ -172,6 +172,15 @@ COMMANDS = NodeInterface(
 """The topics of commands, which exist while a command is allowed."""
 
 
+RULES = NodeInterface(
+    publishers=(
+        Topic("events", "std_msgs/String", Qos(100), "each begin and end of an event",
+              "event of a rule, with its tracks and values, as JSON"),
+    ),
+)  # fmt: skip
+"""The topic of the rules, which exists while `rules.file` names a file. Those of actions are in that file."""
+
+
 def question_topics(names: Iterable[str]) -> list[Topic]:
     """The topics of the standing questions of these names."""
     return [

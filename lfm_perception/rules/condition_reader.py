@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lfm_perception.attributes import attributes
 from lfm_perception.errors import shown
 from lfm_perception.rules.reading import (
     Steps,
@@ -30,6 +31,7 @@ from lfm_perception.rules.schema import (
     Range,
     UnderWay,
 )
+from lfm_perception.settings import Settings
 
 MAX_DEPTH = 6
 """Levels of all, any and not at most."""
@@ -49,6 +51,15 @@ class Known:
     labels: Collection[str] | None = None
     attributes: Mapping[str, Collection[str]] | None = None
     alerts: Collection[str] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Known:
+        """The names that a perception with these settings gives."""
+        return cls(
+            labels=settings.detect.labels or None,
+            attributes={each.name: each.values for each in attributes(settings.detect.attributes)},
+            alerts=tuple(each.name for each in settings.questions.alerts),
+        )
 
 
 class ConditionReader:

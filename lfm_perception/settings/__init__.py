@@ -11,6 +11,7 @@ from lfm_perception.settings.model_schema import EngineSettings as EngineSetting
 from lfm_perception.settings.model_schema import OpenaiSettings as OpenaiSettings
 from lfm_perception.settings.root import Settings as Settings
 from lfm_perception.settings.root import parameter_specs as parameter_specs
+from lfm_perception.settings.rules import RulesSettings as RulesSettings
 from lfm_perception.settings.schema import DetectSettings as DetectSettings
 from lfm_perception.settings.schema import ImageSettings as ImageSettings
 from lfm_perception.settings.schema import InferenceSettings as InferenceSettings

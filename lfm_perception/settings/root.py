@@ -17,6 +17,7 @@ from lfm_perception.settings import model_schema, schema, validation, yaml_file
 from lfm_perception.settings.commands import CommandSettings
 from lfm_perception.settings.dialects import user_dialects
 from lfm_perception.settings.fovea import FoveaSettings
+from lfm_perception.settings.rules import RulesSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
 
 
@@ -43,6 +44,7 @@ class Settings:
     questions: schema.QuestionSettings = schema.QuestionSettings()
     commands: CommandSettings = CommandSettings()
     tracker: schema.TrackerSettings = schema.TrackerSettings()
+    rules: RulesSettings = RulesSettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()
     dialects: tuple[Dialect, ...] = ()

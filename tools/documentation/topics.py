@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from documentation.marks import table
 from lfm_perception.commands import TOOLS
 from lfm_perception.commands.tools import Tool
-from lfm_perception.ros.topics import COMMANDS, DEMO_CAMERA, PERCEPTION, STANDING_QUESTION, Qos, Topic
+from lfm_perception.ros.topics import (
+    COMMANDS,
+    DEMO_CAMERA,
+    PERCEPTION,
+    RULES,
+    STANDING_QUESTION,
+    Qos,
+    Topic,
+)
 
 
 def texts() -> dict[str, str]:
@@ -18,6 +26,7 @@ def texts() -> dict[str, str]:
         "topics/publishers": _topics(PERCEPTION.publishers, "rate"),
         "topics/standing-questions": _topics(STANDING_QUESTION, "rate"),
         "topics/commands": _topics([*COMMANDS.subscriptions, *COMMANDS.publishers], "when"),
+        "topics/rules": _topics(RULES.publishers, "when"),
         "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
         "commands/tools": table(
             ("tool", "arguments", "does"),

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The actions of rules: what is published, called and saved when their events begin and end."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.client import Client
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+
+from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.media import images
+from lfm_perception.ros.topics import LATCHED, RESULT
+from lfm_perception.rules import Event
+from lfm_perception.rules.schema import Rule
+from lfm_perception.scene import Frame
+from lfm_perception.settings import RulesSettings
+
+MAX_SNAPSHOTS = 200
+"""Maximum number of saved images; the oldest are deleted."""
+
+PREFIX = "lfm_event_"
+"""Beginning of the names of saved images: no other file is ever deleted."""
+
+MAX_PENDING = 8
+"""Calls of a service that may wait for their answer; older ones are given up."""
+
+SNAPSHOT_QUALITY = 90
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    """The publishers and clients of the actions of one rule, by the name of the action; calls unanswered."""
+
+    rule: Rule
+    publishers: dict[str, Publisher[Any]]
+    clients: dict[str, Client[Any, Any]]
+    pending: dict[str, list[Any]]
+
+
+class RuleActions:
+    """Carries out the actions of `rules`, as far as the settings allow it. To be closed.
+
+    What an action cannot do is logged; it costs nothing but itself.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        rules: Iterable[Rule],
+        settings: RulesSettings,
+        decode: Callable[[bytes, int | None], Frame],
+        warn: Callable[..., None],
+    ) -> None:
+        self._node, self._decode, self._warn = node, decode, warn
+        self._folder = Path(settings.snapshots).expanduser() if settings.snapshots else None
+        self._under_way = Counter[str]()
+        self._own = {each.topic_name for each in (*node.publishers, *node.subscriptions)}
+        self._own |= {node.resolve_service_name(service.srv_name) for service in node.services}
+        acting = [rule for rule in rules if rule.actions != type(rule.actions)()]
+        if acting and not settings.actions:
+            warn("actions", f"{len(acting)} rules have actions, and rules.actions is false: none is done")
+        self._endpoints = {rule.name: self._open(rule) for rule in acting if settings.actions}
+
+    def act(self, events: Sequence[Event], raw: bytes) -> None:
+        """Carry out the actions of the rules of these events; `raw` is the image that they belong to."""
+        for event in events:
+            if (found := self._endpoints.get(event.rule)) is not None:
+                begins = event.state != "end"
+                before = self._under_way[event.rule]
+                if event.state != "moment":
+                    self._under_way[event.rule] += 1 if begins else -1
+                self._publish(found, event, changed=bool(before) != bool(self._under_way[event.rule]))
+                if begins and found.rule.actions.snapshot and self._folder is not None and raw:
+                    self._save(event, raw, self._folder)
+
+    def close(self) -> None:
+        """Remove the publishers, and each client once its last call is answered.
+
+        A service that answers a client which is gone raises in rclpy, and would end.
+        """
+        for found in self._endpoints.values():
+            for publisher in found.publishers.values():
+                self._node.destroy_publisher(publisher)
+            for name, client in found.clients.items():
+                waiting = [future for future in found.pending.get(name, []) if not future.done()]
+                if waiting:
+                    waiting[-1].add_done_callback(partial(self._destroy, client))
+                else:
+                    self._node.destroy_client(client)
+        self._endpoints = {}
+
+    def _destroy(self, client: Client[Any, Any], _: object) -> None:
+        self._node.destroy_client(client)
+
+    def _open(self, rule: Rule) -> _Endpoints:
+        actions, node = rule.actions, self._node
+        topics = {"publish_bool": (Bool, LATCHED), "publish_text": (String, RESULT)}
+        services = {"call_trigger": Trigger, "call_set_bool": SetBool}
+        found = _Endpoints(rule, {}, {}, {})
+        for name, (kind, qos) in topics.items():
+            if (topic := getattr(actions, name)) and not self._is_own(rule, topic):
+                found.publishers[name] = node.create_publisher(kind, topic, qos.profile())
+        for name, kind in services.items():
+            if (service := getattr(actions, name)) and not self._is_own(rule, service):
+                found.clients[name] = node.create_client(kind, service)
+        if "publish_bool" in found.publishers:
+            found.publishers["publish_bool"].publish(Bool(data=False))
+        if actions.snapshot and self._folder is None:
+            self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: rules.snapshots names no folder")
+        return found
+
+    def _is_own(self, rule: Rule, name: str) -> bool:
+        """Whether a name belongs to this node itself, which must not act on itself."""
+        if self._node.resolve_topic_name(name) in self._own:
+            self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: {name} is this node's own: not done")
+            return True
+        return False
+
+    def _publish(self, found: _Endpoints, event: Event, *, changed: bool) -> None:
+        """Publish and call; `changed`: the first event of the rule has begun, or the last one has ended."""
+        on = event.state != "end"
+        if changed and "publish_bool" in found.publishers:
+            found.publishers["publish_bool"].publish(Bool(data=on))
+        if on and "publish_text" in found.publishers:
+            found.publishers["publish_text"].publish(String(data=event.message or event.rule))
+        if on and "call_trigger" in found.clients:
+            self._call(found, "call_trigger", Trigger.Request())
+        if changed and "call_set_bool" in found.clients:
+            self._call(found, "call_set_bool", SetBool.Request(data=on))
+
+    def _call(self, found: _Endpoints, name: str, request: Any) -> None:
+        """Call a service without waiting for its answer."""
+        client = found.clients[name]
+        if client.service_is_ready():
+            waiting = [future for future in found.pending.get(name, []) if not future.done()]
+            for future in waiting[: 1 - MAX_PENDING or None]:
+                client.remove_pending_request(future)
+            found.pending[name] = [*waiting[1 - MAX_PENDING :], client.call_async(request)]
+        else:
+            rule = found.rule.name
+            self._warn(f"action {rule}", f"rule {shown(rule)}: there is no service {client.srv_name}")
+
+    def _save(self, event: Event, raw: bytes, folder: Path) -> None:
+        """Save the image of an event under its id, and delete the oldest ones beyond `MAX_SNAPSHOTS`."""
+        name = PREFIX + re.sub(r"[^\w-]+", "_", event.event_id)
+        try:
+            jpeg = images.encode(self._decode(raw, None).image, ".jpg", SNAPSHOT_QUALITY)
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = folder / f".{name}.part"
+            unfinished.write_bytes(jpeg)
+            unfinished.replace(folder / f"{name}.jpg")
+            saved = sorted(folder.glob(f"{PREFIX}*.jpg"), key=lambda file: file.stat().st_mtime_ns)
+            for file in saved[:-MAX_SNAPSHOTS]:
+                file.unlink()
+        except OSError as error:
+            self._warn("snapshot", f"rules.snapshots {folder}: {os_reason(error)}")
+        except PerceptionError as error:
+            self._warn("snapshot", str(error))

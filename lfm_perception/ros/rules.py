@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of a running node: evaluated on a thread of their own, for the newest camera frame.
+
+The camera's callback only hands the tracks over. The rule file is read again when it changes; what is wrong
+with it is logged and in the diagnostics, and the rules that can be used go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.live import LatestWorker
+from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
+from lfm_perception.ros.endpoints import Publishers
+from lfm_perception.ros.rule_actions import RuleActions
+from lfm_perception.ros.topics import RULES
+from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, read_rules
+from lfm_perception.rules.events import event_text, event_to_json
+from lfm_perception.scene import Frame, Scene, Shape, Track
+from lfm_perception.settings import Settings
+
+USUAL_ASPECT = 0.75
+"""Height over width of an image whose size is not known yet."""
+
+FILE_PERIOD_S = 1.0
+"""Time between two looks at whether the rule file has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """The tracks of a camera frame at its stamp, the latest scene, and the frame as it came."""
+
+    stamp_ns: int
+    frame_id: str
+    tracks: Sequence[Track]
+    size: tuple[int, int]
+    scene: Scene | None
+    raw: bytes
+
+
+class RuleOutputs:
+    """Publishes `events` and carries out actions. To be closed. For any thread.
+
+    Args:
+        decode: makes a frame of a serialized image; for snapshots.
+        warn: called as `warn(kind, sentence)`.
+        on_error: receives unexpected exceptions.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        decode: Callable[[bytes, int | None], Frame],
+        warn: Callable[..., None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._node, self._settings, self._decode, self._warn = node, settings, decode, warn
+        self._outputs = Publishers(node, RULES.publishers)
+        self._lock = threading.Lock()
+        self._seen: tuple[object, ...] = ()
+        self._looked_s = 0.0
+        self._problem, self._events, self._frame_id = "", 0, ""
+        self._last_jumps = self._last_suppressed = 0
+        self.shapes: tuple[Shape, ...] = ()
+        """The zones and lines as they are drawn."""
+        self._file = RuleFile()
+        self._engine = RuleEngine(self._file)
+        self._actions = RuleActions(node, (), settings.rules, decode, warn)
+        self._reload()
+        self._worker = LatestWorker[_Input]("rules", self._evaluate, on_error)
+
+    def submit(
+        self,
+        stamp_ns: int,
+        frame_id: str,
+        tracks: Sequence[Track],
+        size: tuple[int, int],
+        scene: Scene | None,
+        raw: bytes,
+    ) -> None:
+        """Evaluate the rules for a camera frame, soon.
+
+        Args:
+            stamp_ns, frame_id: the header of the frame.
+            tracks: those at its stamp.
+            size: width and height of the image, pixels; 0 where unknown.
+            scene: the latest one, for alerts and attributes.
+            raw: the serialized image.
+        """
+        self._worker.submit(_Input(stamp_ns, frame_id, tracks, size, scene, raw))
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Apply other settings; the file is read again where they concern it."""
+        with self._lock:
+            before, self._settings = self._settings, settings
+            if before.rules != settings.rules or Known.of(before) != Known.of(settings):
+                self._seen = ()
+                self._reload()
+
+    def end_all(self) -> None:
+        """End the events under way: no frames are expected for now."""
+        self._worker.clear()
+        with self._lock:
+            self._publish(self._engine.end_all())
+
+    def close(self) -> None:
+        self._worker.close()
+        self.end_all()
+        self._actions.close()
+        self._outputs.close()
+
+    def _evaluate(self, item: _Input) -> None:
+        scene = item.scene
+        alerts = {status.name for status in scene.alerts if status.active} if scene else set()
+        with self._lock:
+            if time.monotonic() - self._looked_s > FILE_PERIOD_S:
+                self._reload()
+            self._frame_id = item.frame_id
+            attributes = scene.attributes if scene else {}
+            aspect = item.size[1] / item.size[0] if all(item.size) else USUAL_ASPECT
+            events = self._engine.update(item.stamp_ns, item.tracks, aspect, attributes, alerts)
+            self.shapes = self._engine.shapes()
+            self._publish(events, item.raw)
+
+    def _publish(self, events: Sequence[Event], raw: bytes = b"") -> None:
+        self._events += sum(event.state != "end" for event in events)
+        for event in events:
+            self._outputs.publish("events", partial(_message, event, self._frame_id))
+        self._actions.act(events, raw)
+
+    # --- the file --------------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Read the file if it has changed since it was read last."""
+        self._looked_s = time.monotonic()
+        path = Path(self._settings.rules.file).expanduser()
+        if (seen := _identity(path)) == self._seen:
+            return
+        self._seen = seen
+        try:
+            file = read_rules(path, Known.of(self._settings))
+        except PerceptionError as error:
+            kept = f"; {len(self._file.rules)} rules from before stay in force" if self._file.rules else ""
+            self._problem = f"rules.file: {error}{kept}"
+            self._warn("rules", self._problem, 0.0)
+            return
+        self._problem = ""
+        for problem in file.problems:
+            self._warn(f"rules {problem}", f"{path}: {problem}", 0.0)
+        self._use(file)
+        count = len(file.rules)
+        self._node.get_logger().info(f"{path}: {count} rule{'' if count == 1 else 's'} in force")
+
+    def _use(self, file: RuleFile) -> None:
+        """Put the rules of a file in force. The events of those before end."""
+        self._publish(self._engine.end_all())
+        self._actions.close()
+        rules = self._settings.rules
+        self._file, self._engine = file, RuleEngine(file, rules.max_rate)
+        self._actions = RuleActions(self._node, file.rules, rules, self._decode, self._warn)
+        self.shapes = self._engine.shapes()
+
+    def status(self) -> PartStatus:
+        """The diagnostics of the rules."""
+        engine, problems = self._engine, self._file.problems
+        jumps, suppressed = engine.clock_jumps, engine.suppressed
+        level, message = OK, f"{len(self._file.rules)} rules"
+        if self._problem or problems:
+            level, message = (
+                WARN,
+                self._problem or f"{len(problems)} cannot be used; the first: {problems[0]}",
+            )
+        elif jumps > self._last_jumps:
+            level, message = WARN, "the camera's clock has jumped: durations begin anew"
+        elif suppressed > self._last_suppressed:
+            level, message = WARN, f"{suppressed - self._last_suppressed} events were suppressed"
+        self._last_jumps, self._last_suppressed = jumps, suppressed
+        values = {
+            "file": self._settings.rules.file,
+            "rules": len(self._file.rules),
+            "rules, zones and lines that cannot be used": len(problems),
+            "events": self._events,
+            "events under way": len(engine.under_way),
+            "events suppressed": suppressed,
+            "clock jumps": jumps,
+        }
+        return PartStatus("rules", level, message, values)
+
+
+def _message(event: Event, frame_id: str) -> String:
+    return String(data=event_text(event_to_json(event, frame_id)))
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What changes when a file does; the reason where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return (str(path), error.errno)
+    return (str(path), found.st_mtime_ns, found.st_size, found.st_ino)
