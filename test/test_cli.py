@@ -39,7 +39,7 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
     assert [scene["index"] for scene in scenes] == [0, 6, 12]
     assert scenes[0]["global_caption"]
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["frames"], summary["inferred_frames"], summary["ended"]) == (13, 3, "complete")
+    assert (summary["frames"], summary["scenes"], summary["ended"]) == (13, 3, "complete")
     assert summary["model"]["demo"] is True
     assert len(summary["model"]["model"]["sha256"]) == 64
     assert summary["settings"]["image.max_tokens"] == 256

@@ -64,7 +64,7 @@ def test_ctrl_c_ends_with_complete_files_of_the_results(
     assert names(tmp_path) == RESULTS
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["ended"] == "interrupted"
-    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["inferred_frames"] >= 1
+    assert len((tmp_path / "scenes.jsonl").read_text().splitlines()) == summary["scenes"] >= 1
     assert str(tmp_path) in out
 
 

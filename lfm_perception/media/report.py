@@ -63,7 +63,7 @@ class Report:
         }
         return {
             "frames": self.frames,
-            "inferred_frames": self.inferred_frames,
+            "scenes": self.inferred_frames,
             "source_s": round(to_seconds(self._source_ns), 3),
             "wall_s": round(wall_s, 3),
             "frames_hz": round(self.frames / wall_s, 2),
@@ -85,9 +85,7 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     frames, took = summary["frames"], f"in {summary['wall_s']:.1f} s"
     found = [("pictures", f"{frames} {took}")]
     if not summary.get("pictures"):
-        found = [
-            ("frames", f"{frames} ({summary['source_s']:g} s) {took}, {summary['inferred_frames']} inferred")
-        ]
+        found = [("frames", f"{frames} ({summary['source_s']:g} s) {took}, {summary['scenes']} inferred")]
     if summary.get("declared_rate_hz"):
         declared = f"though {summary['declared_rate_hz']:g} declared"
         found.append(("rate", f"{summary['rate_hz']:g} Hz by the stamps, {declared}"))
