@@ -8,7 +8,8 @@
 other rows add the engine's optimizations one at a time: prefix cache, forced tokens in one batch, speculative
 decoding. `all` is the engine as it runs, with drafts that are right, half right (two sides of each box are
 wrong), wrong or absent. Every round measures every row once, on a frame of its own, and all rows of a round
-give the same answer. The weights are random (`true_shape`), so the answer is dictated: logits are computed
+give the same answer. Yes/no questions are asked alone, and about a frame that was read: one, and ten others.
+The weights are random (`true_shape`), so the answer is dictated: logits are computed
 and sampled as always, then the dictated token is taken.
 
 Writes engine.json, from which benchmarks/charts.py draws engine.svg.
@@ -53,9 +54,10 @@ from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.provenance import machine
-from lfm_perception.questions import BBOX, CAPTION, Draft, Prompt
+from lfm_perception.questions import BBOX, CAPTION, Draft, FramePlan, Prompt, Question
 from lfm_perception.scene import Frame
 from lfm_perception.settings import SamplingSettings, Settings
+from lfm_perception.typed_questions import MAX_OPTION_TOKENS
 
 LABELS = true_shape.LABELS
 CAPTION_TOKENS = 20
@@ -218,6 +220,19 @@ class Bench:
         self.text_speculators["as last"].remember(caption)
         frame = boxes("all, right draft", self.speculators["right"], answer)
         text("caption, same frame, as the last", frame, self.text_speculators["as last"])
+        questions = [each.question for each in true_shape.QUESTIONS]
+        plan = FramePlan(image, MAX_OPTION_TOKENS)
+
+        def decide(name: str, frame: Frame, asked: Sequence[Question]) -> None:
+            def run() -> int:
+                answers = [self.engine.answer(frame, each, plan, StopRequest()) for each in asked]
+                return sum(answer.usage.answer_tokens for answer in answers)
+
+            self.time(rows[name], run)
+
+        decide("yes/no, same frame", frame, questions[:1])
+        decide("10 x yes/no, same frame", frame, questions[1:])
+        decide("yes/no alone", next(frames), questions[:1])
         boxes("text first, no draft", self.speculators["no draft"], None, text_first=True)
         boxes("text first, right draft", self.speculators["right"], answer, text_first=True)
 
@@ -227,6 +242,7 @@ ROWS = (
     "naive", "prefix cached", "forced tokens", "all, no draft",
     "all, right draft", "all, half right draft", "all, wrong draft", "text first, no draft",
     "text first, right draft", "caption alone", "caption, same frame", "caption, same frame, as the last",
+    "yes/no alone", "yes/no, same frame", "10 x yes/no, same frame",
 )  # fmt: skip
 
 

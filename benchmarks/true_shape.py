@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box
 from lfm_perception.questions import CAPTION, DIALECTS
+from lfm_perception.typed_questions import TypedQuestion
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfm_perception" / "true_shape"
 
@@ -32,11 +33,20 @@ PROJECTOR_HIDDEN = 2560
 GRID, PATCH, UNSHUFFLE = 16, 16, 2
 
 LABELS = ("person", "box", "cone", "forklift", "pallet")
+QUESTIONS = tuple(
+    TypedQuestion(text, "yes_no")
+    for text in (
+        "Is the door open?", "Is there a forklift in front of the robot?", "Are there people in the aisle?",
+        "Is anyone without a helmet?", "Is the pallet empty?", "Is the floor wet?",
+        "Is there a box on the floor?", "Is the way to the exit free?", "Is the light on?",
+        "Is there smoke or fire?", "Is the gate closed?",
+    )
+)  # fmt: skip
 
 
 def files() -> tuple[Path, Path]:
     """The language model and the vision file; made when they are not there."""
-    model, mmproj = FOLDER / "true-shape-Q4_0.gguf", FOLDER / "mmproj-true-shape-bf16.gguf"
+    model, mmproj = FOLDER / "true-shape-2-Q4_0.gguf", FOLDER / "mmproj-true-shape-bf16.gguf"
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path, write in ((model, _write_model), (mmproj, _write_mmproj)):
         if not path.exists():
@@ -167,7 +177,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
 def _everyday() -> list[str]:
     """The pieces of prompts and answers that are single tokens in the real vocabulary."""
     objects = [(label, Box(0.1, 0.2, 0.3, 0.4)) for label in LABELS]
-    texts = ["user\n", "assistant\n", "system\n", CAPTION.user]
+    texts = ["user\n", "assistant\n", "system\n", CAPTION.user, "Yes", "No"]
+    texts += [each.question.prompt.user for each in QUESTIONS]
     for dialect in DIALECTS.values():
         prompt = dialect.prompt(LABELS)
         texts += [prompt.user, prompt.system, dialect.answer(objects), dialect.answer([])]
