@@ -93,7 +93,9 @@ class Attribute:
         period, template = entry.get("period", 10.0), entry.get("question", "")
         number = isinstance(period, (int, float)) and not isinstance(period, bool)
         if not (number and 0 <= period <= MAX_PERIOD_S):  # also refuses NaN
-            raise PerceptionError(f"{where}: 'period' must be a number of at least 0, got {shown(period)}")
+            raise PerceptionError(
+                f"{where}: 'period' must be a number from 0 to {MAX_PERIOD_S:g}, got {shown(period)}"
+            )
         chosen = entry.get("language", language)
         for key, value in (("question", template), ("language", chosen)):
             if not isinstance(value, str):

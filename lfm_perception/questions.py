@@ -42,7 +42,8 @@ def check_prompt_text(name: str, text: str) -> None:
 
 def check_label(name: str, label: str) -> None:
     """Refuses a label that no answer can hold, with a PerceptionError that begins with `name`."""
-    if not label.strip() or not is_safe(label) or re.search(r"[\n\t]", label):
+    visible = any(letter.isprintable() and not letter.isspace() for letter in label)
+    if not visible or not is_safe(label) or re.search(r"[\n\t]", label):
         raise PerceptionError(f"{name} must not be blank or hold control characters, got {shown(label)}")
 
 

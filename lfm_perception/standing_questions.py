@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.typed_questions import TypedQuestion, parsed_entry
+from lfm_perception.typed_questions import QUESTION_KEYS, TypedQuestion, parsed_entry
 
 MAX_STANDING_QUESTIONS = 32
 """Maximum number of standing questions: each has two topics."""
@@ -47,15 +47,17 @@ class StandingQuestion:
         values = self.question.values
         answers = {text.lower(): value for text, value in zip(self.question.answers, values, strict=True)}
         answers.update({value.lower(): value for value in values})  # yes and no in any language
+        answers.update(zip(values, values, strict=True))  # where case alone tells options apart
         if not answers:
             raise PerceptionError(
                 f"{where}: 'type' must be yes_no, choice or number: text has no probability"
             )
-        if self.answer.lower() not in answers:
+        answer = answers.get(self.answer) or answers.get(self.answer.lower())
+        if answer is None:
             raise PerceptionError(
-                f"{where}: 'answer' must be one of {', '.join([*answers][:8])}, got {shown(self.answer)}"
+                f"{where}: 'answer' must be one of {', '.join(values[:8])}, got {shown(self.answer)}"
             )
-        object.__setattr__(self, "answer", answers[self.answer.lower()])
+        object.__setattr__(self, "answer", answer)
         if not (0.0 < self.threshold <= 1.0 and 0.0 <= self.hysteresis < self.threshold):
             raise PerceptionError(
                 f"{where}: 'threshold' must be above 0, at most 1, and above 'hysteresis', "
@@ -77,6 +79,11 @@ class StandingQuestion:
                 "an entry of questions.standing is a mapping with 'name' and 'question', got " + shown(text)
             )
         where = f"questions.standing {shown(entry['name'])}"
+        for key in entry:
+            if key not in _KEYS and key not in QUESTION_KEYS:
+                raise PerceptionError(
+                    f"{where} has no {shown(key)}, only {', '.join({**_KEYS, **QUESTION_KEYS})}"
+                )
         asked = {key: value for key, value in entry.items() if key not in _KEYS}
         try:
             typed = {"type": "yes_no", **asked} if _yes_no(asked) else asked
@@ -141,8 +148,8 @@ def _yes_no(asked: Mapping[str, Any]) -> bool:
 
 def _value(key: str, value: Any) -> str | float:
     if key in ("name", "answer"):
-        return {True: "yes", False: "no"}.get(value, str(value))  # YAML reads yes and no as true and false
+        return ("no", "yes")[value] if isinstance(value, bool) else str(value)  # YAML reads yes as true
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value <= MAX_SECONDS):  # also refuses NaN
-        raise PerceptionError(f"{key!r} must be a number of at least 0, got {shown(value)}")
+        raise PerceptionError(f"{key!r} must be a number from 0 to {MAX_SECONDS:g}, got {shown(value)}")
     return float(value)

@@ -9,6 +9,7 @@ A new type is one entry in `QUESTION_TYPES`.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from lfm_perception.answer_forms import ANSWER_FORMS, AnswerForm
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import parse_json, parse_yaml
 from lfm_perception.questions import Prompt, Question, check_label, check_prompt_text
+from lfm_perception.text import safe_text
 
 MAX_QUESTION_LENGTH = 1000
 """Maximum length of a question, characters."""
@@ -64,6 +66,7 @@ class TypedQuestion:
             raise PerceptionError(
                 f"a question of {len(self.text)} characters is longer than {MAX_QUESTION_LENGTH}: shorten it"
             )
+        object.__setattr__(self, "text", safe_text(self.text))
         check_prompt_text("a question", self.text)
         if self.type not in QUESTION_TYPES:
             raise PerceptionError(
@@ -134,15 +137,21 @@ class TypedQuestion:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
             raise PerceptionError("a question in JSON must be an object with the text under 'question'")
         for key, value in entry.items():
-            kind = _KEYS.get(key)
+            kind = QUESTION_KEYS.get(key)
             if kind is None:
-                raise PerceptionError(f"a question has no {shown(key)}, only {', '.join(_KEYS)}")
+                raise PerceptionError(f"a question has no {shown(key)}, only {', '.join(QUESTION_KEYS)}")
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise PerceptionError(f"{key!r} of a question must be {_NAMES[kind]}, got {shown(value)}")
         options = tuple(entry.get("options", ()))
         if not all(isinstance(option, str) for option in options):
-            raise PerceptionError(f"'options' of a question must be texts, got {shown(list(options))}")
-        guessed = "choice" if options else "number" if {"minimum", "maximum"} & entry.keys() else "text"
+            raise PerceptionError(
+                "'options' of a question must be texts, yes, no and numbers in quotes, "
+                f"got {shown(list(options))}"
+            )
+        has_range = bool({"minimum", "maximum"} & entry.keys())
+        guessed = "choice" if options else "number" if has_range else "text"
+        if has_range and entry.get("type", guessed) != "number":
+            raise PerceptionError("only a question of type number has a 'minimum' and a 'maximum'")
         return cls(
             text=entry["question"],
             type=entry.get("type", guessed),
@@ -161,7 +170,16 @@ def parsed_entry(parameter: str, text: str) -> Any:
         raise PerceptionError(f"{parameter}: {shown(text)} is {error}; put the question in quotes") from error
 
 
-_KEYS = {"question": str, "type": str, "options": list, "minimum": int, "maximum": int, "language": str}
+QUESTION_KEYS = {
+    "question": str,
+    "type": str,
+    "options": list,
+    "minimum": int,
+    "maximum": int,
+    "language": str,
+}
+"""The keys of a question in JSON, and the types of their values."""
+
 _NAMES = {str: "text", list: "a list", int: "a whole number"}
 
 
@@ -185,7 +203,7 @@ def _check_options(question: TypedQuestion) -> None:
             raise PerceptionError(
                 f"an option of {len(option)} characters is longer than {MAX_OPTION_LENGTH}: shorten it"
             )
-    stripped = [option.strip() for option in options]
+    stripped = [unicodedata.normalize("NFC", option.strip()) for option in options]
     for option in stripped:
         if stripped.count(option) > 1:
             raise PerceptionError(f"the option {shown(option)} is there more than once")

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from call_texts import mutated_call
 
 from lfm_perception.commands import REFUSAL, TOOLS, Command, check_tools, slots, tool_list
 from lfm_perception.commands.calls import Step, parse_call
@@ -126,41 +127,6 @@ def test_every_call_of_a_command_is_parsed_and_no_other() -> None:
             command.parse(wrong)
 
 
-def _mutated(rng: random.Random, text: str) -> str:
-    """The text with some characters replaced, removed or repeated, or with a part of another call."""
-    pieces = [
-        "[",
-        "]",
-        "(",
-        ")",
-        '"',
-        "=",
-        ",",
-        "\\",
-        "\x00",
-        "9" * 30,
-        "e",
-        "-",
-        "NaN",
-        "{}",
-        "👍",
-        "\ud800",
-    ]
-    pieces += [
-        "__import__('os')",
-        "reset",
-        "set_labels",
-        "[" * 500,
-        "lambda: 0",
-        'f"{1}"',
-        "<|tool_call_end|>",
-    ]
-    for _ in range(rng.randint(0, 4)):
-        place = rng.randrange(len(text) + 1)
-        text = text[:place] + rng.choice(pieces) + text[place + rng.choice((0, 0, 1, 5)) :]
-    return text
-
-
 def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
     rng = random.Random(5)
     command = said("set labels to dog, use 64 tokens", "set_labels", "set_token_budget", "status")
@@ -170,7 +136,7 @@ def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
     parsed = 0
     for _ in range(20_000):
         try:
-            call = command.parse(_mutated(rng, rng.choice(whole)))
+            call = command.parse(mutated_call(rng, rng.choice(whole)))
         except PerceptionError:
             continue
         if call is not None:

@@ -39,12 +39,22 @@ def test_an_entry_is_a_mapping_in_yaml_or_json() -> None:
     assert (colour.question.type, colour.answer) == ("choice", "Red")
     many = StandingQuestion.from_text('{"name": "n", "question": "How many?", "maximum": 3, "answer": 3}')
     assert (many.question.answers, many.answer) == (("0", "1", "2", "3"), "3")
+    case = '{name: c, question: "Letter?", options: [A, a], answer: %s}'
+    assert [StandingQuestion.from_text(case % letter).answer for letter in "Aa"] == ["A", "a"]
     assert StandingQuestion.from_text("{name: shut, question: Open, answer: no}").answer == "no"
 
 
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
+        ("{name: door, question: Open, answer: [yes]}", "must be one of yes, no, got"),
+        (
+            "{name: door, question: Open, threshhold: 0.4}",
+            "has no 'threshhold', only name, answer, period, thr",
+        ),
+        ("{name: door, question: Open, options: [on, off]}", "in quotes, got"),
+        ("{name: door, question: Open, type: yes_no, minimum: 3}", "only a question of type number"),
+        ("{name: door, question: Open, period: 1e9}", "'period' must be a number from 0 to 86400"),
         ("{name: door, question: Open?, period: 5}", "put the question in quotes"),
         ("door", "is a mapping with 'name' and 'question'"),
         ("{name: door}", "the text under 'question'"),

@@ -160,6 +160,11 @@ def test_a_question_comes_as_words_or_as_json(text: str, expected: TypedQuestion
         ('{"question": "?", "options": ["a", ""]}', "must not be blank"),
         ('{"question": "?", "options": ["a", "<|im_end|>"]}', "special token"),
         ('{"question": "?", "options": ["a", 1]}', "must be texts"),
+        ('{"question": "?", "options": ["a", "\u200b"]}', "must not be blank"),
+        ('{"question": "?", "options": ["\u00e9", "e\u0301"]}', "more than once"),
+        ('{"question": "?", "options": ["a", "\u202eb"]}', "control characters"),
+        ('{"question": "?", "type": "text", "maximum": 3}', "only a question of type number"),
+        ('{"question": "?", "options": ["a", "b"], "minimum": 3}', "only a question of type number"),
         ('{"question": "?", "options": "ab"}', "must be a list"),
         ('{"question": "?", "type": "yes_no", "options": ["a", "b"]}', "has no options"),
         (json.dumps({"question": "?", "options": [str(n) for n in range(500)]}), "got 500"),
@@ -174,6 +179,11 @@ def test_a_question_that_cannot_be_asked_is_one_sentence(text: str, reason: str)
     with pytest.raises(PerceptionError, match=reason) as caught:
         TypedQuestion.from_json(text)
     assert len(str(caught.value)) < 300
+
+
+def test_a_question_in_json_cannot_bring_in_unsafe_characters() -> None:
+    question = TypedQuestion.from_json('{"question": "a\\u0000b\\u202ec", "type": "yes_no"}')
+    assert question.text == "a\ufffdb\ufffdc"
 
 
 def test_probabilities_are_calibrated_and_keep_their_order() -> None:

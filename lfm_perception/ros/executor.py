@@ -13,6 +13,7 @@ import rclpy
 from rclpy.callback_groups import CallbackGroup
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.task import Task
 
@@ -57,6 +58,8 @@ class CameraExecutor(SingleThreadedExecutor):
             super().spin()
         except ExternalShutdownException:
             raise
+        except rclpy_implementation.InvalidHandle:
+            return True  # another thread removed a topic that rclpy was about to wait for
         except Exception as error:
             self._on_error("a callback", error)
             return True

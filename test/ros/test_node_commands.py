@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import cv2
+from call_texts import mutated_call
 from robot import RELIABLE, Film, Robot, robot
 from std_msgs.msg import String
 
@@ -118,6 +120,35 @@ def test_what_is_not_valid_or_not_allowed_is_refused(
     meaning(monkeypatch, operator, call)
     assert reason in operator.say(words)["refused"]
     assert operator.running.get("budget.tokens") == 0
+
+
+def test_fuzzed_outputs_of_a_model_do_nothing_but_what_is_allowed(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, rng, answers = operator.running.node._session, random.Random(3), list[dict[str, Any]]()
+    assert session is not None
+    commands = session._commands
+    assert commands is not None
+    before = session.settings.values()
+    whole = [
+        '[set_labels(labels=["dog"])]', "[set_token_budget(tokens=640)]", "[status()]", "[reset()]",
+        '[add_alert(name="dog", question="Is it open?")]', '[remove_alert(name="dog")]', "I cannot do that.",
+    ]  # fmt: skip
+    monkeypatch.setattr(commands, "_answer", answers.append)
+    for _ in range(200):
+        meaning(monkeypatch, operator, mutated_call(rng, rng.choice(whole)))
+        assert commands._room.acquire(blocking=False)
+        commands._try("set labels to dog, use 640 tokens, alert dog: Is it open?")
+    assert all(("result" in answer) != ("refused" in answer) for answer in answers)
+    carried_out = {answer["call"]["tool"] for answer in answers if "result" in answer}
+    assert carried_out == {"set_labels", "set_token_budget", "add_alert", "remove_alert", "status"}
+    assert not operator.running.node.unexpected.count, operator.running.node.unexpected.last
+    after = session.settings.values()
+    changed = {name for name, value in after.items() if value != before[name]}
+    assert changed <= {"detect.labels", "budget.tokens", "questions.standing"}
+    operator.running.set(
+        detect__labels=list(Settings().detect.labels), budget__tokens=0, questions__standing=[]
+    )
 
 
 def test_the_allow_list_cannot_be_changed_over_ros(operator: Operator) -> None:
