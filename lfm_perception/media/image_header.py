@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,9 +34,21 @@ MAGIC = {
 PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"))
 """Chunks that the pixels and their orientation depend on."""
 
+MAX_SCANS = 100
+"""Scans of a JPEG: ten are usual, and each of an empty one's hundred bytes costs a pass over all pixels."""
+
+MAX_SURPLUS = 1 << 29
+"""Bytes that may follow the pixels of a PNG when it is inflated, at most: libpng takes 1 s for them."""
+
+MAX_INFLATION = 1032
+"""Times by which zlib's format enlarges data at most."""
+
+TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+"""The types of integers that libtiff takes for a size."""
+
 NO_SIZE = 0, 0
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SEPARATOR = rb"(?:\s|#[^\n]*\n)+"
+_SEPARATOR = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P[1-6]" + _SEPARATOR + rb"(\d{1,9})" + _SEPARATOR + rb"(\d{1,9})\s")
 
 
@@ -61,6 +75,8 @@ def identify(data: bytes) -> EncodedImage:
 
 def _jpeg(data: bytes) -> Size:
     """Of the first frame header, as libjpeg finds it: segments are skipped, and bytes between them too."""
+    if data.count(b"\xff\xda\x00") > MAX_SCANS:
+        return NO_SIZE
     place = 2
     while (place := data.find(b"\xff", place)) >= 0:
         (marker,) = struct.unpack_from("B", data, place + 1)
@@ -100,6 +116,24 @@ def plain_png(data: bytes) -> bytes:
     return data[:8] + b"".join(kept)
 
 
+def has_surplus(data: bytes, width: int, height: int) -> bool:
+    """Whether far more than the pixels is compressed in a PNG of this size, which libpng would inflate."""
+    room = 8 * height * (width + 1)  # 16 bits of 4 channels
+    chunks = [(start + 8, end - 4) for kind, start, end in _png_chunks(data) if kind == b"IDAT"]
+    if MAX_INFLATION * sum(end - start for start, end in chunks) < room + MAX_SURPLUS:
+        return False
+    inflater = zlib.decompressobj()
+    for start, end in chunks:
+        for place in range(start, end, 1 << 16):
+            try:
+                room -= len(inflater.decompress(data[place : min(place + (1 << 16), end)], room + 1))
+            except zlib.error:  # libpng stops there too
+                return False
+            if room < 0:
+                return True
+    return False
+
+
 def _bmp(data: bytes) -> Size:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
@@ -125,21 +159,22 @@ def _pnm(data: bytes) -> Size:
 
 
 def _tiff(data: bytes) -> Size:
-    """The larger of image and tile in the first directory: a tile is decoded as a whole."""
+    """The larger of image and tile in the first directory: a tile is decoded as a whole.
+
+    Of a tag that occurs twice the largest value counts, whichever of them libtiff takes.
+    """
     order, big = ("<" if data[:2] == b"II" else ">"), b"+" in data[2:4]
     (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
     place, entry = (place + 8, 20) if big else (place + 2, 12)
-    values: dict[int, int] = {}
+    values = defaultdict[int, int](int)
     for start in range(place, place + min(count, 4096) * entry, entry):
         tag, kind = struct.unpack_from(order + "HH", data, start)
-        form = {3: "H", 4: "I", 16: "Q"}.get(kind)
-        if form is not None:
-            (values[tag],) = struct.unpack_from(order + form, data, start + (12 if big else 8))
-    width, height = values.get(256, 0), values.get(257, 0)
-    if not width or not height:
-        return NO_SIZE
-    return max(width, values.get(322, 0)), max(height, values.get(323, 0))
+        if form := TIFF_INTEGERS.get(kind):
+            (value,) = struct.unpack_from(order + form, data, start + (12 if big else 8))
+            values[tag] = max(values[tag], value)
+    width, height = values[256], values[257]
+    return (max(width, values[322]), max(height, values[323])) if width and height else NO_SIZE
 
 
 _SIZES = {"JPEG": _jpeg, "PNG": _png, "BMP": _bmp, "WebP": _webp, "PNM": _pnm, "TIFF": _tiff}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import read_bytes
 from lfm_perception.media.bit_depth import BitDepth
-from lfm_perception.media.image_header import identify, plain_png
+from lfm_perception.media.image_header import has_surplus, identify, plain_png
 from lfm_perception.media.raw_images import BAYER, demosaiced, from_raw
 from lfm_perception.scene import MAX_PIXELS, Image, check_size
 
@@ -138,6 +138,8 @@ def decode(
         flag = next((flag for scale, flag in REDUCED.items() if encoded.width > (width - 1) * scale), flag)
     if as_stored:
         flag |= cv2.IMREAD_IGNORE_ORIENTATION
+    if encoded.kind == "PNG" and has_surplus(data, encoded.width, encoded.height):
+        raise damaged
     pixels = plain_png(data) if encoded.kind == "PNG" else data
     decoded: Any = None
     with suppress(cv2.error):

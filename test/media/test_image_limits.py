@@ -137,6 +137,49 @@ def test_a_png_whose_chunk_announces_gigabytes_is_damaged() -> None:
     assert "cannot be decoded: it is damaged" in refusal(compressed(bytes(data)))
 
 
+def tiff_of(*entries: tuple[int, int, int]) -> bytes:
+    """A TIFF whose only directory has these tags, types and values."""
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4000)
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (b"P5 #\r30000 30000 255 #\n1 1 255\n", (30_000, 30_000)),
+        (tiff_of((256, 4, 30_000), (256, 4, 1), (257, 4, 30_000), (257, 4, 1)), (30_000, 30_000)),
+        (tiff_of((256, 9, 30_000), (257, 9, 30_000)), (30_000, 30_000)),
+        (
+            tiff_of((256, 4, 9), (257, 4, 9), (322, 4, 16_000), (322, 4, 1), (323, 9, 16_000)),
+            (16_000, 16_000),
+        ),
+    ],
+    ids=["comment", "tags given twice", "signed", "tile given twice"],
+)
+def test_a_header_cannot_hide_the_size_that_the_decoder_allocates(data: bytes, size: tuple[int, int]) -> None:
+    assert identify(data)[1:] == size
+    with pytest.raises(PerceptionError, match="over the limit of 64,000,000"):
+        images.decode(data, "it")
+
+
+def test_a_small_image_costs_no_minutes() -> None:
+    """A JPEG of thousands of empty scans, and a PNG with gigabytes behind its pixels."""
+    progressive = cv2.imencode(".jpg", SMALL, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
+    last = progressive.rindex(b"\xff\xda")
+    scan = progressive[last:-2]
+    assert images.decode(progressive[:-2] + scan * 20 + b"\xff\xd9", "it").shape == SMALL.shape
+    assert "damaged" in refusal(compressed(progressive[:-2] + scan * 100 + b"\xff\xd9"))
+
+    bomb, place = png_of(64, 64), png_of(64, 64).index(b"IDAT") - 4
+    zeros = zlib.compressobj(1)
+    begin, again = (zeros.compress(bytes(16 * MIB)) + zeros.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    data = begin + again * 40
+    chunk = struct.pack(">I4s", len(data), b"IDAT") + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+    assert "damaged" in refusal(compressed(bomb[:place] + chunk + png_of(64, 64)[-12:], "png"))
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    assert images.decode(encoded(".png", noise), "it").shape == noise.shape, "1 MB, so looked at"
+
+
 @pytest.mark.parametrize(
     ("message", "said"),
     [
