@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def only_file(bag: Path, suffix: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", ["drive.bag", "drive.mcap", "drive.db3"])
+@pytest.mark.parametrize("name", ["drive.bag", "drive.bag.active", "drive.mcap", "drive.db3"])
 def test_a_bag_of_ros_1_is_named_as_one(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"#ROSBAG V2.0\n" + bytes(4096))
@@ -72,6 +73,32 @@ def test_a_database_with_messages_left_in_its_log_is_not_read_in_part(tmp_path: 
     writer.close()  # which writes them
     with open_bag(bag) as reader:
         assert len(list(reader.messages())) == 10
+
+
+def test_a_database_with_a_transaction_by_half_is_not_read(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3)
+    database = only_file(bag, ".db3")
+    writer = sqlite3.connect(database, isolation_level=None)
+    writer.execute("PRAGMA cache_size=1")
+    writer.execute("BEGIN")
+    for _ in range(3):
+        writer.execute(
+            "INSERT INTO messages(topic_id, timestamp, data) SELECT topic_id, 200, data FROM messages"
+        )
+    assert f"{database.name}-journal belongs to messages that were written" in refusal(bag)
+    writer.execute("ROLLBACK")
+    writer.close()
+    with open_bag(bag) as reader:
+        assert len(list(reader.messages())) == 5
+
+
+@pytest.mark.parametrize("name", ["run#1.db3", "50%20.db3", "why?.db3", "RUN.MCAP", "run.Db3"])
+def test_names_that_cannot_be_read_are_to_be_changed(tmp_path: Path, name: str) -> None:
+    plugin = StoragePlugin.MCAP if name == "RUN.MCAP" else StoragePlugin.SQLITE3
+    bag = recorded(tmp_path / "bag", plugin)
+    assert "rename it" in refusal(
+        only_file(bag, ".mcap" if name == "RUN.MCAP" else ".db3").rename(tmp_path / name)
+    )
 
 
 def test_messages_that_only_the_metadata_calls_compressed_are_named_so(tmp_path: Path) -> None:
@@ -108,3 +135,29 @@ def test_files_that_are_no_regular_files_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "y.db3").mkdir()
     assert "metadata.yaml" in refusal(folder)
+
+
+@pytest.mark.parametrize("special", ["pipe", "folder", "loop of links"])
+def test_the_metadata_names_regular_files_only(tmp_path: Path, special: str) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.MCAP)
+    file = bag / "data"
+    if special == "pipe":
+        os.mkfifo(file)
+    elif special == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to(file.name)
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("bag.mcap", "data"))
+    assert "data is not a regular file" in refusal(bag)
+
+
+@pytest.mark.parametrize("count", ["-1", "five", "1.5", "9" * 25, "[]"])
+def test_a_number_of_messages_that_is_none_is_refused(tmp_path: Path, count: str) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.MCAP)
+    metadata = bag / "metadata.yaml"
+    before, _, topics = metadata.read_text().partition("topics_with_message_count")
+    metadata.write_text(
+        f"{before}topics_with_message_count{topics.replace('message_count: 5', f'message_count: {count}')}"
+    )
+    assert "ros2 bag reindex" in refusal(bag)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lfm_perception.cdr import header_stamp_ns
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import parse_yaml, read_text
 from lfm_perception.media.images import reason
 
@@ -23,10 +24,14 @@ MAX_METADATA_BYTES, MAX_METADATA_NODES = 1 << 23, 200_000
 """Maximum size of a metadata.yaml: that of a bag of 20,000 files."""
 
 BAG_SUFFIXES = (".db3", ".mcap")
-OTHER_SUFFIXES = (".bag", ".db3.zstd", ".mcap.zstd")
+OTHER_SUFFIXES = (".bag", ".bag.active", ".db3.zstd", ".mcap.zstd")
 """Names of recordings that are recognised, and refused with the way to convert them."""
 
 ROS1_MAGIC, ZSTD_MAGIC = b"#ROSBAG V", b"\x28\xb5\x2f\xfd"
+JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+_ADDRESS = re.compile("[?#]|%[0-9a-fA-F]{2}")
+"""What SQLite reads in a path as a part of an address."""
+
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (COMPRESSED_TYPE, "sensor_msgs/msg/Image")
 BOXES_TYPE = "vision_msgs/msg/Detection2DArray"
@@ -108,38 +113,66 @@ def open_bag(path: Path) -> Iterator[Reader]:
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
         raise PerceptionError(f"bag {path} cannot be read: {reason(error)}{_recovery(path)}") from error
     with closing(reader):
+        _check_counts(reader, path)
         yield reader
 
 
 def _check_files(path: Path) -> None:
     """Refuses recordings that rosbags cannot read, would not survive, or would read in part."""
-    files = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES] if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        content = parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
+        found = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
+        about: Mapping[str, Any] = found if isinstance(found, dict) else {}
+        if not about.get("storage_identifier", True):
+            raise PerceptionError("metadata.yaml names no storage: set storage_identifier to mcap or sqlite3")
+        named = [path / Path(str(name)).name for name in about.get("relative_file_paths") or ()]
+        files = [file for file in path.iterdir() if file.suffix in BAG_SUFFIXES or file in named]
     for file in files:
         if not file.is_file():
             raise PerceptionError(f"{file.name} is not a regular file")
-        _check_file(file)
-    if path.is_dir():
-        content = parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
-        about = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
-        if isinstance(about, dict) and not about.get("storage_identifier", True):
-            raise PerceptionError("metadata.yaml names no storage: set storage_identifier to mcap or sqlite3")
+        _check_file(file, in_folder=path.is_dir())
 
 
-def _check_file(file: Path) -> None:
-    if file.name.lower().endswith(".zstd"):
+def _check_file(file: Path, *, in_folder: bool) -> None:
+    suffix, name = file.suffix.lower(), file.name
+    if suffix == ".zstd" and not in_folder:
         raise PerceptionError("it is a compressed file: give its folder, or decompress it with zstd -d")
-    with file.open("rb") as stream:
-        begin = stream.read(len(ROS1_MAGIC))
-    if begin == ROS1_MAGIC or file.suffix.lower() == ".bag":
+    if _begins_with(file, ROS1_MAGIC) or name.lower().endswith((".bag", ".bag.active")):
         raise PerceptionError(
-            f"it is a bag of ROS 1: convert it with rosbags-convert --src {file.name} --dst {file.stem}"
+            f"it is a bag of ROS 1: convert it with rosbags-convert --src {name} --dst {file.stem}"
         )
-    log = file.with_name(f"{file.name}-wal")
+    if suffix in BAG_SUFFIXES and file.suffix != suffix:
+        raise PerceptionError(f"the end of its name is read in lower case only: rename it to {suffix}")
+    if suffix == ".db3" and _ADDRESS.search(str(file)):
+        raise PerceptionError("SQLite reads ?, # and % in a path as parts of an address: rename it")
+    log, journal = (file.with_name(f"{name}-{kind}") for kind in ("wal", "journal"))
     if log.is_file() and log.stat().st_size:
         raise PerceptionError(
-            f"{log.name} holds messages that are not in {file.name} yet: "
-            f"write them with sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            f"{log.name} holds messages that are not in {name} yet: "
+            f"write them with sqlite3 {name} 'PRAGMA wal_checkpoint(TRUNCATE)'"
         )
+    if journal.is_file() and _begins_with(journal, JOURNAL_MAGIC):
+        raise PerceptionError(
+            f"{journal.name} belongs to messages that were written to {name} by half: "
+            f"take them back with sqlite3 {name} .schema"
+        )
+
+
+def _begins_with(file: Path, magic: bytes) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(magic)) == magic
+
+
+def _check_counts(reader: Reader, path: Path) -> None:
+    """Refuses a metadata.yaml whose numbers of messages are none."""
+    for connection in reader.connections:
+        count: object = connection.msgcount
+        if type(count) is not int or not 0 <= count < 1 << 63:
+            raise PerceptionError(
+                f"bag {path} cannot be read: {connection.topic} has {shown(count)} messages, says "
+                "metadata.yaml: make it anew with ros2 bag reindex"
+            )
 
 
 def _recovery(path: Path) -> str:
