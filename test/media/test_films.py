@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -26,6 +27,8 @@ CODECS = {
     ".mp4": "libvpx-vp9",
     ".ts": "mpeg2video",
     ".gif": "gif",
+    ".ogv": "libvpx",
+    ".mjpeg": "mjpeg",
 }
 WIDTH, HEIGHT = 64, 48
 
@@ -112,13 +115,28 @@ def test_tags_need_not_be_unicode(tmp_path: Path, suffix: str) -> None:
     assert (len(frames), said) == (30, "")
 
 
-@pytest.mark.parametrize("suffix", [".webm", ".mkv", ".avi", ".gif", ".mp4"])
+@pytest.mark.parametrize("suffix", list(CODECS))
 def test_a_film_that_ends_early_says_so(tmp_path: Path, suffix: str) -> None:
     frames, _, said = read(cut(write_film(tmp_path / f"film{suffix}")))
     assert len(frames) < 30
     assert "is cut off" in said or "ends in the middle" in said or "holds no video" in said
-    if suffix != ".mp4":  # whose index is at its end
+    if suffix not in (".mp4", ".ogv"):  # whose index is at its end, or whose pages are long
         assert len(frames) > 10
+
+
+@pytest.mark.parametrize("begin", ["#EXTM3U\n#EXTINF:9,\n", "ffconcat version 1.0\nfile "])
+def test_a_list_of_other_files_is_no_film(tmp_path: Path, begin: str) -> None:
+    """They may be pipes, which ffmpeg waits for."""
+    os.mkfifo(tmp_path / "pipe.ts")
+    (tmp_path / "film.mp4").write_text(f"{begin}pipe.ts\n")
+    assert "is a list of other files and no video" in read(tmp_path / "film.mp4")[2]
+
+
+def test_what_is_no_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("link.mp4")
+    for path in (tmp_path / "pipe.mp4", tmp_path / "link.mp4", Path("/dev/zero")):
+        assert read(path)[2] == f"{path} is no file that can be read: a pipe, a device or a link to nothing"
 
 
 def test_a_live_recording_that_ends_early_says_so(tmp_path: Path) -> None:

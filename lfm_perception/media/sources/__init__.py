@@ -7,6 +7,7 @@ Each module of this package registers one kind of source; a new kind is a new mo
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ def open_source(
             yield replace(source, frames=accepted(source, rejects), rejects=rejects)
     elif text and Path(text).is_dir():
         raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")
+    elif os.path.lexists(text):
+        raise PerceptionError(f"{text} is no file that can be read: a pipe, a device or a link to nothing")
     else:
         *others, last = (each.description for each in KINDS)
         missing = f"there is no {text}" if text.strip() else "the source is blank"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a film ends early, in containers whose end ffmpeg passes over in silence: Matroska, WebM, GIF."""
+"""Whether a film ends early, in containers whose end ffmpeg passes over in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +17,16 @@ _ELEMENTS = frozenset(
 """Identifiers of the elements of a Matroska file, its segment and its clusters."""
 
 
+_TS_PACKET, _TS_SYNC = 188, b"\x47"
+"""Length of a packet of a transport stream (MPEG-TS), bytes, and its first byte."""
+
+_OGG_HEADER, _OGG_LAST = 27, 4
+"""Length of an Ogg page's header without its table of lengths, bytes, and the flag of the last page."""
+
+_TAIL = 1 << 22
+"""Bytes at the end of a file that hold a whole Ogg page or JPEG."""
+
+
 def is_cut_off(path: str, container: str) -> bool:
     """Whether the file ends before its own structure does; False for other containers.
 
@@ -24,11 +34,10 @@ def is_cut_off(path: str, container: str) -> bool:
         path: the file.
         container: ffmpeg's name of the container.
     """
-    checks = {"matroska,webm": _matroska_is_cut, "gif": _gif_is_cut}
-    if container not in checks:
+    if container not in _CHECKS:
         return False
     with Path(path).open("rb") as file:
-        return checks[container](file, Path(path).stat().st_size)
+        return _CHECKS[container](file, Path(path).stat().st_size)
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
@@ -85,3 +94,41 @@ def _gif_blocks(file: BinaryIO) -> Iterator[int]:
 
 def _palette_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _ogg_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the last page is not whole, or not marked as the last one."""
+    tail = _tail(file, size)
+    page = tail.rfind(b"OggS")
+    header = tail[page : page + _OGG_HEADER]
+    if page < 0 or len(header) < _OGG_HEADER:
+        return True
+    lengths = tail[page + _OGG_HEADER : page + _OGG_HEADER + header[26]]
+    end = page + _OGG_HEADER + header[26] + sum(lengths)
+    return end > len(tail) or not header[5] & _OGG_LAST
+
+
+def _transport_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a packet has begun and is not whole; a stream that ends between packets is no film by half."""
+    file.seek(size - size % _TS_PACKET)
+    return file.read(1) == _TS_SYNC
+
+
+def _jpegs_are_cut(file: BinaryIO, size: int) -> bool:
+    tail = _tail(file, size)
+    return tail.rfind(b"\xff\xd8") > tail.rfind(b"\xff\xd9")
+
+
+def _tail(file: BinaryIO, size: int) -> bytes:
+    file.seek(max(0, size - _TAIL))
+    return file.read()
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "matroska,webm": _matroska_is_cut,
+    "gif": _gif_is_cut,
+    "ogg": _ogg_is_cut,
+    "mpegts": _transport_is_cut,
+    "mjpeg": _jpegs_are_cut,
+}
+"""The check of each container, by ffmpeg's name."""

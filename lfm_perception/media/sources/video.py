@@ -56,6 +56,9 @@ PROTOCOLS = {
 STREAM_TIMEOUT_S = 10.0
 """Longest wait for a server to open a stream, and for its next data."""
 
+PLAYLISTS = b"#EXTM3U", b"ffconcat version"
+"""Begins of files that only name other files, which ffmpeg would open, whatever they are."""
+
 SAME_RATE = 0.1
 """Difference from which on a declared rate is said to be another than that of the stamps."""
 
@@ -65,6 +68,9 @@ MAX_TRANSPORT_GAP_S = 10.0
 
 @contextmanager
 def _open(path: str, options: SourceOptions) -> Iterator[Source]:
+    with Path(path).open("rb") as file:
+        if file.read(len(max(PLAYLISTS, key=len))).startswith(PLAYLISTS):
+            raise PerceptionError(f"{path} is a list of other files and no video: give one of them")
     with _opened(path, f"video {path}") as container:
         stream = _stream(container, path)
         declared = float(stream.average_rate or FALLBACK_RATE)
@@ -118,6 +124,8 @@ def _stream(container: InputContainer, path: str) -> av.VideoStream:
     # ffmpeg renders plain text as a video of a terminal.
     streams = container.streams.video if container.format.name != "tty" else ()
     films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not len(container.streams):
+        raise PerceptionError(f"{path} holds no video, or is cut off before the table of its contents")
     if not films:
         raise PerceptionError(f"{path} holds no video")
     for stream in films:
