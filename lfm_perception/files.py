@@ -14,10 +14,11 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TextIO, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
@@ -41,6 +42,9 @@ MAX_DEPTH = 40
 MAX_NODES = 30_000
 """Maximum number of values in a YAML text after its aliases are expanded."""
 
+UNFINISHED = ".unfinished-"
+"""Begin of the names of hidden files and folders, followed by the process that writes to them."""
+
 _UNSIZED = 1 << 16
 """Maximum size of files that have none, such as those of /proc, bytes."""
 
@@ -51,6 +55,16 @@ _ESCAPE = re.compile(
 )
 
 T = TypeVar("T", bool, int, float, str, "dict[str, Any]", "list[Any]")
+
+
+def user_path(text: str) -> Path:
+    """The path with `~` replaced; it stays where there is no such user or home, which `Path` raises for."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path without links; a loop of links stays, which `Path.resolve` raises for."""
+    return Path(os.path.realpath(path))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -91,6 +105,51 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
         raise PerceptionError(f"cannot be read: {os_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise PerceptionError("not a text file in UTF-8: save it in this encoding") from error
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured for it.
+
+    Raises PerceptionError: a folder is missing, or a device, a pipe or a folder is in its place, which must
+    not be replaced.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):  # noqa: PTH113 - raises nothing
+        raise PerceptionError(f"{path} cannot be written: it is no file but a folder, device, pipe or loop")
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        raise PerceptionError(f"{path} cannot be written: name a file in a folder that exists")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8 that appears when the block ends, complete; after an error nothing is left.
+
+    Raises PerceptionError when it cannot be written, as for `check_new_file`.
+    """
+    check_new_file(path)
+    target = real_path(path)
+    unfinished = target.with_name(f"{UNFINISHED}{os.getpid()}-{target.name}")
+    try:
+        for left in abandoned(target.parent):
+            if left.is_file():
+                left.unlink()
+        with unfinished.open("x", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        raise PerceptionError(f"{path} cannot be written: {os_reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """The hidden files and folders of processes that were killed while they wrote to this folder."""
+    hidden = {
+        path: path.name.removeprefix(UNFINISHED).partition("-")[0] for path in folder.glob(f"{UNFINISHED}*")
+    }
+    return [path for path, owner in hidden.items() if owner.isdecimal() and not Path("/proc", owner).exists()]
 
 
 def parse_json(text: str) -> Any:

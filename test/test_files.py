@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,16 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.files import (
     MAX_DEPTH,
     MAX_NODES,
+    UNFINISHED,
+    new_file,
     open_file,
     parse_json,
     parse_yaml,
     read_bytes,
     read_text,
+    real_path,
     typed,
+    user_path,
 )
 from lfm_perception.text import MAX_SENTENCE, is_safe
 
@@ -43,6 +48,38 @@ def test_a_pipe_a_device_and_a_folder_are_refused_without_waiting(tmp_path: Path
             read_text(path)
         with pytest.raises(OSError):  # noqa: PT011 - the reasons are those above
             open_file(path)
+
+
+def test_a_path_of_nobody_and_a_loop_of_links_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert real_path(tmp_path / "loop" / "x") == tmp_path / "loop" / "x"
+    assert user_path("~no.one/x") == Path("~no.one/x")
+
+
+def test_a_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_text("before")
+    (tmp_path / f"{UNFINISHED}0-x").write_text("of a process that was killed")
+    with suppress(KeyError), new_file(file) as opened:
+        opened.write("half")
+        opened.flush()
+        raise KeyError
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "before")]
+    with new_file(file) as opened:
+        opened.write("after \ud800")
+        assert file.read_text() == "before"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "after \\ud800")]
+
+
+@pytest.mark.parametrize("device", ["pipe", "/dev/null", "folder", "loop"])
+def test_a_new_file_replaces_files_only(tmp_path: Path, device: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    before = (tmp_path / device).lstat()
+    with pytest.raises(PerceptionError, match="it is no file but"), new_file(tmp_path / device):
+        pass
+    assert (tmp_path / device).lstat().st_ino == before.st_ino
 
 
 def test_a_file_is_read_up_to_its_limit_and_no_further(tmp_path: Path) -> None:

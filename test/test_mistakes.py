@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ MISTAKES = {
     "run missing/": "there is no missing/: give",
     "run missing/*.jpg": "there is no missing/*.jpg: give",
     "run empty": "folder empty holds neither images",
+    "run pipe": "pipe is no file that can be read",
+    "run loop": "loop is no file that can be read",
     "run text.png": "image text.png cannot be decoded",
     "run text.mp4": "text.mp4",
     "run text.mcap": "text.mcap",
@@ -63,6 +66,8 @@ MISTAKES = {
     "run ftp://127.0.0.1/x.mp4": "there is no ftp://127.0.0.1/x.mp4: give",
     "run demo --out out": "out holds the results of an earlier run: add --force",
     "run demo --out file/out": "cannot write to file/out: not a directory",
+    "run demo --out loop/out": "cannot write to loop/out: too many levels of symbolic links",
+    "run demo --settings pipe": "pipe: cannot be read: not a regular file",
     "run demo --settings missing.yaml": "missing.yaml: cannot be read: no such file",
     "run demo --settings empty": "empty: cannot be read: is a directory",
     "run demo --settings broken.yaml": "broken.yaml: ",
@@ -80,6 +85,7 @@ MISTAKES = {
     "run demo --set detect.dialect=coco": "detect.dialect must be one of",
     "run demo --set engine.backend=vllm": "engine.backend must be one of llama, openai, recorded",
     "run demo --set engine.backend=recorded": "recorded.path is empty: name the file",
+    "run demo --set engine.backend=recorded --set recorded.path=~no.one/x": "~no.one/x: no such file",
     "run demo --set tracker.algorithm=sort": "choose one of kalman",
     "run demo --set tracker.per_label=[person]": "tracker.per_label takes",
     "run demo --set openai.key_variable=HOME": "begins with LFM_PERCEPTION_",
@@ -134,7 +140,7 @@ MISTAKES = {
     "ask node:a-b why?": "'a-b' cannot name a node: write node:/cam1/perception",
     "mcp demo --set image.max_tokens=0": "from 1 to 1024",
     "mcp node:a-b": "'a-b' cannot name a node",
-    "record demo --out empty": "empty cannot be written: name a file",
+    "record demo --out empty": "empty cannot be written: it is no file but",
     "record demo --out missing/answers.jsonl": "name a file in a folder that exists",
     "record text.png --out text.png": "text.png is the source: choose another file",
     "replay ros1.bag --out new": "it is a bag of ROS 1",
@@ -159,11 +165,14 @@ MISTAKES = {
     "models add LFM2.5-VL-450M text.gguf text.gguf": "choose another name",
     "demo --out file": "cannot write to file: file exists",
     "record missing.mp4 --out answers.jsonl": "there is no missing.mp4",
+    "record demo --out pipe": "pipe cannot be written: it is no file but",
+    "record demo --out loop": "loop cannot be written: it is no file but",
     "replay missing.mcap --out new": "missing.mcap",
     "replay text.mcap --out new": "text.mcap",
     "bench --settings missing.yaml --out new": "missing.yaml: cannot be read",
     "eval detection missing.json --out new": "missing.json",
     "eval detection file --out new": "file",
+    "eval tracking synthetic --out file/out": "cannot write to file/out: not a directory",
     "eval compare missing.json missing.json": "missing.json: cannot be read",
     "eval compare broken.yaml broken.yaml": "broken.yaml",
     "models verify nothing": "nothing",
@@ -210,6 +219,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in FILES.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
     return tmp_path
 
 

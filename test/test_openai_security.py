@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import ssl
 from pathlib import Path
 
@@ -122,5 +123,8 @@ def test_the_certificate_of_the_server_is_verified(certificate: Path, frame: Fra
         proven_for_another = client(other_name, openai__ca_file=str(certificate))
         with proven_for_another as vlm, pytest.raises(ServerError, match=no_proof):
             vlm.describe(frame, FIND, PLAN)
-    with pytest.raises(PerceptionError, match=r"openai\.ca_file .* holds no certificates"):
-        OpenaiVlm(chosen("https://fleet/v1", openai__ca_file=str(tmp_path / "none.pem")))
+    os.mkfifo(tmp_path / "pipe.pem")
+    (tmp_path / "empty.pem").touch()
+    for name in ("none.pem", "pipe.pem", "empty.pem", ""):
+        with pytest.raises(PerceptionError, match=r"openai\.ca_file .* holds no certificates"):
+            OpenaiVlm(chosen("https://fleet/v1", openai__ca_file=f"{tmp_path}/{name}"))

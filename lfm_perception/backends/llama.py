@@ -9,6 +9,7 @@ from typing import Any
 
 from lfm_perception.backends import Backend, Notify, register
 from lfm_perception.errors import PerceptionError
+from lfm_perception.files import user_path
 from lfm_perception.provenance import file_facts, sha256
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -22,7 +23,7 @@ _DEMO = Path(__file__).parents[1] / "demo" / "model"
 def model_files(settings: Settings) -> tuple[Path, Path]:
     """The language model and the vision file (mmproj) of the settings; the demo model's when none is set."""
     if settings.model.path:
-        return Path(settings.model.path).expanduser(), Path(settings.mmproj.path).expanduser()
+        return user_path(settings.model.path), user_path(settings.mmproj.path)
     return _DEMO / "demo-vl-Q4_0.gguf", _DEMO / "mmproj-demo-vl.gguf"
 
 
@@ -66,7 +67,7 @@ def checked_files(settings: Settings) -> tuple[Path, Path]:
     model, mmproj = model_files(settings)
     check_pair(model, mmproj, model_sha256=settings.model.sha256, mmproj_sha256=settings.mmproj.sha256)
     if settings.lora.path:
-        check_adapter(Path(settings.lora.path).expanduser(), model, sha256=settings.lora.sha256)
+        check_adapter(user_path(settings.lora.path), model, sha256=settings.lora.sha256)
     return model, mmproj
 
 
@@ -82,7 +83,7 @@ def check_loads(settings: Settings) -> None:
 
     files = [*checked_files(settings)]
     if settings.lora.path:
-        files.append(Path(settings.lora.path).expanduser())
+        files.append(user_path(settings.lora.path))
     unknown = {_identity(file) for file in files if not _is_shipped(file)}
     if not unknown <= _LOADED:
         SupervisedVlm(settings).close()

@@ -19,13 +19,13 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
 from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.files import MAX_TEXT_BYTES, read_bytes, user_path
 from lfm_perception.settings import OpenaiSettings
 
 T = TypeVar("T")
@@ -234,8 +234,11 @@ def _split(url: str) -> SplitResult:
 
 
 def _tls(ca_file: str) -> ssl.SSLContext:
+    if not ca_file:
+        return ssl.create_default_context()
     try:
-        return ssl.create_default_context(cafile=Path(ca_file).expanduser() if ca_file else None)
+        text = read_bytes(user_path(ca_file), MAX_TEXT_BYTES).decode("ascii", errors="ignore")
+        return ssl.create_default_context(cadata=text or " ")  # an empty text would stand for the system's
     except (OSError, ValueError) as error:
         raise PerceptionError(f"openai.ca_file {ca_file} holds no certificates that can be read") from error
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ import numpy as np
 from lfm_perception.answers import parse
 from lfm_perception.backends import Backend, register
 from lfm_perception.errors import PerceptionError, os_reason, shown
-from lfm_perception.files import json_problem, open_file, parse_json, typed
+from lfm_perception.files import json_problem, new_file, open_file, parse_json, typed, user_path
 from lfm_perception.provenance import file_facts
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame
@@ -86,6 +85,10 @@ class _QuestionKey:
         prompt, dialect = question.prompt, question.dialect
         name = None if dialect is None else dialect.name
         return cls(prompt.system, prompt.user, name, question.labels, question.closed)
+
+
+class _NothingRecordedError(Exception):
+    """A recording without answers, whose file is not to appear."""
 
 
 class RecordedVlm:
@@ -174,20 +177,12 @@ def recording(path: Path, vlm: Vlm, about: Mapping[str, Any]) -> Iterator[Record
 
     `about` is added to the first line. Raises PerceptionError when the file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps({"format": FORMAT, "version": VERSION, **about}, ensure_ascii=False) + "\n")
-            writer = RecordingVlm(vlm, file)
-            yield writer
-            file.flush()
-            os.fsync(file.fileno())
-        if writer.count:
-            unfinished.replace(path)
-    except OSError as error:
-        raise PerceptionError(f"{path} cannot be written: {os_reason(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with suppress(_NothingRecordedError), new_file(path) as file:
+        file.write(json.dumps({"format": FORMAT, "version": VERSION, **about}, ensure_ascii=False) + "\n")
+        writer = RecordingVlm(vlm, file)
+        yield writer
+        if not writer.count:
+            raise _NothingRecordedError
 
 
 # --- the file ----------------------------------------------------------------------------------------
@@ -296,7 +291,7 @@ def _line(text: str, number: int) -> _Line:
 
 
 def _path(settings: Settings) -> Path:
-    return Path(settings.recorded.path).expanduser()
+    return user_path(settings.recorded.path)
 
 
 def _check(settings: Settings) -> str:

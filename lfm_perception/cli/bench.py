@@ -48,5 +48,7 @@ def bench(
             with drawing("the page"):
                 write_bench_page(staging.path / "bench.html", bench_run, found)
             staging.publish()
-    print(f"inference rate {found['inferences_hz']:.2f} Hz; results in {out}: open {out / 'bench.html'}")
+    options.tell(
+        f"inference rate {found['inferences_hz']:.2f} Hz; results in {out}: open {out / 'bench.html'}"
+    )
     job.finish(out)

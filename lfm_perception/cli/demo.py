@@ -43,5 +43,5 @@ def demo(
             on_progress=lambda step, share: job.show(share, step),
         )
     options.show_rows(figures(report))
-    print(f"results in {out}: open {out / 'index.html'}")
+    options.tell(f"results in {out}: open {out / 'index.html'}")
     job.finish(out)

@@ -66,7 +66,7 @@ def demo(
     options.show_table(demo_table(reports))
     if out:
         found = {"seed": seed, "trials": {each.name: as_json(each) for each in reports}, **provenance(chosen)}
-        print(write_results(out, "demo", "Accuracy on the demo world", sections(reports), found))
+        options.tell(write_results(out, "demo", "Accuracy on the demo world", sections(reports), found))
 
 
 @app.command()
@@ -131,7 +131,7 @@ def tracking(
         print(line)
     if out:
         found = {"source": source, **provenance(chosen, with_model=source == DEMO), **trials.as_json()}
-        print(write_results(out, "tracking", "Tracking accuracy", trials.sections(), found))
+        options.tell(write_results(out, "tracking", "Tracking accuracy", trials.sections(), found))
 
 
 @app.command()
@@ -197,7 +197,7 @@ def detection(
     print(size_advice(found["figures"]["min_object_size"]))
     for note in opened.notes:
         print(note)
-    print(f"{evaluation.done} images; results in {out}: open {out / 'detection.html'}")
+    options.tell(f"{evaluation.done} images; results in {out}: open {out / 'detection.html'}")
     job.finish(out)
 
 
@@ -248,7 +248,7 @@ def wordings(
     if out:
         about = {"source": str(source), "images": trial.images, "labels": list(wanted)}
         found = {**about, "wordings": figures, **provenance(chosen)}
-        print(write_results(out, "wordings", "Dialects compared", sections(figures), found))
+        options.tell(write_results(out, "wordings", "Dialects compared", sections(figures), found))
     job.finish(out or Path("the table above"))
 
 
@@ -271,7 +271,7 @@ def compare(
             staging.publish()
     options.show_table(table(*reports))
     if out:
-        print(f"results in {out}: open {out / 'compare.html'}")
+        options.tell(f"results in {out}: open {out / 'compare.html'}")
 
 
 def _check_names(given: list[str] | None, known: list[str], option: str) -> None:

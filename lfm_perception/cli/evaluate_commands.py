@@ -45,4 +45,4 @@ def commands(
     if out:
         kinds = {report.kind: asdict(report) for report in reports}
         found = {**provenance(chosen), "seed": seed, "kinds": kinds}
-        print(write_results(out, "commands", "Commands in words", sections(trials), found))
+        options.tell(write_results(out, "commands", "Commands in words", sections(trials), found))

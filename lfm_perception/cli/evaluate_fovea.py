@@ -74,4 +74,4 @@ def fovea(
         print(line)
     if out:
         found = {"source": source, "seed": seed, **provenance(chosen), **trials.as_json()}
-        print(write_results(out, "fovea", "Foveated inference", trials.sections(), found))
+        options.tell(write_results(out, "fovea", "Foveated inference", trials.sections(), found))

@@ -69,4 +69,4 @@ def questions(
         figures = {"kinds": kinds.pop("en"), "languages": kinds}
         found = {**provenance(chosen), "seed": seed, "scenes": scenes, **figures}
         parts = sections(asked["en"], chosen.questions, reports)
-        print(write_results(out, "questions", "Answers about the demo world", parts, found))
+        options.tell(write_results(out, "questions", "Answers about the demo world", parts, found))

@@ -99,7 +99,7 @@ def pull(
             bars.update(tasks[file], completed=received)
 
         pulled = pull_model(model, store, mmproj=mmproj, revision=revision, notify=print, on_progress=show)
-    print(f"{pulled.name} is in {pulled.folder}")
+    options.tell(f"{pulled.name} is in {pulled.folder}")
     print(f"to run it: lfm-perception run VIDEO --model {pulled.name}; for the node, see models settings")
 
 
@@ -120,7 +120,7 @@ def verify(names: Annotated[list[str] | None, typer.Argument(help="Only these mo
     store = Store()
     problems = {store.find(name).name: store.problem(name) for name in names or store.names()}
     for name, problem in problems.items():
-        print(f"{name}: {problem or 'unchanged'}")
+        options.tell(f"{name}: {problem or 'unchanged'}")
     if changed := [name for name, problem in problems.items() if problem]:
         raise PerceptionError(f"changed and unusable: {', '.join(changed)}")
 

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.text import MAX_TEXT, safe_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,6 +73,11 @@ class WarningPrinter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line, and the traceback of an exception."""
         print(f"lfm-perception: warning: {self.format(record)}", file=sys.stderr)
+
+
+def tell(text: str) -> None:
+    """Print a line with names of files or models in it, which may hold control characters."""
+    print(safe_line(text, MAX_TEXT))
 
 
 def check_folder(out: Path | None) -> None:
@@ -234,9 +240,10 @@ def split(text: str) -> list[str]:
 
 def check_apart(source: str, out: Path) -> None:
     """Refuse results that would replace the source, or be read as part of it the next time."""
+    from lfm_perception.files import real_path
     from lfm_perception.media.sinks import RESULTS
 
-    read, written = Path(source).resolve(), out.resolve()
+    read, written = real_path(Path(source)), real_path(out)
     results = {written / name for name in RESULTS}
     if read == written or results & {read, *read.parents}:
         raise PerceptionError(

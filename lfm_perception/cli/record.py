@@ -12,6 +12,7 @@ import typer
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError
+from lfm_perception.files import check_new_file, real_path
 
 
 def record(
@@ -45,14 +46,13 @@ def record(
     from lfm_perception.tracking import open_tracker
     from lfm_perception.typed_questions import TypedQuestion
 
-    if out.is_dir() or not out.parent.is_dir():
-        raise PerceptionError(f"{out} cannot be written: name a file in a folder that exists")
+    check_new_file(out)
     # every question about every frame: a replay may ask them with other periods
     chosen = options.load_settings(settings, set_, seed=seed).with_values(
         {"caption.period": 0.0, "budget.latency": 0.0}
     )
     questions = [TypedQuestion.from_json(text, chosen.questions.language) for text in question or []]
-    if Path(source).resolve() == out.resolve():
+    if real_path(Path(source)) == real_path(out):
         raise PerceptionError(f"{out} is the source: choose another file for the answers")
     limits = options.limits(source, frames, seconds)
     with (
@@ -73,5 +73,5 @@ def record(
                         perception.answer(frame, asked)
                 job.advance()
     job.require(writer.count, f"{opened.name} holds no frames")
-    print(f"{writer.count} answers in {out}")
+    options.tell(f"{writer.count} answers in {out}")
     job.finish(out)

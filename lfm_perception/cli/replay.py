@@ -52,7 +52,7 @@ def replay(
         job.begin("loading the model")
         playback = ReplayOptions(bag, topic, pace, loops, frames)
         summary = play(playback, chosen, out, node=node, on_progress=job.advance)
-    print(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
+    options.tell(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unanswered_reasons"].items())
     if reasons:
         print(f"images without an answer: {reasons}")

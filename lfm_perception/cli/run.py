@@ -111,5 +111,5 @@ def run(
         }
         recording.finish(summary)
     options.show_rows(rows(summary))
-    print(f"results in {out}: open {out / PAGE}")
+    options.tell(f"results in {out}: open {out / PAGE}")
     job.finish(out)

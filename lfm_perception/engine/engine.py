@@ -36,6 +36,7 @@ from lfm_perception.engine.speculative import Speculator, TextSpeculator
 from lfm_perception.engine.vision import VisionEncoder
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
+from lfm_perception.files import user_path
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.planning.resize import tile_image
 from lfm_perception.questions import Dialect, FramePlan, Prompt, Question
@@ -112,7 +113,7 @@ class Engine:
         threads = settings.engine.n_threads or monitor.free_cores()
         self.kv_cache = KvCache(self._model, len(self.vocabulary.pieces), settings.engine, threads)
         if settings.lora.path:
-            path = Path(settings.lora.path).expanduser()
+            path = user_path(settings.lora.path)
             self._on_stage(loading(path))
             self._adapter = llama_cpp.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not self._adapter:

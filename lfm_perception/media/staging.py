@@ -16,9 +16,7 @@ import av
 from rosbags.rosbag2 import WriterError
 
 from lfm_perception.errors import PerceptionError
-
-UNFINISHED = ".unfinished-"
-"""Begin of the names of hidden folders, followed by the process that writes to them."""
+from lfm_perception.files import UNFINISHED, abandoned
 
 
 class Staging:
@@ -47,7 +45,8 @@ def staged(folder: Path) -> Iterator[Staging]:
         cleaning.callback(_remove_empty, made)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(folder)
+            for hidden in abandoned(folder):
+                shutil.rmtree(hidden, ignore_errors=True)
             hidden = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}-", dir=folder))
         cleaning.callback(shutil.rmtree, hidden, ignore_errors=True)
         yield Staging(folder, hidden)
@@ -67,14 +66,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, indented."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes the files of earlier processes that were killed while they wrote to this folder."""
-    for hidden in folder.glob(f"{UNFINISHED}*"):
-        owner = hidden.name.removeprefix(UNFINISHED).partition("-")[0]
-        if owner.isdecimal() and not Path("/proc", owner).exists():
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

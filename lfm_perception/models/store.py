@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
-from lfm_perception.files import json_problem, parse_json, read_text, typed
+from lfm_perception.files import json_problem, parse_json, read_text, real_path, typed, user_path
 from lfm_perception.models.registry import SHA256, SHIPPED, License, Registry
 from lfm_perception.provenance import sha256
 
@@ -149,7 +149,7 @@ class Store:
         check_files(model, mmproj)
         _checked(settings)
         with self.preparing(name) as folder:
-            files = [StoredFile(str(path.resolve()), *measure(path)) for path in (model, mmproj)]
+            files = [StoredFile(str(real_path(path)), *measure(path)) for path in (model, mmproj)]
             return self.finish(StoredModel(name, folder, files[0], files[1], source, settings))
 
     def check_name(self, name: str) -> None:
@@ -233,7 +233,7 @@ def default_root() -> Path:
     """`lfm_perception` in the hub's own folder: HF_HOME, or ~/.cache/huggingface."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "lfm_perception"
+    return user_path(os.path.expandvars(home)) / "lfm_perception"
 
 
 def measure(path: Path) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lfm_perception.errors import PerceptionError, shown
-from lfm_perception.files import parse_yaml, read_text
+from lfm_perception.files import parse_yaml, read_text, user_path
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "none": {},
@@ -98,7 +98,7 @@ def parameter_file(given: str, config: Path, namespace: str = "") -> str | dict[
     Raises:
         RuntimeError: there is neither, or the file has no entry for the node in this namespace.
     """
-    for path in (Path(given).expanduser(), config / f"{given}.yaml"):
+    for path in (user_path(given), config / f"{given}.yaml"):
         if path.is_file():
             if is_settings_file(path):
                 return {"settings_file": str(path.absolute())}
@@ -179,7 +179,7 @@ def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
         f"node.{name}": given[name] for name in ("image_transport", "image_reliability") if given[name]
     }
     if given["model"]:
-        model = Path(given["model"]).expanduser().absolute()
+        model = user_path(given["model"]).absolute()
         if not model.is_file():
             raise RuntimeError(f"model {model} is no file")
         overrides |= {"model.path": str(model), "mmproj.path": given["mmproj"] or str(_mmproj_beside(model))}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
@@ -18,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.files import user_path
 from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.settings import ParameterSpec, Settings, parameter_specs
 
@@ -62,7 +62,7 @@ class Parameters:
         path = self._node.declare_parameter(SETTINGS_FILE, "", about).value
         if not isinstance(path, str):
             raise PerceptionError(f"{SETTINGS_FILE} must be the path of a file, got {shown(path)}")
-        values = ros_parameters(Settings.load(Path(path).expanduser())) if path else {}
+        values = ros_parameters(Settings.load(user_path(path))) if path else {}
         for name, value in values.items():
             kind = Parameter.Type.STRING_ARRAY if isinstance(value, list) else None
             override = self._overrides.setdefault(name, Parameter(name, kind, value))

@@ -18,7 +18,7 @@ from typing import Any
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.evaluation.labels import base
-from lfm_perception.files import MAX_DATA_BYTES, parse_json
+from lfm_perception.files import MAX_DATA_BYTES, parse_json, real_path
 from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
@@ -167,11 +167,11 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
     if not placed:
         names = base.listed(image.name for image in coco.images)
         raise PerceptionError(f"{labels} labels images that are not in {folder}: {names}")
-    labelled = {path.resolve() for path in placed}
+    labelled = {real_path(path) for path in placed}
     omissions = coco.omissions
     omissions["labelled images are missing"] = len(coco.images) - len(placed)
     omissions["images without labels were left out"] = sum(
-        path.resolve() not in labelled for path in image_files(str(folder))
+        real_path(path) not in labelled for path in image_files(str(folder))
     )
     name = f"images {folder}, labels {labels}"
     found = _images(placed, labels, omissions)

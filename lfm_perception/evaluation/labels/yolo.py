@@ -15,7 +15,7 @@ from pathlib import Path
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.evaluation.labels import base
-from lfm_perception.files import parse_yaml
+from lfm_perception.files import parse_yaml, real_path
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
 from lfm_perception.media.bit_depth import BitDepth
@@ -35,7 +35,7 @@ def _find(source: Path) -> list[str]:
 def _labels_folder(image_dir: Path) -> Path | None:
     """The folder with the .txt files of these images, if there are any."""
     folders = [image_dir]
-    parts = list(image_dir.resolve().parts)
+    parts = list(real_path(image_dir).parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
         folders.append(Path(*parts[:last], "labels", *parts[last + 1 :]))
@@ -84,7 +84,7 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
 
 def _names_file(folder: Path, image_dir: Path) -> Path:
     """The file of the names: in the folder of the labels or of the images, or up to two above."""
-    places = [folder, image_dir, folder.parent, image_dir.parent, folder.resolve().parent.parent]
+    places = [folder, image_dir, folder.parent, image_dir.parent, real_path(folder).parent.parent]
     found = [place / name for place in places for name in NAMES_FILES if (place / name).is_file()]
     if not found:
         raise PerceptionError(
