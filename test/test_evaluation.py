@@ -164,3 +164,13 @@ def test_a_difference_within_the_spread_is_neither_better_nor_worse() -> None:
 
     assert verdict(50) == ""
     assert verdict(5000) == "better"
+
+
+def test_counts_of_different_numbers_of_images_are_neither_better_nor_worse() -> None:
+    def verdict(images: float) -> str:
+        first = Report("x", "detection", {"figures.images": 50.0, "figures.false_positives": 100.0}, {})
+        second = Report("y", "detection", {"figures.images": images, "figures.false_positives": 10.0}, {})
+        return {pair.path: pair for pair in pairs(first, second)}["figures.false_positives"].verdict
+
+    assert verdict(50.0) == "better"
+    assert verdict(5.0) == ""

@@ -179,7 +179,7 @@ def test_boxes_refer_to_the_image_of_the_size_that_the_labels_name(tmp_path: Pat
         (("images", 0, "width"), "wide", "image 0 needs file_name, width and height"),
         (("images", 0, "height"), 2 * SIZE, "but its labels in .* are for 256 x 512"),
         (("images", 0, "id"), 1, "images need an id of their own, got 1"),
-        (("categories", 0, "name"), " ", "category 0 has no name that can be asked for"),
+        (("categories", 0, "name"), " ", "category 0 has no name that can be requested"),
         (("annotations", 0, "category_id"), [], "has category \\[\\], which has no name"),
         (("annotations", 0, "category_id"), 77, "annotation 0 has category 77, which has no name"),
         (("annotations", 0, "image_id"), 9, "annotation 0 belongs to image 9"),

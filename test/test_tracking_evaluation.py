@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +32,7 @@ from lfm_perception.evaluation.tracking import (
     simulate_detections,
     track_sequence,
 )
+from lfm_perception.evaluation.tracking_charts import sequence_chart
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
@@ -195,9 +198,18 @@ def test_the_synthetic_trials_name_what_the_tracker_can_do(
     with pytest.raises(SystemExit) as ended:
         main(["eval", "tracking", "synthetic", *options, "--seeds", "1", "--out", str(out)])
     assert ended.value.code == 0
-    assert "fast-0.6: 9" in capsys.readouterr().out
+    assert "fast-0.6: objects have a track in 9" in capsys.readouterr().out
     record = json.loads((out / "tracking.json").read_text())
     assert record["fast-0.6"]["coverage"] > 85.0
     assert record["metrics"]["recede"]["hota"] > 68.0
     assert record["metrics"]["roll"]["hota"] > record["metrics"]["roll-exact"]["hota"] - 3.0
     assert record["occlusion"]["identity_kept"] > 60.0
+
+
+def test_tracks_of_a_slow_camera_are_drawn_as_lines() -> None:
+    objects = [(TrueObject(1, "box", Box(0.1 + 0.02 * frame, 0.2, 0.3, 0.4)),) for frame in range(4)]
+    sequence = TrackingSequence("slow", 2.0, 640, 480, tuple(objects))
+    source = sequence_chart(sequence, [[]] * 4).source
+    drawn = base64.b64decode(source.partition(",")[2]).decode()
+    (line,) = re.findall(r'd="([^"]*)"[^>]*stroke-width: 5[^>]*stroke-linecap: square', drawn)[:1]
+    assert line.count("L") == len(objects) - 1

@@ -31,7 +31,7 @@ REJECTS: Mapping[str, str] = MappingProxyType(
     {
         "truncated": "the text ended inside the object",
         "malformed": "text that is nested too deeply, too long, too broken, or of no shape that is read",
-        "no_label": "a box without a label, and not exactly one label was asked for",
+        "no_label": "a box without a label, and not exactly one label was requested",
         "bad_label": "a label that is empty, cut off, over 100 characters, or holds quotes or brackets",
         "not_asked": "a label outside the closed vocabulary",
         "no_box": "a label without a box",

@@ -173,7 +173,7 @@ class Transport:
         response = await self._client.send(request, stream=True)
         try:
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise ServerError(f"{self.url} answered compressed, which was not asked for")
+                raise ServerError(f"{self.url} answered compressed, which was not requested")
             received = bytearray()
             async for block in response.aiter_raw():
                 received += block

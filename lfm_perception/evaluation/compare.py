@@ -121,7 +121,8 @@ class Pair:
         )
         change = ""
         if first is not None and second is not None and first != second:
-            change = f"{second - first:+.3g}"
+            by = second - first
+            change = f"{by:+.3g}" if abs(by) < 1000.0 else f"{by:+.0f}"
         return (
             path,
             _text(first),
@@ -179,7 +180,13 @@ def pairs(first: Report, second: Report) -> list[Pair]:
 
 
 def _spread(path: str, first: Report, second: Report) -> float | None:
-    """Twice the standard error of the difference of a figure, None where it is not known."""
+    """Twice the standard error of the difference of a figure, None where it is not known.
+
+    Numbers of events of different numbers of images are no measure of either.
+    """
+    images = [report.figures.get("figures.images") for report in (first, second)]
+    if EVENTS & set(path.split(".")) and images[0] != images[1]:
+        return None
     variances = [_variance(path, report.figures) for report in (first, second)]
     known = [variance for variance in variances if variance is not None]
     return 2.0 * math.sqrt(sum(known)) if len(known) == len(variances) else None
@@ -242,7 +249,7 @@ def write_compare_page(path: Path, first: Report, second: Report) -> None:
 SPREAD = (
     "Better or worse is a difference beyond the spread, which is twice its standard error: as measured "
     "within the runs for latencies, by the number of objects or images for shares, by their own number "
-    "for counts. A figure without a spread was measured once in each run."
+    "for counts of equally many images. Figures without a spread are only shown."
 )
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 from collections import defaultdict
@@ -147,14 +146,13 @@ def sections(
     """The sections of the page: accuracy by kind and language, probabilities, wrong answers, latency."""
     reports = languages["en"]
     series = {"correct": [each.correct for each in reports]}
-    series["within one"] = [math.nan if each.within_one is None else each.within_one for each in reports]
     names = [each.kind for each in reports]
     yield Section(
         "By kind of question",
         notes=[KINDS_NOTE],
         heads=("question", *COLUMNS),
         rows=_rows(reports),
-        charts=[bars("Accuracy by kind of question", series, names, "share of the answers (0 to 1)")],
+        charts=[bars("Accuracy by kind of question", series, names, "share of right answers (0 to 1)")],
     )
     if len(languages) > 1:
         heads, rows = _by_language(languages)
@@ -169,7 +167,10 @@ def sections(
         ((d, each) for each, d in asked if d.value.lower() != each.answer.lower()),
         key=lambda pair: -(pair[0].probability or 0.0),
     )
-    rows = [(each.question.text, each.answer, d.value, f"{d.probability or 0.0:.2f}") for d, each in wrong]
+    rows = [
+        (each.question.text, each.answer.lower(), d.value.lower(), f"{d.probability or 0.0:.2f}")
+        for d, each in wrong
+    ]
     heads = ("question", "true answer", "answer of the model", "its probability")
     some = f"Those with the highest probability, {MAX_MISTAKES} of {len(rows)}."
     notes = [some] if len(rows) > MAX_MISTAKES else [] if rows else ["None."]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ FREQUENT = 5.0
 """Share of the objects, in per cent, from which on a class of size is drawn."""
 
 COLUMNS = (
-    "tokens", "HOTA", "precision", "recall", *(f">{size} px" for size in SIZES),
+    "tokens", "HOTA", "precision", "recall",
+    *(f"{low}-{high} px" for low, high in pairwise(SIZES)), f">{SIZES[-1]} px",
     "first p90", "tokens/s", "ms/s",
 )  # fmt: skip
 
@@ -141,8 +143,9 @@ class FoveaTrials:
         series = {
             name: [math.nan if each is None else each for each in recall] for name, recall in recalls.items()
         }
-        upper = [*(f"{bound:g}" for bound in BOUNDS[1:]), "more"]
-        names = [f"{low:g} to {high} px" for low, high in zip(BOUNDS, upper, strict=True)]
+        names = [f"{low:g} to {high:g} px" for low, high in pairwise(BOUNDS)] + [
+            f"{BOUNDS[-1]:g} px and more"
+        ]
         chart = bars("Recall by size in the resized image", series, names, "recall (0 to 1)")
         yield Section("What the model sees", notes=self.remarks(), charts=[chart])
 

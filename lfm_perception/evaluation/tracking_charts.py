@@ -12,20 +12,25 @@ from lfm_perception.media.charts import INK, RULE, Line, lines
 from lfm_perception.media.page import Chart
 
 GAP_S = 0.2
-"""A line is broken between points that are further apart than this, seconds."""
+"""A line is broken between points that are further apart than this in seconds, and than 1.5 frames."""
 
 Course = list[tuple[float, float]]
 """Moments in seconds, and the centre of a box at each of them, in image widths."""
 
 
 def courses_chart(
-    title: str, truth: Mapping[int, Course], tracks: Mapping[int, Course], detections: Mapping[int, Course]
+    title: str,
+    truth: Mapping[int, Course],
+    tracks: Mapping[int, Course],
+    detections: Mapping[int, Course],
+    *,
+    gap_s: float = GAP_S,
 ) -> Chart:
     """Centres over time: broad grey lines of the ground truth, tracks with their ids, detections as dots."""
-    drawn = [Line(*_broken(course), RULE, width=5.0) for course in truth.values()]
+    drawn = [Line(*_broken(course, gap_s), RULE, width=5.0) for course in truth.values()]
     for track_id, course in tracks.items():
         colour = "#{:02x}{:02x}{:02x}".format(*track_colour(track_id, saturation=0.85, value=0.7))
-        drawn.append(Line(*_broken(course), colour, text=str(track_id)))
+        drawn.append(Line(*_broken(course, gap_s), colour, text=str(track_id)))
     dots = [point for course in detections.values() for point in course]
     drawn.append(Line([at_s for at_s, _ in dots], [centre for _, centre in dots], INK, width=0.0, marker="."))
     named = {"ground truth": RULE, "track, with its id": INK, **({"detection": INK} if dots else {})}
@@ -47,15 +52,16 @@ def sequence_chart(sequence: TrackingSequence, tracks: Sequence[Sequence[Tracked
             truth.setdefault(each.identity, []).append((at_s, (each.box.x1 + each.box.x2) / 2))
         for track in shown:
             tracked.setdefault(track.track_id, []).append((at_s, (track.box.x1 + track.box.x2) / 2))
-    return courses_chart(f"{sequence.name}: {len(truth)} objects, {len(tracked)} tracks", truth, tracked, {})
+    title = f"{sequence.name}: {len(truth)} objects, {len(tracked)} tracks"
+    return courses_chart(title, truth, tracked, {}, gap_s=max(GAP_S, 1.5 / sequence.fps))
 
 
-def _broken(course: Course) -> tuple[list[float], list[float]]:
+def _broken(course: Course, gap_s: float) -> tuple[list[float], list[float]]:
     """The points as x and y, with NaN where the line is broken."""
     x: list[float] = []
     y: list[float] = []
     for at_s, centre in course:
-        if x and at_s - x[-1] > GAP_S:
+        if x and at_s - x[-1] > gap_s:
             x.append(at_s)
             y.append(math.nan)
         x.append(at_s)

@@ -147,7 +147,8 @@ def run_synthetic_trials(
         }
         first.append((runs[0].sequence, runs[0].tracks))
     remarks = [
-        f"{name}: {each['coverage']:.1f}% of the frames covered, {each['identity_kept']:.1f}% keep their id"
+        f"{name}: objects have a track in {each['coverage']:.1f}% of the frames, and "
+        f"{each['identity_kept']:.1f}% of them keep their identity"
         for name, each in details.items()
     ]
     protocols = {name: TRIALS[name].protocol for name in names}
@@ -218,11 +219,11 @@ def _details(runs: Sequence[DemoRun], settings: Settings) -> tuple[dict[str, Any
 
 def _remarks(name: str, details: Mapping[str, Any]) -> Iterable[str]:
     if (error := details["velocity_error_median"]) is not None:
-        yield f"{name}: median velocity error {error:.1%} (of {details['velocities_compared']})"
+        yield f"{name}: median error of {details['velocities_compared']} velocities {error:.1%}"
     yield f"{name}: calibration error of confidences {details['calibration_error']:.3f}"
     fitted, scale = details["fitted"], details["measurement_noise_scale"]
     before, after = details["held_out_calibration_error_before"], details["held_out_calibration_error"]
     advice = calibration_advice("tracker", PlattScaling(**fitted), details["boxes"], before, after)
     yield f"{name}: {advice}"
     if scale:
-        yield f"{name}: the errors of boxes ask for tracker.measurement_noise_scale {scale:.1f}"
+        yield f"{name}: tracker.measurement_noise_scale {scale:.1f} fits the errors of the boxes"

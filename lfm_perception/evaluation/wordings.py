@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from lfm_perception.answers import RESCALED
+from lfm_perception.answers import REJECTS, RESCALED
 from lfm_perception.evaluation.detection import count_matches
 from lfm_perception.evaluation.labels import LabelledImage
 from lfm_perception.evaluation.tables import new_table
@@ -129,7 +129,7 @@ def sections(figures: Mapping[str, Any]) -> Iterator[Section]:
         ],
     )
     reasons = [
-        (name, reason, str(count))
+        (name, REJECTS.get(reason, reason), str(count))
         for name, each in figures.items()
         for reason, count in each["rejects"].items()
         if reason != RESCALED

@@ -111,7 +111,12 @@ def bars(
             _bars(axes, places, values, COLOURS[index % len(COLOURS)], name, (errors or {}).get(name))
         _name_rows(axes, names, [row * pitch + (len(series) - 1) / 2 for row in range(len(names))])
         axes.set_ylim(pitch * len(names) - 1.0, -0.7)
-        _quantity(axes, [value for values in series.values() for value in values], axis)
+        ends = [
+            value + error
+            for name, values in series.items()
+            for value, error in zip(values, (errors or {}).get(name, [0.0] * len(values)), strict=True)
+        ]
+        _quantity(axes, ends, axis)
         if len(series) > 1:
             _legend(axes, len(series))
 
@@ -290,8 +295,8 @@ def reliability_chart(
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
-        upper.plot((0, 1), (0, 1), color=RULE, linewidth=2, label="equal")
-        upper.plot(confidences, precisions, color=COLOURS[0], marker="o", label="measured")
+        upper.plot((0, 1), (0, 1), color=RULE, linewidth=2, label="perfect calibration")
+        upper.plot(confidences, precisions, color=COLOURS[0], marker="o", label="measured", clip_on=False)
         upper.set(xlim=(0.0, 1.0), ylim=(0.0, 1.02), ylabel=axes_names[1])
         _legend(upper, 2)
         places = lower.bar(confidences, counts, 0.05, color=COLOURS[5])

@@ -102,7 +102,7 @@ def latency_section(inference_s: Sequence[float], usages: Mapping[str, Sequence[
     }
     return Section(
         "Latency",
-        notes=["Milliseconds from the image to its result, and of the answers or their stages."],
+        notes=["Milliseconds from the image to the result of an inference, and of each question or stage."],
         heads=("ms", *heads),
         rows=[(name, *(_ms(each[head]) for head in heads)) for name, each in found.items()],
         charts=[

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.errors import PerceptionError
 from lfm_perception.files import parse_yaml, read_text, user_path
+from lfm_perception.text import safe_line
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "none": {},
@@ -113,7 +114,7 @@ def parameter_file_problem(path: Path, node: str) -> str | None:
     try:
         content = parse_yaml(read_text(path))
     except PerceptionError as error:
-        return f"the parameter file {path} cannot be read: {error}"
+        return f"the parameter file {path}: {error}"
     names = sorted(_node_names(content))
     if not names:
         return (
@@ -145,10 +146,14 @@ def accepted_arguments(arguments: Sequence[str]) -> list[str]:
 
 def ignored_arguments(arguments: Sequence[str]) -> str | None:
     """Which arguments ROS ignores because `--ros-args` is missing, in a sentence; None if none."""
-    ignored = [each for each in arguments[1:] if each in ROS_OPTIONS or ":=" in each]
+    ignored = [
+        each
+        for before, each in pairwise(arguments)
+        if before in ROS_OPTIONS or each in ROS_OPTIONS or ":=" in each
+    ]
     if not ignored or "--ros-args" in arguments:
         return None
-    return f"{shown(' '.join(ignored))} is ignored: write --ros-args before the arguments of ROS"
+    return f"'{safe_line(' '.join(ignored))}' is ignored: write --ros-args before the arguments of ROS"
 
 
 def _node_names(content: object, prefix: str = "") -> set[str]:

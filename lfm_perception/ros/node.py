@@ -350,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     # the context stays valid until the node has published its end
-    given = accepted_arguments(sys.argv if arguments is None else arguments)
+    written = sys.argv if arguments is None else arguments
+    given = accepted_arguments(written)
     try:
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # rcl's own messages about parameter files are hard to read
@@ -359,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     node = PerceptionNode()
     shared_memory.restrict()
     files = _parameter_file_problems(given, node.get_fully_qualified_name())
-    for warning in (problem, ignored_arguments(given), *files):
+    for warning in (problem, ignored_arguments(written), *files):
         if warning is not None:
             node.get_logger().warning(sentence(warning))
     executor = CameraExecutor(node.transition_group, node.unexpected.record)

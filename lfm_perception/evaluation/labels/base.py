@@ -88,7 +88,7 @@ def parsed(file: Path, parse: Callable[[str], Any], what: str, limit: int = MAX_
 def label_name(text: object, where: str) -> str:
     """The name of a class, without spaces around it. Raises PerceptionError when it cannot be asked for."""
     if not isinstance(text, str) or not text.strip() or not is_safe(text) or len(text) > MAX_LABEL:
-        raise PerceptionError(f"{where} has no name that can be asked for, got {shown(text)}")
+        raise PerceptionError(f"{where} has no name that can be requested, got {shown(text)}")
     check_prompt_text(where, text)
     return " ".join(text.split())
 
