@@ -112,7 +112,7 @@ def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
         ("/**/perception: {ros__parameters: {}}", "/a/b/perception", None),
         ("/*/perception: {ros__parameters: {}}", "/a/b/perception", "no entry for /a/b/perception"),
         ("", "/perception", "no parameter file of ROS"),
-        ("a: [", "/perception", "cannot be read"),
+        ("a: [", "/perception", "not valid YAML"),
     ],
 )
 def test_a_parameter_file_that_is_not_for_the_node_is_told(

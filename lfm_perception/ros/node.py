@@ -204,10 +204,9 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         """
         if not self.get_parameter("node.autostart").value:
             worker_process.discard()
-            name = self.get_fully_qualified_name()
-            self.get_logger().info(
-                f"unconfigured: ros2 lifecycle set {name} configure and activate, or node.autostart"
-            )
+            name, problem = self.get_fully_qualified_name(), self._declared.problem()
+            way_out = f"ros2 lifecycle set {name} configure and activate, or node.autostart"
+            self.get_logger().info(sentence(f"unconfigured: {problem or way_out}"))
         elif self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 

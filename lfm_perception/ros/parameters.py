@@ -91,6 +91,14 @@ class Parameters:
         refused = {name: plain(value) for name, value in self._refused.items()}
         return Settings.from_dict({**now, **empty, **refused, DIALECTS: self._dialects()})
 
+    def problem(self) -> str:
+        """Why the node cannot be configured with its parameters; empty if it can."""
+        try:
+            self.settings()
+        except PerceptionError as error:
+            return str(error)
+        return ""
+
     def _dialects(self) -> dict[str, dict[str, object]]:
         """The user's dialects as the settings file has them."""
         dialects: dict[str, dict[str, object]] = {}

@@ -58,8 +58,10 @@ def test_a_name_that_does_not_exist_is_refused_with_the_right_one(
 ) -> None:
     file = tmp_path / "parameters.yaml"
     file.write_text(f"/**:\n  ros__parameters:\n    {line}\n")
-    with parameters(file) as declared, pytest.raises(PerceptionError, match=re.escape(said)):
-        declared.settings()
+    with parameters(file) as declared:
+        assert said in declared.problem()
+        with pytest.raises(PerceptionError, match=re.escape(said)):
+            declared.settings()
 
 
 def test_where_pictures_and_keys_go_is_fixed_when_the_process_starts(tmp_path: Path) -> None:
