@@ -127,6 +127,7 @@ class Perception:
             self._ask_standing_questions(frame)
         shown = self.tracks(frame.stamp_ns)
         self._ask_attributes(frame, shown)
+        self._schedule.update_tracks({track.track_id for track in shown}, frame.stamp_ns)
         self._gate.record_inference(frame, began_s, time.monotonic())
         return Scene(
             stamp_ns=frame.stamp_ns,
@@ -261,6 +262,7 @@ class Perception:
                 shares = answer_probabilities(question, answer, settings)
                 likeliest = max(shares, key=lambda text: shares[text])
                 value = AttributeValue(likeliest, shares[likeliest], frame.stamp_ns)
+                self._schedule.record_track(attribute.name, track.track_id, shares, frame.stamp_ns)
             except CancelledError:
                 raise
             except PerceptionError as error:

@@ -243,7 +243,8 @@ class AlertStatus:
     """The latest answer to a standing question, about the frame of `stamp_ns`.
 
     `probabilities` are those of all answers, the likeliest first; `probability` is that of the answer which
-    the alert watches for.
+    the alert watches for. `track_id` is the track that the answer is about, None for the frame; of several,
+    the one with the highest probability, which is 0 while no track is there.
     """
 
     name: str
@@ -251,6 +252,7 @@ class AlertStatus:
     probability: float
     active: bool
     stamp_ns: int
+    track_id: int | None = None
 
     @property
     def value(self) -> str:

@@ -195,6 +195,7 @@ def _alert(status: AlertStatus, stamp_ns: int) -> dict[str, Any]:
         "probability": round(status.probability, 5),
         "active": status.active,
         "age_s": round(to_seconds(stamp_ns - status.stamp_ns), 6),
+        **({} if status.track_id is None else {"track_id": status.track_id}),
     }
 
 
@@ -206,6 +207,7 @@ def _as_alert(entry: object, stamp_ns: int) -> AlertStatus:
         probability=score_from_json(fields["probability"]),
         active=typed(fields["active"], bool),
         stamp_ns=stamp_ns - from_seconds(_float(fields["age_s"])),
+        track_id=typed(fields["track_id"], int) if "track_id" in fields else None,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lfm_perception.attributes import Attribute
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.typed_questions import QUESTION_KEYS, TypedQuestion, parsed_entry
 
@@ -18,13 +19,17 @@ MAX_STANDING_QUESTIONS = 32
 MAX_SECONDS = 86_400.0
 """Largest period and duration: a day."""
 
+FRAME, TRACK = "frame", "track"
+"""What a question is about, beside labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class StandingQuestion:
-    """A question that is asked about a frame every `period_s` seconds.
+    """A question that is asked every `period_s` seconds about the frame, or about each track.
 
-    Its alert is on once the probability of `answer` has been at least `threshold` for `for_s` seconds, and
-    off below `threshold - hysteresis`.
+    `about` is `FRAME`, `TRACK` for every track, or a label for the tracks that have it. Its alert is on once
+    the probability of `answer` has been at least `threshold` for `for_s` seconds, and off below
+    `threshold - hysteresis`; of several tracks, the likeliest one counts.
 
     Raises:
         PerceptionError: for a question without probabilities and values that contradict each other.
@@ -37,6 +42,7 @@ class StandingQuestion:
     threshold: float = 0.5
     hysteresis: float = 0.1
     for_s: float = 0.0
+    about: str = FRAME
 
     def __post_init__(self) -> None:
         where = f"questions.standing {shown(self.name)}"
@@ -52,6 +58,8 @@ class StandingQuestion:
             raise PerceptionError(
                 f"{where}: 'type' must be yes_no, choice or number: text has no probability"
             )
+        if self.attribute is not None and self.question.type == "number":
+            raise PerceptionError(f"{where}: about tracks, 'type' must be yes_no or choice, got number")
         answer = answers.get(self.answer) or answers.get(self.answer.lower())
         if answer is None:
             raise PerceptionError(
@@ -63,6 +71,15 @@ class StandingQuestion:
                 f"{where}: 'threshold' must be above 0, at most 1, and above 'hysteresis', "
                 f"got {self.threshold:g} and {self.hysteresis:g}"
             )
+
+    @property
+    def attribute(self) -> Attribute | None:
+        """The attribute of tracks whose values are the answers; None for a question about the frame."""
+        if self.about == FRAME:
+            return None
+        labels = () if self.about == TRACK else (self.about,)
+        values, asked = self.question.values, self.question
+        return Attribute(self.name, values, labels, asked.text, self.period_s, asked.language)
 
     @classmethod
     def from_text(cls, text: str, language: str = "en") -> StandingQuestion:
@@ -139,6 +156,7 @@ _KEYS = {
     "threshold": "threshold",
     "hysteresis": "hysteresis",
     "for": "for_s",
+    "about": "about",
 }
 
 
@@ -147,7 +165,7 @@ def _yes_no(asked: Mapping[str, Any]) -> bool:
 
 
 def _value(key: str, value: Any) -> str | float:
-    if key in ("name", "answer"):
+    if key in ("name", "answer", "about"):
         return ("no", "yes")[value] if isinstance(value, bool) else str(value)  # YAML reads yes as true
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and 0 <= value <= MAX_SECONDS):  # also refuses NaN

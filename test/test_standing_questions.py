@@ -55,6 +55,11 @@ def test_an_entry_is_a_mapping_in_yaml_or_json() -> None:
         ("{name: door, question: Open, options: [on, off]}", "in quotes, got"),
         ("{name: door, question: Open, type: yes_no, minimum: 3}", "only a question of type number"),
         ("{name: door, question: Open, period: 1e9}", "'period' must be a number from 0 to 86400"),
+        (
+            "{name: door, question: Open, about: dragon}",
+            "questions.standing 'door': no track has the label 'dr",
+        ),
+        ("{name: door, question: Open, about: box, maximum: 3, answer: 1}", "must be yes_no or choice"),
         ("{name: door, question: Open?, period: 5}", "put the question in quotes"),
         ("door", "is a mapping with 'name' and 'question'"),
         ("{name: door}", "the text under 'question'"),

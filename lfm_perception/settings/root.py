@@ -116,8 +116,9 @@ class Settings:
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """The attributes of tracks. PerceptionError for an entry that cannot be asked."""
-        return attributes(self.detect.attributes, self.questions.language)
+        """The attributes of tracks, those of standing questions too; PerceptionError for unusable entries."""
+        own = attributes(self.detect.attributes, self.questions.language)
+        return (*own, *(alert.attribute for alert in self.questions.alerts if alert.attribute))
 
     @property
     def box_sampling(self) -> schema.SamplingSettings:

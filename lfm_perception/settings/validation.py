@@ -130,12 +130,22 @@ def _check_prompts(settings: Settings) -> None:
         )
     _ = settings.question  # refuses labels that the dialect cannot ask for
     _ = settings.questions.alerts  # refuses standing questions that cannot be asked
+    _check_attributes(settings)
+
+
+def _check_attributes(settings: Settings) -> None:
+    alerts = {alert.name for alert in settings.questions.alerts if alert.attribute}
+    labels, names = settings.detect.labels, set[str]()
     for attribute in settings.attributes:
+        parameter = "questions.standing" if attribute.name in alerts else "detect.attributes"
+        where = f"{parameter} {attribute.name!r}"
+        if attribute.name in names:
+            raise PerceptionError(f"{where}: detect.attributes has this name too, rename one of them")
+        names.add(attribute.name)
         for label in attribute.labels:
-            if detect.labels and label not in detect.labels:
+            if labels and label not in labels:
                 raise PerceptionError(
-                    f"detect.attributes {attribute.name!r}: no track has the label {shown(label)}"
-                    f"{suggestion(label, detect.labels)}"
+                    f"{where}: no track has the label {shown(label)}{suggestion(label, labels)}"
                 )
 
 
