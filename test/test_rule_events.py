@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -16,7 +17,7 @@ from lfm_perception.rules import RuleEngine, parse_rules
 from lfm_perception.rules.events import MAX_BYTES, SCHEMA, event_text, event_to_json
 from lfm_perception.rules.places import Anchors, Zones
 from lfm_perception.rules.schema import Zone
-from lfm_perception.scene import AttributeValue, Track, Velocity
+from lfm_perception.scene import AlertStatus, AttributeValue, Scene, Track, Usage, Velocity
 
 
 def walk(frames: int, *steps: Callable[[float], Track | None]) -> list[list[Track]]:
@@ -161,10 +162,13 @@ def test_attributes_and_alerts_are_conditions() -> None:
     engine = RuleEngine(rules(text))
     both = [track(1, 0.3), track(2, 0.6)]
     known = {1: {"helmet": AttributeValue("no", 0.9, 0)}, 2: {"helmet": AttributeValue("no", 0.4, 0)}}
-    found = events(engine, 1.0, both, attributes=known)
+    scene = Scene(0, "", 640, 480, (), (), None, False, {}, Usage(), attributes=known)
+    found = events(engine, 1.0, both, scene=scene)
     assert [(event.rule, event.tracks[0].track_id, event.values) for event in found] == [
         ("bare", 1, {"helmet": "no"})]  # fmt: skip
-    found = events(engine, 1.1, both, attributes=known, alerts={"spill"})
+    spill = AlertStatus("spill", {"yes": 0.9, "no": 0.1}, 0.9, True, 0)
+    dry = AlertStatus("dry", {"yes": 0.1, "no": 0.9}, 0.1, False, 0)
+    found = events(engine, 1.1, both, scene=replace(scene, alerts=(dry, spill)))
     assert [(event.rule, event.tracks[0].track_id) for event in found] == [("spilled", 1), ("spilled", 2)]
     assert found[0].values == {"alert": "spill"}
 

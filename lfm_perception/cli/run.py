@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError
+
+if TYPE_CHECKING:
+    from lfm_perception.rules import RuleEngine
+    from lfm_perception.settings import Settings
 
 
 def run(
@@ -44,6 +48,9 @@ def run(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
     seed: options.Seed = 0,
+    rules: Annotated[
+        Path | None, typer.Option(help="Rule file: zones and events in the film, the page and `events.json`.")
+    ] = None,
 ) -> None:
     """Detect, track and describe objects in a recording, in a camera's images, or in independent pictures.
 
@@ -60,14 +67,15 @@ def run(
     from lfm_perception.media.run import record
     from lfm_perception.media.sinks import open_recording
     from lfm_perception.media.sinks.bag import BAG
+    from lfm_perception.media.sinks.events import EVENTS
     from lfm_perception.media.sinks.report import PAGE
     from lfm_perception.media.sources import open_source
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
-    chosen = options.load_settings(
-        settings, set_, labels=labels, seed=seed, more=options.shortcuts(model, mmproj, conf, device)
-    )
+    more = options.shortcuts(model, mmproj, conf, device) | ({"rules.file": str(rules)} if rules else {})
+    chosen = options.load_settings(settings, set_, labels=labels, seed=seed, more=more)
+    engine = _rule_engine(chosen) if chosen.rules.file else None
     out = out or options.default_out(source)
     if source != DEMO:
         options.check_apart(source, out)
@@ -79,9 +87,16 @@ def run(
             source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits, film=film
         ) as opened,
         open_recording(
-            out, opened.rate, optional=[BAG] if bag else [], pictures=opened.pictures
+            out,
+            opened.rate,
+            optional=[*([BAG] if bag else []), *([EVENTS] if engine else [])],
+            pictures=opened.pictures,
         ) as recording,
     ):
+        if opened.pictures and engine:
+            raise PerceptionError(
+                "rules.file needs tracks: add --film when the images are one, or leave it out"
+            )
         if opened.pictures and (every or rate):
             raise PerceptionError("--every and --rate are for films: add --film when the images are one")
         if source != DEMO and (warning := demo_model_warning(chosen)):
@@ -96,6 +111,7 @@ def run(
                     record(
                         opened, perception, recording, report,
                         every=every, limits=limits, badge=model_name(chosen), on_progress=job.advance,
+                        rules=engine,
                     )  # fmt: skip
         job.require(report.inferred_frames, f"{opened.name} holds no frames")
         summary = {
@@ -113,3 +129,15 @@ def run(
     options.show_rows(rows(summary))
     options.tell(f"results in {out}: open {out / PAGE}")
     job.finish(out)
+
+
+def _rule_engine(settings: Settings) -> RuleEngine:
+    """The rules of `rules.file`; what cannot be used of them is a warning each."""
+    from lfm_perception.backends import log_warning
+    from lfm_perception.rules import Known, RuleEngine, read_rules
+
+    path = Path(settings.rules.file).expanduser()
+    file = read_rules(path, Known.of(settings))
+    for problem in file.problems:
+        log_warning(f"{path}: {problem}")
+    return RuleEngine(file, settings.rules.max_rate)

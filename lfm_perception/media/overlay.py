@@ -154,11 +154,11 @@ class Overlay:
         points = np.array([place.point(*point) for point in shape.points], np.int32)
         for thickness, ink in ((4, BLACK), (2, colour)):
             cv2.polylines(canvas, [points], shape.closed, ink, thickness, cv2.LINE_AA)
-        x, y = points[points[:, 1].argmin()].tolist()
-        x = min(x, max(self.width - self._text.width(shape.text) - self._size // 4, 0))
-        baseline = max(y - self._size // 3, self._size)
-        for ink, shift in ((BLACK, 1), (colour, 0)):
-            self._text.draw(canvas, shape.text, x + shift, baseline + shift, ink)
+        (x, y), wide = points[points[:, 1].argmin()].tolist(), self._text.width(shape.text)
+        x, baseline = min(x, max(self.width - wide, 0)), max(y - self._size // 3, self._size)
+        corner = x + wide, baseline + self._size // 3
+        cv2.rectangle(canvas, (x, baseline - self._size), corner, STRIP, cv2.FILLED)
+        self._text.draw(canvas, shape.text, x, baseline, colour)
 
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.overlay import Overlay, View
@@ -15,6 +16,9 @@ from lfm_perception.media.sources import Source
 from lfm_perception.perception import Perception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.stamps import to_seconds
+
+if TYPE_CHECKING:
+    from lfm_perception.rules import RuleEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,12 @@ def record(
     limits: Limits,
     badge: str,
     on_progress: Callable[[], bool],
+    rules: RuleEngine | None = None,
 ) -> None:
     """Run until the source ends, a limit is reached or `on_progress`, called after each frame, returns False.
 
     The model infers frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their stamps.
-    `badge` is a note on every annotated image. Figures go into `report`.
+    `badge` is a note on every annotated image. Figures go into `report`. `rules` see all frames of a film.
 
     Raises:
         PerceptionError: a frame cannot be read or inferred; the frames before it are recorded.
@@ -69,8 +74,13 @@ def record(
             scene, inference_s = _timed(perception.infer, frame, f"frame {index} of {source.name}")
             report.add_scene(scene, inference_s)
         tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
-        image = overlay.draw(View(frame, to_seconds(frame.stamp_ns - first_ns), tracks, scene, inference_s))
-        recording.write(AnnotatedFrame(index, frame, tracks, image, scene if inferred else None, inference_s))
+        aspect = frame.height / frame.width
+        events = rules.update(frame.stamp_ns, tracks, aspect, scene) if rules else None
+        shapes = rules.shapes() if rules else ()
+        seconds = to_seconds(frame.stamp_ns - first_ns)
+        image = overlay.draw(View(frame, seconds, tracks, scene, inference_s, shapes))
+        found = scene if inferred else None
+        recording.write(AnnotatedFrame(index, frame, tracks, image, found, inference_s, events))
         report.add_frame(frame.stamp_ns)
         if not on_progress():
             return

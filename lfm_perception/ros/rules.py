@@ -120,15 +120,12 @@ class RuleOutputs:
         self._outputs.close()
 
     def _evaluate(self, item: _Input) -> None:
-        scene = item.scene
-        alerts = {status.name for status in scene.alerts if status.active} if scene else set()
         with self._lock:
             if time.monotonic() - self._looked_s > FILE_PERIOD_S:
                 self._reload()
             self._frame_id = item.frame_id
-            attributes = scene.attributes if scene else {}
             aspect = item.size[1] / item.size[0] if all(item.size) else USUAL_ASPECT
-            events = self._engine.update(item.stamp_ns, item.tracks, aspect, attributes, alerts)
+            events = self._engine.update(item.stamp_ns, item.tracks, aspect, item.scene)
             self.shapes = self._engine.shapes()
             self._publish(events, item.raw)
 

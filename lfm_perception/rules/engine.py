@@ -14,9 +14,8 @@ The state of a track is kept for a while after it is gone, so that it may come b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from types import MappingProxyType
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from lfm_perception.rules.conditions import ROUNDING_S, Conditions, Observation
 from lfm_perception.rules.events import Event
 from lfm_perception.rules.places import Anchors, Bools, Floats, moved
 from lfm_perception.rules.schema import Count, Objects, RuleFile, leaves
-from lfm_perception.scene import AttributeValue, Shape, Track
+from lfm_perception.scene import AttributeValue, Scene, Shape, Track
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds
 
 MAX_STEP_S = 5.0
@@ -40,7 +39,6 @@ MAX_COLUMNS = 1000
 MAX_TRACKS = 20
 """Maximum number of tracks in an event."""
 
-NO_ATTRIBUTES: Mapping[int, Mapping[str, AttributeValue]] = MappingProxyType({})
 MIN_PROBABILITY = 0.5
 """Probability from which on the value of an attribute counts."""
 
@@ -98,8 +96,7 @@ class RuleEngine:
         stamp_ns: int,
         tracks: Sequence[Track],
         aspect: float = 0.75,
-        attributes: Mapping[int, Mapping[str, AttributeValue]] = NO_ATTRIBUTES,
-        alerts: Collection[str] = (),
+        scene: Scene | None = None,
     ) -> list[Event]:
         """The events of a frame, in the order of the rules; those that end come first.
 
@@ -110,8 +107,7 @@ class RuleEngine:
             stamp_ns: stamp of the frame that the tracks are predicted to.
             tracks: those to be published with it.
             aspect: height of the image over its width.
-            attributes: those of the tracks, by track id and name.
-            alerts: names of the standing questions whose alerts are on.
+            scene: the latest one, for the attributes of tracks and the alerts of standing questions.
         """
         ended: list[Event] = []
         step_s = 0.0 if self._stamp_ns is None else to_seconds(stamp_ns - self._stamp_ns)
@@ -127,7 +123,7 @@ class RuleEngine:
         more = self._may_begin + self._max_rate * max(step_s, 0.0)
         self._may_begin = np.minimum(more, max(self._max_rate, 1.0))
         ended += self._arrange(tracks)
-        seen = self._observation(tracks, aspect, attributes, alerts)
+        seen = self._observation(aspect, scene)
         return [*ended, *self._episodes(self._conditions.update(seen)[self._conditions.roots], seen)]
 
     def end_all(self) -> list[Event]:
@@ -192,13 +188,7 @@ class RuleEngine:
         self._present = len(ids)
         return []
 
-    def _observation(
-        self,
-        tracks: Sequence[Track],
-        aspect: float,
-        attributes: Mapping[int, Mapping[str, AttributeValue]],
-        alerts: Collection[str],
-    ) -> Observation:
+    def _observation(self, aspect: float, scene: Scene | None) -> Observation:
         shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]
         if shown:
             numbers = np.fromiter(chain.from_iterable(map(_numbers, shown)), dtype=np.float64)
@@ -217,9 +207,9 @@ class RuleEngine:
             label_ids=self._conditions.label_ids(labels),
             quantities=quantities,
             anchors=Anchors(self._raw[:4], self._raw[7:]),
-            attributes=self._attribute_table(attributes),
+            attributes=self._attribute_table(scene.attributes if scene else {}),
             aspect=aspect,
-            alerts=alerts,
+            alerts={status.name for status in scene.alerts if status.active} if scene else (),
             under_way={self._file.rules[row].name for row, _ in self._open},
         )
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lfm_perception.scene import Frame, Image, Scene, Track
+
+if TYPE_CHECKING:
+    from lfm_perception.rules import Event
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +19,7 @@ class AnnotatedFrame:
     """A frame with its results: the tracks at its stamp and `image`, the annotated image (RGB).
 
     `scene` is the result of inference, which took `inference_s` seconds, None for a frame in between; `index`
-    counts the source's frames.
+    counts the source's frames. `events` of the rules began or ended at this frame; None without rules.
     """
 
     index: int
@@ -25,6 +28,7 @@ class AnnotatedFrame:
     image: Image
     scene: Scene | None = None
     inference_s: float = 0.0
+    events: Sequence[Event] | None = None
 
 
 class Sink:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import cv2
@@ -16,9 +16,13 @@ from lfm_perception.media.latency import latency_section
 from lfm_perception.media.page import Picture, Section, data_uri, drawing, video_source, write_report
 from lfm_perception.media.report import counted, rows
 from lfm_perception.media.sinks.base import AnnotatedFrame, Sink
+from lfm_perception.media.sinks.events import events_section
 from lfm_perception.media.sinks.overlay import VIDEO
 from lfm_perception.media.sinks.pictures import PICTURES, picture_name
 from lfm_perception.scene import Image, Scene, Usage
+
+if TYPE_CHECKING:
+    from lfm_perception.rules import Event
 
 PAGE = "index.html"
 
@@ -34,8 +38,16 @@ class PageSink(Sink, file=PAGE):
         self._inference_s: list[float] = []
         self._usages: dict[str, list[Usage]] = {"detect": [], "caption": []}
         self._pictures: list[Picture] = []
+        self._events: list[Event] | None = None
+        self._first_ns: int | None = None
+        self._last_ns = 0
 
     def write(self, annotated: AnnotatedFrame) -> None:
+        self._last_ns = annotated.frame.stamp_ns
+        self._first_ns = self._last_ns if self._first_ns is None else self._first_ns
+        if annotated.events is not None:
+            self._events = self._events or []
+            self._events += annotated.events
         scene = annotated.scene
         if scene is None:
             return
@@ -54,6 +66,8 @@ class PageSink(Sink, file=PAGE):
             top = Section("", video=video_source(film) if film.exists() else "", facts=rows(summary))
             sections = [top, latency_section(self._inference_s, self._usages)]
             title = "Tracked objects"
+            if self._events is not None:
+                sections.insert(1, events_section(self._events, self._first_ns or 0, self._last_ns))
             if summary.get("pictures"):
                 title = "Detected objects"
                 sections.insert(1, Section("Pictures", pictures=self._pictures, large=True))

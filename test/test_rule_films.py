@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lfm-perception rules check` and `rules replay`, with the demo model on the demo world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from pages import charts_of
+from rule_scenes import track
+
+from lfm_perception.cli import main
+from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.media.sinks.events import events_section
+from lfm_perception.rules import RuleEngine, parse_rules
+from lfm_perception.rules.events import SCHEMA
+from lfm_perception.scene import Frame, Shape
+from lfm_perception.stamps import from_seconds
+
+FLOOR = "zones: {floor: [[0, 0], [1, 0], [1, 1], [0, 1]]}\n"
+RULES = (
+    FLOOR + "rules:\n  empty: {when: {count: {inside: floor}, fewer_than: 1}, message: nobody <b>there</b>}\n"
+)
+
+
+def command(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def test_check_lists_rules_and_prints_problems_where_editors_find_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES, encoding="utf-8")
+    assert command("rules", "check", file) == 0
+    told = capsys.readouterr().out
+    assert "empty  the scene" in told
+    assert told.endswith(f"{file}: 1 rule, 1 zone, 0 lines\n")
+    file.write_text(RULES + "  bad: {when: {label: persn}}\n", encoding="utf-8")
+    assert command("rules", "check", file) == 0, "any label may be asked for"
+    assert command("rules", "check", file, "--labels", "person,box") == 1
+    said = capsys.readouterr()
+    assert f"{file}:4:23: rule 'bad': there is no label 'persn': did you mean 'person'?\n" in said.out
+    assert "1 entry cannot be used, see above" in said.err
+
+
+def test_a_film_is_replayed_with_zones_events_and_a_timeline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "rules.yaml", tmp_path / "out"
+    file.write_text(RULES + "  bad: {when: {inside: nowhere}}\n", encoding="utf-8")
+    assert command("rules", "replay", "demo", "--rules", file, "--seconds", "0.3", "--out", out) == 0
+    assert "line 4, column 24, rule 'bad': there is no zone 'nowhere'" in capsys.readouterr().err
+    written = json.loads((out / "events.json").read_text(encoding="utf-8"))
+    begin, *rest = written["events"]
+    jsonschema.validate(begin, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    assert (begin["rule"], begin["state"], begin["values"]) == ("empty", "begin", {"count": 0})
+    assert [each["state"] for each in rest] == ["end"], "the demo model saw nothing"
+    assert "film" in charts_of(out / "index.html")["Events of the rules"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "nobody &lt;b&gt;there&lt;/b&gt;" in page
+    assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["settings"]["rules.file"] == str(
+        file
+    )
+
+
+def test_rules_need_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES, encoding="utf-8")
+    (tmp_path / "a.png").write_bytes(b"")
+    assert command("run", tmp_path / "a.png", "--rules", file, "--out", tmp_path / "out") == 1
+    assert "rules.file needs tracks: add --film" in capsys.readouterr().err
+    assert command("run", "demo", "--rules", tmp_path / "none.yaml", "--out", tmp_path / "out") == 1
+    assert "none.yaml: cannot be read: no such file or directory" in capsys.readouterr().err
+
+
+def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_film() -> None:
+    engine = RuleEngine(
+        parse_rules(FLOOR + "rules: {in: {when: {inside: floor}}, new: {when: {appears: 0}}}")
+    )
+    frames = {
+        1.0: [track(1, 0.5)],
+        2.0: [track(1, 0.5), track(2, 0.6)],
+        3.5: [track(2, 0.6)],
+        6.0: [track(2, 0.6)],
+    }
+    found = [event for at, tracks in frames.items() for event in engine.update(from_seconds(at), tracks)]
+    section = events_section(found, from_seconds(1.0), from_seconds(6.0))
+    assert [row[:4] for row in section.rows] == [
+        ("in", "0.00", "2.50", "person #1"), ("new", "0.00", "", "person #1"),
+        ("in", "1.00", "4.00", "person #2"), ("new", "1.00", "", "person #2"),
+    ]  # fmt: skip
+    assert section.notes == ["Events: 2 in, 2 new."]
+
+
+def test_zones_are_drawn_in_another_colour_while_an_event_is_under_way() -> None:
+    frame = Frame(np.zeros((96, 128, 3), np.uint8), 0)
+    corners = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
+
+    def drawn(*, active: bool) -> tuple[int, ...]:
+        view = View(frame, 0.0, (), None, 0.0, (Shape(corners, True, "", active),))
+        return tuple(Overlay(128, 96, panel="").draw(view)[72, 64].tolist())
+
+    assert drawn(active=True) != drawn(active=False) != (0, 0, 0)
