@@ -104,6 +104,14 @@ def test_a_source_that_cannot_be_opened_is_told_to_the_agent() -> None:
     served(use, "nowhere/")
 
 
+def test_a_source_that_cannot_be_opened_is_told_on_standard_error() -> None:
+    command = [sys.executable, "-c", RUN, "mcp", "missing.png"]
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("lfm-perception: warning: there is no missing.png: give ")
+
+
 def test_a_source_that_ends_says_so() -> None:
     source: Any = SimpleNamespace(name="photos/", frames=iter(()), pictures=True, every=1)
     with pytest.raises(PerceptionError, match="photos/ has no more frames"):

@@ -111,7 +111,7 @@ def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
         ("/**: {ros__parameters: {}}", "/a/b/perception", None),
         ("/**/perception: {ros__parameters: {}}", "/a/b/perception", None),
         ("/*/perception: {ros__parameters: {}}", "/a/b/perception", "no entry for /a/b/perception"),
-        ("", "/perception", "no parameter file of ROS"),
+        ("42", "/perception", "neither a settings file nor a parameter file of ROS"),
         ("a: [", "/perception", "not valid YAML"),
     ],
 )

@@ -63,6 +63,8 @@ def mcp(
         server = make_server(eyes.result, allow_changes=allow_changes)
         logging.getLogger(lfm_perception.__name__).propagate = False  # else the server prints warnings again
         server.run()
+    if eyes.exception():
+        raise typer.Exit(1)
 
 
 def _log_failure(eyes: Future[Eyes]) -> None:
@@ -86,10 +88,10 @@ def _source_eyes(opened: ExitStack, source: str, settings: Settings, topic: str 
     from lfm_perception.media.sources.demo import DEMO
     from lfm_perception.perception import open_perception
 
-    if source != DEMO and (warning := demo_model_warning(settings)):
-        log_warning(warning)
     frames = opened.enter_context(
         open_source(source, topic=topic, seed=seed, depth_bits=settings.image.depth_bits)
     )
+    if source != DEMO and (warning := demo_model_warning(settings)):
+        log_warning(warning)
     perception = opened.enter_context(open_perception(settings))
     return SourceEyes(frames, perception, settings, model_name(settings))

@@ -117,10 +117,7 @@ def parameter_file_problem(path: Path, node: str) -> str | None:
         return f"the parameter file {path}: {error}"
     names = sorted(_node_names(content))
     if not names:
-        return (
-            f"{path} is no parameter file of ROS but, it seems, a settings file: indent its groups under "
-            "`/**:` and `ros__parameters:`"
-        )
+        return f"{path} is neither a settings file nor a parameter file of ROS: it holds no groups of names"
     if any(_matches(name, node) for name in names):
         return None
     return f"{path} has no entry for {node}, only for {', '.join(names[:3])}: name it `{node}:` or `/**:`"
