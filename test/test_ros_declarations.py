@@ -138,5 +138,6 @@ def test_arguments_that_ros_ignores_are_told() -> None:
     assert ignored_arguments(["node"]) is None
     said = ignored_arguments(["node", "-p", "node.autostart:=true"])
     assert said == "'-p node.autostart:=true' is ignored: write --ros-args before the arguments of ROS"
+    assert ignored_arguments(["node", "--ros-args", "--log-level", "info"]) is None
     said = ignored_arguments(["node", "--params-file", "mine.yaml"])
     assert said == "'--params-file mine.yaml' is ignored: write --ros-args before the arguments of ROS"

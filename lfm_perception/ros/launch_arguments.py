@@ -6,6 +6,7 @@ Imports neither `launch` nor rclpy, so that it can be tested without ROS.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -23,10 +24,6 @@ REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "nanoowl": {"image_raw": "input_image", "detections": "output_detections", "dbg_image": "output_image"},
 }
 """Remappings to the topic names of other nodes; NanoOWL's `input_query` is the same."""
-
-
-ROS_OPTIONS = ("-p", "--param", "-r", "--remap", "--params-file", "--log-level")
-"""Options that ROS reads only after `--ros-args`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +90,12 @@ REPLAY_ARGUMENTS = (
 """The arguments of replay.launch.py."""
 
 
+USAGE = (
+    "usage: perception_node --ros-args [--params-file FILE] [-p NAME:=VALUE] [-r image_raw:=TOPIC] "
+    "[-r __ns:=/NAMESPACE] [--log-level LEVEL]"
+)
+
+
 def parameter_file(given: str, config: Path, namespace: str = "") -> str | dict[str, str]:
     """The file at this path, or the installed one of this name; a settings file as the parameter for it.
 
@@ -141,14 +144,26 @@ def accepted_arguments(arguments: Sequence[str]) -> list[str]:
     return accepted
 
 
+def parameter_file_problems(arguments: Sequence[str], node: str) -> list[str | None]:
+    """Why a node of this full name takes nothing from the parameter files among these arguments."""
+    files = [Path(value) for option, value in pairwise(arguments) if option == "--params-file"]
+    return [parameter_file_problem(file, node) for file in files]
+
+
+def start_problem(error: str, arguments: Sequence[str]) -> str:
+    """Why ROS cannot start with these arguments, where its own message is hard to read."""
+    for problem in filter(None, parameter_file_problems(arguments, "/perception")):
+        return problem
+    if found := re.search(r"Couldn't parse ([a-z ]+): '(.*?)'", error):
+        return f"'{found[2]}' is no {found[1]}; {USAGE}"
+    told = error.removeprefix("failed to initialize rcl: ").partition(", at /")[0].rstrip(".")
+    return f"{told}; {USAGE}"
+
+
 def ignored_arguments(arguments: Sequence[str]) -> str | None:
-    """Which arguments ROS ignores because `--ros-args` is missing, in a sentence; None if none."""
-    ignored = [
-        each
-        for before, each in pairwise(arguments)
-        if before in ROS_OPTIONS or each in ROS_OPTIONS or ":=" in each
-    ]
-    if not ignored or "--ros-args" in arguments:
+    """Which arguments are ignored because they do not stand after `--ros-args`; None if none."""
+    ignored = list(itertools.takewhile(lambda each: each != "--ros-args", arguments[1:]))
+    if not ignored:
         return None
     return f"'{safe_line(' '.join(ignored))}' is ignored: write --ros-args before the arguments of ROS"
 

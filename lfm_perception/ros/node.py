@@ -18,8 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from itertools import pairwise
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -44,9 +42,11 @@ from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.executor import CameraExecutor
 from lfm_perception.ros.launch_arguments import (
+    USAGE,
     accepted_arguments,
     ignored_arguments,
-    parameter_file_problem,
+    parameter_file_problems,
+    start_problem,
 )
 from lfm_perception.ros.names import warn_of_namesakes
 from lfm_perception.ros.parameters import Parameters
@@ -336,29 +336,24 @@ def _failed(request: Any, response: Response) -> Response:
     return response
 
 
-def _parameter_file_problems(arguments: Sequence[str], node: str) -> list[str | None]:
-    """Why a node of this full name takes nothing from the parameter files among these arguments."""
-    files = [Path(value) for option, value in pairwise(arguments) if option == "--params-file"]
-    return [parameter_file_problem(file, node) for file in files]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
+    written = sys.argv if arguments is None else arguments
+    if {"-h", "--help"} & set(written):
+        sys.exit(print(USAGE))
     problem = transport.use_shared_memory()
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     # the context stays valid until the node has published its end
-    written = sys.argv if arguments is None else arguments
     given = accepted_arguments(written)
     try:
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rcl's own messages about parameter files are hard to read
-        told = next(filter(None, _parameter_file_problems(given, "/perception")), str(error))
-        sys.exit(sentence(f"the node cannot start: {told}"))
+    except Exception as error:
+        sys.exit(sentence(f"the node cannot start: {start_problem(str(error), given)}"))
     node = PerceptionNode()
     shared_memory.restrict()
-    files = _parameter_file_problems(given, node.get_fully_qualified_name())
+    files = parameter_file_problems(given, node.get_fully_qualified_name())
     for warning in (problem, ignored_arguments(written), *files):
         if warning is not None:
             node.get_logger().warning(sentence(warning))

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.ros.launch_arguments import accepted_arguments
+from lfm_perception.ros.launch_arguments import accepted_arguments, start_problem
 from lfm_perception.ros.parameters import Parameters, ros_parameters
 from lfm_perception.settings import Settings
 
@@ -144,3 +144,24 @@ def test_a_settings_file_that_cannot_be_used_is_named_when_the_node_is_configure
         file.write_text(text)
         with parameters(file) as declared, pytest.raises(PerceptionError, match=re.escape(said)):
             declared.settings()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-r", "image_raw:=bad topic"), "'-r image_raw:=bad topic' is no remap rule; usage: "),
+        (("-r", "__ns:=cam1"), "'-r __ns:=cam1' is no remap rule; usage: "),
+        (("-p", "image.max_tokens"), "'-p image.max_tokens' is no parameter override rule; usage: "),
+        (("-p",), "No parameter override rule found"),
+        (("--log-level", "loud"), "'--log-level loud' is no log level; usage: "),
+        (("--bogus",), "--bogus"),
+        (("--params-file", "missing.yaml"), "the parameter file missing.yaml: cannot be read: no such file"),
+    ],
+)
+def test_arguments_that_ros_cannot_parse_are_one_sentence(words: tuple[str, ...], said: str) -> None:
+    arguments = ["node", "--ros-args", *words]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of rclpy, which has a class for some of them
+        rclpy.init(args=arguments, context=rclpy.Context())
+    problem = start_problem(str(caught.value), arguments)
+    assert said in problem
+    assert " at /" not in problem
