@@ -234,7 +234,10 @@ class YamlPlaces:
 
         That of a key where its value is a mapping or a list.
         """
-        node, mark = self._root, self._root.start_mark
+        node = self._root
+        if node is None:  # an empty text
+            return 1, 1
+        mark = node.start_mark
         for step in path:
             if isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.value):
                 node = node.value[step]

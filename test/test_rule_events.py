@@ -173,6 +173,16 @@ def test_attributes_and_alerts_are_conditions() -> None:
     assert found[0].values == {"alert": "spill"}
 
 
+def test_a_file_may_have_no_condition_about_objects_or_no_rule_at_all() -> None:
+    spill = AlertStatus("spill", {"yes": 0.9, "no": 0.1}, 0.9, True, 0)
+    scene = Scene(0, "", 640, 480, (), (), None, False, {}, Usage(), alerts=(spill,))
+    engine = RuleEngine(rules("  spilled: {when: {alert: spill}}\n"))
+    assert [event.event_id for event in events(engine, 1.0, [track(1, 0.6)], scene=scene)] == [
+        "spilled-1000000000"
+    ]
+    assert events(RuleEngine(parse_rules("rules: {}")), 1.0, [track(1, 0.6)]) == []
+
+
 def test_all_any_not_and_other_rules_combine() -> None:
     text = """
   busy: {when: {count: {label: forklift}, more_than: 0}}

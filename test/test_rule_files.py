@@ -113,6 +113,7 @@ def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -
     [
         ("rules: [", "not valid YAML, line 1"),
         ("rules: {a: {when: {label: x}}, a: {when: {label: x}}}", "not valid YAML, line 1"),
+        ("", "line 1, column 1, the file: a rule file must be a mapping, got nothing"),
         ("- a", "line 1, column 1, the file: a rule file must be a mapping"),
         ("rule: {}", "line 1, column 1, the file: a rule file has no key 'rule': did you mean 'rules'?"),
         ("units: pixels", "pixels need the size of their image"),

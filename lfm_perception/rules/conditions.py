@@ -75,7 +75,11 @@ class Conditions:
         labels = dict.fromkeys(label for each in objects for label in each.labels)
         self._labels = {label: index for index, label in enumerate(labels)}
         self._has_label = np.array(
-            [[not each.labels or label in each.labels for label in [*self._labels, None]] for each in objects]
+            [
+                [not each.labels or label in each.labels for label in [*self._labels, None]]
+                for each in objects
+            ],
+            dtype=bool,
         ).reshape(len(objects), len(self._labels) + 1)
         self.attributes = list(dict.fromkeys(pair for each in objects for pair in each.attributes))
         self._ranges = [

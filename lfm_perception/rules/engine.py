@@ -159,34 +159,33 @@ class RuleEngine:
         """Give each track its column, those that are gone behind, and end the events of forgotten ones."""
         self._tracks.update((track.track_id, track) for track in tracks)
         ids = list(dict.fromkeys(track.track_id for track in tracks))
-        gone_s = self._now_s - self._last_seen_s
-        if ids == self._ids[: self._present] == self._ids and len(ids) == self._present:
+        self._present, there = len(ids), set(ids)
+        if not there.issuperset(self._ids):
+            gone_s = (self._now_s - self._last_seen_s[1:]).tolist()
+            gone = [
+                track_id
+                for track_id, seconds in zip(self._ids, gone_s, strict=True)
+                if track_id not in there and seconds <= self._keep_s
+            ]
+            ids += gone[:MAX_COLUMNS]
+        if ids == self._ids:
             return []
-        there = set(ids)
-        gone = [
-            track_id
-            for track_id, seconds in zip(self._ids, gone_s[1:].tolist(), strict=True)
-            if track_id not in there and seconds <= self._keep_s
-        ][:MAX_COLUMNS]
-        arranged = [*ids, *gone]
-        if arranged != self._ids:
-            columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
-            source = np.array([0, *(columns.get(each, -1) for each in arranged)], dtype=np.intp)
-            self._conditions.move(source)
-            self._raw, self._last_seen_s = (
-                moved(self._raw, source, 0.0),
-                moved(self._last_seen_s, source, -np.inf),
-            )
-            self._running, self._begun = moved(self._running, source, 0), moved(self._begun, source, 0)
-            self._since_s = moved(self._since_s, source, -np.inf)
-            self._last_true_s = moved(self._last_true_s, source, -np.inf)
-            self._ids = arranged
-            kept = {0, *arranged}
-            self._tracks = {track_id: self._tracks[track_id] for track_id in arranged}
-            self._present = len(ids)
-            return [self._ended(key) for key in list(self._open) if key[1] not in kept]
-        self._present = len(ids)
-        return []
+        columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
+        source = np.array([0, *(columns.get(each, -1) for each in ids)], dtype=np.intp)
+        self._conditions.move(source)
+        self._raw, self._last_seen_s = (
+            moved(self._raw, source, 0.0),
+            moved(self._last_seen_s, source, -np.inf),
+        )
+        self._running, self._begun = moved(self._running, source, 0), moved(self._begun, source, 0)
+        self._since_s = moved(self._since_s, source, -np.inf)
+        self._last_true_s = moved(self._last_true_s, source, -np.inf)
+        self._ids, self._tracks = ids, {track_id: self._tracks[track_id] for track_id in ids}
+        return [
+            self._ended(key)
+            for key in list(self._open)
+            if self._of_objects[key[0]] and key[1] not in self._tracks
+        ]
 
     def _observation(self, aspect: float, scene: Scene | None) -> Observation:
         shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]

@@ -33,6 +33,7 @@ from seeds import (
     REPLY,
     REPORT,
     ROS_SETTINGS,
+    RULES,
     SCENE,
     SEQUENCE,
     SET,
@@ -149,6 +150,14 @@ READERS = (
     ),
     text_reader(
         "launch parameter file", "p.yaml", targets.parameter_file, (ROS_SETTINGS,), YAML_TOKENS, BROKEN_YAML
+    ),
+    text_reader(
+        "rule files",
+        "rules.yaml",
+        targets.rules,
+        (RULES,),
+        (*YAML_TOKENS, "inside", "near", "not", "count", "0", "1"),
+        (*BROKEN_YAML, *LARGE_YAML, *BROKEN_BYTES),
     ),
     text_reader("--set KEY=VALUE", "", targets.changes, SET, YAML_TOKENS, BROKEN_SET),
     text_reader("parameter values", "", targets.values, ("0",), ("1", "2")),

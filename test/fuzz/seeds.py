@@ -41,6 +41,20 @@ sampling: {temperature: 0.1}
 ROS_SETTINGS = "/**:\n  ros__parameters:\n    image: {max_tokens: 64}\n    detect.labels: [person]\n"
 
 
+RULES = """\
+units: pixels
+image: [640, 480]
+zones: {dock: [[320, 240], [640, 240], [640, 480]], shelf: {points: [[0, 0], [9, 0], [9, 9]], anchor: centre}}
+lines: {door: [[320, 480], [320, 240]]}
+rules:
+  in: {when: {label: [person, box], inside: [dock, shelf], speed: {above: 1, hysteresis: 0.5}}, for: 1}
+  over: {when: {crosses: {line: door, to: left}}, cooldown: 5, message: over it}
+  crowd: {when: {count: {inside: dock}, more_than: 2}, actions: {publish_bool: dock/crowd, snapshot: true}}
+  near: {when: {all: [{near: {label: box, within: 64}}, {not: {rule: crowd}}]}, end_after: 1}
+  goes: {when: {attributes: {helmet: no}, size: {below: 99}, outside: dock, disappears: 0.5}}
+"""
+
+
 def _bomb(merge: bool) -> str:
     """YAML of a few hundred bytes that means 9^8 values."""
     lines, last = ["a: &a {k: v}"], "a"

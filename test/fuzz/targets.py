@@ -28,6 +28,33 @@ def settings(folder: Path) -> Read:
     return lambda file: Settings.load(file).dialect
 
 
+def rules(folder: Path) -> Read:
+    """Rules that are accepted must also run; what is wrong with others is a sentence each."""
+    from lfm_perception.errors import PerceptionError
+    from lfm_perception.geometry import Box
+    from lfm_perception.rules import RuleEngine, read_rules
+    from lfm_perception.scene import ZERO_VELOCITY, Track
+
+    box = Box(0.6, 0.3, 0.8, 0.9)
+    frames = [
+        [Track(1, "person", box, 0.9, ZERO_VELOCITY, 1.0, 0.0)],
+        [],
+        [Track(2, "box", box, 0.9, ZERO_VELOCITY, 1.0, 0.0)],
+    ]
+
+    def read(file: Path) -> object:
+        found = read_rules(file)
+        engine = RuleEngine(found)
+        for second, tracks in enumerate(frames, start=1):
+            engine.update(second * 10**9, tracks)
+        engine.shapes()
+        if found.problems:
+            raise PerceptionError(found.problems[0])
+        return found
+
+    return read
+
+
 def changes(folder: Path) -> Read:
     import typer
 
