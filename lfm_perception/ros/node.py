@@ -205,8 +205,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         if not self.get_parameter("node.autostart").value:
             worker_process.discard()
             name, problem = self.get_fully_qualified_name(), self._declared.problem()
-            way_out = f"ros2 lifecycle set {name} configure and activate, or node.autostart"
-            self.get_logger().info(sentence(f"unconfigured: {problem or way_out}"))
+            said = f"unconfigured: ros2 lifecycle set {name} configure and activate, or node.autostart"
+            self.get_logger().info(sentence(f"unconfigured: {problem}") if problem else said)
         elif self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
