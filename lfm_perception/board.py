@@ -14,6 +14,7 @@ out: nothing here fails.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -24,8 +25,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lfm_perception.files import read_bytes
 from lfm_perception.planning.thermal import DegradationLevel, next_level
 from lfm_perception.settings import ThermalSettings
+from lfm_perception.text import safe_line
 
 SYSFS = Path("/sys")
 
@@ -34,6 +37,9 @@ MIN_CELSIUS, MAX_CELSIUS = -60.0, 200.0
 
 INPUT_RAILS = ("VDD_IN", "VIN", "POM_5V_IN")
 """Rails that supply the whole board; on a board without one, all rails are added up."""
+
+MAX_SENSOR_BYTES = 1 << 16
+"""Maximum size of a sensor's file; those of sysfs have 4096 bytes."""
 
 _FAN = re.compile("fan|pwm", re.IGNORECASE)
 _GPU = re.compile(r"gpu|g[abv]\d+b|gp10b|gm20b", re.IGNORECASE)
@@ -257,13 +263,14 @@ def _entries(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return safe_line(read_bytes(path, MAX_SENSOR_BYTES).decode().strip())
     except (OSError, ValueError):  # reading a sensor that is switched off is an error
         return ""
 
 
 def _number(path: Path) -> float | None:
     try:
-        return float(_text(path))
+        number = float(_text(path))
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -85,6 +86,16 @@ def test_malformed_sensor_files_are_left_out(files: dict[str, bytes]) -> None:
         for name, content in files.items():
             (board.root / name).write_bytes(content)
         assert "tj-thermal" in read_sysfs(board.root).temperatures_c
+
+
+def test_sensors_that_are_pipes_or_devices_are_not_waited_for(tmp_path: Path) -> None:
+    zone = tmp_path / "class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    os.mkfifo(zone / "temp")
+    (zone / "type").symlink_to("/dev/zero")
+    (tmp_path / "class/thermal/thermal_zone1").mkdir()
+    (tmp_path / "class/thermal/thermal_zone1/temp").write_text("nan")
+    assert read_sysfs(tmp_path).temperatures_c == {}
 
 
 def test_sensors_that_are_off_do_not_count(board: FakeBoard) -> None:

@@ -57,7 +57,9 @@ def test_omitted_labels_and_images_are_noted(tmp_path: Path) -> None:
     shown = scenes(2)
     folder = write_coco(tmp_path / "coco", shown)
     content = coco(shown[:1])
-    content["annotations"][0]["iscrowd"] = 1
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = "0"  # as a text
+    content["annotations"][0]["iscrowd"] = "1"
     (folder / "instances.json").write_text(json.dumps(content))
     with open_labelled(folder) as opened:
         notes = opened.notes

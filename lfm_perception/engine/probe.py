@@ -46,7 +46,7 @@ def probe(model: Path, n_gpu_layers: int) -> Probe:
     """
     command = [sys.executable, "-m", "lfm_perception.engine.probe", str(model), str(n_gpu_layers)]
     try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise PerceptionError(
             f"llama.cpp did not load {model.name} within {TIMEOUT_S:.0f} s: is the disk or the GPU busy?"

@@ -114,7 +114,7 @@ def _system_font(language: str, bold: bool) -> str:
     weight = "bold" if bold else "regular"
     command = ["fc-match", "--format=%{lang}\n%{file}", f"sans:lang={language}:weight={weight}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5.0)
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=5.0)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     languages, _, file = done.stdout.partition("\n")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -16,6 +16,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.task import Task
+
+from lfm_perception.ros.unexpected import UnexpectedErrors
 
 START_POLL_S = 0.001
 """Polling period while a transition's thread starts."""
@@ -88,7 +90,10 @@ class CameraExecutor(SingleThreadedExecutor):
 
 @contextmanager
 def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
-    """A node in a context of its own, whose callbacks run in a thread until the block ends."""
+    """A node in a context of its own, whose callbacks run in a thread until the block ends.
+
+    An exception, of a callback or of a message that cannot be read, costs that message and is logged once.
+    """
     context = Context()
     rclpy.init(args=[], context=context)
     try:
@@ -96,7 +101,10 @@ def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         ending = threading.Event()
-        spin = threading.Thread(target=_spin, args=(executor, ending), name=f"{name} executor", daemon=True)
+        errors = UnexpectedErrors(node.get_logger())
+        spin = threading.Thread(
+            target=_spin, args=(executor, ending, errors), name=f"{name} executor", daemon=True
+        )
         spin.start()
         try:
             yield node
@@ -109,7 +117,12 @@ def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
         rclpy.try_shutdown(context=context)
 
 
-def _spin(executor: SingleThreadedExecutor, ending: threading.Event) -> None:
-    with suppress(ExternalShutdownException):
-        while not ending.is_set():
+def _spin(executor: SingleThreadedExecutor, ending: threading.Event, errors: UnexpectedErrors) -> None:
+    while not ending.is_set():
+        try:
             executor.spin_once(timeout_sec=SPIN_POLL_S)
+        except ExternalShutdownException:
+            return
+        except Exception as error:  # noqa: PERF203 - it waits for most of the time
+            errors.record("a callback", error)
+            ending.wait(ERROR_PAUSE_S)

@@ -227,7 +227,7 @@ class _Player:
             for status in diagnostics.status
             if status.name.partition(": ")[0].strip("/") == self._name
             for value in status.values
-            if value.key.startswith("frames ")
+            if value.key.startswith("frames ") and value.value.isdecimal()
         }
         if "frames received" not in values:
             return

@@ -9,8 +9,11 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
 from robot import robot  # isort: split - chooses how messages travel
+from std_msgs.msg import String
 
+from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.health import problems
+from lfm_perception.ros.processes import wait_for
 
 
 def test_a_node_is_well_until_its_camera_is_silent() -> None:
@@ -23,3 +26,21 @@ def test_a_node_is_well_until_its_camera_is_silent() -> None:
         while not (found := problems(name, 30.0)):
             pass
         assert found[0].startswith(f"{name.lstrip('/')}: camera: no usable image on ")
+
+
+def test_a_message_that_is_no_text_costs_only_itself() -> None:
+    """Any node may publish bytes that are no UTF-8, and a callback may fail on what they say."""
+    heard: list[str] = []
+
+    def on_text(message: String) -> None:
+        heard.append(str(int(message.data)))
+
+    with spinning_node("talker") as talker, spinning_node("listener") as listener:
+        publisher = talker.create_publisher(String, "texts", 10)
+        listener.create_subscription(String, "texts", on_text, 10)
+        wait_for(publisher.get_subscription_count, 20.0, "the listener")
+        publisher.publish(b"\0\1\0\0\2\0\0\0\xff\0")
+        publisher.publish(String(data="no number"))
+        publisher.publish(String(data="7"))
+        wait_for(lambda: heard, 20.0, "the last message")
+    assert heard == ["7"]

@@ -106,7 +106,7 @@ def _box(
     numbers = [_number(value) for value in bbox] if isinstance(bbox, list) else []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         raise PerceptionError(f"{where} needs a bbox [x, y, width, height], got {shown(bbox)}")
-    if entry.get("iscrowd"):
+    if (crowd := entry.get("iscrowd")) and _number(crowd) != 0.0:  # some tools write "0"
         omissions["boxes of crowds were left out"] += 1
         return None
     x, y, w, h = numbers
