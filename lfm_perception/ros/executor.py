@@ -121,8 +121,8 @@ def _spin(executor: SingleThreadedExecutor, ending: threading.Event, errors: Une
     while not ending.is_set():
         try:
             executor.spin_once(timeout_sec=SPIN_POLL_S)
-        except ExternalShutdownException:
+        except ExternalShutdownException:  # noqa: PERF203 - it waits for most of the time
             return
-        except Exception as error:  # noqa: PERF203 - it waits for most of the time
+        except Exception as error:
             errors.record("a callback", error)
             ending.wait(ERROR_PAUSE_S)
