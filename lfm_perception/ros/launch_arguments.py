@@ -36,6 +36,9 @@ class Argument:
     choices: tuple[str, ...] | None = None
 
 
+OPEN_FILES = "/dev/fd/", "/proc/"
+"""Begins of the paths of a shell's `<(command)`, which are pipes that end."""
+
 MAX_NAME = 255
 """Maximum length of a node's full name."""
 
@@ -136,9 +139,14 @@ def is_settings_file(path: Path) -> bool:
 
 
 def accepted_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a node, with settings files that were given as parameter files made parameters."""
+    """The arguments of a node, with settings files that were given as parameter files made parameters.
+
+    Raises PerceptionError for a parameter file that is a named pipe, which ROS would wait for.
+    """
     accepted = list(arguments)
     for index, (option, value) in enumerate(pairwise(arguments)):
+        if option == "--params-file" and Path(value).is_fifo() and not value.startswith(OPEN_FILES):
+            raise PerceptionError(f"the parameter file {value} is a pipe: give a file")
         if option == "--params-file" and is_settings_file(Path(value)):
             accepted[index : index + 2] = ["-p", f"settings_file:={Path(value).absolute()}"]
     return accepted

@@ -346,8 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
     # the context stays valid until the node has published its end
-    given = accepted_arguments(written)
+    given = written
     try:
+        given = accepted_arguments(written)
         rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         sys.exit(sentence(f"the node cannot start: {start_problem(str(error), given)}"))

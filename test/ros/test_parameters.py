@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,12 @@ def parameters(file: Path, *more: str) -> Iterator[Parameters]:
     finally:
         node.destroy_node()
         context.try_shutdown()
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PerceptionError, match="the parameter file .*pipe is a pipe: give a file"):
+        accepted_arguments(["node", "--ros-args", "--params-file", str(tmp_path / "pipe")])
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
