@@ -223,6 +223,22 @@ def test_the_key_appears_in_no_sentence_and_no_answer(status: int, monkeypatch: 
     assert KEY not in repr(Endpoint.of(settings.openai))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY,
+        KEY[6:],
+        "".join(f"\\u{ord(each):04x}" for each in KEY),
+        "".join(f"\\u{ord(each):04X}" for each in KEY),
+        "".join(f"%{ord(each):02X}" for each in KEY),
+        KEY.replace("-", "%2d"),
+    ],
+)
+def test_the_key_is_masked_in_every_form(form: str) -> None:
+    masked = Endpoint("https://fleet/v1", KEY).masked(b'{"message": "bad %s here"}' % form.encode())
+    assert masked == b'{"message": "bad *** here"}' or (form == KEY[6:] and KEY[6:18].encode() not in masked)
+
+
 @pytest.mark.parametrize("name", ["HOME", "AWS_SECRET_ACCESS_KEY", "LFM_PERCEPTION_", "LFM_PERCEPTION_A B"])
 def test_a_key_comes_only_from_a_variable_with_the_prefix(name: str) -> None:
     with pytest.raises(PerceptionError, match="must be a name that begins with LFM_PERCEPTION_"):

@@ -34,6 +34,9 @@ MASK = "***"
 MASKED_CHARACTERS = 8
 """A run of text that begins with so many characters of the API key is masked."""
 
+MASKED_PIECE, MAX_ERROR_BYTES = 12, 1 << 16
+"""Length of a piece of the API key that is masked too, in answers up to so many bytes: those of errors."""
+
 CLOSE_TIMEOUT_S = 1.0
 """Longest wait for the end of connections that are closed."""
 
@@ -79,14 +82,21 @@ class Endpoint:
         return cls(settings.url.rstrip("/"), key, tls)
 
     def masked(self, content: bytes) -> bytes:
-        """The content without the API key, and without what follows its first characters."""
+        """The content without the API key or a piece of it, and without what follows its first characters."""
         if not self.key:
             return content
         beginning = self.key[:MASKED_CHARACTERS].encode()
-        # each character plain or in one of JSON's escapes
-        characters = (rb"(?:\\?%s|\\u00%02x)" % (re.escape(b"%c" % byte), byte) for byte in beginning)
+        # each character plain, or in one of the escapes of JSON or of addresses
+        characters = (
+            rb"(?:\\?%s|(?i:\\u00%02x|%%%02x))" % (re.escape(b"%c" % byte), byte, byte) for byte in beginning
+        )
+        rest = rb"""(?:\\u[0-9a-fA-F]{4}|\\/|[^\s"'\\])*"""
         flags = re.IGNORECASE if len(self.key) > MASKED_CHARACTERS else 0
-        return re.sub(b"".join(characters) + rb"""[^\s"'\\]*""", MASK.encode(), content, flags=flags)
+        content = re.sub(b"".join(characters) + rest, MASK.encode(), content, flags=flags)
+        if len(content) <= MAX_ERROR_BYTES:
+            for start in range(len(self.key) - MASKED_PIECE + 1):
+                content = content.replace(self.key[start : start + MASKED_PIECE].encode(), MASK.encode())
+        return content
 
 
 class Transport:

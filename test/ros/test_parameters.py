@@ -41,7 +41,7 @@ def parameters(file: Path, *more: str) -> Iterator[Parameters]:
 
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(PerceptionError, match="the parameter file .*pipe is a pipe: give a file"):
+    with pytest.raises(PerceptionError, match="pipe is a pipe: give a file"):
         accepted_arguments(["node", "--ros-args", "--params-file", str(tmp_path / "pipe")])
 
 
