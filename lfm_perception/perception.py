@@ -266,7 +266,7 @@ class Perception:
             except CancelledError:
                 raise
             except PerceptionError as error:
-                self.question_problem = f"detect.attributes {attribute.name!r}: {error}"
+                self.question_problem = f"question {attribute.name!r} about a track: {error}"
             self._attributes.record(frame, track, attribute, region, value)
             self._schedule.spend(stamp_s, time.perf_counter() - began_s)
 
