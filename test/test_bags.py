@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, storage_mcap
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 from rosbags.typesys import Stores, get_typestore
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.media import bag_compression
 from lfm_perception.media.bags import image_topic, is_bag, open_bag, read_messages
 from lfm_perception.media.sources import open_source
 
 TYPES = get_typestore(Stores.LATEST)
 IMAGE = "sensor_msgs/msg/Image"
+ZSTD: Any = vars(storage_mcap)["zstd"]
+LZ4: Any = import_module("lz4.frame")
 
 
 def recorded(path: Path, plugin: StoragePlugin, compression: CompressionMode | None = None) -> Path:
@@ -106,6 +111,26 @@ def test_messages_that_only_the_metadata_calls_compressed_are_named_so(tmp_path:
     with open_bag(bag) as reader:
         assert len(list(read_messages(reader, image_topic(reader, bag, None)))) == 5
     assert "give the folder of the bag" in refusal(only_file(bag, ".db3"))
+
+
+def test_a_small_message_does_not_become_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bag_compression, "MAX_BYTES", 1 << 20)
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    writer = sqlite3.connect(only_file(bag, ".db3"))
+    bomb = ZSTD.compress(bytes(1 << 21))
+    writer.execute("UPDATE messages SET data = ? WHERE id = 3", (bomb,))
+    writer.commit()
+    writer.close()
+    assert "at frame 2: a compressed piece of it is cut off, or larger than 1 MB" in refusal(bag)
+    for data, kind in (
+        (bomb, "zstd"),
+        (LZ4.compress(bytes(1 << 21)), "lz4"),
+        (LZ4.compress(b"x")[:-4], "lz4"),
+    ):
+        with pytest.raises(PerceptionError, match="cut off, or larger than 1 MB"):
+            storage_mcap.decompress(data, kind, 1, 0)
+    for data, kind in ((ZSTD.compress(b"whole"), "zstd"), (LZ4.compress(b"whole"), "lz4")):
+        assert storage_mcap.decompress(data, kind, 5, 0) == b"whole"
 
 
 def test_a_compressed_file_of_a_bag_is_no_video(tmp_path: Path) -> None:

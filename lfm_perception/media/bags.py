@@ -18,6 +18,7 @@ from rosbags.typesys.store import Typestore
 from lfm_perception.cdr import header_stamp_ns
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import parse_yaml, read_text
+from lfm_perception.media import bag_compression
 from lfm_perception.media.images import reason
 
 MAX_METADATA_BYTES, MAX_METADATA_NODES = 1 << 23, 200_000
@@ -104,6 +105,7 @@ def open_bag(path: Path) -> Iterator[Reader]:
         raise PerceptionError(
             f"bag {path} has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
         )
+    bag_compression.limit()
     try:
         _check_files(path)
         reader = Reader(path)
