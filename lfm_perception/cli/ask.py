@@ -63,7 +63,8 @@ def ask(
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 
-        print(ask_node(node, _typed(question, language or "en", yes_no=yes_no, choice=choice, number=number)))
+        asked = _typed(question, language or "en", yes_no=yes_no, choice=choice, number=number)
+        print(_published(ask_node(node, asked), as_json=as_json))
         return
     from lfm_perception.backends import demo_model_warning, log_warning, open_vlm
     from lfm_perception.media.run import limited
@@ -96,6 +97,14 @@ def ask(
                     name = frame.file or ("" if count == 1 else f"frame {index}")
                     print(_line(decision, name, as_json=as_json), flush=True)
         job.require(answered, f"{opened.name} holds no frames")
+
+
+def _published(text: str, *, as_json: bool) -> str:
+    """An answer as on the node's topic; one in JSON shortened to its value and probability."""
+    if as_json or not text.startswith("{"):
+        return text
+    answer = json.loads(text)
+    return f"{answer['value']} ({answer['probability']:.0%})"
 
 
 def _line(decision: Decision, name: str, *, as_json: bool) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -114,16 +115,23 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
     assert len(given) <= len(stamps)
 
 
-def test_a_typed_question_is_answered_from_the_command_line_of_another_process(running: Robot) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], r"(yes|no) \(\d+%\)"),
+        (["--json"], r'\{"question": "Is there a box\?", .*"value": "(yes|no)", .*\}'),
+    ],
+)
+def test_a_typed_question_is_answered_from_the_command_line_of_another_process(
+    running: Robot, options: list[str], said: str
+) -> None:
     running.show(Film().next())
     ask = "from lfm_perception.cli import main; main()", "ask", f"node:{running.name}"
-    command = [sys.executable, "-c", *ask, "Is there a box?", "--yes-no"]
+    command = [sys.executable, "-c", *ask, "Is there a box?", "--yes-no", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         film = Film()
         while process.poll() is None:
             running.send_frame(film.next())
             time.sleep(0.1)
         assert process.stdout is not None
-        answer = json.loads(process.stdout.read())
-    assert answer["value"] in ("yes", "no")
-    assert answer["question"] == "Is there a box?"
+        assert re.fullmatch(said, process.stdout.read().strip())
