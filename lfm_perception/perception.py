@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from lfm_perception.backends import open_vlm
 from lfm_perception.decisions import Decision, answer_probabilities, decide
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import WHOLE, iou_matrix, stack
-from lfm_perception.planning.attribute_schedule import AttributeSchedule
+from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
+from lfm_perception.planning.attribute_schedule import MIN_SIDE, AttributeSchedule, is_small, surroundings
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
 from lfm_perception.planning.question_schedule import QuestionSchedule
@@ -160,17 +160,31 @@ class Perception:
         self._caption_requested = True
 
     def answer(self, frame: Frame, question: TypedQuestion, on_text: OnText | None = None) -> Decision:
-        """The model's answer to a question about a frame; free text has up to `caption.max_tokens` tokens.
+        """The model's answer to a question about a frame, or about a track in it.
+
+        Free text has up to `caption.max_tokens` tokens.
 
         The frame of the last inference is neither encoded nor read again. `on_text` receives free text while
         it is decoded, where the backend can do that.
 
         Raises:
-            PerceptionError: the model fails, or a limit ended the answer.
+            PerceptionError: there is no such track, the model fails, or a limit ended the answer.
         """
-        limit = self._settings.caption.max_tokens
-        answer, plan = self._inferencer.ask(frame, question.question, limit, on_text)
-        return decide(question, answer, self._settings.questions, stamp_ns=frame.stamp_ns, plan=plan.image)
+        limit, track_id = self._settings.caption.max_tokens, question.track
+        region = None if track_id is None else self._region_of(track_id, frame)
+        answer, plan = self._inferencer.ask(frame, question.question, limit, on_text, region)
+        settings, stamp_ns = self._settings.questions, frame.stamp_ns
+        return decide(question, answer, settings, stamp_ns=stamp_ns, plan=plan.image, track_id=track_id)
+
+    def _region_of(self, track_id: int, frame: Frame) -> Box:
+        """The region of the frame with a track. Raises PerceptionError where there is none, or nearly."""
+        boxes = {track.track_id: track.box for track in self.tracks(frame.stamp_ns)}
+        if track_id not in boxes:
+            there = ", ".join(map(str, boxes)) or "none"
+            raise PerceptionError(f"there is no track {track_id} now, only: {there}")
+        if is_small(boxes[track_id], frame):
+            raise PerceptionError(f"track {track_id} has less than {MIN_SIDE} pixels: too few to ask about")
+        return surroundings(boxes[track_id])
 
     def update_ego_motion(self, frame: Frame) -> None:
         """Estimates the camera's motion up to a camera frame, inferred or not; takes a few milliseconds.

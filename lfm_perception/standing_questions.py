@@ -58,6 +58,8 @@ class StandingQuestion:
             raise PerceptionError(
                 f"{where}: 'type' must be yes_no, choice or number: text has no probability"
             )
+        if self.question.track is not None:
+            raise PerceptionError(f"{where}: a track ends, so name none: 'about' takes a label, or {TRACK}")
         if self.attribute is not None and self.question.type == "number":
             raise PerceptionError(f"{where}: about tracks, 'type' must be yes_no or choice, got number")
         answer = answers.get(self.answer) or answers.get(self.answer.lower())

@@ -49,6 +49,7 @@ class TypedQuestion:
         options: the answers of a choice.
         minimum, maximum: of a number, inclusive.
         language: in which the answer is asked for, a key of `ANSWER_FORMS`.
+        track: id of the track about whose crop it is; None: about the whole frame.
 
     Raises:
         PerceptionError: for a text that cannot be asked, and for options or a range that cannot be answered.
@@ -60,6 +61,7 @@ class TypedQuestion:
     minimum: int = 0
     maximum: int = 10
     language: str = "en"
+    track: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_QUESTION_LENGTH:
@@ -122,13 +124,15 @@ class TypedQuestion:
 
     def to_json(self) -> str:
         """The question as `from_json` reads it: words for free text, else JSON."""
-        if self.type == "text" and not self.text.lstrip().startswith("{"):
+        if self.type == "text" and self.track is None and not self.text.lstrip().startswith("{"):
             return self.text
         entry: dict[str, Any] = {"question": self.text, "type": self.type, "language": self.language}
         if self.options:
             entry["options"] = list(self.options)
         if self.type == "number":
             entry.update(minimum=self.minimum, maximum=self.maximum)
+        if self.track is not None:
+            entry["track"] = self.track
         return json.dumps(entry, ensure_ascii=False)
 
     @classmethod
@@ -159,6 +163,7 @@ class TypedQuestion:
             minimum=entry.get("minimum", 0),
             maximum=entry.get("maximum", max(10, entry.get("minimum", 0))),
             language=entry.get("language", language),
+            track=entry.get("track"),
         )
 
 
@@ -177,6 +182,7 @@ QUESTION_KEYS = {
     "minimum": int,
     "maximum": int,
     "language": str,
+    "track": int,
 }
 """The keys of a question in JSON, and the types of their values."""
 

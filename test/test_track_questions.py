@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import jsonschema
+import numpy as np
 import pytest
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
@@ -19,6 +20,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
 from lfm_perception.standing_questions import StandingQuestion
 from lfm_perception.tracking import open_tracker
+from lfm_perception.typed_questions import TypedQuestion
 
 HELMET = StandingQuestion.from_text(
     '{name: helmet, question: "Does the {label} wear a helmet?", about: person, answer: no, threshold: 0.7}'
@@ -88,3 +90,37 @@ def test_an_attribute_and_an_alert_have_names_of_their_own() -> None:
                 "questions.standing": ["{name: helmet, question: Helmet, about: person}"],
             }
         )
+
+
+def test_a_question_may_be_about_one_track(vlm: LlamaVlm) -> None:
+    settings = Settings().with_values({"caption.enabled": False, "tracker.min_hits": 1})
+    perception = Perception(settings, vlm, open_tracker(settings.tracker))
+    frame = World(seed=4, width=512, height=512).snapshot(0).frame
+    track = perception.infer(frame).tracks[0]
+    asked = TypedQuestion("What colour is it?", "choice", ("brown", "blue"), track=track.track_id)
+    assert TypedQuestion.from_json(asked.to_json()) == asked
+    about_track = perception.answer(frame, asked)
+    whole = perception.answer(frame, replace(asked, track=None))
+    assert (about_track.track_id, whole.track_id) == (track.track_id, None)
+    assert about_track.to_json()["track"] == track.track_id
+    assert "track" not in whole.to_json()
+    assert about_track.usage.image_tokens < whole.usage.image_tokens
+    assert about_track.probabilities != whole.probabilities
+    tiny = replace(frame, image=np.ascontiguousarray(frame.image[::64, ::64]))
+    with pytest.raises(PerceptionError, match="too few to ask about"):
+        perception.answer(tiny, asked)
+    words = TypedQuestion("What is it?", track=track.track_id)
+    assert TypedQuestion.from_json(words.to_json()) == words
+    assert perception.answer(frame, words).track_id == track.track_id
+
+
+def test_a_track_that_is_not_there_is_named_and_no_alert_is_about_one(vlm: LlamaVlm) -> None:
+    settings = Settings()
+    perception = Perception(settings, vlm, open_tracker(settings.tracker))
+    frame = World(seed=4, width=256, height=256).snapshot(0).frame
+    with pytest.raises(PerceptionError, match="there is no track 7 now, only: none"):
+        perception.answer(frame, TypedQuestion("Open?", "yes_no", track=7))
+    with pytest.raises(PerceptionError, match="'track' of a question must be a whole number, got true"):
+        TypedQuestion.from_json('{"question": "Open?", "track": true}')
+    with pytest.raises(PerceptionError, match="a track ends, so name none"):
+        StandingQuestion.from_text("{name: door, question: Open, track: 7}")

@@ -84,13 +84,15 @@ def make_server(open_eyes: Callable[[], Eyes], *, allow_changes: bool = False) -
         minimum: int = 0,
         maximum: int = 10,
         language: str = "en",
+        track: int | None = None,
     ) -> str:
         """Ask about the latest image. Every type but text is answered with probabilities, as JSON.
 
-        A choice has options, a number lies from minimum to maximum. Language is that of the question.
+        A choice has options, a number lies from minimum to maximum. Language is that of the question. With
+        the id of a track, the question is about this object alone.
         """
         with looking() as eyes:
-            asked = TypedQuestion(question, type, tuple(options or ()), minimum, maximum, language)
+            asked = TypedQuestion(question, type, tuple(options or ()), minimum, maximum, language, track)
             return eyes.ask(asked)
 
     @server.tool(annotations=READS, structured_output=False)

@@ -66,8 +66,7 @@ class AttributeSchedule:
         for track in tracks:
             known = self._tracks.setdefault(track.track_id, _Known())
             known.seen_s = stamp_s
-            small = min(track.box.width * frame.width, track.box.height * frame.height) < MIN_SIDE
-            if small or track.time_since_update_s > 0.0:
+            if is_small(track.box, frame) or track.time_since_update_s > 0.0:
                 continue
             for attribute in self._attributes:
                 if attribute.applies_to(track.label):
@@ -99,6 +98,11 @@ class AttributeSchedule:
             for track in tracks
             if (known := self._tracks.get(track.track_id)) and known.values
         }
+
+
+def is_small(box: Box, frame: Frame) -> bool:
+    """Whether a box has a side below `MIN_SIDE`."""
+    return min(box.width * frame.width, box.height * frame.height) < MIN_SIDE
 
 
 def surroundings(box: Box) -> Box:

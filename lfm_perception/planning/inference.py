@@ -95,15 +95,23 @@ class Inferencer:
         return answer
 
     def ask(
-        self, frame: Frame, question: Question, max_tokens: int, on_text: OnText | None = None
+        self,
+        frame: Frame,
+        question: Question,
+        max_tokens: int,
+        on_text: OnText | None = None,
+        region: Box | None = None,
     ) -> tuple[Answer, FramePlan]:
-        """Asks a question with budgets of its own. The whole frame of `infer` is not encoded again.
+        """Asks a question with budgets of its own, about the frame or a region of it.
 
-        `on_text` receives the text so far, if the model can be followed.
+        The whole frame of `infer` is not encoded again. `on_text` receives the text so far, if the model can
+        be followed.
         """
-        if self.plan is not None and self.plan.region is None and frame.stamp_ns == self._stamp_ns:
-            plan = self._planner.plan_followup(self.plan.image, max_tokens, 0, 0.0)
+        first = self.plan
+        if region is None and first and first.region is None and frame.stamp_ns == self._stamp_ns:
+            plan = self._planner.plan_followup(first.image, max_tokens, 0, 0.0)
         else:
+            frame = frame if region is None else crop(frame, region)
             plan = self._planner.plan_first(frame.width, frame.height, max_tokens, 0.0)
         if on_text is not None and isinstance(self._vlm, StreamingVlm):
             return self._vlm.stream(frame, question, plan, on_text), plan
