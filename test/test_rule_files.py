@@ -56,6 +56,7 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {rule: best}}", "22: there is no rule 'best'"),
         ("{when: {label: person}, for: -1}", "37: expected a number from 0 to 86400, got -1"),
         ("{when: {label: person}, actions: {publish_bool: 'a b'}}", "56: publish_bool takes a ROS name"),
+        ("{when: {label: person}, actions: {publish_bool: 'tür'}}", "56: publish_bool takes a ROS name"),
         ("{when: {label: person}, actions: {snapshot: much}}", "52: snapshot is true or false, got 'much'"),
         ("{when: {crosses: door}, actions: {publish_bool: a}}", "32: a moment does not end"),
         ("{when: [a, b]}", "9: a condition is a mapping such as {label: person, inside: dock}"),

@@ -134,9 +134,10 @@ def run(
 def _rule_engine(settings: Settings) -> RuleEngine:
     """The rules of `rules.file`; what cannot be used of them is a warning each."""
     from lfm_perception.backends import log_warning
+    from lfm_perception.files import user_path
     from lfm_perception.rules import Known, RuleEngine, read_rules
 
-    path = Path(settings.rules.file).expanduser()
+    path = user_path(settings.rules.file)
     file = read_rules(path, Known.of(settings))
     for problem in file.problems:
         log_warning(f"{path}: {problem}")

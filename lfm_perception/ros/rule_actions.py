@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.files import user_path
 from lfm_perception.media import images
 from lfm_perception.ros.topics import LATCHED, RESULT
 from lfm_perception.rules import Event
@@ -62,7 +64,7 @@ class RuleActions:
         warn: Callable[..., None],
     ) -> None:
         self._node, self._decode, self._warn = node, decode, warn
-        self._folder = Path(settings.snapshots).expanduser() if settings.snapshots else None
+        self._folder = user_path(settings.snapshots) if settings.snapshots else None
         self._under_way = Counter[str]()
         self._own = {each.topic_name for each in (*node.publishers, *node.subscriptions)}
         self._own |= {node.resolve_service_name(service.srv_name) for service in node.services}
@@ -108,23 +110,34 @@ class RuleActions:
         services = {"call_trigger": Trigger, "call_set_bool": SetBool}
         found = _Endpoints(rule, {}, {}, {})
         for name, (kind, qos) in topics.items():
-            if (topic := getattr(actions, name)) and not self._is_own(rule, topic):
-                found.publishers[name] = node.create_publisher(kind, topic, qos.profile())
+            if topic := getattr(actions, name):
+                with self._telling(rule, topic):
+                    self._check_name(topic)
+                    found.publishers[name] = node.create_publisher(kind, topic, qos.profile())
         for name, kind in services.items():
-            if (service := getattr(actions, name)) and not self._is_own(rule, service):
-                found.clients[name] = node.create_client(kind, service)
+            if service := getattr(actions, name):
+                with self._telling(rule, service):
+                    self._check_name(service)
+                    found.clients[name] = node.create_client(kind, service)
         if "publish_bool" in found.publishers:
             found.publishers["publish_bool"].publish(Bool(data=False))
         if actions.snapshot and self._folder is None:
             self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: rules.snapshots names no folder")
         return found
 
-    def _is_own(self, rule: Rule, name: str) -> bool:
-        """Whether a name belongs to this node itself, which must not act on itself."""
+    def _check_name(self, name: str) -> None:
+        """Refuse a topic or service of this node itself, which must not act on itself."""
         if self._node.resolve_topic_name(name) in self._own:
-            self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: {name} is this node's own: not done")
-            return True
-        return False
+            raise PerceptionError("it is this node's own")
+
+    @contextmanager
+    def _telling(self, rule: Rule, name: str) -> Iterator[None]:
+        """Log why a topic or service is not used; ROS refuses one of another type, for example."""
+        try:
+            yield
+        except Exception as error:
+            reason = images.reason(error).partition(", at /")[0]
+            self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: {name} is not used: {reason}")
 
     def _publish(self, found: _Endpoints, event: Event, *, changed: bool) -> None:
         """Publish and call; `changed`: the first event of the rule has begun, or the last one has ended."""

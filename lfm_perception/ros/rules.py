@@ -18,6 +18,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.files import user_path
 from lfm_perception.live import LatestWorker
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.ros.endpoints import Publishers
@@ -140,7 +141,7 @@ class RuleOutputs:
     def _reload(self) -> None:
         """Read the file if it has changed since it was read last."""
         self._looked_s = time.monotonic()
-        path = Path(self._settings.rules.file).expanduser()
+        path = user_path(self._settings.rules.file)
         if (seen := _identity(path)) == self._seen:
             return
         self._seen = seen

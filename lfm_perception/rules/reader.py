@@ -43,7 +43,7 @@ MAX_SECONDS = 86_400.0
 
 TOP_KEYS = ("units", "image", "anchor", "zones", "lines", "rules")
 RULE_KEYS = ("when", "for", "end_after", "cooldown", "message", "actions")
-ROS_NAME = r"(?!.*__)/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*"
+ROS_NAME = r"(?a)(?!.*__)/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*"
 
 T = TypeVar("T")
 
