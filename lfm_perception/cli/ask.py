@@ -64,7 +64,8 @@ def ask(
         from lfm_perception.ros.ask import ask_node
 
         asked = _typed(question, language or "en", yes_no=yes_no, choice=choice, number=number)
-        print(_published(ask_node(node, asked), as_json=as_json))
+        text = ask_node(node, asked)
+        print(text if as_json or asked.type == "text" else _published(text))
         return
     from lfm_perception.backends import demo_model_warning, log_warning, open_vlm
     from lfm_perception.media.run import limited
@@ -99,12 +100,10 @@ def ask(
         job.require(answered, f"{opened.name} holds no frames")
 
 
-def _published(text: str, *, as_json: bool) -> str:
-    """An answer as on the node's topic; one in JSON shortened to its value and probability."""
-    if as_json or not text.startswith("{"):
-        return text
+def _published(text: str) -> str:
+    """The value and the probability in an answer in JSON, as on the node's topic."""
     answer = json.loads(text)
-    return f"{answer['value']} ({answer['probability']:.0%})"
+    return f"{answer.get('answer', answer['value'])} ({answer['probability']:.0%})"
 
 
 def _line(decision: Decision, name: str, *, as_json: bool) -> str:

@@ -118,7 +118,7 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], r"(yes|no) \(\d+%\)"),
+        (["--language", "de"], r"(ja|nein) \(\d+%\)"),
         (["--json"], r'\{"question": "Is there a box\?", .*"value": "(yes|no)", .*\}'),
     ],
 )
