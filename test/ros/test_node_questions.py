@@ -26,6 +26,15 @@ def answers(running: Robot, since: int) -> list[str]:
     return [message.data for message in running.heard["answer"][since:]]
 
 
+def answered(running: Robot, question: str) -> str:
+    """The answer to a question, which may have to wait for the share of the one before: frames go on."""
+    before, film = len(running.heard["answer"]), Film()
+    running.question(question)
+    while not (texts := answers(running, before)):
+        running.show(film.next())
+    return texts[0]
+
+
 @pytest.mark.parametrize(
     ("question", "reason"),
     [
@@ -66,10 +75,7 @@ def test_an_answer_in_words_can_be_followed_and_costs_nothing_unheard(running: R
     assert session.on_partial_answer() is None
     running.listen("answer_partial", String)
     running.wait(session.on_partial_answer, "the node to see the listener")
-    before, film = len(running.heard["answer"]), Film()
-    running.question("What do you see?")
-    running.show(film.next())
-    (answer,) = running.wait(lambda: answers(running, before), "the answer")
+    answer = answered(running, "What do you see?")
     heard = running.heard["answer_partial"]
     running.wait(lambda: heard and heard[-1].data == answer, "the last text to be the answer")
     texts = [message.data for message in heard]
@@ -78,11 +84,9 @@ def test_an_answer_in_words_can_be_followed_and_costs_nothing_unheard(running: R
 
 
 def test_a_question_in_arabic_comes_back_as_it_was_asked(running: Robot) -> None:
-    before, options = len(running.heard["answer"]), ["صندوق", "رافعة شوكية"]
+    options = ["صندوق", "رافعة شوكية"]
     asked = {"question": "ما الجسم؟", "options": options, "language": "ar"}
-    running.question(json.dumps(asked, ensure_ascii=False))
-    running.show(Film().next())
-    (text,) = running.wait(lambda: answers(running, before), "the answer")
+    text = answered(running, json.dumps(asked, ensure_ascii=False))
     answer = json.loads(text)
     assert (answer["question"], answer["language"]) == (asked["question"], "ar")
     assert set(answer["probabilities"]) == set(options)
