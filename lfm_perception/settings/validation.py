@@ -229,6 +229,8 @@ def unknown_name(name: str, value: object, known: Iterable[str]) -> PerceptionEr
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`: did you mean 'x'?` for the nearest known name, else some of those that are known."""
     names = list(known)
+    if not names:
+        return ""
     listed = ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
     return _nearest(name, names) or f": known are {listed}"
 
