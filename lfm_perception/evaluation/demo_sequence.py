@@ -57,10 +57,12 @@ class DemoRun:
 
 
 class DemoSequence:
-    """Frames of `World(seed, pan=pan)`, rendered on demand."""
+    """Frames of `World(seed, bodies=bodies, pan=pan)`, rendered on demand."""
 
-    def __init__(self, seed: int, seconds: float, pan: float, width: int = 640, height: int = 480) -> None:
-        self._world = World(seed, width, height, pan=pan)
+    def __init__(
+        self, seed: int, seconds: float, pan: float, width: int = 640, height: int = 480, bodies: int = 7
+    ) -> None:
+        self._world = World(seed, width, height, bodies=bodies, pan=pan)
         self._snapshot = functools.lru_cache(maxsize=64)(self._world.snapshot)
         self._small = functools.lru_cache(maxsize=4096)(
             lambda index: downscale(self._snapshot(index).frame.image)

@@ -202,10 +202,12 @@ class Conditions:
     def _nearest(self, true: Bools, seen: Observation) -> Floats:
         """The distance of each track to the nearest other one, for each condition that asks for it."""
         x, y = seen.anchors.x[self._anchor], seen.anchors.y[self._anchor] * seen.aspect
-        self._distances = np.hypot(x[:, None] - x, y[:, None] - y)
+        self._distances = np.sqrt(
+            (x[:, None] - x) ** 2 + (y[:, None] - y) ** 2
+        )  # hypot takes 5 times as long
         np.fill_diagonal(self._distances, np.inf)
         nearest = [self._distances[:, true[row]].min(axis=1, initial=np.inf) for row in self._others]
-        return np.stack([nearest[index] for index in self._other])
+        return np.array(nearest)[self._other]
 
     # --- what an event tells -----------------------------------------------------------------------------
 

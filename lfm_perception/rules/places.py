@@ -123,18 +123,17 @@ class LineCrossings:
         along = dx * self._ux + dy * self._uy
         beside = dy * self._ux - dx * self._uy  # positive on the right: y runs downwards
         side = np.where(np.abs(beside) > anchors.std[self._anchor], np.sign(beside), 0.0).astype(np.int8)
-        changed = side * self._side < 0
-        share = np.divide(
-            self._beside, self._beside - beside, out=np.zeros_like(beside), where=self._beside != beside
-        )
-        at = self._along + share * (along - self._along)
-        changed &= (at >= 0.0) & (at <= self._length)
+        crossed = np.zeros((len(side), 2, side.shape[1]), dtype=bool)
+        for line, track in np.argwhere(side * self._side < 0).tolist():
+            begin, end = self._along[line, track], along[line, track]
+            share = self._beside[line, track] / (self._beside[line, track] - beside[line, track])
+            if 0.0 <= begin + share * (end - begin) <= self._length[line, 0]:
+                crossed[line, int(side[line, track] > 0), track] = True
+                self.totals[line, int(side[line, track] > 0)] += 1
         clear = side != 0
-        self._side = np.where(clear, side, self._side)
-        self._along = np.where(clear, along, self._along)
-        self._beside = np.where(clear, beside, self._beside)
-        crossed = np.stack([changed & (side < 0), changed & (side > 0)], axis=1)
-        self.totals += crossed.sum(axis=2)
+        np.copyto(self._side, side, where=clear)
+        np.copyto(self._along, along, where=clear)
+        np.copyto(self._beside, beside, where=clear)
         return crossed
 
 
