@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lfm_perception.calibration import PlattScaling, calibrated
+from lfm_perception.demo.bodies import Body
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.detection import match
 from lfm_perception.evaluation.tracking import (
@@ -57,12 +58,19 @@ class DemoRun:
 
 
 class DemoSequence:
-    """Frames of `World(seed, bodies=bodies, pan=pan)`, rendered on demand."""
+    """Frames of `World(seed, pan=pan)`, rendered on demand; with other `bodies` where they are given."""
 
     def __init__(
-        self, seed: int, seconds: float, pan: float, width: int = 640, height: int = 480, bodies: int = 7
+        self,
+        seed: int,
+        seconds: float,
+        pan: float,
+        width: int = 640,
+        height: int = 480,
+        bodies: Sequence[Body] = (),
     ) -> None:
-        self._world = World(seed, width, height, bodies=bodies, pan=pan)
+        self._world = World(seed, width, height, pan=pan)
+        self._world.bodies = tuple(bodies) or self._world.bodies
         self._snapshot = functools.lru_cache(maxsize=64)(self._world.snapshot)
         self._small = functools.lru_cache(maxsize=4096)(
             lambda index: downscale(self._snapshot(index).frame.image)

@@ -37,7 +37,7 @@ from lfm_perception.ros.lifecycle import bring_up
 from lfm_perception.ros.parameters import ros_parameters
 from lfm_perception.ros.processes import PERCEPTION_MODULE, START_TIMEOUT_S, NodeProcess, wait_for
 from lfm_perception.ros.recorder import Recorder
-from lfm_perception.ros.topics import PERCEPTION
+from lfm_perception.ros.topics import PERCEPTION, RULES
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds, to_seconds
 
@@ -129,7 +129,7 @@ def replay(
         recorder = running.enter_context(
             Recorder(
                 own_node,
-                PERCEPTION.recorded(),
+                [*PERCEPTION.recorded(), *(RULES.publishers if settings.rules.file else ())],
                 staging.path / BAG,
                 log_ns=lambda: player.now_ns,
                 on_message=on_message,

@@ -13,14 +13,17 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+import test_replay
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from robot import Film, Robot, robot
+from rosbags.rosbag2 import StoragePlugin
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.ros import rules as ros_rules
+from lfm_perception.ros.replay import ReplayOptions, replay
 from lfm_perception.rules.events import SCHEMA
 
 FLOOR = "zones: {floor: [[0, 0], [1, 0], [1, 1], [0, 1]]}\n"
@@ -177,3 +180,12 @@ def test_rules_come_and_go_with_the_parameter_and_the_topic_with_them(acting: Ro
     acting.wait(lambda: acting.user.get_publishers_info_by_topic(topic), "the topic")
     refused = acting.set(**{"rules.actions": False})
     assert not refused.successful
+
+
+def test_a_replay_of_a_bag_records_the_events(tmp_path: Path) -> None:
+    bag = test_replay.recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=True)
+    (tmp_path / "rules.yaml").write_text("rules: {any: {when: {count: {}, more_than: 0}}}", encoding="utf-8")
+    settings = test_replay.SETTINGS.with_values({"rules.file": str(tmp_path / "rules.yaml")})
+    replay(ReplayOptions(bag), settings, tmp_path / "out")
+    ((_, raw),) = test_replay.messages(tmp_path / "out" / "perception_bag", "/events")
+    assert b'"rule": "any", "state": "begin"' in raw
