@@ -18,7 +18,8 @@ WHOLE_IMAGE = "whole image"
 """Reason for rejecting a box above `detect.max_area`, which models write for an absent object."""
 
 DUPLICATE = "duplicate"
-"""Reason for rejecting a detection that overlaps one of a higher score and any label by `detect.nms_iou`."""
+"""Reason for rejecting a detection whose IoU with one of a higher score, of any label, is `detect.nms_iou`
+or more."""
 
 
 def postprocess(
@@ -39,10 +40,10 @@ def postprocess(
 
 
 def suppressed(detections: Sequence[Detection], min_iou: float) -> tuple[Detection, ...]:
-    """Non-maximum suppression: of detections that overlap by `min_iou`, the one with the highest score."""
-    overlap = iou_matrix(*[stack(found.box for found in detections)] * 2)
+    """Class-agnostic non-maximum suppression of detections with an IoU of `min_iou` or more."""
+    iou = iou_matrix(*[stack(found.box for found in detections)] * 2)
     kept: list[int] = []
     for row in sorted(range(len(detections)), key=lambda row: -detections[row].score):
-        if not kept or overlap[row, kept].max() < min_iou:
+        if not kept or iou[row, kept].max() < min_iou:
             kept.append(row)
     return tuple(detections[row] for row in sorted(kept))

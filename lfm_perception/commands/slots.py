@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots: the values that an argument of a call may have, as JSON texts.
+"""Slots: the values to which the arguments of a tool call are constrained, as JSON texts.
 
 Values are copied: numbers and names stand in the operator's own words, or in an enumeration such as the
 labels in use. A model that mishears can then choose a wrong value, but never invent one.

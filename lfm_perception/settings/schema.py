@@ -200,7 +200,7 @@ class TrackerSettings:
     algorithm: str = parameter("kalman", "registered name of the tracking algorithm", read_only=STARTED)
     min_iou: float = parameter(0.15, "minimum IoU of a detection with a track's predicted box", (0.0, 1.0))
     nms_iou: float = parameter(
-        0.75, "IoU of two detections of one answer from which on they are one object named twice", (0.0, 1.0)
+        0.75, "minimum IoU of two detections of one answer that are one object detected twice", (0.0, 1.0)
     )
     label_mismatch_weight: float = parameter(
         0.5, "weight of the IoU where the labels differ; 1: as for equal labels", (0.0, 1.0)
@@ -211,7 +211,7 @@ class TrackerSettings:
     )
     max_coasting: float = parameter(
         1.2,
-        "maximum time since the last detection in which a track is predicted and associated by overlap",
+        "maximum time since the last detection in which a track is predicted and associated by IoU",
         (0.0, 60.0),
         "s",
     )
@@ -228,22 +228,25 @@ class TrackerSettings:
         0.06,
         "standard deviation of a measured centre or size, where the model gives none",
         (0.001, 1.0),
-        "box widths",
+        "box widths/heights",
     )
     measurement_noise_scale: float = parameter(
         2.5, "factor on the standard deviations of box sides that the model gives", (0.1, 10.0)
     )
     min_measurement_noise: float = parameter(
-        0.004, "minimum standard deviation of a measurement", (0.0001, 0.1), "image widths"
+        0.004,
+        "term added to the standard deviation of a measured centre or size, in quadrature to the model's",
+        (0.0001, 0.1),
+        "image widths/heights",
     )
     process_noise: float = parameter(
         0.1,
-        "process noise: standard deviation of the velocity change per second",
+        "process noise (white-noise acceleration): standard deviation of the velocity change per second",
         (0.001, 10.0),
-        "image widths/s",
+        "image widths/heights per s",
     )
     initial_velocity_std: float = parameter(
-        0.3, "standard deviation of the velocity of a new track", (0.001, 10.0), "image widths/s"
+        0.3, "standard deviation of the velocity of a new track", (0.001, 10.0), "image widths/heights per s"
     )
     score_gain: float = parameter(
         1.5, "Platt scaling gain of track scores: factor on the log odds", (0.01, 100.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ego-motion estimation: the camera's motion from sparse optical flow on a small grey image.
+"""Ego-motion (camera motion) estimation from sparse optical flow on a small grey image.
 
 It takes a fraction of a millisecond a frame, and is used to compensate tracks for the camera's motion.
 """

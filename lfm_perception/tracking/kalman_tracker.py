@@ -36,7 +36,7 @@ AXIS_SCALE = np.array([1.0, 1.0, 0.5, 0.5])
 """Scale of process noise and initial velocity for centre x, y and width, height: sizes change less."""
 
 MAX_NEW_IOU = 0.7
-"""Overlap with an established track, detected in the same answer, from which on no track is started."""
+"""IoU with an established track, detected in the same answer, from which on no track is started."""
 
 START_MARGIN, REENTRY_MARGIN = 4.5, 1.0
 """Margins by which a pair must be the best one (see `unique_pairs`): for the second detection of a track,
@@ -336,8 +336,8 @@ class KalmanTracker:
 
     def _spawn(self, unmatched: Indices, measurements: Measurements) -> None:
         """Starts a tentative track for each unmatched measurement that is not on an established track."""
-        overlap = iou_matrix(measurements.boxes[unmatched], self._seen_boxes())
-        unmatched = unmatched[(overlap < MAX_NEW_IOU).all(axis=1)]
+        iou = iou_matrix(measurements.boxes[unmatched], self._seen_boxes())
+        unmatched = unmatched[(iou < MAX_NEW_IOU).all(axis=1)]
         position, variance = measurements.position[unmatched], measurements.variance[unmatched]
         velocity_std = self._settings.initial_velocity_std * AXIS_SCALE
         spawned = ImmFilter.from_measurements(position, variance, velocity_std)

@@ -29,10 +29,10 @@ TRUNCATION_MARGIN = 0.005
 IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
 
 CROWDED_IOU = 0.7
-"""Overlap with another detection from which on the boxes of a crowd err in ways that noise does not."""
+"""IoU with another detection from which on the boxes of a crowd err in ways that noise does not."""
 
 PAIR_IOU = 0.5
-"""Overlap with two tracks from which on a detection is that of a pair, not a duplicate."""
+"""IoU with two tracks from which on a detection is that of a pair, not a duplicate."""
 
 UNMEASURED = 1e6
 """Variance, in image sides squared, of what a detection does not measure."""
@@ -58,7 +58,7 @@ class Measurements:
 
     `boxes`: `xyxy`, shape (D, 4). `position`: [cx, cy, w, h], shape (D, 4), and `variance` its measurement
     noise. `truncated`: which sides the image's edge cuts off, shape (D, 4); `cut`: which the region's edge
-    does. `crowded`: which boxes overlap others, shape (D,).
+    does. `crowded`: which boxes have an IoU above `CROWDED_IOU` with others, shape (D,).
     """
 
     boxes: BoxArray
@@ -84,7 +84,7 @@ class Measurements:
     ) -> Measurements:
         """Measurements of the valid detections in a view; the others are added to `rejects` by reason.
 
-        Of two detections that overlap by `nms_iou`, whatever their labels, the better one remains, unless two
+        Of two detections with an IoU of `nms_iou` or more, of any label, the better one remains, unless two
         of the tracks `seen`, `xyxy` of shape (N, 4), are there.
         """
         valid = []
@@ -106,10 +106,10 @@ class Measurements:
             rejects[TOO_MANY_DETECTIONS] += len(valid) - MAX_DETECTIONS
             del valid[MAX_DETECTIONS:]
         boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
-        overlap = iou_matrix(boxes, boxes)
-        np.fill_diagonal(overlap, 0.0)
+        iou = iou_matrix(boxes, boxes)
+        np.fill_diagonal(iou, 0.0)
         pair_seen = (iou_matrix(boxes, seen) >= PAIR_IOU).sum(axis=1) > 1
-        single = _without_duplicates(overlap, settings.nms_iou, pair_seen)
+        single = _without_duplicates(iou, settings.nms_iou, pair_seen)
         valid = [valid[row] for row in single]
         boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
         position = centre_and_size(boxes)
@@ -122,7 +122,7 @@ class Measurements:
                 [boxes[:, :2] < TRUNCATION_MARGIN, boxes[:, 2:] > 1.0 - TRUNCATION_MARGIN], axis=1
             ),
             cut=cut_sides(boxes, view),
-            crowded=np.any(overlap[np.ix_(single, single)] > CROWDED_IOU, axis=1),
+            crowded=np.any(iou[np.ix_(single, single)] > CROWDED_IOU, axis=1),
             labels=tuple(label for _, _, label, _ in valid),
             scores=tuple(-score for score, _, _, _ in valid),
         )
@@ -160,13 +160,13 @@ class Measurements:
         )
 
 
-def _without_duplicates(overlap: Array, nms_iou: float, kept: NDArray[np.bool_]) -> list[int]:
-    """Rows that remain of detections, in descending order of their scores, of which some are named twice."""
+def _without_duplicates(iou: Array, nms_iou: float, kept: NDArray[np.bool_]) -> list[int]:
+    """Rows that remain of detections, in descending order of their scores, of which some are duplicates."""
     dropped = set[int]()
-    for first, second in np.argwhere((np.triu(overlap, 1) >= nms_iou) & ~kept).tolist():
+    for first, second in np.argwhere((np.triu(iou, 1) >= nms_iou) & ~kept).tolist():
         if first not in dropped:
             dropped.add(second)
-    return [row for row in range(len(overlap)) if row not in dropped]
+    return [row for row in range(len(iou)) if row not in dropped]
 
 
 def _model_variance(detection: Detection) -> tuple[float, float, float, float]:

@@ -26,7 +26,7 @@ FORGETTING = 0.8
 """Weight of the earlier innovations in the autocorrelation, with each new one."""
 
 PRIOR = 0.005
-"""Innovations, squared and in standard deviations, that speak for an autocorrelation of 0 beforehand."""
+"""Squared normalized innovations that the prior adds for an autocorrelation of 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
