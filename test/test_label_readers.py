@@ -71,6 +71,19 @@ def test_omitted_labels_and_images_are_noted(tmp_path: Path) -> None:
         assert opened.notes == ("1 images have no .txt and are taken to show nothing",)
 
 
+@pytest.mark.parametrize("write", [write_coco, write_yolo])
+def test_a_damaged_image_is_left_out_and_many_are_not(write: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path / "labelled", scenes(12))
+    files = sorted(folder.rglob("*.png"))
+    files[3].write_bytes(files[3].read_bytes()[:100])
+    with open_labelled(folder) as opened:
+        assert len(list(opened.images)) == 11
+        assert "1 images cannot be read and were left out" in opened.notes
+    files[7].write_bytes(b"")
+    with open_labelled(folder) as opened, pytest.raises(PerceptionError, match=r"2 of 12 frames are damaged"):
+        list(opened.images)
+
+
 def test_boxes_without_area_are_left_out_and_those_beyond_the_edge_are_clipped(tmp_path: Path) -> None:
     shown = scenes(1)
     content: Any = coco(shown)

@@ -14,9 +14,12 @@ from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.files import MAX_TEXT_BYTES, read_text
 from lfm_perception.geometry import Box
+from lfm_perception.media import images
+from lfm_perception.media.bit_depth import BitDepth
+from lfm_perception.media.sources.base import Rejects
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.questions import check_prompt_text
-from lfm_perception.scene import Frame
+from lfm_perception.scene import Frame, Image
 from lfm_perception.text import MAX_LABEL, is_safe
 
 ROUNDING = 0.005
@@ -91,6 +94,19 @@ def label_name(text: object, where: str) -> str:
         raise PerceptionError(f"{where} has no name that can be requested, got {shown(text)}")
     check_prompt_text(where, text)
     return " ".join(text.split())
+
+
+def read_image(path: Path, depth: BitDepth, damage: Rejects, omissions: Counter[str]) -> Image | None:
+    """The image of a file; None for one that cannot be read, which is counted.
+
+    Raises PerceptionError when there are too many of them.
+    """
+    with damage.passing_over():
+        image = images.read(path, depth)
+        damage.good()
+        return image
+    omissions["images cannot be read and were left out"] += 1
+    return None
 
 
 def image_folder(source: Path) -> Path:

@@ -23,6 +23,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
 from lfm_perception.media.bit_depth import BitDepth
+from lfm_perception.media.sources.base import Rejects
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame, Image
 
@@ -191,9 +192,10 @@ def _place(folder: Path, name: str) -> Path | None:
 def _images(
     placed: Mapping[Path, CocoImage], labels: str, omissions: Counter[str]
 ) -> Iterator[base.LabelledImage]:
-    depth = BitDepth()
+    depth, damage = BitDepth(), Rejects()
     for index, (path, image) in enumerate(placed.items()):
-        pixels = images.read(path, depth)
+        if (pixels := base.read_image(path, depth, damage, omissions)) is None:
+            continue
         if not _of_shape(pixels, image) and _of_shape(
             stored := images.read(path, depth, as_stored=True), image
         ):
@@ -205,6 +207,7 @@ def _images(
                 f"are for {image.width:g} x {image.height:g}"
             )
         yield base.LabelledImage(image.name, Frame(pixels, index), image.truth)
+    damage.check()
 
 
 def _of_shape(pixels: Image, image: CocoImage) -> bool:

@@ -8,7 +8,7 @@ or classes.txt, by line. An image without a .txt shows nothing; a .txt without a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.evaluation.detection import Annotation
 from lfm_perception.evaluation.labels import base
 from lfm_perception.files import parse_yaml, real_path
-from lfm_perception.media import images
 from lfm_perception.media.bags import is_bag
 from lfm_perception.media.bit_depth import BitDepth
+from lfm_perception.media.sources.base import Rejects
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
@@ -69,17 +69,18 @@ def _open(source: Path, labels: str, _: str | None) -> Iterator[base.LabelledSou
     truth = {
         stem: _read_truth(file, names, names_file, omissions) for stem, file in files.items() if stem in stems
     }
-    depth = BitDepth()
-    yield base.LabelledSource(
-        f"images {image_dir}, labels {folder}",
-        tuple(dict.fromkeys(names.values())),
-        len(found),
-        (
-            base.LabelledImage(path.name, Frame(images.read(path, depth), index), truth.get(path.stem, ()))
-            for index, path in enumerate(found)
-        ),
-        omissions,
-    )
+    name, labels_of_all = f"images {image_dir}, labels {folder}", tuple(dict.fromkeys(names.values()))
+    yield base.LabelledSource(name, labels_of_all, len(found), _images(found, truth, omissions), omissions)
+
+
+def _images(
+    paths: Sequence[Path], truth: Mapping[str, base.Truth], omissions: Counter[str]
+) -> Iterator[base.LabelledImage]:
+    depth, damage = BitDepth(), Rejects()
+    for index, path in enumerate(paths):
+        if (image := base.read_image(path, depth, damage, omissions)) is not None:
+            yield base.LabelledImage(path.name, Frame(image, index), truth.get(path.stem, ()))
+    damage.check()
 
 
 def _names_file(folder: Path, image_dir: Path) -> Path:
