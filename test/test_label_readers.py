@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 from labelled import IMAGES, SIZE, coco, read, refusal, scenes, write_coco, write_images, write_yolo
 
+from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.world import Snapshot
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.labels import open_labelled
@@ -69,6 +70,19 @@ def test_omitted_labels_and_images_are_noted(tmp_path: Path) -> None:
     (root / "labels" / "1.txt").unlink()
     with open_labelled(root) as opened:
         assert opened.notes == ("1 images have no .txt and are taken to show nothing",)
+
+
+def test_the_export_of_cvat_is_read_as_it_is(tmp_path: Path) -> None:
+    shown = scenes(2)
+    exported = write_yolo(tmp_path / "other", shown)
+    folder = tmp_path / "obj_train_data"
+    (exported / "images").rename(folder)
+    for file in (exported / "labels").glob("*.txt"):
+        file.rename(folder / file.name)
+    (tmp_path / "obj.names").write_text("\n".join(LABELS))
+    (tmp_path / "obj.data").write_text("classes = 5\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/0.png\n")
+    assert [len(image.truth) for image in read(folder)] == [len(each.objects) for each in shown]
 
 
 @pytest.mark.parametrize("write", [write_coco, write_yolo])

@@ -2,7 +2,8 @@
 """Labels in the format of YOLO: for each image a .txt with lines of `class cx cy w h`.
 
 The files lie beside the images or under labels/ instead of images/; the names of the classes in data.yaml
-or classes.txt, by line. An image without a .txt shows nothing; a .txt without an image is left out.
+or, by line, in classes.txt or CVAT's obj.names. An image without a .txt shows nothing; a .txt without an
+image is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lfm_perception.media.sources.base import Rejects
 from lfm_perception.media.sources.images import image_files
 from lfm_perception.scene import Frame
 
-NAMES_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
+NAMES_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
 
 
 def _find(source: Path) -> list[str]:
@@ -96,8 +97,8 @@ def _names_file(folder: Path, image_dir: Path) -> Path:
 
 
 def _read_names(file: Path) -> dict[int, str]:
-    """The names by number; in a .txt the number is that of the line, and a blank line has no name."""
-    if file.suffix == ".txt":
+    """The names by number; in a text file the number is that of the line, and a blank line has no name."""
+    if file.suffix in (".txt", ".names"):
         lines = base.parsed(file, str.splitlines, "names")
         content: object = {number: line for number, line in enumerate(lines) if line.strip()}
     else:
