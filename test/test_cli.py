@@ -66,7 +66,7 @@ def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path
     film = write_demo_video(tmp_path / "film.avi")
     outcome = command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK)
     assert outcome.code == 0
-    assert "the demo model answers: it knows only the demo world" in outcome.err
+    assert "this is the demo model, which knows only the demo world" in outcome.err
     assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
     pictures = tmp_path / "pictures"
     pictures.mkdir()

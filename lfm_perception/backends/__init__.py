@@ -80,13 +80,13 @@ def open_vlm(settings: Settings, notify: Notify = log_warning) -> Vlm:
 
 
 def demo_model_warning(settings: Settings) -> str:
-    """What to tell the user before the demo model answers about other images; empty for other models."""
+    """What to tell the user before the demo model sees other images; empty for other models."""
     if settings.engine.backend != "llama" or settings.model.path:
         return ""
     return (
-        "the demo model answers: it knows only the demo world, and its boxes and captions of other images "
-        "mean nothing; for real images: lfm-perception models pull LFM2.5-VL-450M, then run --model "
-        "LFM2.5-VL-450M, or for the node the file that models settings prints"
+        "this is the demo model, which knows only the demo world: its boxes and captions of other images "
+        "mean nothing; for real images, lfm-perception models pull LFM2.5-VL-450M, and add --model "
+        "LFM2.5-VL-450M, or for the node the file that lfm-perception models settings prints"
     )
 
 

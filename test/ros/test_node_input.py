@@ -163,7 +163,7 @@ def test_the_demo_model_warns_once_of_images_from_elsewhere(capfd: pytest.Captur
         started.bring_up()
         film = Film()
         started.show(replace(film.next(), frame_id="demo_camera"))
-        assert "the demo model answers" not in capfd.readouterr().err
+        assert "this is the demo model" not in capfd.readouterr().err
         for _ in range(3):
             started.show(film.next())
-        assert capfd.readouterr().err.count("the demo model answers: it knows only the demo world") == 1
+        assert capfd.readouterr().err.count("this is the demo model, which knows only the demo world") == 1
