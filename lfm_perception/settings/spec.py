@@ -107,7 +107,10 @@ class ParameterSpec:
             value = tuple(map(_as_text, value)) if self.mappings else tuple(value)
         self._check_length(value)
         if not self._fits(value):
-            raise PerceptionError(f"{self.name} must be {self.allowed}, got {shown(given)}")
+            texts = value if isinstance(value, tuple) else (value,)
+            unsafe = any(isinstance(text, str) and not is_safe(text) for text in texts)
+            printable = " without control characters" if unsafe else ""
+            raise PerceptionError(f"{self.name} must be {self.allowed}{printable}, got {shown(given)}")
         return value  # type: ignore[return-value]
 
     def _check_length(self, value: object) -> None:
