@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def test_a_small_message_does_not_become_gigabytes(tmp_path: Path, monkeypatch: 
 def test_a_compressed_file_of_a_bag_is_no_video(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.FILE)
     assert "give its folder, or decompress it with zstd -d" in refusal(only_file(bag, ".zstd"))
+
+
+def test_a_compressed_file_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = recorded(tmp_path / "bag", StoragePlugin.SQLITE3, CompressionMode.FILE)
+    with open_source(str(bag)) as source:
+        assert len(list(source.frames)) == 5
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(bag_compression, "MIN_FREE_BYTES", 1 << 60)
+    assert f"decompressed, it does not fit into {tmp_path}: set TMPDIR" in refusal(bag)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
 
 def test_a_recording_that_was_cut_off_says_how_to_recover_it(tmp_path: Path) -> None:
