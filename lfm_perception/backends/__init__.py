@@ -50,7 +50,7 @@ class Backend:
 _BACKENDS: dict[str, Backend] = {}
 
 
-def register(backend: Backend) -> None:
+def register_backend(backend: Backend) -> None:
     """Make a backend available under its name."""
     _BACKENDS[backend.name] = backend
 

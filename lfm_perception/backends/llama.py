@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lfm_perception.backends import Backend, Notify, register
+from lfm_perception.backends import Backend, Notify, register_backend
 from lfm_perception.errors import PerceptionError
 from lfm_perception.files import user_path
 from lfm_perception.provenance import file_facts, sha256
@@ -129,7 +129,7 @@ def _demo_sums() -> dict[str, str]:
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
-register(
+register_backend(
     Backend(
         name="llama",
         open=_open,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from lfm_perception.answers import RESCALED
-from lfm_perception.backends import Backend, Notify, register
+from lfm_perception.backends import Backend, Notify, register_backend
 from lfm_perception.backends import openai_protocol as protocol
 from lfm_perception.backends.openai_fields import RequestFields
 from lfm_perception.backends.openai_transport import (
@@ -144,11 +144,11 @@ class OpenaiVlm:
         started_s = time.monotonic()
         model = await self._model_name()
         sampling = self._box_sampling if question.dialect else self._sampling
-        wanted = protocol.wanted_fields(model, question, image_url, plan, sampling)
-        reply = await self._complete(wanted, protocol.response_formats(question))
+        request = protocol.full_request(model, question, image_url, plan, sampling)
+        reply = await self._complete(request, protocol.response_formats(question))
         answer = protocol.answer_of(reply, self._transport.url, question, plan, self._settings.score)
         self._tell_rescaled(question, answer)
-        image_tokens = self._image_tokens(wanted, question, plan.image, reply)
+        image_tokens = self._image_tokens(request, question, plan.image, reply)
         usage = replace(
             answer.usage,
             image_tokens=image_tokens,
@@ -168,7 +168,7 @@ class OpenaiVlm:
             )
 
     def _image_tokens(
-        self, wanted: Mapping[str, Any], question: Question, plan: ImagePlan, reply: Mapping[str, Any]
+        self, request: Mapping[str, Any], question: Question, plan: ImagePlan, reply: Mapping[str, Any]
     ) -> int:
         """The image's tokens as the server counted them, without markers; the plan's where that is unknown.
 
@@ -178,24 +178,24 @@ class OpenaiVlm:
         together, text = protocol.prompt_tokens(reply), self._text_tokens.get(question.prompt)
         if text is None and together and question.dialect and len(self._text_tokens) < MAX_COUNTED:
             self._text_tokens[question.prompt] = 0
-            self._counting = asyncio.create_task(self._count_text(wanted, question.prompt))
+            self._counting = asyncio.create_task(self._count_text(request, question.prompt))
         counted = together - (text or 0) - plan.marker_tokens
         return counted if text and counted > 0 else plan.tokens
 
-    async def _count_text(self, wanted: Mapping[str, Any], prompt: Prompt) -> None:
+    async def _count_text(self, request: Mapping[str, Any], prompt: Prompt) -> None:
         with suppress(ServerError):  # then the plan's tokens are used
-            reply = await self._complete(protocol.text_only(wanted), {})
+            reply = await self._complete(protocol.text_only(request), {})
             self._text_tokens[prompt] = protocol.prompt_tokens(reply)
 
-    async def _complete(self, wanted: Mapping[str, Any], formats: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Request a completion with as much of the wanted fields as the server takes."""
-        limit = protocol.max_bytes(wanted["max_tokens"])
+    async def _complete(self, request: Mapping[str, Any], formats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Request a completion with those fields of the request that the server takes."""
+        limit = protocol.max_bytes(request["max_tokens"])
 
         async def post(body: Mapping[str, Any]) -> Response:
             return await self._exchange("POST", "/chat/completions", body, limit)
 
         while True:
-            body = self._fields.body(wanted, formats)
+            body = self._fields.body(request, formats)
             response = await post(body)
             if response.status == 200:
                 return self._reply(response)
@@ -212,7 +212,7 @@ class OpenaiVlm:
     async def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None, max_bytes: int
     ) -> Response:
-        """The server's response, after `openai.retries` retries at most of what may pass."""
+        """The server's response, after at most `openai.retries` retries of errors that are retryable."""
         content = None if body is None else json.dumps(body).encode()
         for retry in range(self._settings.retries + 1):
             if retry:
@@ -224,14 +224,14 @@ class OpenaiVlm:
                 if last:
                     raise
                 continue
-            if last or not protocol.may_pass(response) or self._fields.named(body or {}, response):
+            if last or not protocol.is_retryable(response) or self._fields.named(body or {}, response):
                 return response
         raise AssertionError("unreachable")
 
     def _reply(self, response: Response) -> Mapping[str, Any]:
         if response.status != 200:
-            raise protocol.refusal_of(response, self._transport.url, self._settings.key_variable)
-        return protocol.reply_of(response, self._transport.url)
+            raise protocol.http_error(response, self._transport.url, self._settings.key_variable)
+        return protocol.response_json(response, self._transport.url)
 
 
 def _display_name(settings: Settings) -> str:
@@ -244,7 +244,7 @@ def _check(settings: Settings) -> str:
     return f"address, API key and certificates for {settings.openai.url} are valid"
 
 
-register(
+register_backend(
     Backend(
         name="openai",
         open=OpenaiVlm,

@@ -57,11 +57,11 @@ class RequestFields:
         self._bare_failures = 0
         self._notify = notify
 
-    def body(self, wanted: Mapping[str, Any], formats: Mapping[str, Any]) -> dict[str, Any]:
-        """The request's body: of `wanted` what the server takes, and the strictest of `formats` by kind."""
-        body = {key: value for key, value in wanted.items() if key not in self._refused}
+    def body(self, request: Mapping[str, Any], formats: Mapping[str, Any]) -> dict[str, Any]:
+        """The body to send: what the server takes of `request`, and the strictest of `formats` by kind."""
+        body = {key: value for key, value in request.items() if key not in self._refused}
         if LIMIT in self._refused:
-            body[NEW_LIMIT] = wanted[LIMIT]
+            body[NEW_LIMIT] = request[LIMIT]
         if (kind := self._formats[0]) in formats:
             body["response_format"] = formats[kind]
         return body

@@ -26,18 +26,17 @@ from lfm_perception.text import MAX_SENTENCE, safe_line
 T = TypeVar("T")
 
 CHARACTERS_PER_TOKEN = 32
-"""Most characters of an answer for each token that was allowed; the rest is not read."""
+"""Answers are cut at this many characters per token of `max_tokens`."""
 
 BYTES_PER_TOKEN, OTHER_BYTES = 2_000, 64_000
-"""Largest reply: for each token that was allowed, with its log-probability, and besides."""
-
+"""Response size limit: bytes per token with its log-probability, plus a fixed overhead."""
 
 TOP_LOGPROBS = 20
-"""Likeliest first tokens of which a server tells the probability: as many as OpenAI's API allows."""
+"""`top_logprobs` requested for an answer from options; OpenAI's maximum."""
 
 
 def max_bytes(tokens: int) -> int:
-    """Size of the longest reply with an answer of so many tokens."""
+    """Maximum size in bytes of a response with an answer of up to `tokens` tokens."""
     return OTHER_BYTES + BYTES_PER_TOKEN * tokens
 
 
@@ -55,10 +54,10 @@ def data_url(frame: Frame, plan: ImagePlan, jpeg_quality: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def wanted_fields(
+def full_request(
     model: str, question: Question, image_url: str, plan: FramePlan, sampling: SamplingSettings
 ) -> dict[str, Any]:
-    """The fields of a request for a server that knows them all, without `response_format`."""
+    """The request body with every field, for a server that knows them all, without `response_format`."""
     system = [{"role": "system", "content": question.prompt.system}] if question.prompt.system else []
     content = [
         {"type": "image_url", "image_url": {"url": image_url}},
@@ -75,21 +74,21 @@ def wanted_fields(
         **({"top_k": sampling.top_k} if sampling.top_k else {}),
         "repetition_penalty": sampling.repeat_penalty,
         "repeat_penalty": sampling.repeat_penalty,
-        "mm_processor_kwargs": _processor(plan.image),
+        "mm_processor_kwargs": _mm_processor_kwargs(plan.image),
         **({"logprobs": True, "top_logprobs": 1} if question.dialect else {}),
         **({"logprobs": True, "top_logprobs": TOP_LOGPROBS} if question.options else {}),
     }
 
 
-def text_only(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def text_only(request: Mapping[str, Any]) -> dict[str, Any]:
     """The request without its image and with one token of answer, to count the tokens of the text."""
-    *before, user = wanted["messages"]
+    *before, user = request["messages"]
     content = [part for part in user["content"] if part["type"] == "text"]
-    return {**wanted, "messages": [*before, {**user, "content": content}], "max_tokens": 1}
+    return {**request, "messages": [*before, {**user, "content": content}], "max_tokens": 1}
 
 
-def _processor(plan: ImagePlan) -> dict[str, Any]:
-    """vLLM's options of the image processor, under which it computes exactly the plan."""
+def _mm_processor_kwargs(plan: ImagePlan) -> dict[str, Any]:
+    """vLLM's options of the image processor, with which it computes exactly the planned image."""
     tiles = plan.columns * plan.rows
     if plan.tiled:
         return {
@@ -122,10 +121,10 @@ def response_formats(question: Question) -> dict[str, Any]:
 
 def _schema(dialect: Dialect, labels: Sequence[str]) -> dict[str, Any]:
     """JSON Schema of an answer in a dialect; `labels` are the only ones allowed, empty: any."""
-    side = {"type": "number" if dialect.decimals else "integer"}
+    coordinate = {"type": "number" if dialect.decimals else "integer"}
     values: dict[str, dict[str, Any]] = {
         dialect.label_key: {"type": "string", **({"enum": list(labels)} if labels else {})},
-        dialect.box_key: {"type": "array", "items": side, "minItems": 4, "maxItems": 4},
+        dialect.box_key: {"type": "array", "items": coordinate, "minItems": 4, "maxItems": 4},
     }
     item = {
         "type": "object",
@@ -139,12 +138,12 @@ def _schema(dialect: Dialect, labels: Sequence[str]) -> dict[str, Any]:
 # --- replies -----------------------------------------------------------------------------------------
 
 
-def may_pass(response: Response) -> bool:
-    """Whether a retry may help: the server is overloaded or failed."""
+def is_retryable(response: Response) -> bool:
+    """Whether a retry may succeed: the server is overloaded or failed."""
     return response.status == 429 or response.status >= 500
 
 
-def reply_of(response: Response, url: str) -> Mapping[str, Any]:
+def response_json(response: Response, url: str) -> Mapping[str, Any]:
     """The JSON object in a response of status 200. Raises ServerError for other content."""
     try:
         reply = json.loads(response.content)
@@ -155,8 +154,8 @@ def reply_of(response: Response, url: str) -> Mapping[str, Any]:
     return reply
 
 
-def refusal_of(response: Response, url: str, key_variable: str) -> ServerError:
-    """The error for a response of another status than 200."""
+def http_error(response: Response, url: str, key_variable: str) -> ServerError:
+    """The error for a response with another status than 200."""
     status, message = response.status, _short(refusal_text(response))
     answered = f"{url} answered {status}"
     if 300 <= status < 400:
@@ -165,7 +164,7 @@ def refusal_of(response: Response, url: str, key_variable: str) -> ServerError:
     if status in (401, 403):
         remedy = f"check ${key_variable}" if key_variable else "name its API key in openai.key_variable"
         return ServerError(f"{answered}: authentication failed ({status}): {remedy}")
-    if may_pass(response):
+    if is_retryable(response):
         return UnreachableError(f"{answered}: {message}")
     return ServerError(f"{answered}: {message}")
 
@@ -193,10 +192,10 @@ def answer_of(
     if question.dialect is None:
         plain = without_thinking(text).strip()
         if question.options:
-            shares = _option_shares(choice, plain, question.options, default_score)
-            if not shares:
+            probabilities = _option_probabilities(choice, plain, question.options, default_score)
+            if not probabilities:
                 raise ServerError(f"{url} answered {_short(plain)}, which is none of the options")
-            return Answer(plain, usage=usage, probabilities=shares)
+            return Answer(plain, usage=usage, probabilities=probabilities)
         return Answer(plain, truncated=truncated, usage=usage)
     parsed = parse(
         text, question.dialect, labels=question.labels, closed=question.closed, synonyms=question.synonyms
@@ -212,27 +211,29 @@ def answer_of(
     return Answer(text, detections, truncated, parsed.rejects, usage, calibrated=not tokens)
 
 
-def _option_shares(choice: Any, text: str, options: Sequence[str], default_score: float) -> tuple[float, ...]:
+def _option_probabilities(
+    choice: Any, text: str, options: Sequence[str], default_score: float
+) -> tuple[float, ...]:
     """The probability of each option; empty when the answer is none of them.
 
     From the likeliest first tokens where each begins one option only, else `default_score` for the option
     that was answered and the rest for the others.
     """
-    shares = [0.0] * len(options)
+    probabilities = [0.0] * len(options)
     entries = _get(_get(choice, "logprobs", dict), "content", list) or ()
     for entry in _get(next(iter(entries), None), "top_logprobs", list) or ():
         piece, log_prob = _piece(entry).decode(errors="ignore").strip().casefold(), _log_prob(entry)
         begun = [index for index, option in enumerate(options) if option.casefold().startswith(piece)]
         if piece and log_prob is not None and len(begun) == 1:
-            shares[begun[0]] += math.exp(log_prob)
+            probabilities[begun[0]] += math.exp(log_prob)
     given = text.strip(" .\n").casefold()
     answered = [index for index, option in enumerate(options) if option.casefold() == given]
     if not answered:
         return ()
-    if len([share for share in shares if share]) < 2 or max(shares) != shares[answered[0]]:
-        shares = [(1.0 - default_score) / (len(options) - 1)] * len(options)
-        shares[answered[0]] = default_score
-    return tuple(share / sum(shares) for share in shares)
+    if len([each for each in probabilities if each]) < 2 or max(probabilities) != probabilities[answered[0]]:
+        probabilities = [(1.0 - default_score) / (len(options) - 1)] * len(options)
+        probabilities[answered[0]] = default_score
+    return tuple(each / sum(probabilities) for each in probabilities)
 
 
 def _text(reply: Mapping[str, Any], choice: Any, url: str) -> str:
@@ -262,13 +263,13 @@ def _usage(reply: Mapping[str, Any], plan: ImagePlan) -> Usage:
 
 
 def _count(reply: Mapping[str, Any], key: str) -> int:
-    """A count of tokens in a reply's usage; 0 where it is missing or cannot be true."""
+    """A count of tokens in a reply's usage; 0 where it is missing or implausible."""
     count = _get(_get(reply, "usage", dict), key, int) or 0
     return count if 0 <= count <= MAX_COUNT else 0
 
 
 MAX_COUNT = 1_000_000
-"""Most tokens that a server can have counted."""
+"""Largest plausible count of tokens."""
 
 
 def _log_probs(choice: Any, text: str) -> list[TokenLogProb]:

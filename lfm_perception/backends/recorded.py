@@ -35,7 +35,7 @@ from typing import IO, Any
 import numpy as np
 
 from lfm_perception.answers import parse
-from lfm_perception.backends import Backend, register
+from lfm_perception.backends import Backend, register_backend
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import json_problem, new_file, open_file, parse_json, typed, user_path
 from lfm_perception.provenance import file_facts
@@ -302,7 +302,7 @@ def _short(text: str) -> str:
     return repr(safe_line(text, 40))
 
 
-register(
+register_backend(
     Backend(
         name="recorded",
         open=lambda settings, notify: RecordedVlm(settings),

@@ -245,7 +245,7 @@ def reply(folder: Path) -> Read:
     questions = (ask(CAPTION), Question(BBOX.prompt(("box",)), BBOX, ("box",)))
 
     def read(data: bytes) -> object:
-        reply = openai_protocol.reply_of(Response(200, data), url)
+        reply = openai_protocol.response_json(Response(200, data), url)
         openai_protocol.first_model(reply)
         found = [openai_protocol.answer_of(reply, url, question, plan, 0.5) for question in questions]
         return [detection.label.encode() for answer in found for detection in answer.detections]
@@ -256,7 +256,7 @@ def reply(folder: Path) -> Read:
 def refusal(folder: Path) -> Read:
     """Answers of servers that refuse a request: what they refuse is learned, and told."""
     from lfm_perception.backends.openai_fields import RequestFields
-    from lfm_perception.backends.openai_protocol import refusal_of
+    from lfm_perception.backends.openai_protocol import http_error
     from lfm_perception.backends.openai_transport import Response
 
     def read(data: bytes) -> object:
@@ -264,7 +264,7 @@ def refusal(folder: Path) -> Read:
         RequestFields("auto", lambda notice: None).learn(
             {"seed": 1, "max_tokens": 9, "response_format": {}}, response
         )
-        raise refusal_of(response, "http://host/v1", "LFM_PERCEPTION_KEY")
+        raise http_error(response, "http://host/v1", "LFM_PERCEPTION_KEY")
 
     return read
 
