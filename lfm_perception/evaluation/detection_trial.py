@@ -118,7 +118,7 @@ class Trial:
                 rng = random.Random(f"{self._seed} {variant.name} {image.name}")
                 degraded, truth = variant.degrade(rng, frame.image, wanted)
                 frame = Frame(degraded, frame.stamp_ns, frame.frame_id)
-            self._inferencer.calibrate(variant.question)
+            self._inferencer.profile_latency(variant.question)
             answer, plan = self._inferencer.infer(frame, variant.question, self._settings.detect.max_tokens)
             found, rejects = postprocess(answer, self._settings.detect)
             detections = tuple(

@@ -64,7 +64,7 @@ class Wordings:
             found: list[Detection] = []
             seconds, results = 0.0, self._results[name]
             for question in questions:
-                self._inferencer.calibrate(question)
+                self._inferencer.profile_latency(question)
                 answer, _ = self._inferencer.infer(image.frame, question, self._settings.detect.max_tokens)
                 detections, rejects = postprocess(answer, self._settings.detect)
                 found += detections

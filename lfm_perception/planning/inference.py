@@ -33,9 +33,9 @@ class Inferencer:
         """Applies other settings; the latency model stays."""
         self._planner.reconfigure(settings)
 
-    def calibrate(self, question: Question) -> None:
+    def profile_latency(self, question: Question) -> None:
         """Measures the model's latency where the planner needs it and does not know it yet."""
-        self._planner.calibrate(self._vlm, question)
+        self._planner.profile_latency(self._vlm, question)
 
     def picture(self, frame: Frame) -> ImagePlan:
         """The picture of the whole frame within the budgets."""
@@ -54,7 +54,7 @@ class Inferencer:
         Returns the answer and the plan. Boxes of draft and answer are those in the frame.
         """
         self._stamp_ns, self._started_s, self.plan = frame.stamp_ns, time.perf_counter(), None
-        self.calibrate(question)
+        self.profile_latency(question)
         elapsed_s = time.perf_counter() - self._started_s
         seen = frame if region is None else crop(frame, region)
         if region is not None and draft is not None:

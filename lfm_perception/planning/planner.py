@@ -2,7 +2,7 @@
 """The planner chooses a frame's resolution, tiles and answer length before any pixel is processed.
 
 The token budget is exact and never exceeded. Latency is predicted by a model of this machine (`latency.py`),
-calibrated with a few questions about a blank image and updated by every inference.
+profiled with two questions about a blank image and updated by every inference.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ SIZE_STEP = 0.8
 CROP_TOKENS = 64
 """Maximum image tokens of the crop of one object."""
 
-_CALIBRATION_SIDE = 4096
-"""Pixels on each side of the blank image that calibration plans: larger than any single tile."""
+_PROFILE_SIDE = 4096
+"""Pixels on each side of the blank image that `profile_latency` plans: larger than any single tile."""
 
-_CALIBRATION_TOKENS = 8
-"""Answer tokens of a calibration question."""
+_PROFILE_TOKENS = 8
+"""Answer tokens of a question of `profile_latency`."""
 
 
 class Planner:
@@ -52,7 +52,7 @@ class Planner:
         self._settings = settings
         self._limits = _image_limits(settings, self._excess_tokens)
 
-    def calibrate(self, vlm: Vlm, question: Question) -> None:
+    def profile_latency(self, vlm: Vlm, question: Question) -> None:
         """Infers a blank image in the smallest and the largest size, if there is a latency budget to meet and
         the latency model has no observations yet.
         """
@@ -60,9 +60,9 @@ class Planner:
             return
         for tokens in (self._limits.min_tokens, self._limits.max_tokens):
             limits = replace(self._limits, min_tokens=tokens, max_tokens=tokens, max_tiles=1)
-            image = plan_image(_CALIBRATION_SIDE, _CALIBRATION_SIDE, limits)
+            image = plan_image(_PROFILE_SIDE, _PROFILE_SIDE, limits)
             blank = Frame(np.zeros((image.height, image.width, 3), np.uint8), 0)
-            self.observe(image, vlm.describe(blank, question, FramePlan(image, _CALIBRATION_TOKENS)).usage)
+            self.observe(image, vlm.describe(blank, question, FramePlan(image, _PROFILE_TOKENS)).usage)
 
     def observe(self, image: ImagePlan, usage: Usage) -> None:
         """Updates latency and token counts with the usage of a frame's first question.
