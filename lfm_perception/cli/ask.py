@@ -97,7 +97,7 @@ def ask(
                     answered += 1
                     name = frame.file or ("" if count == 1 else f"frame {index}")
                     print(_line(decision, name, as_json=as_json), flush=True)
-        job.require(answered, f"{opened.name} holds no frames")
+        job.require_results(answered, f"{opened.name} holds no frames")
 
 
 def _published(text: str) -> str:

@@ -38,8 +38,8 @@ def bench(
     chosen = options.load_settings(settings, set_)
     with running(progress_bar()) as job, staged(out) as staging:
         job.begin("inferring", 1.0)
-        bench_run = measure(chosen, width, height, seconds, job.show)
-        job.require(
+        bench_run = measure(chosen, width, height, seconds, job.set_progress)
+        job.require_results(
             len(bench_run.samples) > 1, "fewer than two inferences were measured: give more --seconds"
         )
         found = {"kind": KIND, **measures(bench_run), "camera": size, **provenance(chosen)}

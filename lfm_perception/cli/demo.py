@@ -40,7 +40,7 @@ def demo(
             chosen,
             out,
             about=provenance(chosen),
-            on_progress=lambda step, share: job.show(share, step),
+            on_progress=lambda step, share: job.set_progress(share, step),
         )
     options.show_rows(figures(report))
     options.tell(f"results in {out}: open {out / 'index.html'}")

@@ -183,10 +183,10 @@ def detection(
             chosen, opened, selected, stress=stress, codes=codes, words=words, seed=seed
         )
         job.begin("loading the model", min(opened.count, images or opened.count))
-        with closing(open_vlm(chosen)) as vlm, job.keeping_results():
+        with closing(open_vlm(chosen)) as vlm, job.deferring_errors():
             job.begin("inferring")
             evaluation.measure(vlm, islice(opened.images, images), job.advance)
-        job.require(evaluation.done, f"{opened.name} holds no labelled images")
+        job.require_results(evaluation.done, f"{opened.name} holds no labelled images")
         with writing(out):
             found = evaluation.write(staging.path)
             staging.publish()
@@ -234,14 +234,14 @@ def wordings(
     with running() as job, open_labelled(source, annotations, topic=topic) as opened:
         wanted = selected_labels(opened.labels, None if labels is None else options.split(labels))
         job.begin("loading the model", min(opened.count, images or opened.count))
-        with closing(open_vlm(chosen)) as vlm, job.keeping_results():
+        with closing(open_vlm(chosen)) as vlm, job.deferring_errors():
             trial = Wordings(vlm, chosen, wanted, dialect or list(chosen.known_dialects))
             job.begin("inferring")
             for image in islice(opened.images, images):
                 trial.run(image)
                 if not job.advance():
                     break
-        job.require(trial.images, f"{opened.name} holds no labelled images")
+        job.require_results(trial.images, f"{opened.name} holds no labelled images")
         figures = trial.figures(seed)
     options.show_table(table(figures))
     print(f"{verdict(figures)} Images: {trial.images}.")

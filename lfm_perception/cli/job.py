@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A long-running command: its progress bar, its end by a signal, and the results kept when it ends early."""
+"""A long-running command: progress bar, end by a signal, and errors deferred until results are written."""
 
 from __future__ import annotations
 
@@ -65,32 +65,32 @@ class Job:
         self._progress.advance(self._task)
         return not self.signal
 
-    def show(self, share: float, stage: str | None = None) -> bool:
-        """Show the completed share of the stage, 0 to 1. Returns False when the job is to end."""
-        self._progress.update(self._task, completed=share, description=stage)
+    def set_progress(self, fraction: float, stage: str | None = None) -> bool:
+        """Set the completed fraction of the stage, 0 to 1. Returns False when the job is to end."""
+        self._progress.update(self._task, completed=fraction, description=stage)
         return not self.signal
 
     @contextmanager
-    def keeping_results(self) -> Iterator[None]:
-        """Hold back a PerceptionError until `finish`, so that the results until then can be written."""
+    def deferring_errors(self) -> Iterator[None]:
+        """Defer a PerceptionError to `finish`, so that the results until then are written."""
         try:
             yield
         except PerceptionError as error:
             self._error = error
 
-    def require(self, results: int, otherwise: str) -> None:
-        """End the command when there are no results: by the signal, by the error, or with this sentence."""
+    def require_results(self, results: int, message: str) -> None:
+        """Exit when there are no results: with the signal's code, the deferred error, or `message`."""
         if not results:
             self._exit_if_stopped()
-            raise self._error or PerceptionError(otherwise)
+            raise self._error or PerceptionError(message)
 
     @property
-    def ended(self) -> str:
+    def outcome(self) -> str:
         """How the job ended: `complete`, `interrupted`, or the error."""
         return str(self._error) if self._error else "interrupted" if self.signal else "complete"
 
     def finish(self, out: Path) -> None:
-        """Fail with the error held back, or exit with the signal's code; the results are in `out`."""
+        """Raise the deferred error, or exit with the signal's code; the results are in `out`."""
         if self._error:
             raise PerceptionError(f"{self._error}; the results until then are in {out}")
         self._exit_if_stopped()

@@ -63,7 +63,7 @@ def record(
     ):
         job.begin("recording", limits.total(opened))
         perception = Perception(chosen, writer, open_tracker(chosen.tracker))
-        with job.keeping_results():
+        with job.deferring_errors():
             for index, frame in enumerate(limited(opened.frames, limits)):
                 if job.signal:
                     break
@@ -72,6 +72,6 @@ def record(
                     for asked in questions:
                         perception.answer(frame, asked)
                 job.advance()
-    job.require(writer.count, f"{opened.name} holds no frames")
+    job.require_results(writer.count, f"{opened.name} holds no frames")
     options.tell(f"{writer.count} answers in {out}")
     job.finish(out)

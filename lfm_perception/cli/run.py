@@ -106,18 +106,18 @@ def run(
         with open_perception(chosen) as perception:
             job.begin("inferring")
             report.start()
-            with job.keeping_results():
+            with job.deferring_errors():
                 if not job.signal:
                     record(
                         opened, perception, recording, report,
                         every=every, limits=limits, badge=model_name(chosen), on_progress=job.advance,
                         rules=engine,
                     )  # fmt: skip
-        job.require(report.inferred_frames, f"{opened.name} holds no frames")
+        job.require_results(report.inferred_frames, f"{opened.name} holds no frames")
         summary = {
             "source": opened.name,
             "pictures": opened.pictures,
-            "ended": job.ended,
+            "ended": job.outcome,
             "every": every,
             "rate_hz": round(opened.rate, 3),
             "declared_rate_hz": opened.declared_rate and round(opened.declared_rate, 3),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of results that appear whole or not at all."""
+"""Folders of results that are published together or not at all."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks: the results of a run, written to one folder that shows either all of them or none.
+"""Sinks: the results of a run, published together in one folder, or not at all.
 
 Each module of this package registers its kinds of sinks; a new kind is a new module.
 """
@@ -37,7 +37,7 @@ def open_recording(
         folder: the folder of the results.
         rate: frames per second of the source.
         optional: additional results, by name.
-        pictures: whether the frames are independent pictures and not those of a film.
+        pictures: whether the frames are independent still images, not a video.
 
     Raises:
         PerceptionError: something cannot be written, here or in any method.
@@ -47,7 +47,7 @@ def open_recording(
         cleaning.callback(recording.abort)
         with writing(folder):
             for name, kind in Sink.KINDS.items():
-                if kind.of in ("", "pictures" if pictures else "film") and (
+                if kind.media in ("", "pictures" if pictures else "film") and (
                     not kind.optional or name in optional
                 ):
                     recording.sinks.append(kind(staging.path / name, rate))
@@ -55,7 +55,7 @@ def open_recording(
 
 
 class Recording:
-    """The results of one run, put in place together; see `open_recording`."""
+    """The results of one run, published together; see `open_recording`."""
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
@@ -68,7 +68,7 @@ class Recording:
                 sink.write(annotated)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Complete the results and put them in place, over those of an earlier run."""
+        """Complete the results and publish them; they replace those of an earlier run."""
         with writing(self._staging.folder):
             for sink in self.sinks:
                 sink.finish(summary)

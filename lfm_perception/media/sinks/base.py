@@ -35,17 +35,17 @@ class Sink:
     """Base of all sinks: one result of a run, in the file or folder `path`, which does not exist yet.
 
     Subclasses register themselves under the name of their result; an `optional` one is written on request,
-    and one `of` a film or of pictures for these only. All annotated images of a film have the same size, even
-    in both directions. `rate` is that of the source, frames per second. Errors of writing are those of the
-    libraries; see `staging.writing`.
+    and one for the `media` "film" or "pictures" for these only. All annotated images of a film have the same
+    size, of even width and height. `rate` is that of the source, frames per second. Errors of writing are
+    those of the libraries; see `staging.writing`.
     """
 
     KINDS: ClassVar[dict[str, type[Sink]]] = {}
     optional: ClassVar[bool]
-    of: ClassVar[str]
+    media: ClassVar[str]
 
-    def __init_subclass__(cls, *, file: str, optional: bool = False, of: str = "") -> None:
-        cls.optional, cls.of = optional, of
+    def __init_subclass__(cls, *, file: str, optional: bool = False, media: str = "") -> None:
+        cls.optional, cls.media = optional, media
         Sink.KINDS[file] = cls
 
     def __init__(self, path: Path, rate: float) -> None:

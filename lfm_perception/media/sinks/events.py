@@ -27,7 +27,7 @@ MIN_SHARE = 0.003
 """Minimum width of an event on the timeline, as a share of the film."""
 
 
-class EventsFile(Sink, file=EVENTS, optional=True, of="film"):
+class EventsFile(Sink, file=EVENTS, optional=True, media="film"):
     """The events in the order of their frames; the format is `lfm_perception/rules/events.schema.json`."""
 
     def __init__(self, path: Path, rate: float) -> None:

@@ -16,7 +16,7 @@ BROWSER_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 """Kinds of image files that browsers show; others are written as PNG."""
 
 
-class PicturesSink(Sink, file=PICTURES, of="pictures"):
+class PicturesSink(Sink, file=PICTURES, media="pictures"):
     """A folder with the annotated pictures under their own names, and a `.json` beside each."""
 
     def write(self, annotated: AnnotatedFrame) -> None:
