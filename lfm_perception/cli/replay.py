@@ -55,7 +55,7 @@ def replay(
     options.tell(f"{summary['answered']} of {summary['images']} images answered; results in {out}")
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary["unanswered_reasons"].items())
     if reasons:
-        print(f"images without an answer: {reasons}")
+        options.tell(f"images without an answer: {reasons}")
     job.finish(out)
     if not summary["answered"]:
         raise PerceptionError(

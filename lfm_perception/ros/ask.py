@@ -14,6 +14,7 @@ from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.processes import wait_for
 from lfm_perception.ros.session import NOT_ANSWERED
 from lfm_perception.ros.topics import QUESTIONS, RESULT
+from lfm_perception.text import safe_text
 from lfm_perception.typed_questions import TypedQuestion
 
 DISCOVERY_S = 10.0
@@ -37,7 +38,7 @@ def ask_node(name: str, question: TypedQuestion) -> str:
 
     def on_answer(message: String) -> None:
         if _answers(message.data, question):
-            answers.append(message.data)
+            answers.append(safe_text(message.data))  # anyone may publish there
             answered.set()
 
     with spinning_node("perception_ask", namespace=namespace) as node:

@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from lfm_perception.ros import transport
 from lfm_perception.ros.executor import spinning_node
+from lfm_perception.text import sentence
 
 TIMEOUT_S = 10.0
 """Timeout for the first diagnostics; a longer node.diagnostics_period needs more."""
@@ -36,7 +37,8 @@ def problems(name: str, timeout_s: float = TIMEOUT_S) -> list[str]:
         received.wait(timeout_s)
     if not statuses:
         return [f"no diagnostics of {name} came within {timeout_s:.0f} s"]
-    return [f"{each.name}: {each.message}" for each in statuses if each.level >= DiagnosticStatus.ERROR]
+    errors = [each for each in statuses if each.level >= DiagnosticStatus.ERROR]
+    return [sentence(f"{each.name}: {each.message}") for each in errors]  # anyone may publish them
 
 
 if __name__ == "__main__":

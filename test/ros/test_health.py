@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from robot import robot  # isort: split - chooses how messages travel
 from std_msgs.msg import String
@@ -14,6 +15,7 @@ from std_msgs.msg import String
 from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.health import problems
 from lfm_perception.ros.processes import wait_for
+from lfm_perception.text import MAX_SENTENCE
 
 
 def test_a_node_is_well_until_its_camera_is_silent() -> None:
@@ -44,3 +46,13 @@ def test_a_message_that_is_no_text_costs_only_itself() -> None:
         publisher.publish(String(data="7"))
         wait_for(lambda: heard, 20.0, "the last message")
     assert heard == ["7"]
+
+
+def test_errors_of_a_node_are_shown_printable_whoever_sends_them() -> None:
+    status = DiagnosticStatus(name="robot: node", level=DiagnosticStatus.ERROR, message="\x1b[2J" + "x" * 999)
+    with spinning_node("talker") as talker:
+        publisher = talker.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        talker.create_timer(0.1, lambda: publisher.publish(DiagnosticArray(status=[status])))
+        (found,) = set(problems("robot", 20.0))
+    assert found.startswith("robot: node: \ufffd[2Jxx")
+    assert len(found) <= MAX_SENTENCE
