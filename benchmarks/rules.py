@@ -2,10 +2,12 @@
 """CPU time of the rules for a camera frame: 200 rules of all kinds over 50 moving tracks.
 
     python benchmarks/rules.py --json benchmarks/results/rules.json
+    python benchmarks/rules.py --hours 10
 
 Each rule has a label and most have a zone; zones have 6 corners and cover 9% of the image. All tracks move,
 all the time. The time is that of the thread, so that other work on the machine lengthens it only by spoiling
-caches; compare it with that of `benchmarks/tracking.py`.
+caches; compare it with that of `benchmarks/tracking.py`. With `--hours`, the memory of the process after each
+hour of simulated time, in which every track lives for 20 frames and then gets another id.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -57,7 +60,8 @@ def rule_file(places: int) -> str:
     return "\n".join([*zones, *lines, *rules])
 
 
-def tracks(seconds: float) -> list[Track]:
+def tracks(seconds: float, generation: int = 0) -> list[Track]:
+    """The tracks at a time; their ids are others in each generation."""
     found = []
     for index in range(TRACKS):
         rng = random.Random(index)
@@ -66,7 +70,9 @@ def tracks(seconds: float) -> list[Track]:
         box, std = Box(x - 0.03, y - 0.1, x + 0.03, y + 0.1), CoordinateStd(0.005, 0.005, 0.005, 0.005)
         velocity = Velocity(0.4 * pace * math.cos(phase + pace * seconds), 0.0)
         label = ("person", "box", "forklift")[index % 3]
-        found.append(Track(index + 1, label, box, 0.8, velocity, seconds, 0.0, box_std=std))
+        found.append(
+            Track(index + 1 + TRACKS * generation, label, box, 0.8, velocity, seconds, 0.0, box_std=std)
+        )
     return found
 
 
@@ -85,12 +91,28 @@ def measured(places: int) -> dict[str, Any]:
     return {"zones": places, "lines": places, "events": events, **figures}
 
 
+def memory_mb(hours: int) -> list[float]:
+    """Resident memory of the process after each hour of simulated time, at 1 frame per second."""
+    engine, found = RuleEngine(parse_rules(rule_file(PLACES[0]))), []
+    for index in range(hours * 3600):
+        engine.update(from_seconds(1.0 + index), tracks(index / RATE_HZ, index // 20))
+        if (index + 1) % 3600 == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found.append(round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1))
+            print(f"{len(found)} h: {found[-1]} MB", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--hours", type=int, help="hours of simulated time, for the memory")
     options = parser.parse_args()
+    if options.hours:
+        memory_mb(options.hours)
+        return
     rows = [measured(places) for places in PLACES]
     for row in rows:
         print(row)

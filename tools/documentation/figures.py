@@ -45,6 +45,10 @@ TRIALS = {
 """What happens in each trial of `eval tracking synthetic`."""
 
 
+RULE_FIGURES = ("true", "precision", "recall")
+"""Columns of the events of the rules."""
+
+
 def texts(root: Path) -> dict[str, str]:
     """The text of each figure by its name."""
     results = root / "benchmarks" / "results"
@@ -61,6 +65,7 @@ def texts(root: Path) -> dict[str, str]:
         **dict(_quality(read("quality_speed"))),
         **dict(_foveation(read("foveation"))),
         **dict(_fuzz(read("fuzz"))),
+        **dict(_rules(read("rule_events"))),
     }
 
 
@@ -196,6 +201,28 @@ def _foveation(found: Any) -> Iterator[tuple[str, str]]:
 
 def _recall(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
+
+
+def _rules(found: Any) -> Iterator[tuple[str, str]]:
+    rows = {(row["scene"], row["rule"]): row for row in found["rows"] if row["detections"] == "demo model"}
+    scenes = list(dict.fromkeys(scene for scene, _ in rows))
+    heads = [f"{scene}: {each}" for scene in scenes for each in RULE_FIGURES]
+    yield (
+        "rules/events",
+        table(
+            ("rule", *heads),
+            [
+                (rule, *(_cell(rows.get((scene, rule)), key) for scene in scenes for key in RULE_FIGURES))
+                for rule in dict.fromkeys(rule for _, rule in rows)
+            ],
+        ),
+    )
+
+
+def _cell(row: Any, key: str) -> str:
+    if row is None or (key == "recall" and not row["true"]):
+        return "-"
+    return str(row[key]) if key == "true" else f"{row[key]:.2f}"
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
