@@ -59,7 +59,7 @@ class Vlm(Protocol):
 
 @runtime_checkable
 class StreamingVlm(Vlm, Protocol):
-    """A model whose free text can be followed while it is decoded; those of the backend `llama`."""
+    """A model that supports streaming of free text while it is decoded; those of the backend `llama`."""
 
     def stream(self, frame: Frame, question: Question, plan: FramePlan, on_text: OnText) -> Answer:
         """See `describe`; of an answer in words, `on_text` receives the text so far."""

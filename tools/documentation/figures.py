@@ -28,7 +28,7 @@ PROTOCOLS = {
 
 TRIALS = {
     "walkers": "people walk to and fro, noisy detections",
-    "duplicates": "10% of the objects are given twice",
+    "duplicates": "10% of the objects are detected twice",
     "label-flips": "30% of the labels are wrong",
     "fast-0.25": "objects 0.06 wide move 0.25 image widths per second",
     "fast-0.6": "0.6 image widths per second",
@@ -37,9 +37,9 @@ TRIALS = {
     "recede": "people go away at 2 m/s",
     "occlusion": "people cannot be seen for 2 s",
     "roll": "the camera rolls at 40° per second",
-    "roll-exact": "the same, its motion known",
+    "roll-exact": "the same, with ground-truth camera motion",
     "zoom": "the camera zooms to 1.8 times and back in 4 s",
-    "zoom-exact": "the same, its motion known",
+    "zoom-exact": "the same, with ground-truth camera motion",
     "low-camera-rate": "4 camera frames per second",
 }
 """What happens in each trial of `eval tracking synthetic`."""
@@ -184,7 +184,7 @@ def _foveation(found: Any) -> Iterator[tuple[str, str]]:
             table(
                 (
                     *("image tokens", "inferences", "HOTA", "precision", f"recall, below {bounds[1]} px"),
-                    *(*heads, f"above {bounds[-1]} px", "new object, p90, s", "answer tokens"),
+                    *(*heads, f"above {bounds[-1]} px", "time to first track, p90, s", "answer tokens"),
                 ),
                 [
                     (
