@@ -183,3 +183,11 @@ def test_the_order_of_detections_does_not_matter(seed: int) -> None:
         given_.update(scene, i * STEP_S)
         shuffled.update(rng.sample(scene, len(scene)), i * STEP_S)
         assert given_.predict(i * STEP_S + 0.1) == shuffled.predict(i * STEP_S + 0.1)
+
+
+def test_a_predicted_box_has_a_standard_deviation_that_grows_with_time() -> None:
+    tracker = following(min_hits=1)
+    for stamp_s in (0.0, 0.2, 0.4):
+        tracker.update([seen(0.5)], stamp_s)
+    (now,), (later,) = tracker.predict(0.4), tracker.predict(1.0)
+    assert all(0.0 < before < after for before, after in zip(now.box_std, later.box_std, strict=True))

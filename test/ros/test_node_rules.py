@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +191,13 @@ def test_a_replay_of_a_bag_records_the_events(tmp_path: Path) -> None:
     replay(ReplayOptions(bag), settings, tmp_path / "out")
     ((_, raw),) = test_replay.messages(tmp_path / "out" / "perception_bag", "/events")
     assert b'"rule": "any", "state": "begin"' in raw
+
+
+def test_without_rules_nothing_of_them_is_imported() -> None:
+    modules = (
+        "lfm_perception.ros.node, lfm_perception.cli, lfm_perception.media.run, lfm_perception.media.sinks"
+    )
+    names = "('lfm_perception.rules', 'lfm_perception.ros.rule')"
+    code = f"import sys, {modules}; print([each for each in sys.modules if each.startswith({names})])"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert process.stdout == "[]\n", process.stderr
