@@ -220,7 +220,7 @@ class Track:
 class Shape:
     """A zone (`closed`) or a line of the rules as it is drawn: normalized points, and a text beside it.
 
-    `active`: an event about it is under way.
+    `active`: an event about it is active.
     """
 
     points: tuple[tuple[float, float], ...]

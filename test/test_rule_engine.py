@@ -39,7 +39,7 @@ def test_a_storm_is_bounded_and_every_begin_has_its_end() -> None:
     assert engine.suppressed > 5000
     ended |= {event.event_id for event in engine.end_all()}
     assert begun == ended
-    assert not engine.under_way
+    assert not engine.active_events
 
 
 def test_tracks_that_come_and_go_leave_nothing_behind() -> None:

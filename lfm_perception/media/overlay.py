@@ -5,7 +5,7 @@ Thick coloured boxes are tracks: one colour per id, an arrow to the centre half 
 object itself moves, and fading with the time since the last detection. Thin white boxes are detections
 without a track; on independent pictures, where nothing is tracked, they are thick, one colour per label.
 Corners in the badge's colour are those of the region that the last inference saw. Zones and lines of the
-rules are grey, and red while an event about them is under way.
+rules are grey, and red while an event about them is active.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class RuleActions:
     ) -> None:
         self._node, self._decode, self._warn = node, decode, warn
         self._folder = user_path(settings.snapshots) if settings.snapshots else None
-        self._under_way = Counter[str]()
+        self._active_events = Counter[str]()
         self._own = {each.topic_name for each in (*node.publishers, *node.subscriptions)}
         self._own |= {node.resolve_service_name(service.srv_name) for service in node.services}
         acting = [rule for rule in rules if rule.actions != type(rule.actions)()]
@@ -78,10 +78,10 @@ class RuleActions:
         for event in events:
             if (found := self._endpoints.get(event.rule)) is not None:
                 begins = event.state != "end"
-                before = self._under_way[event.rule]
+                before = self._active_events[event.rule]
                 if event.state != "moment":
-                    self._under_way[event.rule] += 1 if begins else -1
-                self._publish(found, event, changed=bool(before) != bool(self._under_way[event.rule]))
+                    self._active_events[event.rule] += 1 if begins else -1
+                self._publish(found, event, changed=bool(before) != bool(self._active_events[event.rule]))
                 if begins and found.rule.actions.snapshot and self._folder is not None and raw:
                     self._save(event, raw, self._folder)
 

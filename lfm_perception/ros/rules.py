@@ -109,7 +109,7 @@ class RuleOutputs:
                 self._reload()
 
     def end_all(self) -> None:
-        """End the events under way: no frames are expected for now."""
+        """End the active events: no frames are expected for now."""
         self._worker.clear()
         with self._lock:
             self._publish(self._engine.end_all())
@@ -188,7 +188,7 @@ class RuleOutputs:
             "rules": len(self._file.rules),
             "rules, zones and lines that cannot be used": len(problems),
             "events": self._events,
-            "events under way": len(engine.under_way),
+            "events under way": len(engine.active_events),
             "events suppressed": suppressed,
             "clock jumps": jumps,
         }

@@ -22,6 +22,7 @@ from lfm_perception.rules.reading import (
 from lfm_perception.rules.schema import (
     QUANTITIES,
     SIDES,
+    ActiveRule,
     Alert,
     Combined,
     Condition,
@@ -29,7 +30,6 @@ from lfm_perception.rules.schema import (
     Near,
     Objects,
     Range,
-    UnderWay,
 )
 from lfm_perception.settings import Settings
 
@@ -100,7 +100,7 @@ class ConditionReader:
             return Alert(as_name(name, (*path, "alert"), self._known.alerts, "standing question"))
         if "rule" in entry:
             name = as_mapping(entry, path, ("rule",), "a rule's state")["rule"]
-            return UnderWay(as_name(name, (*path, "rule"), self._rules, "rule"))
+            return ActiveRule(as_name(name, (*path, "rule"), self._rules, "rule"))
         return self._objects(as_mapping(entry, path, CONDITIONS, "a condition"), path)
 
     def _combined(self, kind: str, entry: object, path: Steps, depth: int) -> Combined:

@@ -19,6 +19,7 @@ from lfm_perception.rules.schema import (
     ANCHORS,
     QUANTITIES,
     SIDES,
+    ActiveRule,
     Alert,
     Combined,
     Condition,
@@ -26,7 +27,6 @@ from lfm_perception.rules.schema import (
     Objects,
     Range,
     RuleFile,
-    UnderWay,
     leaves,
 )
 
@@ -42,7 +42,7 @@ class Observation:
 
     `label_ids` are those of `Conditions.label_ids`. `quantities` has the rows of `QUANTITIES`; `attributes` a
     row for each of `Conditions.attributes`. `aspect` is the image's height over its width. `alerts` are the
-    names of those that are on, `under_way` the rules with an event. `now_s` is the rules' own time.
+    names of those that are on, `active_rules` the rules with an active event. `now_s` is the rules' own time.
     """
 
     now_s: float
@@ -54,7 +54,7 @@ class Observation:
     attributes: Bools
     aspect: float
     alerts: Iterable[str]
-    under_way: Iterable[str]
+    active_rules: Iterable[str]
 
 
 class Conditions:
@@ -113,7 +113,8 @@ class Conditions:
             [self._rows[each.objects] for each in self._rows if isinstance(each, Count)], dtype=np.intp
         )
         self._counts_true = np.zeros(len(self._counted), dtype=bool)
-        self._named = [(row, each) for each, row in self._rows.items() if isinstance(each, (Alert, UnderWay))]
+        named = (Alert, ActiveRule)
+        self._named = [(row, each) for each, row in self._rows.items() if isinstance(each, named)]
         self._nodes = [_nodes(level, self._rows) for level in self._levels]
         self.inside: Bools = np.zeros((len(file.zones), 1), dtype=bool)
 
@@ -165,7 +166,7 @@ class Conditions:
             self._counts_now = dict(zip(self._counts.rows.tolist(), counts.tolist(), strict=True))
             table[self._counts.rows] = self._counts_true[:, None]
         if self._named:
-            alerts, rules = set(seen.alerts), set(seen.under_way)
+            alerts, rules = set(seen.alerts), set(seen.active_rules)
             for row, each in self._named:
                 table[row] = each.name in alerts if isinstance(each, Alert) else each.rule in rules
         for level in self._nodes:

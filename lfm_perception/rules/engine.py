@@ -87,7 +87,7 @@ class RuleEngine:
         self._now_s = 0.0
 
     @property
-    def under_way(self) -> tuple[Event, ...]:
+    def active_events(self) -> tuple[Event, ...]:
         """The events that have begun and not ended."""
         return tuple(self._open.values())
 
@@ -127,7 +127,7 @@ class RuleEngine:
         return [*ended, *self._episodes(self._conditions.update(seen)[self._conditions.roots], seen)]
 
     def end_all(self) -> list[Event]:
-        """End the events under way, at the stamp of the last frame, and forget everything."""
+        """End the active events, at the stamp of the last frame, and forget everything."""
         ended = [self._ended(key) for key in list(self._open)]
         self._forget()
         return ended
@@ -209,7 +209,7 @@ class RuleEngine:
             attributes=self._attribute_table(scene.attributes if scene else {}),
             aspect=aspect,
             alerts={status.name for status in scene.alerts if status.active} if scene else (),
-            under_way={self._file.rules[row].name for row, _ in self._open},
+            active_rules={self._file.rules[row].name for row, _ in self._open},
         )
 
     def _attribute_table(self, attributes: Mapping[int, Mapping[str, AttributeValue]]) -> Bools:

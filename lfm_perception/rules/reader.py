@@ -22,12 +22,12 @@ from lfm_perception.rules.reading import Steps, WrongError, as_choice, as_mappin
 from lfm_perception.rules.schema import (
     ANCHORS,
     Actions,
+    ActiveRule,
     Line,
     Point,
     Problem,
     Rule,
     RuleFile,
-    UnderWay,
     Zone,
     leaves,
 )
@@ -230,7 +230,7 @@ class _Reader:
     def _refuse_circles(self, rules: dict[str, Rule]) -> None:
         """Removes the rules that depend on themselves, and those whose triggers have been removed."""
         triggers = {
-            name: [leaf.rule for leaf in leaves(rule.when) if isinstance(leaf, UnderWay)]
+            name: [leaf.rule for leaf in leaves(rule.when) if isinstance(leaf, ActiveRule)]
             for name, rule in rules.items()
         }
         while True:

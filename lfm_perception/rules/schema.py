@@ -5,7 +5,7 @@ Points are normalized (see `geometry`). Lengths are in image widths, speeds in i
 are the square root of a box's normalized area. Durations are in seconds.
 
 A condition is either about single objects (`Objects`) and is true or false for each of them, or about the
-scene (`Count`, `Alert`, `UnderWay`). `Combined` is about objects where any of its parts is.
+scene (`Count`, `Alert`, `ActiveRule`). `Combined` is about objects where any of its parts is.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class UnderWay:
-    """An event of another rule was under way at the frame before."""
+class ActiveRule:
+    """An event of another rule was active at the previous frame."""
 
     rule: str
 
@@ -121,10 +121,10 @@ class Combined:
     parts: tuple[Condition, ...]
 
 
-Condition = Objects | Count | Alert | UnderWay | Combined
+Condition = Objects | Count | Alert | ActiveRule | Combined
 
 
-def leaves(condition: Condition) -> list[Objects | Count | Alert | UnderWay]:
+def leaves(condition: Condition) -> list[Objects | Count | Alert | ActiveRule]:
     """The conditions that a condition is combined of."""
     if isinstance(condition, Combined):
         return [leaf for part in condition.parts for leaf in leaves(part)]
@@ -135,7 +135,7 @@ def leaves(condition: Condition) -> list[Objects | Count | Alert | UnderWay]:
 class Actions:
     """What else is done in an event: names of topics and services; empty: nothing.
 
-    `publish_bool`: true while an event of the rule is under way. `publish_text`: the message, as it begins.
+    `publish_bool`: true while an event of the rule is active. `publish_text`: the message, as it begins.
     `call_trigger`: as it begins. `call_set_bool`: true as it begins, false as it ends. `snapshot`: the image
     is saved as it begins.
     """
