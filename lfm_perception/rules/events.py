@@ -30,7 +30,7 @@ class Event:
 
     Begin and end have the same `event_id`, which names the rule, the stamp of the beginning and, for a rule
     about objects, the track: a replay gives the same. `tracks` caused it, the first one above all; `values`
-    are those that its rule's conditions looked at. `suppressed` counts the events of this rule since the last
+    are those that its rule's conditions evaluated. `suppressed` counts the events of this rule since the last
     published one that were not published, because of its cool-down or the limit of the rate.
     """
 
