@@ -15,6 +15,7 @@ from typing import Any
 from lfm_perception.media import images
 from lfm_perception.scene import Image
 from lfm_perception.settings import parameter_specs
+from lfm_perception.text import safe_text
 
 MAX_VIDEO_BYTES = 64 << 20
 """Size up to which a video is embedded in a page; a larger one is shown from the file beside it."""
@@ -93,7 +94,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], about: Map
         sections=[*sections, *_setup(about)],
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    path.write_text(safe_text(text, len(text)) + "\n", encoding="utf-8")
 
 
 def _setup(about: Mapping[str, Any]) -> Iterator[Section]:

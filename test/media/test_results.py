@@ -23,6 +23,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.media import images, sources
 from lfm_perception.media.bags import typestore
 from lfm_perception.media.overlay import Overlay, View, _Chip
+from lfm_perception.media.page import Section, write_report
 from lfm_perception.media.sinks import AnnotatedFrame, open_recording
 from lfm_perception.media.sinks.bag import BAG
 from lfm_perception.media.sinks.base import Sink
@@ -182,6 +183,25 @@ def write_results(folder: Path, *, bag: bool = False, frames: int = 4) -> None:
             drawn = overlay.draw(View(frame, 0.0, scene.tracks, scene, 0.1))
             recording.write(AnnotatedFrame(index, frame, scene.tracks, drawn, scene))
         recording.finish({"frames": frames})
+
+
+def test_pictures_may_have_any_name_that_a_file_can_have(tmp_path: Path) -> None:
+    out, picture = tmp_path / "out", view(64, 48).frame
+    files = ["\udcff.png", "a\nb\x1b[31m.png", "<b>.png", "-rf.png"]  # the first is no text
+    with open_recording(out, 10.0, pictures=True) as recording:
+        for index, file in enumerate(files):
+            frame = dataclasses.replace(picture, file=file)
+            scene = dataclasses.replace(example_scene(), file=file)
+            recording.write(AnnotatedFrame(index, frame, (), frame.image, scene))
+        recording.finish({"frames": 4})
+    assert {file.name for file in (out / "pictures").iterdir()} == {
+        *files,
+        *(f"{each}.json" for each in files),
+    }
+    write_report(tmp_path / "page.html", "<b>", [Section("a\x1b[31m", notes=files)], {})
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;.png" in page
+    assert "\x1b" not in page
 
 
 def names(folder: Path) -> list[str]:

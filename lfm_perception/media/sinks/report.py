@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ class PageSink(Sink, file=PAGE):
         if scene.caption_usage is not None:
             self._usages["caption"].append(scene.caption_usage)
         if name := scene.file:
-            file = quote(f"{PICTURES}/{picture_name(name)}")
+            file = quote(os.fsencode(f"{PICTURES}/{picture_name(name)}"))  # names of files need not be text
             shown = _thumbnail(annotated.image) if len(self._pictures) < MAX_EMBEDDED else file
             self._pictures.append(Picture(shown, f"{name}: {_objects(scene)}", file))
 
