@@ -98,6 +98,22 @@ def test_a_database_with_a_transaction_by_half_is_not_read(tmp_path: Path) -> No
         assert len(list(reader.messages())) == 5
 
 
+@pytest.mark.parametrize("column", ["name", "type"])
+def test_a_topic_without_name_or_type_is_refused(tmp_path: Path, column: str) -> None:
+    database = only_file(recorded(tmp_path / "bag", StoragePlugin.SQLITE3), ".db3")
+    writer = sqlite3.connect(database)
+    (table,) = writer.execute("SELECT sql FROM sqlite_master WHERE name = 'topics'").fetchone()
+    writer.execute("PRAGMA writable_schema=1")
+    writer.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'topics'", (table.replace("NOT NULL", ""),))
+    writer.commit()
+    writer.close()
+    writer = sqlite3.connect(database)
+    writer.execute(f"UPDATE topics SET {column} = NULL")
+    writer.commit()
+    writer.close()
+    assert "a topic without a name or type" in refusal(database)
+
+
 @pytest.mark.parametrize("name", ["run#1.db3", "50%20.db3", "why?.db3", "RUN.MCAP", "run.Db3"])
 def test_names_that_cannot_be_read_are_to_be_changed(tmp_path: Path, name: str) -> None:
     plugin = StoragePlugin.MCAP if name == "RUN.MCAP" else StoragePlugin.SQLITE3

@@ -115,7 +115,7 @@ def open_bag(path: Path) -> Iterator[Reader]:
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
         raise PerceptionError(f"bag {path} cannot be read: {reason(error)}{_recovery(path)}") from error
     with closing(reader):
-        _check_counts(reader, path)
+        _check_topics(reader, path)
         yield reader
 
 
@@ -166,9 +166,12 @@ def _begins_with(file: Path, magic: bytes) -> bool:
         return stream.read(len(magic)) == magic
 
 
-def _check_counts(reader: Reader, path: Path) -> None:
-    """Refuses a metadata.yaml whose numbers of messages are none."""
+def _check_topics(reader: Reader, path: Path) -> None:
+    """Refuses topics without a name or type, and numbers of messages that are none."""
     for connection in reader.connections:
+        about: tuple[object, ...] = connection.topic, connection.msgtype
+        if not all(isinstance(each, str) for each in about):
+            raise PerceptionError(f"bag {path} cannot be read: it has a topic without a name or type")
         count: object = connection.msgcount
         if type(count) is not int or not 0 <= count < 1 << 63:
             raise PerceptionError(
