@@ -47,6 +47,12 @@ def own_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes without coverage, which multiplies the time that this test limits."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> tuple[Path, Path]:
     """The language model and the vision file that ship with the package."""

@@ -188,7 +188,7 @@ class RuleOutputs:
             "rules": len(self._file.rules),
             "rules, zones and lines that cannot be used": len(problems),
             "events": self._events,
-            "events under way": len(engine.active_events),
+            "active events": len(engine.active_events),
             "events suppressed": suppressed,
             "clock jumps": jumps,
         }

@@ -24,6 +24,7 @@ OF_FILES = [reader for reader in READERS if reader.file]
 SPECIAL = ("pipe", "device", "folder", "loop of links", "nothing", "no permission")
 
 
+@pytest.mark.usefixtures("untraced")
 def test_thousands_of_mutated_inputs_fail_in_a_sentence_within_limits(tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
     command = [sys.executable, str(Path(__file__).with_name("run.py")), "--inputs", str(INPUTS)]

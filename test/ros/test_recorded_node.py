@@ -75,6 +75,7 @@ def test_a_recorded_frame_is_answered_and_any_other_is_counted_as_failed(
     assert "answers.jsonl" in status.message
 
 
+@pytest.mark.usefixtures("untraced")
 def test_with_recorded_answers_the_node_uses_little_cpu_and_memory(answers: Path, tmp_path: Path) -> None:
     """Judged by its time on the processor, which other work on the machine does not lengthen."""
     parameters = {"engine.backend": "recorded", "recorded.path": str(answers)}
