@@ -28,7 +28,7 @@ from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import StampFilter
-from lfm_perception.tracking import association, open_tracker
+from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.ego_motion import FLOW_WIDTH
 from lfm_perception.typed_questions import TypedQuestion
 from lfm_perception.vlm import CancelledError, OnText, Vlm
@@ -107,7 +107,6 @@ class LivePerception(Generic[T]):
         callbacks: LiveCallbacks,
     ) -> None:
         self._settings, self._vlm, self._decode, self._callbacks = settings, vlm, decode, callbacks
-        association.prepare()  # before the first frame arrives
         self._perception = Perception(settings, vlm, open_tracker(settings.tracker))
         self._statistics = StatisticsRecorder()
         self._worker: LatestWorker[QueuedFrame[T]] | None = None

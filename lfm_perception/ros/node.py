@@ -226,6 +226,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
                 self.get_logger().info(f"still loading {name}: {time.monotonic() - began_s:.0f} s")
 
         threading.Thread(target=log_progress, name="loading", daemon=True).start()
+        # beside the loading, and not waited for: the first tracks come with the second answer
         threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
         try:
             vlm = open_vlm(settings, lambda sentence: self._warn("model", sentence))
