@@ -29,6 +29,10 @@ LINK = re.compile(r"(?<=\]\()(?P<target>\.\./[^)#\s]+)(?=[)#])")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*(?![^<]*>)")
 """An option of a command, in text and not in a tag."""
 
+HEADING = re.compile(r"<(?P<tag>h[1-3]) id=.*?</(?P=tag)>", re.DOTALL)
+UNDERSCORE = re.compile(r"(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])(?![^<]*>)")
+"""An underscore in a name, in text and not in a tag."""
+
 PARAMETERS = "Parameters"
 """The entry of the menu that gets the page of each group."""
 
@@ -86,10 +90,16 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return re.sub(r"<code[ >].*?</code>", _unbroken, html, flags=re.DOTALL)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Let the long names of headings break after an underscore; the index of the search has them whole."""
+    return HEADING.sub(lambda heading: UNDERSCORE.sub("_<wbr>", heading[0]), output)
+
+
 def _labelled(table: re.Match[str]) -> str:
     heads = [re.sub("<[^>]*>", "", head) for head in re.findall(r"<th[^>]*>(.*?)</th>", table[0])]
     labels = cycle(head.replace('"', "&quot;") for head in heads)
-    return re.sub("<td", lambda cell: f'<td data-label="{next(labels)}"', table[0])
+    text = table[0].replace(r"\|", "|")  # escaped for GitHub; here it would be shown so
+    return re.sub("<td", lambda cell: f'<td data-label="{next(labels)}"', text)
 
 
 def _unbroken(code: re.Match[str]) -> str:
