@@ -226,11 +226,9 @@ def _cell(row: Any, key: str) -> str:
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
-    failing = [reader for reader in found["readers"].values() if reader["failures"]]
     inputs = {name: reader["inputs"] for name, reader in found["readers"].items()}
     fewest = sorted(inputs, key=inputs.__getitem__)[:2]
     yield "fuzz/inputs", f"{found['inputs']:,}"
     yield "fuzz/readers", str(len(found["readers"]))
     yield "fuzz/failures", str(found["failures"])
-    yield "fuzz/failing-readers", str(len(failing))
     yield "fuzz/fewest", " and ".join(f"{inputs[name]:,} for {name}" for name in fewest)
