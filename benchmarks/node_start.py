@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from statistics import median
 
 from node_fixture import Process, Section, at_most, percentiles
 
@@ -31,7 +30,7 @@ def start(options: argparse.Namespace) -> Section:
     return Section(
         inputs={"starts": options.starts, "model": "demo"},
         figures={name: percentiles(values) for name, values in figures.items()},
-        claims=[at_most("start, median (s)", median(figures["start_s"]), 1.5)],
+        claims=[at_most("slowest start (s)", max(figures["start_s"]), 1.5)],
     )
 
 
