@@ -200,7 +200,7 @@ def _message(event: Event, frame_id: str) -> String:
 
 
 def _identity(path: Path) -> tuple[object, ...]:
-    """What changes when a file does; the reason where it cannot be looked at."""
+    """What changes when a file does: path, time, size and inode, or the error number of its `stat`."""
     try:
         found = path.stat()
     except OSError as error:

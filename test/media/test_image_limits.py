@@ -177,7 +177,7 @@ def test_a_small_image_costs_no_minutes() -> None:
     chunk = struct.pack(">I4s", len(data), b"IDAT") + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
     assert "damaged" in refusal(compressed(bomb[:place] + chunk + png_of(64, 64)[-12:], "png"))
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
-    assert images.decode(encoded(".png", noise), "it").shape == noise.shape, "1 MB, so looked at"
+    assert images.decode(encoded(".png", noise), "it").shape == noise.shape, "1 MB, so its chunks are checked"
 
 
 @pytest.mark.parametrize(
