@@ -75,7 +75,11 @@ class _Asked:
     sentence: str
 
 
-_WEIGHTS = {"side": 2.5, "which side": 1.0, "helmet": 3.0, "helmet choice": 1.0, "count": 2.0, "next": 1.5}
+_WEIGHTS = {
+    **{"side": 6.0, "which side": 2.5, "next": 4.0, "extreme": 1.3, "largest": 1.5},
+    **{"count": 3.0, "colour": 1.6, "helmet": 9.0, "helmet choice": 3.0},
+}
+"""Frequencies relative to the other kinds: most scenes have no clear answer to some."""
 
 
 def scene_question(

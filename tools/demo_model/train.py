@@ -86,8 +86,9 @@ def rendered(run: Run, first: int, rank: int) -> Iterator[Batch]:
     if not run.renderers:
         yield from map(work, range(first, run.steps))
         return
-    multiprocessing.set_sharing_strategy("file_system")  # a batch is many tensors, more than open files
-    with multiprocessing.get_context("spawn").Pool(run.renderers) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    share = multiprocessing.set_sharing_strategy  # a batch is many tensors: as files, they would be too many
+    with spawn.Pool(run.renderers, share, ("file_system",)) as pool:
         ahead: deque[Any] = deque()
         for step in range(first, run.steps):
             ahead.append(pool.apply_async(work, (step,)))
@@ -120,7 +121,8 @@ def train(run: Run, out: Path) -> None:
 
 def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     """One process's part of the training; the first writes the log and the checkpoints."""
-    distributed.init_process_group("gloo", meeting, world_size=run.processes, rank=rank)
+    if run.processes > 1:
+        distributed.init_process_group("gloo", meeting, world_size=run.processes, rank=rank)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(run.seed)
