@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lfm-perception rules`: checks rule files, and replays films with the rules."""
+"""`lfm-perception rules`: checks rule files, draws their zones, and replays films with the rules."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,13 @@ from rich.table import Table
 from lfm_perception.cli import options
 from lfm_perception.cli.run import run
 from lfm_perception.errors import PerceptionError
+from lfm_perception.text import safe_line
+
+if TYPE_CHECKING:
+    from lfm_perception.rules import RuleFile
+
+MAX_SHOWN = 80
+"""Length of a file's name on the page at most, characters."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,8 +53,7 @@ def check(
         table.add_row(rule.name, about + moment, *times)
     if found.rules:
         options.show_table(table)
-    for problem in found.problems:
-        print(f"{file}:{problem.line}:{problem.column}: {problem.about}: {problem.sentence}")
+    _print_problems(file, found)
     if found.problems:
         count = len(found.problems)
         raise PerceptionError(f"{file}: {count} entr{'y' if count == 1 else 'ies'} cannot be used, see above")
@@ -77,3 +83,42 @@ def replay(
         source, out, settings, set_, labels=labels, seconds=seconds, topic=topic, film=True, force=force,
         seed=seed, rules=rules,
     )  # fmt: skip
+
+
+@app.command()
+def draw(
+    source: options.Source,
+    rules: Annotated[
+        Path | None, typer.Option(help="Rule file whose zones and lines are there to be changed.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("draw.html"),
+    topic: options.Topic = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a page of that name.")] = False,
+) -> None:
+    """Make a page in which zones and lines are drawn over an image, or over the first frame of a film.
+
+    The page is one file that needs no network. What is drawn with the mouse or the finger comes out as YAML,
+    to copy or to download.
+    """
+    from lfm_perception.files import new_file
+    from lfm_perception.media.draw_page import draw_page
+    from lfm_perception.media.sources import open_source
+    from lfm_perception.rules import RuleFile, read_rules
+
+    if out.exists() and not force:
+        raise PerceptionError(f"{out} exists: add --force to replace it, or give another --out")
+    file = read_rules(rules) if rules else RuleFile()
+    with open_source(source, topic=topic) as opened:
+        frame = next(opened.frames, None)
+        if frame is None:
+            raise PerceptionError(f"{source} has no frame to draw on")
+    if rules:
+        _print_problems(rules, file)
+    with new_file(out) as page:
+        page.write(draw_page(safe_line(Path(source).name, MAX_SHOWN), frame.image, file))
+    print(f"{out}: open it in a browser")
+
+
+def _print_problems(path: Path, file: RuleFile) -> None:
+    for problem in file.problems:
+        print(f"{path}:{problem.line}:{problem.column}: {problem.about}: {problem.sentence}")

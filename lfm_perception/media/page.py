@@ -79,6 +79,18 @@ def write_report(path: Path, title: str, sections: Sequence[Section], about: Map
     Args:
         about: the JSON beside the page, from which the last section lists machine, model and settings.
     """
+    text = rendered(
+        "report.html",
+        title=title,
+        demo=about.get("model", {}).get("demo") is True,
+        sections=[*sections, *_setup(about)],
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def rendered(template: str, **values: object) -> str:
+    """A page from a template of the package; values are escaped, and what cannot be printed is left out."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -88,13 +100,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], about: Map
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("report.html").render(
-        title=title,
-        demo=about.get("model", {}).get("demo") is True,
-        sections=[*sections, *_setup(about)],
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-    path.write_text(safe_text(text, len(text)) + "\n", encoding="utf-8")
+    text = environment.get_template(template).render(**values)
+    return safe_text(text, len(text)) + "\n"
 
 
 def _setup(about: Mapping[str, Any]) -> Iterator[Section]:

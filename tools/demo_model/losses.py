@@ -23,7 +23,7 @@ LOGIT_SCALE = 1e-3
 penalty does: it divides logits, and must find them near 0."""
 
 GROUPS = {"cpu": 8, "cuda": 2}
-"""Most groups in which texts of like length are read, by device: more save padding, and a GPU waits at each."""
+"""Most groups in which texts of like length are read, by device: more save padding; a GPU waits at each."""
 
 SMALL = 0.03
 """Errors of coordinates are weighed by the extent of their box, which is what IoU does, down to this."""
