@@ -2,7 +2,8 @@
 """Files from outside: opened only when regular, read up to a limit, and parsed within limits.
 
 A reader of settings, registries, labels, recordings or reports uses these functions, so that a pipe, an
-endless file, a bomb of aliases or a number of a million digits is refused in one sentence.
+endless file, a bomb of aliases or a number of a million digits is refused in one sentence. The YAML parser is
+imported by the first YAML text: a node and its worker process start without one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TextIO, TypeVar
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
-from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
 
@@ -199,6 +195,9 @@ def parse_yaml(text: str, max_nodes: int = MAX_NODES) -> Any:
 
     Raises PerceptionError with line and column of the mistake, also for a repeated key.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError
+
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     try:
@@ -225,6 +224,8 @@ class YamlPlaces:
 
     @cached_property
     def _root(self) -> Any:
+        from ruamel.yaml import YAML
+
         yaml = YAML(typ="safe", pure=True)
         yaml.version = (1, 1)
         return yaml.compose(self._text)
@@ -234,6 +235,8 @@ class YamlPlaces:
 
         That of a key where its value is a mapping or a list.
         """
+        from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
         node = self._root
         if node is None:  # an empty text
             return 1, 1
@@ -255,6 +258,8 @@ class YamlPlaces:
 
 def _check_size(events: Iterable[Any], max_nodes: int) -> None:
     """Refuses YAML that is too deep or, with its aliases expanded, too large, before any value is made."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
     nodes, sizes = 0, dict[str, int]()
     begun: list[tuple[str | None, int]] = []
     for event in events:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lfm_perception import __version__
@@ -35,6 +34,8 @@ def file_facts(path: Path) -> dict[str, str | int]:
 
 def installed_version(package: str) -> str:
     """The version of an installed package; empty when it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # not needed by a node's start
+
     try:
         return version(package)
     except PackageNotFoundError:

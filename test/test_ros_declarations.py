@@ -12,6 +12,7 @@ from lfm_perception.ros.launch_arguments import (
     REPLAY_ARGUMENTS,
     check_rviz,
     ignored_arguments,
+    is_settings_file,
     parameter_file,
     parameter_file_problem,
     parameter_overrides,
@@ -125,6 +126,23 @@ def test_a_parameter_file_that_is_not_for_the_node_is_told(
     if said is not None:
         with pytest.raises(RuntimeError, match=said):
             parameter_file(str(file), CONFIG, node.rpartition("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("detect: {labels: [person]}", True),
+        ("# as ros__parameters: in a parameter file\ndetect: {labels: [person]}", True),
+        ("/**: {ros__parameters: {}}", False),
+        ("/**:\n  'ros__parameters' :\n    detect.labels: [", False),
+        ("? ros__parameters\n: {}", False),
+        ("[1]", False),
+    ],
+)
+def test_a_settings_file_is_told_from_a_parameter_file(tmp_path: Path, content: str, expected: bool) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    assert is_settings_file(file) is expected
 
 
 def test_a_settings_file_is_launched_as_the_parameter_for_it(tmp_path: Path) -> None:

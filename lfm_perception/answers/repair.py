@@ -13,8 +13,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-import json_repair
-
 from lfm_perception.answers.collector import LABEL_LIMIT, Collector, Span
 from lfm_perception.answers.lines import BARE_BOX, FOUR, lines
 from lfm_perception.answers.shapes import MAX_DEPTH, Shape, is_box_key, shapes
@@ -74,6 +72,8 @@ def _shapes(text: str, dialect: Dialect, collector: Collector) -> Iterator[Shape
 
 
 def _parsed(region: str, collector: Collector) -> object:
+    import json_repair  # here: answers of a grammar never need it
+
     try:
         return json_repair.loads(region, skip_json_loads=False)
     except (ValueError, RecursionError, TypeError, IndexError, KeyError, AttributeError):

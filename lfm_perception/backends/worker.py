@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
+from types import ModuleType
 
 from lfm_perception.backends import worker_messages as messages
 from lfm_perception.backends.worker_messages import HEARTBEAT_S, CommandRequest, Request, SharedMemory
@@ -56,12 +57,11 @@ def main(pipe_file: int, memory_file: int, parent: int) -> None:
     imported = threading.Event()
     threading.Thread(target=send_heartbeats, name="heartbeat", daemon=True).start()
     os.nice(NICENESS)
+    # The engine uses the bindings alone. Their package would import an interface of its own, with jinja2.
+    sys.modules["llama_cpp.llama"] = ModuleType("llama_cpp.llama")
     from lfm_perception.backends.llama_vlm import LlamaVlm
-    from lfm_perception.planning import resize
 
     imported.set()
-    # beside the loading of the model, during which Python's lock is free
-    threading.Thread(target=resize.prepare, name="prepare", daemon=True).start()
     try:
         vlm = LlamaVlm(pipe.recv(), on_stage=send)
     except PerceptionError as error:

@@ -98,6 +98,8 @@ USAGE = (
     "[-r __ns:=/NAMESPACE] [--log-level LEVEL]"
 )
 
+_OF_NODES = re.compile(r"""^[^#\n]*\bros__parameters["']?\s*:""", re.M)
+
 
 def parameter_file(given: str, config: Path, namespace: str = "") -> str | dict[str, str]:
     """The file at this path, or the installed one of this name; a settings file as the parameter for it.
@@ -132,7 +134,10 @@ def parameter_file_problem(path: Path, node: str) -> str | None:
 def is_settings_file(path: Path) -> bool:
     """Whether a file has groups of settings at its top, and not the names of nodes."""
     try:
-        content = parse_yaml(read_text(path))
+        text = read_text(path)
+        if _OF_NODES.search(text):  # seen without parsing, for which the node's start would wait
+            return False
+        content = parse_yaml(text)
     except PerceptionError:
         return False
     return isinstance(content, Mapping) and bool(content) and not _node_names(content)

@@ -56,7 +56,6 @@ from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
 from lfm_perception.text import sentence
-from lfm_perception.tracking import association
 from lfm_perception.vlm import Vlm
 
 Response = TypeVar("Response", SetBool.Response, Trigger.Response)
@@ -218,20 +217,20 @@ class PerceptionNode(LifecycleNodeMixin, Node):
     def _load(self, settings: Settings) -> Vlm:
         """Load the model, logging progress every `LOADING_PERIOD_S`."""
         name = model_name(settings)
-        self.get_logger().info(f"loading {name}")
         began_s, loaded = time.monotonic(), threading.Event()
 
         def log_progress() -> None:
+            self.get_logger().info(f"loading {name}")  # a tenth of a second, the first line of a process
             while not loaded.wait(LOADING_PERIOD_S):
                 self.get_logger().info(f"still loading {name}: {time.monotonic() - began_s:.0f} s")
 
-        threading.Thread(target=log_progress, name="loading", daemon=True).start()
-        # beside the loading, and not waited for: the first tracks come with the second answer
-        threading.Thread(target=association.prepare, name="prepare", daemon=True).start()
+        logging = threading.Thread(target=log_progress, name="loading", daemon=True)
+        logging.start()
         try:
             vlm = open_vlm(settings, lambda sentence: self._warn("model", sentence))
         finally:
             loaded.set()
+            logging.join()
             worker_process.discard()
         self.get_logger().info(f"{name} is loaded after {time.monotonic() - began_s:.1f} s")
         return vlm
@@ -355,10 +354,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(sentence(f"the node cannot start: {start_problem(str(error), given)}"))
     node = PerceptionNode()
     shared_memory.restrict()
-    files = parameter_file_problems(given, node.get_fully_qualified_name())
-    for warning in (problem, ignored_arguments(written), *files):
-        if warning is not None:
-            node.get_logger().warning(sentence(warning))
     executor = CameraExecutor(node.transition_group, node.unexpected.record)
     executor.add_node(node)
     ending = threading.Event()
@@ -382,6 +377,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threading.Thread(
         target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
     ).start()
+    # beside the loading of the model
+    files = parameter_file_problems(given, node.get_fully_qualified_name())
+    for warning in (problem, ignored_arguments(written), *files):
+        if warning is not None:
+            node.get_logger().warning(sentence(warning))
     ending.wait()
     node.unexpected.guarded("end", node.release)()
     executor.shutdown()

@@ -19,6 +19,10 @@ from lfm_perception.parent import end_with_starter
 OTHER_BACKEND = re.compile(r"backend\W+(openai|recorded)")
 AUTOSTART = re.compile(r"autostart\W+true", re.IGNORECASE)
 
+GENERATOR = "rosidl_generator_py.generate_py_impl"
+"""The generator of ROS's interface code, and with it a parser, which the first message type imports: a tenth
+of a second. rosidl_generator_py does without where it is missing."""
+
 
 def loads_at_once(arguments: Sequence[str]) -> bool:
     """Whether a node with these arguments seems to load a model with llama.cpp as soon as it runs.
@@ -35,6 +39,7 @@ def loads_at_once(arguments: Sequence[str]) -> bool:
 
 def main() -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
+    sys.modules[GENERATOR] = None  # type: ignore[assignment]  # imports as if it were missing
     end_with_starter()
     if loads_at_once(sys.argv):
         worker_process.start_ahead()

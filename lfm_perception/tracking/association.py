@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.extension_modules import extension_module
 from lfm_perception.geometry import BoxArray, iou_matrix
 from lfm_perception.tracking.kalman import MIN_SIZE
 
@@ -34,11 +35,6 @@ MAX_SIZE_RATIO = 1.6
 
 SECOND_STAGE_MIN_IOU = 0.5
 """Minimum IoU with a track's last measured box; less would associate neighbours of what has moved on."""
-
-
-def prepare() -> None:
-    """Imports what the first association needs: half a second in which other threads hardly run."""
-    import scipy.optimize  # noqa: F401
 
 
 def associate(
@@ -109,8 +105,8 @@ def unique_pairs(
 
 
 def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:
-    from scipy.optimize import linear_sum_assignment  # here, because it takes a while to load
-
+    # the function that `scipy.optimize` exports
+    linear_sum_assignment = extension_module("scipy.optimize._lsap").linear_sum_assignment
     rows, columns = linear_sum_assignment(np.where(gate, score, 0.0), maximize=True)
     passed = gate[rows, columns]
     return rows[passed], columns[passed]
