@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import lfm_perception
-from lfm_perception.cli import evaluate, models, rules
+from lfm_perception.cli import drift, evaluate, models, rules
 from lfm_perception.cli.ask import ask
 from lfm_perception.cli.bench import bench
 from lfm_perception.cli.demo import demo
@@ -39,6 +39,7 @@ for command in (run, ask, mcp, record, demo, replay, bench, doctor):
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(models.app, name="models")
 app.add_typer(rules.app, name="rules")
+app.add_typer(drift.app, name="drift")
 _WARNINGS = WarningPrinter()
 
 

@@ -47,6 +47,7 @@ from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
+    from lfm_perception.ros.drift import DriftWatch
     from lfm_perception.ros.rules import RuleOutputs
 
 CAMERA_WARNING_PERIOD_S = 30.0
@@ -120,6 +121,8 @@ class Session:
         self._rules: RuleOutputs | None = None
         self._open_or_close_rules(settings)
         resources.callback(lambda: self._open_or_close_rules(Settings()))
+        self._drift: DriftWatch | None = None
+        self._open_or_close_drift(settings)
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
 
@@ -144,6 +147,15 @@ class Session:
             rules, self._rules = self._rules, None
             rules.close()
 
+    def _open_or_close_drift(self, settings: Settings) -> None:
+        """Watch drift while `drift.baseline` names a file."""
+        if not settings.drift.baseline:
+            self._drift = None
+        elif self._drift is None or not self._drift.serves(settings):
+            from lfm_perception.ros.drift import DriftWatch  # costs nothing without a baseline
+
+            self._drift = DriftWatch(settings, self._warn)
+
     @property
     def topic(self) -> str:
         """The resolved name of the camera topic."""
@@ -163,6 +175,7 @@ class Session:
         self._board.reconfigure(settings.thermal)
         self._question_outputs.reconfigure(settings.questions.alerts)
         self._open_or_close_rules(settings)
+        self._open_or_close_drift(settings)
         self._settings = settings
 
     def start(self) -> None:
@@ -298,6 +311,8 @@ class Session:
         if scene.caption_usage is not None:
             self._captioned = True
             publish("caption", lambda: String(data=scene.caption or ""))
+        if (drift := self._drift) is not None:
+            drift.add(scene, frame)
 
     def on_answer(self, decision: Decision) -> None:
         """Publish the answer to a question."""
@@ -353,4 +368,4 @@ class Session:
         )
         before, self._last_status = self._last_status, status
         parts = part_statuses(status, before, self._settings.node)
-        return parts if (rules := self._rules) is None else [*parts, rules.status()]
+        return [*parts, *(extra.status() for extra in (self._rules, self._drift) if extra is not None)]

@@ -6,6 +6,7 @@ from `schema.py` and `model_schema.py`. A `Settings` value that exists is valid:
 range and no two contradict each other. Defaults of image and sampling parameters are the model card's.
 """
 
+from lfm_perception.settings.drift import DriftSettings as DriftSettings
 from lfm_perception.settings.fovea import FoveaSettings as FoveaSettings
 from lfm_perception.settings.model_schema import EngineSettings as EngineSettings
 from lfm_perception.settings.model_schema import OpenaiSettings as OpenaiSettings

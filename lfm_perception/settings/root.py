@@ -16,6 +16,7 @@ from lfm_perception.questions import DIALECTS, Dialect, Question, detect
 from lfm_perception.settings import model_schema, schema, validation, yaml_file
 from lfm_perception.settings.commands import CommandSettings
 from lfm_perception.settings.dialects import user_dialects
+from lfm_perception.settings.drift import DriftSettings
 from lfm_perception.settings.fovea import FoveaSettings
 from lfm_perception.settings.rules import RulesSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
@@ -45,6 +46,7 @@ class Settings:
     commands: CommandSettings = CommandSettings()
     tracker: schema.TrackerSettings = schema.TrackerSettings()
     rules: RulesSettings = RulesSettings()
+    drift: DriftSettings = DriftSettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()
     dialects: tuple[Dialect, ...] = ()

@@ -55,6 +55,21 @@ rules:
 """
 
 
+_ROW = [1, 2, 3]
+DRIFT = {
+    "kind": "drift baseline",
+    "version": 1,
+    "source": "x",
+    "labels": ["person", "box"],
+    "block_s": 10.0,
+    "quantities": {
+        "scores": {"edges": [0.2, 0.5], "counts": [_ROW, _ROW, _ROW]},
+        "labels": {"names": ["person", "box"], "counts": [_ROW, _ROW, _ROW]},
+        "detections": {"edges": [1.5, 2.5], "counts": [_ROW, _ROW, _ROW]},
+    },
+}
+
+
 def _bomb(merge: bool) -> str:
     """YAML of a few hundred bytes that means 9^8 values."""
     lines, last = ["a: &a {k: v}"], "a"

@@ -55,6 +55,22 @@ def rules(folder: Path) -> Read:
     return read
 
 
+def drift(folder: Path) -> Read:
+    """Baselines that are accepted must also serve."""
+    from lfm_perception.drift import DriftMonitor, read_baseline
+
+    samples = {"scores": [0.1] * 60, "labels": ["box", "cone"] * 30, "detections": [2.0, 3.0] * 30}
+
+    def read(file: Path) -> object:
+        baseline = read_baseline(file)
+        monitor = DriftMonitor(baseline, ("person", "box"), 10.0, 0.25)
+        for second in range(0, 60, 5):
+            monitor.add(float(second), samples)
+        return baseline.to_json(), monitor.state
+
+    return read
+
+
 def changes(folder: Path) -> Read:
     import typer
 

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drift on the demo world: false alarms while nothing changes, and when each change is found and named.
+
+The demo model infers one frame per second of the world's time. The baseline is its first 15 minutes; the next
+30 minutes are of the same world, and must not drift. After these the camera or the world changes, in four ways.
+Samples are kept in the folder, so that a run that was ended goes on. Nothing is timed.
+
+    .venv/bin/python benchmarks/drift.py out/drift_samples --out benchmarks/results/drift.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lfm_perception.demo.world import World
+from lfm_perception.drift import QUANTITIES, BaselineRecorder, DriftMonitor, Meter, Samples
+from lfm_perception.drift.baseline import BLOCK_S
+from lfm_perception.evaluation.reports import provenance
+from lfm_perception.media.staging import write_json
+from lfm_perception.perception import Perception, open_perception
+from lfm_perception.scene import Frame, Image
+from lfm_perception.settings import Settings
+
+SEED, WINDOW_S = 1, 120.0
+SETTINGS = {"caption.enabled": False, "image.max_tokens": 64, "engine.n_threads": 1}
+BASELINE_S, SAME_S, CHANGED_S = 900, 1800, 180
+
+Change = Callable[[Image, random.Random], Image]
+
+
+def darker(image: Image, rng: random.Random) -> Image:
+    """Half of the light."""
+    return np.asarray(image * 0.5, np.uint8)
+
+
+def blurred(image: Image, rng: random.Random) -> Image:
+    """A lens out of focus."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 3.0), np.uint8)
+
+
+def shaking(image: Image, rng: random.Random) -> Image:
+    """A loose camera: shifts of up to 3% of the width."""
+    x, y = (rng.uniform(-0.03, 0.03) * image.shape[1] for _ in range(2))
+    moved = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+    size = (image.shape[1], image.shape[0])
+    return np.asarray(cv2.warpAffine(image, moved, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def unchanged(image: Image, rng: random.Random) -> Image:
+    return image
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "darker": (darker, "brightness"),
+    "blurred": (blurred, "sharpness"),
+    "other labels": (unchanged, "labels"),
+    "shaking": (shaking, "motion"),
+}
+"""Each change with the quantity that is to be named."""
+
+
+def world(name: str) -> World:
+    """The world at one frame per second; among other labels, all that moves has become a cone."""
+    made = World(SEED, fps=1.0)
+    if name == "other labels":
+        made.bodies = tuple(
+            replace(body, label="cone", aspect=0.7) if body.label in ("person", "forklift") else body
+            for body in made.bodies
+        )
+    return made
+
+
+def inferred(perception: Perception, name: str, begin: int, end: int) -> Iterator[tuple[float, Samples]]:
+    change = CHANGES[name][0] if name in CHANGES else unchanged
+    seen, meter, rng = world(name), Meter(), random.Random(f"{SEED} {name} {begin}")
+    for index in range(begin, end):
+        frame = seen.snapshot(index).frame
+        frame = Frame(change(frame.image, rng), frame.stamp_ns, frame.frame_id)
+        yield float(index), meter.measure(perception.infer(frame), frame)
+
+
+def kept(folder: Path, name: str, begin: int, end: int) -> list[tuple[float, Samples]]:
+    """The samples of these seconds: those in the folder, and what is still missing."""
+    file = folder / f"{name}.jsonl"
+    if not file.exists() or len(file.read_text().splitlines()) < end - begin:
+        done = len(file.read_text().splitlines()) if file.exists() else 0
+        chosen = Settings().with_values(SETTINGS)
+        with open_perception(chosen) as perception, file.open("a") as out:
+            for at_s, samples in inferred(perception, name, begin + done, end):
+                out.write(json.dumps([at_s, dict(samples)]) + "\n")
+                out.flush()
+    return [(at_s, samples) for at_s, samples in map(json.loads, file.read_text().splitlines())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    recorder = BaselineRecorder()
+    for at_s, samples in kept(options.folder, "baseline", 0, BASELINE_S):
+        recorder.add(at_s, samples)
+    baseline = recorder.baseline((), f"the demo world (seed {SEED})")
+    settings = Settings().drift
+    end = BASELINE_S + SAME_S
+    same = kept(options.folder, "same", BASELINE_S, end)
+
+    def monitor() -> DriftMonitor:
+        return DriftMonitor(baseline, (), WINDOW_S, settings.warn_psi)
+
+    watch, ends = monitor(), []
+    for at_s, samples in same:
+        if watch.add(at_s, samples) and watch.state[0].psi is not None:
+            ends.append(watch.state)
+    found = {
+        "windows": len(ends),
+        "false_alarms": {
+            name: sum(each.drifted for state in ends for each in state if each.name == name)
+            for name in QUANTITIES
+        },
+        "worst_psi": {
+            name: round(max((each.psi or 0.0) for state in ends for each in state if each.name == name), 3)
+            for name in QUANTITIES
+        },
+        "limits": {each.name: round(each.limit, 3) for each in ends[-1]},
+    }
+    changes = {}
+    for name, (_, expected) in CHANGES.items():
+        watch, first_s = monitor(), dict[str, float]()
+        before = [(at_s, samples) for at_s, samples in same if at_s >= end - WINDOW_S - BLOCK_S]
+        for at_s, samples in before + kept(options.folder, name, end, end + CHANGED_S):
+            if watch.add(at_s, samples):
+                for each in watch.state:
+                    if each.drifted:
+                        first_s.setdefault(each.name, at_s - end)
+        last = sorted((each for each in watch.state if each.psi), key=lambda each: -(each.psi or 0.0))
+        changes[name] = {
+            "expected": expected,
+            "first_s": first_s,
+            "psi": {each.name: round(each.psi or 0.0, 3) for each in last},
+        }
+        print(name, changes[name])
+    print(found)
+    figures = {"kind": "drift", "window_s": WINDOW_S, "rate_hz": 1.0, "same": found, "changes": changes}
+    write_json(options.out, {**figures, **provenance(Settings().with_values(SETTINGS))})
+
+
+if __name__ == "__main__":
+    main()

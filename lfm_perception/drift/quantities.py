@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantities that are watched for drift, and their measurement on an inferred frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lfm_perception.scene import Frame, Image, Scene, small_size
+from lfm_perception.stamps import to_seconds
+
+Samples = Mapping[str, Sequence[float] | Sequence[str]]
+"""What one frame adds to each quantity, by its name; quantities that it does not show are left out."""
+
+WIDTH = 320
+"""Width in pixels of the grey image that is measured."""
+
+MAX_STEP_S = 5.0
+"""Maximum time between two frames whose motion is measured, in seconds: later ones have little in common."""
+
+MIN_VARIANCE = 1e-6
+"""Variance of an image, of grey levels 0 to 1, below which it shows nothing to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A quantity: its kind (`number`, `count` or `name`), what it is, and what to do when it has drifted."""
+
+    kind: str
+    description: str
+    remedy: str
+
+
+QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
+    {
+        "scores": Quantity("number", "score of a detection", "look for false and missed objects"),
+        "labels": Quantity("name", "label of a detection", "compare with what is really there"),
+        "detections": Quantity("count", "detections in a frame", "compare with what is really there"),
+        "rejected objects": Quantity(
+            "count", "objects in an answer that were rejected", "see their reasons in the model's status"
+        ),
+        "truncated answers": Quantity(
+            "count", "1 for an answer that its limit ended", "raise detect.max_tokens or budget.latency"
+        ),
+        "brightness": Quantity("number", "mean grey level, 0 to 1", "check light, exposure and lens"),
+        "sharpness": Quantity(
+            "number", "variance of the Laplacian over that of the image", "clean the lens, check its focus"
+        ),
+        "motion": Quantity(
+            "number", "speed of the whole image, image widths per second", "check the camera's mounting"
+        ),
+    }
+)
+"""All quantities, in the order in which they are shown."""
+
+
+class Meter:
+    """Measures the quantities of consecutive inferred frames. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._before: NDArray[np.float32] | None = None
+        self._before_s = 0.0
+
+    def measure(self, scene: Scene, frame: Frame | None) -> Samples:
+        """The samples of an inferred frame; without `frame`, those of its scene only.
+
+        Brightness is the mean grey level. Sharpness is the variance of the Laplacian (Pech-Pacheco et al.,
+        Diatom autofocusing in brightfield microscopy, ICPR 2000), divided by the variance of the image, so
+        that darkness is no blur. Motion is the shift since the frame before by phase correlation (Kuglin and
+        Hines 1975), which does not depend on the light, divided by the time between the two.
+        """
+        found: dict[str, Sequence[float] | Sequence[str]] = {
+            "scores": [detection.score for detection in scene.detections],
+            "labels": [detection.label for detection in scene.detections],
+            "detections": [float(len(scene.detections))],
+            "rejected objects": [float(sum(scene.rejects.values()))],
+            "truncated answers": [float(scene.truncated)],
+        }
+        if frame is not None:
+            grey = _grey(frame.image)
+            variance = float(grey.var())
+            found["brightness"] = [float(grey.mean())]
+            if variance > MIN_VARIANCE:
+                found["sharpness"] = [float(cv2.Laplacian(grey, cv2.CV_32F).var()) / variance]
+            speed = self._speed(grey, to_seconds(frame.stamp_ns))
+            if speed is not None:
+                found["motion"] = [speed]
+        return found
+
+    def _speed(self, grey: NDArray[np.float32], stamp_s: float) -> float | None:
+        """Image widths per second since the frame before, None where that cannot be known."""
+        before, step_s = self._before, stamp_s - self._before_s
+        self._before, self._before_s = grey, stamp_s
+        if before is None or before.shape != grey.shape or not 0.0 < step_s <= MAX_STEP_S:
+            return None
+        if min(before.var(), grey.var()) < MIN_VARIANCE:
+            return None
+        height, width = grey.shape
+        window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+        shift, _ = cv2.phaseCorrelate(before, grey, window)
+        speed = math.hypot(*shift) / width / step_s
+        return speed if math.isfinite(speed) else None
+
+
+def _grey(image: Image) -> NDArray[np.float32]:
+    """A small grey copy, levels 0 to 1."""
+    height, full = image.shape[:2]
+    small = cv2.resize(image, small_size(full, height, WIDTH), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255.0)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drift in the node: in its diagnostics, on real DDS with the demo model; and baselines of a running node."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from robot import Robot
+
+from lfm_perception.demo.world import World
+from lfm_perception.drift import BaselineRecorder, Samples
+from lfm_perception.ros.drift_samples import node_samples
+from lfm_perception.scene import Frame
+from lfm_perception.stamps import from_seconds
+
+STEP_S = 2.5
+"""Time between two frames by their stamps, of which a window of 10 s has four."""
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shortcut: windows of hundred samples would take a minute; among four, chance alone gives 0.1."""
+    monkeypatch.setattr("lfm_perception.drift.monitor.MIN_SAMPLES", 4)
+    monkeypatch.setattr("lfm_perception.drift.monitor.STABLE_PSI", 0.2)
+
+
+@pytest.fixture
+def unwatched(running: Robot) -> Iterator[Robot]:
+    yield running
+    assert running.set(drift__baseline="").successful
+
+
+def frames(begin_s: float, count: int, light: float = 1.0) -> Iterator[Frame]:
+    for index in range(count):
+        frame = World(seed=5, width=256, height=192).snapshot(index % 4).frame
+        stamp_ns = from_seconds(begin_s + index * STEP_S)
+        yield replace(frame, image=np.asarray(frame.image * light, np.uint8), stamp_ns=stamp_ns)
+
+
+def levels(running: Robot) -> dict[str, Any]:
+    status = running.diagnosis("drift")
+    return {} if status is None else {"level": status.level, "message": status.message}
+
+
+def record(running: Robot, begin_s: float, count: int) -> list[tuple[float, Samples]]:
+    """What `drift baseline node` records while the node infers these frames."""
+    found: list[tuple[float, Samples]] = []
+    ready, ended = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        with node_samples(running.name, None, 60.0) as (labels, samples):
+            assert labels == running.node._session.settings.detect.labels  # type: ignore[union-attr]
+            ready.set()
+            for each in samples:
+                found.append(each)
+                if len(found) == count:
+                    break
+        ended.set()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    assert ready.wait(30.0)
+    running.wait(lambda: running._raw.get_subscription_count() == 2, "the recorder's subscription")
+    running.wait(lambda: running.node.count_subscribers("scene") == 2, "the recorder's subscription")
+    for frame in frames(begin_s, count):
+        running.show(frame)
+    assert ended.wait(30.0)
+    thread.join()
+    return found
+
+
+def test_a_node_warns_of_what_has_drifted_from_a_baseline_of_its_own_until_it_is_back(
+    unwatched: Robot, tmp_path: Path
+) -> None:
+    running = unwatched
+    running.connected()
+    recorder = BaselineRecorder()
+    for stamp_s, samples in record(running, 1000.0, 13):
+        assert {"brightness", "sharpness", "detections"} <= set(samples)
+        recorder.add(stamp_s, samples)
+    file = tmp_path / "baseline.json"
+    recorder.baseline(running.get("detect.labels"), "the node").write(file)
+    assert running.diagnosis("drift") is None
+    assert running.set(drift__baseline=str(file), drift__window=10.0).successful
+    running.wait(lambda: levels(running).get("level") == DiagnosticStatus.OK, "the status")
+
+    for frame in frames(1040.0, 13, light=0.3):
+        running.show(frame)
+    status = running.wait(
+        lambda: levels(running) if levels(running)["level"] == DiagnosticStatus.WARN else None, "the warning"
+    )
+    assert "brightness (PSI" in status["message"]
+    assert "or record a new baseline" in status["message"]
+    for frame in frames(1080.0, 13):
+        running.show(frame)
+    running.wait(lambda: "brightness" not in levels(running)["message"], "the end of the warning")
+    assert running.set(drift__baseline="").successful
+    running.heard["/diagnostics"].clear()
+    running.wait(lambda: running.diagnosis("model"))
+    assert running.diagnosis("drift") is None
+
+
+def test_a_baseline_that_cannot_be_used_is_said_and_perception_goes_on(
+    unwatched: Robot, tmp_path: Path
+) -> None:
+    running = unwatched
+    file = tmp_path / "baseline.json"
+    file.write_text('{"kind": "bench"}')
+    for value, sentence in ((str(file), "not a drift baseline"), (str(tmp_path / "no"), "no such file")):
+        assert running.set(drift__baseline=value).successful
+        running.wait(lambda sentence=sentence: sentence in levels(running).get("message", ""), sentence)
+        assert levels(running)["level"] == DiagnosticStatus.WARN
+        for frame in frames(2000.0 if value == str(file) else 2001.0, 1):
+            running.show(frame)
