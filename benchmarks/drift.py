@@ -2,7 +2,7 @@
 """Drift on the demo world: false alarms while nothing changes, and when each change is found and named.
 
 The demo model infers one frame per second of the world's time. The baseline is its first 15 minutes; the next
-30 minutes are of the same world, and must not drift. After these the camera or the world changes, in four ways.
+30 minutes are of the same world, and must not drift. Then the camera or the world changes, in four ways.
 Samples are kept in the folder, so that a run that was ended goes on. Nothing is timed.
 
     .venv/bin/python benchmarks/drift.py out/drift_samples --out benchmarks/results/drift.json
