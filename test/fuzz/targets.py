@@ -57,9 +57,9 @@ def rules(folder: Path) -> Read:
 
 def drift(folder: Path) -> Read:
     """Baselines that are accepted must also serve."""
-    from lfm_perception.drift import DriftMonitor, read_baseline
+    from lfm_perception.drift import DriftMonitor, Samples, read_baseline
 
-    samples = {"scores": [0.1] * 60, "labels": ["box", "cone"] * 30, "detections": [2.0, 3.0] * 30}
+    samples: Samples = {"scores": [0.1] * 60, "labels": ["box", "cone"] * 30, "detections": [2.0, 3.0] * 30}
 
     def read(file: Path) -> object:
         baseline = read_baseline(file)

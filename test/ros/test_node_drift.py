@@ -6,8 +6,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from lfm_perception.drift import BaselineRecorder, Samples
 from lfm_perception.ros.drift_samples import node_samples
 from lfm_perception.scene import Frame
 from lfm_perception.stamps import from_seconds
+
+LEVELS = {DiagnosticStatus.OK: "OK", DiagnosticStatus.WARN: "WARN"}
 
 STEP_S = 2.5
 """Time between two frames by their stamps, of which a window of 10 s has four."""
@@ -47,9 +49,13 @@ def frames(begin_s: float, count: int, light: float = 1.0) -> Iterator[Frame]:
         yield replace(frame, image=np.asarray(frame.image * light, np.uint8), stamp_ns=stamp_ns)
 
 
-def levels(running: Robot) -> dict[str, Any]:
+def message(running: Robot) -> str:
     status = running.diagnosis("drift")
-    return {} if status is None else {"level": status.level, "message": status.message}
+    return "" if status is None else f"{LEVELS[status.level]}: {status.message}"
+
+
+def said(running: Robot, reason: str) -> bool:
+    return message(running).startswith("WARN: drift.baseline: ") and reason in message(running)
 
 
 def record(running: Robot, begin_s: float, count: int) -> list[tuple[float, Samples]]:
@@ -92,18 +98,16 @@ def test_a_node_warns_of_what_has_drifted_from_a_baseline_of_its_own_until_it_is
     recorder.baseline(running.get("detect.labels"), "the node").write(file)
     assert running.diagnosis("drift") is None
     assert running.set(drift__baseline=str(file), drift__window=10.0).successful
-    running.wait(lambda: levels(running).get("level") == DiagnosticStatus.OK, "the status")
+    running.wait(lambda: message(running).startswith("OK: "), "the status")
 
     for frame in frames(1040.0, 13, light=0.3):
         running.show(frame)
-    status = running.wait(
-        lambda: levels(running) if levels(running)["level"] == DiagnosticStatus.WARN else None, "the warning"
-    )
-    assert "brightness (PSI" in status["message"]
-    assert "or record a new baseline" in status["message"]
+    running.wait(lambda: message(running).startswith("WARN: "), "the warning")
+    assert "brightness (PSI" in message(running)
+    assert "or record a new baseline" in message(running)
     for frame in frames(1080.0, 13):
         running.show(frame)
-    running.wait(lambda: "brightness" not in levels(running)["message"], "the end of the warning")
+    running.wait(lambda: "brightness" not in message(running), "the end of the warning")
     assert running.set(drift__baseline="").successful
     running.heard["/diagnostics"].clear()
     running.wait(lambda: running.diagnosis("model"))
@@ -116,9 +120,8 @@ def test_a_baseline_that_cannot_be_used_is_said_and_perception_goes_on(
     running = unwatched
     file = tmp_path / "baseline.json"
     file.write_text('{"kind": "bench"}')
-    for value, sentence in ((str(file), "not a drift baseline"), (str(tmp_path / "no"), "no such file")):
-        assert running.set(drift__baseline=value).successful
-        running.wait(lambda sentence=sentence: sentence in levels(running).get("message", ""), sentence)
-        assert levels(running)["level"] == DiagnosticStatus.WARN
-        for frame in frames(2000.0 if value == str(file) else 2001.0, 1):
+    for number, (path, reason) in enumerate(((file, "not a drift baseline"), (tmp_path, "is a directory"))):
+        assert running.set(drift__baseline=str(path)).successful
+        running.wait(partial(said, running, reason), reason)
+        for frame in frames(2000.0 + number, 1):
             running.show(frame)
