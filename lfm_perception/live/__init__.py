@@ -3,9 +3,10 @@
 
 from lfm_perception.live.latest_worker import LatestWorker
 from lfm_perception.live.live_perception import LiveCallbacks, LivePerception
+from lfm_perception.live.questions import Asker
 from lfm_perception.live.statistics import LiveStatistics
 from lfm_perception.stamps import STAMP_RESET_S
 
 __all__ = [
-    "STAMP_RESET_S", "LatestWorker", "LiveCallbacks", "LivePerception", "LiveStatistics",
+    "STAMP_RESET_S", "Asker", "LatestWorker", "LiveCallbacks", "LivePerception", "LiveStatistics",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from lfm_perception.decisions import Decision
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live.latest_worker import LatestWorker
-from lfm_perception.live.questions import QuestionQueue
+from lfm_perception.live.questions import Asked, Asker, QuestionQueue
 from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
 from lfm_perception.perception import Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
@@ -53,23 +53,15 @@ class _Requests:
     reset: bool = False
 
 
-class LiveCallbacks(Protocol):
+class LiveCallbacks(Asker, Protocol):
     """Receives results on the threads of `live`; an implementation must return quickly."""
 
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         """A frame was inferred."""
         ...
 
-    def on_answer(self, decision: Decision) -> None:
-        """A question was answered."""
-        ...
-
-    def on_partial_answer(self) -> OnText | None:
-        """What receives the text so far of the answer that begins; None where nobody follows it."""
-        return None
-
     def on_refusal(self, question: str, reason: str) -> None:
-        """A question will not be answered; also on the thread that asks."""
+        """A question of `ask` will not be answered; also on the thread that asks."""
         self.on_error("question", reason)
 
     def on_reset(self) -> None:
@@ -114,7 +106,7 @@ class LivePerception(Generic[T]):
         self._lock = threading.Lock()
         self._stamps = StampFilter()
         self._requests = _Requests()
-        self._questions = QuestionQueue(self.refuse)
+        self._questions = QuestionQueue()
         self._enabled = True
         self._level = DegradationLevel.NONE
         self.scene: Scene | None = None
@@ -184,14 +176,19 @@ class LivePerception(Generic[T]):
             question: words, or JSON with the type of the answer (`TypedQuestion.from_json`).
         """
         try:
-            self._questions.add(TypedQuestion.from_json(question, self._settings.questions.language))
+            asked = TypedQuestion.from_json(question, self._settings.questions.language)
         except PerceptionError as error:
             self.refuse(question, str(error))
+        else:
+            self._questions.add(Asked(asked, _Counting(self._callbacks, self._statistics)))
+
+    def offer(self, question: TypedQuestion, asker: Asker) -> bool:
+        """Answers a question of another part of the program, if there is room for it; whether there is."""
+        return self._questions.offer(Asked(question, _Counting(asker, self._statistics)))
 
     def refuse(self, question: str, reason: str) -> None:
         """Counts a question as refused and reports why."""
-        self._statistics.count(questions_refused=1)
-        self._callbacks.on_refusal(question, reason)
+        _Counting(self._callbacks, self._statistics).on_refusal(question, reason)
 
     def request_caption(self) -> None:
         """Captions the next frame."""
@@ -258,8 +255,8 @@ class LivePerception(Generic[T]):
             self._ego_motion.wait_idle()
         self._apply_requests()
         frame = self._decode(queued.item, None)
-        with self._questions.turn() as question:
-            if question is None and not self._perception.should_infer(frame):
+        with self._questions.turn() as asked:
+            if asked is None and not self._perception.should_infer(frame):
                 self._statistics.count(frames_skipped=1)
                 return
             scene = self._perception.infer(frame)
@@ -273,20 +270,19 @@ class LivePerception(Generic[T]):
                 self._callbacks.on_scene(scene, frame)
             if self._perception.question_problem:
                 self._report("question", self._perception.question_problem)
-            if question is not None:
-                self._answer(question, frame)
+            if asked is not None:
+                self._answer(asked, frame)
 
-    def _answer(self, question: TypedQuestion, frame: Frame) -> None:
+    def _answer(self, asked: Asked, frame: Frame) -> None:
         began_s = time.monotonic()
         try:
-            decision = self._perception.answer(frame, question, self._callbacks.on_partial_answer())
+            decision = self._perception.answer(frame, asked.question, asked.asker.on_partial_answer())
         except PerceptionError as error:
-            self.refuse(question.text, str(error))
+            asked.refuse(str(error))
             return
         finally:
             self._questions.record_answer(time.monotonic() - began_s)
-        self._statistics.count(questions_answered=1)
-        self._callbacks.on_answer(decision)
+        asked.asker.on_answer(decision)
 
     def _apply_requests(self) -> None:
         with self._lock:
@@ -305,3 +301,21 @@ class LivePerception(Generic[T]):
     def _report(self, reason: str, message: str) -> None:
         self._statistics.last_error = message
         self._callbacks.on_error(reason, message)
+
+
+class _Counting(Asker):
+    """Tells an asker, and counts, what becomes of a question."""
+
+    def __init__(self, asker: Asker, statistics: StatisticsRecorder) -> None:
+        self._asker, self._statistics = asker, statistics
+
+    def on_answer(self, decision: Decision) -> None:
+        self._statistics.count(questions_answered=1)
+        self._asker.on_answer(decision)
+
+    def on_partial_answer(self) -> OnText | None:
+        return self._asker.on_partial_answer()
+
+    def on_refusal(self, question: str, reason: str) -> None:
+        self._statistics.count(questions_refused=1)
+        self._asker.on_refusal(question, reason)

@@ -6,17 +6,48 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
+from lfm_perception.decisions import Decision
 from lfm_perception.errors import PerceptionError
 from lfm_perception.typed_questions import TypedQuestion
+from lfm_perception.vlm import OnText
 
 MAX_PENDING_QUESTIONS = 8
 """Questions that may wait for a frame; a further one replaces the oldest."""
 
 QUESTION_SHARE = 0.5
 """Maximum share of the time that answers to questions take; frames are inferred in the rest."""
+
+
+class Asker(Protocol):
+    """Who asks questions: receives what becomes of them; must return quickly."""
+
+    def on_answer(self, decision: Decision) -> None:
+        """A question was answered."""
+        ...
+
+    def on_partial_answer(self) -> OnText | None:
+        """What receives the text so far of the answer that begins; None where nobody follows it."""
+        return None
+
+    def on_refusal(self, question: str, reason: str) -> None:
+        """A question will not be answered; also on the thread that asks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and who is told its answer."""
+
+    question: TypedQuestion
+    asker: Asker
+
+    def refuse(self, reason: str) -> None:
+        self.asker.on_refusal(self.question.text, reason)
 
 
 class QuestionQueue:
@@ -26,38 +57,46 @@ class QuestionQueue:
     another one (`QUESTION_SHARE`). Every question that is not answered is refused with the reason.
     """
 
-    def __init__(self, refuse: Callable[[str, str], None]) -> None:
-        self._refuse, self._lock = refuse, threading.Lock()
-        self._waiting = deque[TypedQuestion]()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = deque[Asked]()
         self._next_s = 0.0
 
-    def add(self, question: TypedQuestion) -> None:
+    def add(self, asked: Asked) -> None:
         """Queue a question; one too many replaces the oldest."""
         with self._lock:
             oldest = self._waiting.popleft() if len(self._waiting) >= MAX_PENDING_QUESTIONS else None
-            self._waiting.append(question)
+            self._waiting.append(asked)
         if oldest is not None:
-            self._refuse(oldest.text, f"{MAX_PENDING_QUESTIONS} newer questions wait for the model")
+            oldest.refuse(f"{MAX_PENDING_QUESTIONS} newer questions wait for the model")
+
+    def offer(self, asked: Asked) -> bool:
+        """Queue a question if there is room; whether there was."""
+        with self._lock:
+            room = len(self._waiting) < MAX_PENDING_QUESTIONS
+            if room:
+                self._waiting.append(asked)
+        return room
 
     def clear(self, reason: str) -> None:
         """Refuse all questions that wait."""
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
-        for question in waiting:
-            self._refuse(question.text, reason)
+        for asked in waiting:
+            asked.refuse(reason)
 
     @contextmanager
-    def turn(self) -> Iterator[TypedQuestion | None]:
+    def turn(self) -> Iterator[Asked | None]:
         """The question that may be answered about the frame in turn; it is refused if the block fails."""
         with self._lock:
             due = bool(self._waiting) and time.monotonic() >= self._next_s
-            question = self._waiting.popleft() if due else None
+            asked = self._waiting.popleft() if due else None
         try:
-            yield question
+            yield asked
         except Exception as error:
-            if question is not None:
+            if asked is not None:
                 known = isinstance(error, PerceptionError)
-                self._refuse(question.text, str(error) if known else "an unexpected error, see the log")
+                asked.refuse(str(error) if known else "an unexpected error, see the log")
             raise
 
     def record_answer(self, duration_s: float) -> None:

@@ -7,13 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -21,9 +23,10 @@ from std_srvs.srv import SetBool, Trigger
 from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import user_path
 from lfm_perception.media import images
+from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import LATCHED, RESULT
 from lfm_perception.rules import Event
-from lfm_perception.rules.schema import Rule
+from lfm_perception.rules.schema import ParameterChange, ParameterValue, Rule
 from lfm_perception.scene import Frame
 from lfm_perception.settings import RulesSettings
 
@@ -44,15 +47,21 @@ class _Endpoints:
     """The publishers and clients of the actions of one rule, by the name of the action; calls unanswered."""
 
     rule: Rule
-    publishers: dict[str, Publisher[Any]]
-    clients: dict[str, Client[Any, Any]]
-    pending: dict[str, list[Any]]
+    publishers: dict[str, Publisher[Any]] = field(default_factory=dict)
+    clients: dict[str, Client[Any, Any]] = field(default_factory=dict)
+    pending: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class RuleActions:
     """Carries out the actions of `rules`, as far as the settings allow it. To be closed.
 
     What an action cannot do is logged; it costs nothing but itself.
+
+    Args:
+        decode: makes a frame of a serialized image; for snapshots.
+        warn: called as `warn(kind, sentence)`.
+        questions: asks those of the rules.
+        counts: counts what was lost.
     """
 
     def __init__(
@@ -62,8 +71,11 @@ class RuleActions:
         settings: RulesSettings,
         decode: Callable[[bytes, int | None], Frame],
         warn: Callable[..., None],
+        questions: RuleQuestions,
+        counts: Counter[str],
     ) -> None:
         self._node, self._decode, self._warn = node, decode, warn
+        self._questions, self._counts = questions, counts
         self._folder = user_path(settings.snapshots) if settings.snapshots else None
         self._active_events = Counter[str]()
         self._own = {each.topic_name for each in (*node.publishers, *node.subscriptions)}
@@ -75,15 +87,20 @@ class RuleActions:
 
     def act(self, events: Sequence[Event], raw: bytes) -> None:
         """Carry out the actions of the rules of these events; `raw` is the image that they belong to."""
+        pictured = []
         for event in events:
             if (found := self._endpoints.get(event.rule)) is not None:
-                begins = event.state != "end"
+                begins, actions = event.state != "end", found.rule.actions
                 before = self._active_events[event.rule]
                 if event.state != "moment":
                     self._active_events[event.rule] += 1 if begins else -1
                 self._publish(found, event, changed=bool(before) != bool(self._active_events[event.rule]))
-                if begins and found.rule.actions.snapshot and self._folder is not None and raw:
-                    self._save(event, raw, self._folder)
+                if begins and actions.ask is not None:
+                    self._questions.ask(event, actions.ask, about_track=found.rule.of_objects)
+                if begins and actions.snapshot:
+                    pictured.append(event)
+        if pictured and self._folder is not None and raw:
+            self._save(pictured, raw, self._folder)
 
     def close(self) -> None:
         """Remove the publishers, and each client once its last call is answered.
@@ -108,7 +125,7 @@ class RuleActions:
         actions, node = rule.actions, self._node
         topics = {"publish_bool": (Bool, LATCHED), "publish_text": (String, RESULT)}
         services = {"call_trigger": Trigger, "call_set_bool": SetBool}
-        found = _Endpoints(rule, {}, {}, {})
+        found = _Endpoints(rule)
         for name, (kind, qos) in topics.items():
             if topic := getattr(actions, name):
                 with self._telling(rule, topic):
@@ -119,11 +136,21 @@ class RuleActions:
                 with self._telling(rule, service):
                     self._check_name(service)
                     found.clients[name] = node.create_client(kind, service)
+        if (change := actions.set_parameter) is not None:
+            with self._telling(rule, f"parameter {change.name}"):
+                found.clients["set_parameter"] = self._parameter_client(change)
         if "publish_bool" in found.publishers:
             found.publishers["publish_bool"].publish(Bool(data=False))
         if actions.snapshot and self._folder is None:
             self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: rules.snapshots names no folder")
         return found
+
+    def _parameter_client(self, change: ParameterChange) -> Client[Any, Any]:
+        own = self._node.get_fully_qualified_name()
+        target = self._node.resolve_service_name(change.node) if change.node else own
+        if target == own and change.name.startswith("rules."):
+            raise PerceptionError("rules do not change the parameters of the rules")
+        return self._node.create_client(SetParametersAtomically, f"{target}/set_parameters_atomically")
 
     def _check_name(self, name: str) -> None:
         """Refuse a topic or service of this node itself, which must not act on itself."""
@@ -150,6 +177,25 @@ class RuleActions:
             self._call(found, "call_trigger", Trigger.Request())
         if changed and "call_set_bool" in found.clients:
             self._call(found, "call_set_bool", SetBool.Request(data=on))
+        change = found.rule.actions.set_parameter
+        if change is not None and "set_parameter" in found.clients:
+            # a moment has no end: each one sets the parameter
+            value = change.value if on and (changed or event.state == "moment") else None
+            self._set_parameter(found, change.name, change.end if changed and not on else value)
+
+    def _set_parameter(self, found: _Endpoints, name: str, value: ParameterValue | None) -> None:
+        if value is None:
+            return
+        message = Parameter(name, value=list(value) if isinstance(value, tuple) else value).to_parameter_msg()
+        self._call(found, "set_parameter", SetParametersAtomically.Request(parameters=[message]))
+        if waiting := found.pending.get("set_parameter"):
+            waiting[-1].add_done_callback(partial(self._check_set, found.rule.name, name))
+
+    def _check_set(self, rule: str, name: str, future: Any) -> None:
+        """Log why a node did not accept a parameter."""
+        answer = None if future.cancelled() else future.result()
+        if answer is not None and not answer.result.successful:
+            self._warn(f"action {rule}", f"rule {shown(rule)}: {name} is not set: {answer.result.reason}")
 
     def _call(self, found: _Endpoints, name: str, request: Any) -> None:
         """Call a service without waiting for its answer."""
@@ -163,19 +209,27 @@ class RuleActions:
             rule = found.rule.name
             self._warn(f"action {rule}", f"rule {shown(rule)}: there is no service {client.srv_name}")
 
-    def _save(self, event: Event, raw: bytes, folder: Path) -> None:
-        """Save the image of an event under its id, and delete the oldest ones beyond `MAX_SNAPSHOTS`."""
-        name = PREFIX + re.sub(r"[^\w-]+", "_", event.event_id)
+    def _save(self, events: Sequence[Event], raw: bytes, folder: Path) -> None:
+        """Save the image of events under their ids, and delete the oldest ones beyond `MAX_SNAPSHOTS`."""
         try:
             jpeg = images.encode(self._decode(raw, None).image, ".jpg", SNAPSHOT_QUALITY)
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = folder / f".{name}.part"
-            unfinished.write_bytes(jpeg)
-            unfinished.replace(folder / f"{name}.jpg")
+            for event in events[:MAX_SNAPSHOTS]:
+                name = saved_name(event)
+                unfinished = folder / f".{name}.part"
+                unfinished.write_bytes(jpeg)
+                unfinished.replace(folder / f"{name}.jpg")
             saved = sorted(folder.glob(f"{PREFIX}*.jpg"), key=lambda file: file.stat().st_mtime_ns)
             for file in saved[:-MAX_SNAPSHOTS]:
                 file.unlink()
-        except OSError as error:
-            self._warn("snapshot", f"rules.snapshots {folder}: {os_reason(error)}")
-        except PerceptionError as error:
-            self._warn("snapshot", str(error))
+        except (OSError, PerceptionError) as error:
+            reason = (
+                f"rules.snapshots {folder}: {os_reason(error)}" if isinstance(error, OSError) else str(error)
+            )
+            self._counts["snapshots lost"] += len(events)
+            self._warn("snapshot", reason)
+
+
+def saved_name(event: Event) -> str:
+    """The name under which something of an event is saved, without suffix."""
+    return PREFIX + re.sub(r"[^\w-]+", "_", event.event_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +20,17 @@ from std_msgs.msg import String
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.files import user_path
-from lfm_perception.live import LatestWorker
+from lfm_perception.live import Asker, LatestWorker
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.ros.endpoints import Publishers
 from lfm_perception.ros.rule_actions import RuleActions
+from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import RULES
 from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, read_rules
 from lfm_perception.rules.events import event_text, event_to_json
 from lfm_perception.scene import Frame, Scene, Shape, Track
 from lfm_perception.settings import Settings
+from lfm_perception.typed_questions import TypedQuestion
 
 USUAL_ASPECT = 0.75
 """Height over width of an image whose size is not known yet."""
@@ -53,6 +56,7 @@ class RuleOutputs:
 
     Args:
         decode: makes a frame of a serialized image; for snapshots.
+        ask: asks a question of a rule in the name of an asker, if there is room for it.
         warn: called as `warn(kind, sentence)`.
         on_error: receives unexpected exceptions.
     """
@@ -62,21 +66,27 @@ class RuleOutputs:
         node: Node,
         settings: Settings,
         decode: Callable[[bytes, int | None], Frame],
+        ask: Callable[[TypedQuestion, Asker], bool],
         warn: Callable[..., None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._node, self._settings, self._decode, self._warn = node, settings, decode, warn
-        self._outputs = Publishers(node, RULES.publishers)
-        self._lock = threading.Lock()
+        self._node, self._settings, self._warn = node, settings, warn
+        self._outputs: Publishers | None = Publishers(node, RULES.publishers)
+        self._lock, self._output_lock = threading.Lock(), threading.Lock()
+        self._counts = Counter(dict.fromkeys(("questions asked", "questions left out", "snapshots lost"), 0))
+        questions = RuleQuestions(ask, self._publish_message, self._counts)
+        self._new_actions = partial(
+            RuleActions, node, decode=decode, warn=warn, questions=questions, counts=self._counts
+        )
         self._seen: tuple[object, ...] = ()
         self._looked_s = 0.0
         self._problem, self._events, self._frame_id = "", 0, ""
-        self._last_jumps = self._last_suppressed = 0
+        self._last_jumps = self._last_suppressed = self._last_lost = 0
         self.shapes: tuple[Shape, ...] = ()
         """The zones and lines as they are drawn."""
         self._file = RuleFile()
         self._engine = RuleEngine(self._file)
-        self._actions = RuleActions(node, (), settings.rules, decode, warn)
+        self._actions = self._new_actions(rules=(), settings=settings.rules)
         self._reload()
         self._worker = LatestWorker[_Input]("rules", self._evaluate, on_error)
 
@@ -118,7 +128,10 @@ class RuleOutputs:
         self._worker.close()
         self.end_all()
         self._actions.close()
-        self._outputs.close()
+        with self._output_lock:  # an answer may come later
+            outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            outputs.close()
 
     def _evaluate(self, item: _Input) -> None:
         with self._lock:
@@ -133,8 +146,13 @@ class RuleOutputs:
     def _publish(self, events: Sequence[Event], raw: bytes = b"") -> None:
         self._events += sum(event.state != "end" for event in events)
         for event in events:
-            self._outputs.publish("events", partial(_message, event, self._frame_id))
+            self._publish_message(event)
         self._actions.act(events, raw)
+
+    def _publish_message(self, event: Event) -> None:
+        with self._output_lock:
+            if self._outputs is not None:
+                self._outputs.publish("events", partial(_message, event, self._frame_id))
 
     # --- the file --------------------------------------------------------------------------------------
 
@@ -165,13 +183,14 @@ class RuleOutputs:
         self._actions.close()
         rules = self._settings.rules
         self._file, self._engine = file, RuleEngine(file, rules.max_rate)
-        self._actions = RuleActions(self._node, file.rules, rules, self._decode, self._warn)
+        self._actions = self._new_actions(rules=file.rules, settings=rules)
         self.shapes = self._engine.shapes()
 
     def status(self) -> PartStatus:
         """The diagnostics of the rules."""
         engine, problems = self._engine, self._file.problems
         jumps, suppressed = engine.clock_jumps, engine.suppressed
+        lost = sum(count for name, count in self._counts.items() if name.endswith("lost"))
         level, message = OK, f"{len(self._file.rules)} rules"
         if self._problem or problems:
             level, message = (
@@ -182,7 +201,9 @@ class RuleOutputs:
             level, message = WARN, "the camera's clock has jumped: durations begin anew"
         elif suppressed > self._last_suppressed:
             level, message = WARN, f"{suppressed - self._last_suppressed} events were suppressed"
-        self._last_jumps, self._last_suppressed = jumps, suppressed
+        elif lost > self._last_lost:
+            level, message = WARN, f"{lost - self._last_lost} results of actions were lost"
+        self._last_jumps, self._last_suppressed, self._last_lost = jumps, suppressed, lost
         values = {
             "file": self._settings.rules.file,
             "rules": len(self._file.rules),
@@ -191,6 +212,7 @@ class RuleOutputs:
             "active events": len(engine.active_events),
             "events suppressed": suppressed,
             "clock jumps": jumps,
+            **self._counts,
         }
         return PartStatus("rules", level, message, values)
 

@@ -140,7 +140,9 @@ class Session:
             from lfm_perception.ros.rules import RuleOutputs  # costs nothing without rules
 
             on_error = partial(self._unexpected.record, "rules")
-            self._rules = RuleOutputs(self._node, settings, self._decode, self._warn, on_error)
+            self._rules = RuleOutputs(
+                self._node, settings, self._decode, self._live.offer, self._warn, on_error
+            )
         elif settings.rules.file and self._rules is not None:
             self._rules.reconfigure(settings)
         elif self._rules is not None:

@@ -46,11 +46,12 @@ CONDITIONS = ("all", "any", "not", "count", "alert", "rule", *OBJECT_KEYS)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Names that rules may use beside those of their file; None: any."""
+    """Names that rules may use beside those of their file, None: any; the language of their questions."""
 
     labels: Collection[str] | None = None
     attributes: Mapping[str, Collection[str]] | None = None
     alerts: Collection[str] | None = None
+    language: str = "en"
 
     @classmethod
     def of(cls, settings: Settings) -> Known:
@@ -59,6 +60,7 @@ class Known:
             labels=settings.detect.labels or None,
             attributes={each.name: each.values for each in attributes(settings.detect.attributes)},
             alerts=tuple(each.name for each in settings.questions.alerts),
+            language=settings.questions.language,
         )
 
 

@@ -26,12 +26,13 @@ MAX_LABEL = 60
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The `begin` or the `end` of an event, or a `moment`, which has no duration.
+    """The `begin` or the `end` of an event, a `moment`, which has no duration, or an `answer` about it.
 
     Begin and end have the same `event_id`, which names the rule, the stamp of the beginning and, for a rule
     about objects, the track: a replay gives the same. `tracks` caused it, the first one above all; `values`
     are those that its rule's conditions evaluated. `suppressed` counts the events of this rule since the last
-    published one that were not published, because of its cool-down or the limit of the rate.
+    published one that were not published, because of its cool-down or the limit of the rate. `answer` is that
+    to the question of the rule's action, or why there is none.
     """
 
     event_id: str
@@ -43,6 +44,7 @@ class Event:
     tracks: tuple[Track, ...] = ()
     values: Mapping[str, float | str] = field(default_factory=lambda: MappingProxyType({}))
     suppressed: int = 0
+    answer: Mapping[str, Any] | None = None
 
 
 def event_to_json(event: Event, frame_id: str) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def event_to_json(event: Event, frame_id: str) -> dict[str, Any]:
         "tracks_left_out": 0,
         "values": {name: _rounded(value) for name, value in event.values.items()},
         "suppressed": event.suppressed,
+        **({} if event.answer is None else {"answer": dict(event.answer)}),
     }
 
 

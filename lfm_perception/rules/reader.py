@@ -7,21 +7,19 @@ Every problem has the line and the column of the value that is wrong. The keys a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import YamlPlaces, parse_yaml, read_text
+from lfm_perception.rules.action_reader import read_actions
 from lfm_perception.rules.condition_reader import ConditionReader, Known
 from lfm_perception.rules.places import area, crossing_edges
 from lfm_perception.rules.reading import Steps, WrongError, as_choice, as_mapping, as_number
 from lfm_perception.rules.schema import (
     ANCHORS,
-    Actions,
     ActiveRule,
     Line,
     Point,
@@ -43,7 +41,6 @@ MAX_SECONDS = 86_400.0
 
 TOP_KEYS = ("units", "image", "anchor", "zones", "lines", "rules")
 RULE_KEYS = ("when", "for", "end_after", "cooldown", "message", "actions")
-ROS_NAME = r"(?a)(?!.*__)/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*"
 
 T = TypeVar("T")
 
@@ -197,7 +194,7 @@ class _Reader:
         message = given.get("message", "")
         if not (isinstance(message, str) and len(message) <= MAX_MESSAGE and is_safe(message)):
             raise WrongError((*path, "message"), f"a message is text of at most {MAX_MESSAGE} characters")
-        actions = self._actions(given.get("actions") or {}, (*path, "actions"))
+        actions = read_actions(given.get("actions") or {}, (*path, "actions"), self._known.language)
         rule = Rule(name, when, seconds["for"], seconds["end_after"], seconds["cooldown"], message, actions)
         if rule.momentary:
             for key in ("for", "end_after"):
@@ -205,25 +202,12 @@ class _Reader:
                     raise WrongError(
                         (*path, key), "crossing, appearing and disappearing are moments: they cannot last"
                     )
-            if actions.publish_bool or actions.call_set_bool:
+            lasting = actions.set_parameter is not None and actions.set_parameter.end is not None
+            if actions.publish_bool or actions.call_set_bool or lasting:
                 raise WrongError(
                     (*path, "actions"), "a moment does not end: use publish_text or call_trigger"
                 )
         return rule
-
-    def _actions(self, entry: object, path: Steps) -> Actions:
-        kinds = {each.name: type(each.default) for each in fields(Actions)}
-        given = as_mapping(entry, path, tuple(kinds), "actions")
-        for key, value in given.items():
-            if kinds[key] is bool and not isinstance(value, bool):
-                raise WrongError((*path, key), f"{key} is true or false, got {shown(value)}")
-            if kinds[key] is str and not (
-                isinstance(value, str) and len(value) <= MAX_MESSAGE and re.fullmatch(ROS_NAME, value)
-            ):
-                raise WrongError(
-                    (*path, key), f"{key} takes a ROS name such as dock/alarm, got {shown(value)}"
-                )
-        return Actions(**given)
 
     # --- references ------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from lfm_perception.typed_questions import TypedQuestion
+
 Point = tuple[float, float]
 
 ANCHORS = ("foot", "centre")
@@ -131,20 +133,40 @@ def leaves(condition: Condition) -> list[Objects | Count | Alert | ActiveRule]:
     return [condition]
 
 
+ParameterValue = bool | int | float | str | tuple[bool | int | float | str, ...]
+"""A value of a ROS parameter; those of a tuple have one type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterChange:
+    """A ROS parameter is set as the first event begins, and to `end`, if given, as the last one ends.
+
+    `node` is relative to the namespace of the node, or absolute; empty: the node itself.
+    """
+
+    name: str
+    value: ParameterValue
+    end: ParameterValue | None = None
+    node: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Actions:
     """What else is done in an event: names of topics and services; empty: nothing.
 
     `publish_bool`: true while an event of the rule is active. `publish_text`: the message, as it begins.
     `call_trigger`: as it begins. `call_set_bool`: true as it begins, false as it ends. `snapshot`: the image
-    is saved as it begins.
+    is saved as it begins. `ask`: a question about the crop of the event's first track, or about the frame
+    where it has none.
     """
 
     publish_bool: str = ""
     publish_text: str = ""
     call_trigger: str = ""
     call_set_bool: str = ""
+    set_parameter: ParameterChange | None = None
     snapshot: bool = False
+    ask: TypedQuestion | None = None
 
 
 @dataclass(frozen=True, slots=True)

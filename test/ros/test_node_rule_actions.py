@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions, parameters and recordings as actions of rules, on real DDS with the demo model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from robot import Film, Robot, robot
+from std_msgs.msg import String
+
+from lfm_perception.rules.events import SCHEMA
+
+RULES = """
+zones: {floor: [[0, 0], [1, 0], [1, 1], [0, 1]]}
+rules:
+  occupied:
+    when: {count: {inside: floor}, more_than: 0}
+    actions:
+      ask: {question: "How many people are there?", type: number}
+      set_parameter: {node: user, name: lamp, value: [lit, now], end: [dark]}
+  new:
+    when: {appears: 0}
+    actions:
+      ask: {question: "Is it a person?", type: yes_no}
+      set_parameter: {name: caption.period, value: 3.5}
+  refused: {when: {appears: 0}, actions: {set_parameter: {name: image.max_tokens, value: a lot}}}
+  own: {when: {appears: 0}, actions: {set_parameter: {name: rules.file, value: ""}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rules")
+
+
+@pytest.fixture(scope="module")
+def acting(folder: Path) -> Iterator[Robot]:
+    """A node with `RULES`, and a node beside it with the parameter `lamp`."""
+    (folder / "rules.yaml").write_text(RULES, encoding="utf-8")
+    with robot({"rules.file": str(folder / "rules.yaml"), "rules.actions": True}) as started:
+        started.user.declare_parameter("lamp", ["dark"])
+
+        def changed(parameters: Any) -> SetParametersResult:
+            for parameter in parameters:
+                started._hear(parameter.name, parameter.value)
+            return SetParametersResult(successful=True)
+
+        started.user.add_on_set_parameters_callback(changed)
+        started.listen("events", String)
+        yield started.bring_up()
+
+
+def events(running: Robot, state: str) -> list[Any]:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    found = [json.loads(message.data) for message in running.heard["events"]]
+    for event in found:
+        jsonschema.validate(event, schema)
+    return [event for event in found if event["state"] == state]
+
+
+def test_rules_ask_about_the_frame_or_the_track_and_answers_have_the_events_id(acting: Robot) -> None:
+    film = Film()
+    acting.show(film.next())
+
+    def answered() -> bool:
+        if {"occupied", "new"} <= {event["rule"] for event in events(acting, "answer")}:
+            return True
+        acting.send_frame(film.next(1))
+        return False
+
+    acting.wait(answered, "the answers")
+    begun = {event["event_id"]: event for event in events(acting, "begin") + events(acting, "moment")}
+    for event in events(acting, "answer"):
+        assert event["event_id"] in begun
+        assert event["begin"] == begun[event["event_id"]]["begin"]
+    answers = {event["rule"]: event for event in events(acting, "answer")}
+    assert answers["occupied"]["answer"]["question"] == "How many people are there?"
+    assert answers["occupied"]["answer"]["value"].isdigit()
+    assert answers["occupied"]["answer"]["probability"] > 0.0
+    assert answers["new"]["answer"]["value"] in ("yes", "no")
+    assert acting.heard["answer"] == [], "nobody asked on input_query"
+    asking = sum(event["rule"] in answers for event in begun.values())
+
+    def counted() -> int:
+        return sum(acting.counted("rules", f"questions {name}") for name in ("asked", "left out"))
+
+    acting.wait(lambda: counted() == asking, "the number of questions")
+
+
+def test_rules_set_parameters_of_other_nodes_and_of_their_own(acting: Robot) -> None:
+    film = Film()
+    acting.show(film.next())
+    acting.show(film.next(3))
+    acting.wait(lambda: acting.heard["lamp"][:1] == [["lit", "now"]], "the parameter of another node")
+    acting.wait(lambda: acting.get("caption.period") == 3.5, "the node's own parameter")
+    assert acting.get("rules.file") != "", "a rule changed the rules"
+    assert acting.get("image.max_tokens") == 64, "a wrong value was accepted"
+    assert acting.diagnosis("rules").level == DiagnosticStatus.OK
