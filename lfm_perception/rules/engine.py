@@ -24,6 +24,7 @@ from lfm_perception.rules.events import Event
 from lfm_perception.rules.places import Anchors, Bools, Floats, moved
 from lfm_perception.rules.schema import Count, Objects, RuleFile, leaves
 from lfm_perception.scene import AttributeValue, Scene, Shape, Track
+from lfm_perception.settings import RulesSettings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds
 
 MAX_STEP_S = 5.0
@@ -39,6 +40,9 @@ MAX_COLUMNS = 1000
 MAX_TRACKS = 20
 """Maximum number of tracks in an event."""
 
+DEFAULT_RATE = RulesSettings().max_rate
+"""Events of a rule that may begin per second, if nothing else is said."""
+
 MIN_PROBABILITY = 0.5
 """Probability from which on the value of an attribute counts."""
 
@@ -51,7 +55,7 @@ class RuleEngine:
         max_rate: events of one rule that may begin per second; further ones are suppressed and counted.
     """
 
-    def __init__(self, file: RuleFile, max_rate: float = 20.0) -> None:
+    def __init__(self, file: RuleFile, max_rate: float = DEFAULT_RATE) -> None:
         self._file, self._max_rate = file, max_rate
         rules = file.rules
         asked_s = [
