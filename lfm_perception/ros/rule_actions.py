@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,15 +25,13 @@ from lfm_perception.media import images
 from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import LATCHED, RESULT
 from lfm_perception.rules import Event
+from lfm_perception.rules.events import FILE_PREFIX, file_name
 from lfm_perception.rules.schema import ParameterChange, ParameterValue, Rule
 from lfm_perception.scene import Frame
 from lfm_perception.settings import RulesSettings
 
 MAX_SNAPSHOTS = 200
 """Maximum number of saved images; the oldest are deleted."""
-
-PREFIX = "lfm_event_"
-"""Beginning of the names of saved images: no other file is ever deleted."""
 
 MAX_PENDING = 8
 """Calls of a service that may wait for their answer; older ones are given up."""
@@ -75,7 +72,7 @@ class RuleActions:
         counts: Counter[str],
     ) -> None:
         self._node, self._decode, self._warn = node, decode, warn
-        self._questions, self._counts = questions, counts
+        self._settings, self._questions, self._counts = settings, questions, counts
         self._folder = user_path(settings.snapshots) if settings.snapshots else None
         self._active_events = Counter[str]()
         self._own = {each.topic_name for each in (*node.publishers, *node.subscriptions)}
@@ -141,8 +138,12 @@ class RuleActions:
                 found.clients["set_parameter"] = self._parameter_client(change)
         if "publish_bool" in found.publishers:
             found.publishers["publish_bool"].publish(Bool(data=False))
-        if actions.snapshot and self._folder is None:
-            self._warn(f"action {rule.name}", f"rule {shown(rule.name)}: rules.snapshots names no folder")
+        for name, wanted, path in (
+            ("snapshots", actions.snapshot, self._settings.snapshots),
+            ("clips", actions.clip, self._settings.clips),
+        ):
+            if wanted and not path:
+                self._warn(f"{name} {rule.name}", f"rule {shown(rule.name)}: rules.{name} names no folder")
         return found
 
     def _parameter_client(self, change: ParameterChange) -> Client[Any, Any]:
@@ -215,11 +216,11 @@ class RuleActions:
             jpeg = images.encode(self._decode(raw, None).image, ".jpg", SNAPSHOT_QUALITY)
             folder.mkdir(parents=True, exist_ok=True)
             for event in events[:MAX_SNAPSHOTS]:
-                name = saved_name(event)
+                name = file_name(event)
                 unfinished = folder / f".{name}.part"
                 unfinished.write_bytes(jpeg)
                 unfinished.replace(folder / f"{name}.jpg")
-            saved = sorted(folder.glob(f"{PREFIX}*.jpg"), key=lambda file: file.stat().st_mtime_ns)
+            saved = sorted(folder.glob(f"{FILE_PREFIX}*.jpg"), key=lambda file: file.stat().st_mtime_ns)
             for file in saved[:-MAX_SNAPSHOTS]:
                 file.unlink()
         except (OSError, PerceptionError) as error:
@@ -228,8 +229,3 @@ class RuleActions:
             )
             self._counts["snapshots lost"] += len(events)
             self._warn("snapshot", reason)
-
-
-def saved_name(event: Event) -> str:
-    """The name under which something of an event is saved, without suffix."""
-    return PREFIX + re.sub(r"[^\w-]+", "_", event.event_id)

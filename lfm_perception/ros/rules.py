@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -27,16 +28,25 @@ from lfm_perception.ros.rule_actions import RuleActions
 from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import RULES
 from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, read_rules
-from lfm_perception.rules.events import event_text, event_to_json
+from lfm_perception.rules.events import event_text, event_to_json, file_name
 from lfm_perception.scene import Frame, Scene, Shape, Track
 from lfm_perception.settings import Settings
 from lfm_perception.typed_questions import TypedQuestion
+
+if TYPE_CHECKING:
+    from lfm_perception.media.clips import ClipRecorder
 
 USUAL_ASPECT = 0.75
 """Height over width of an image whose size is not known yet."""
 
 FILE_PERIOD_S = 1.0
 """Time between two looks at whether the rule file has changed."""
+
+COUNTED = (
+    *("questions asked", "questions left out", "snapshots lost", "clips", "clips lost"),
+    "clip images left out",
+)
+"""What is counted of actions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +80,11 @@ class RuleOutputs:
         warn: Callable[..., None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._node, self._settings, self._warn = node, settings, warn
+        self._node, self._settings, self._decode = node, settings, decode
+        self._warn, self._on_error = warn, on_error
         self._outputs: Publishers | None = Publishers(node, RULES.publishers)
         self._lock, self._output_lock = threading.Lock(), threading.Lock()
-        self._counts = Counter(dict.fromkeys(("questions asked", "questions left out", "snapshots lost"), 0))
+        self._counts = Counter(dict.fromkeys(COUNTED, 0))
         questions = RuleQuestions(ask, self._publish_message, self._counts)
         self._new_actions = partial(
             RuleActions, node, decode=decode, warn=warn, questions=questions, counts=self._counts
@@ -87,6 +98,7 @@ class RuleOutputs:
         self._file = RuleFile()
         self._engine = RuleEngine(self._file)
         self._actions = self._new_actions(rules=(), settings=settings.rules)
+        self._clips: ClipRecorder | None = None
         self._reload()
         self._worker = LatestWorker[_Input]("rules", self._evaluate, on_error)
 
@@ -109,6 +121,8 @@ class RuleOutputs:
             raw: the serialized image.
         """
         self._worker.submit(_Input(stamp_ns, frame_id, tracks, size, scene, raw))
+        if (clips := self._clips) is not None:
+            clips.submit(stamp_ns, frame_id, raw)
 
     def reconfigure(self, settings: Settings) -> None:
         """Apply other settings; the file is read again where they concern it."""
@@ -128,6 +142,7 @@ class RuleOutputs:
         self._worker.close()
         self.end_all()
         self._actions.close()
+        self._open_clips(())
         with self._output_lock:  # an answer may come later
             outputs, self._outputs = self._outputs, None
         if outputs is not None:
@@ -147,6 +162,9 @@ class RuleOutputs:
         self._events += sum(event.state != "end" for event in events)
         for event in events:
             self._publish_message(event)
+            if self._clips is not None and event.state != "end" and event.rule in self._clipped:
+                text = event_text(event_to_json(event, self._frame_id))
+                self._clips.record(file_name(event), event.stamp_ns, text)
         self._actions.act(events, raw)
 
     def _publish_message(self, event: Event) -> None:
@@ -184,7 +202,24 @@ class RuleOutputs:
         rules = self._settings.rules
         self._file, self._engine = file, RuleEngine(file, rules.max_rate)
         self._actions = self._new_actions(rules=file.rules, settings=rules)
+        self._open_clips(rule.name for rule in file.rules if rule.actions.clip)
         self.shapes = self._engine.shapes()
+
+    def _open_clips(self, names: Iterable[str]) -> None:
+        """Record events of the rules of these names, if that is allowed; what is under way is completed."""
+        self._clipped, settings = set(names), self._settings.rules
+        clips, self._clips = self._clips, None
+        if clips is not None:
+            clips.close()
+        if self._clipped and settings.actions and settings.clips:
+            from lfm_perception.media.clips import ClipRecorder  # costs nothing without recordings
+
+            compressed = self._settings.node.image_transport == "compressed"
+            images, events = map(self._node.resolve_topic_name, ("image_raw/compressed", "events"))
+            decode = None if compressed else self._decode
+            self._clips = ClipRecorder(
+                settings, (images, events), decode, self._warn, self._on_error, self._counts
+            )
 
     def status(self) -> PartStatus:
         """The diagnostics of the rules."""

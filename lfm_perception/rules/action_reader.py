@@ -31,6 +31,7 @@ def read_actions(entry: object, path: Steps, language: str) -> Actions:
         "call_set_bool": _ros_name,
         "set_parameter": _parameter_change,
         "snapshot": _switch,
+        "clip": _switch,
         "ask": lambda value, steps: _question(value, steps, language),
     }
     given = as_mapping(entry, path, tuple(readers), "actions")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -19,6 +20,12 @@ VERSION = 1
 
 MAX_BYTES = 2000
 """Maximum length of an event as JSON: tracks beyond are left out, and counted."""
+
+FILE_PREFIX = "lfm_event_"
+"""Beginning of the names of files about events: no other file is ever deleted."""
+
+MAX_FILE_NAME = 48
+"""Characters of a rule's name in the name of a file at most: of up to 4 bytes each, and a name has 255."""
 
 MAX_LABEL = 60
 """Maximum length of a label in an event, characters."""
@@ -76,6 +83,12 @@ def event_text(record: Mapping[str, Any]) -> str:
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
+
+
+def file_name(event: Event) -> str:
+    """The name under which something about an event is saved, without suffix."""
+    rule, number = event.event_id[: len(event.rule)], event.event_id[len(event.rule) :]
+    return FILE_PREFIX + re.sub(r"[^\w-]+", "_", rule)[:MAX_FILE_NAME] + number
 
 
 def _stamp(stamp_ns: int) -> dict[str, int]:

@@ -156,8 +156,8 @@ class Actions:
 
     `publish_bool`: true while an event of the rule is active. `publish_text`: the message, as it begins.
     `call_trigger`: as it begins. `call_set_bool`: true as it begins, false as it ends. `snapshot`: the image
-    is saved as it begins. `ask`: a question about the crop of the event's first track, or about the frame
-    where it has none.
+    is saved as it begins. `clip`: the images of the seconds before and after its begin are saved. `ask`: a
+    question about the crop of the event's first track, or about the frame where it has none.
     """
 
     publish_bool: str = ""
@@ -166,6 +166,7 @@ class Actions:
     call_set_bool: str = ""
     set_parameter: ParameterChange | None = None
     snapshot: bool = False
+    clip: bool = False
     ask: TypedQuestion | None = None
 
 

@@ -18,6 +18,7 @@ from rcl_interfaces.msg import SetParametersResult
 from robot import Film, Robot, robot
 from std_msgs.msg import String
 
+from lfm_perception.media.sources import open_source
 from lfm_perception.rules.events import SCHEMA
 
 RULES = """
@@ -27,6 +28,7 @@ rules:
     when: {count: {inside: floor}, more_than: 0}
     actions:
       ask: {question: "How many people are there?", type: number}
+      clip: true
       set_parameter: {node: user, name: lamp, value: [lit, now], end: [dark]}
   new:
     when: {appears: 0}
@@ -47,7 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def acting(folder: Path) -> Iterator[Robot]:
     """A node with `RULES`, and a node beside it with the parameter `lamp`."""
     (folder / "rules.yaml").write_text(RULES, encoding="utf-8")
-    with robot({"rules.file": str(folder / "rules.yaml"), "rules.actions": True}) as started:
+    parameters = {
+        "rules.file": str(folder / "rules.yaml"),
+        "rules.actions": True,
+        "rules.clips": str(folder / "clips"),
+        "rules.clip_after": 1.0,
+    }
+    with robot(parameters) as started:
         started.user.declare_parameter("lamp", ["dark"])
 
         def changed(parameters: Any) -> SetParametersResult:
@@ -106,3 +114,25 @@ def test_rules_set_parameters_of_other_nodes_and_of_their_own(acting: Robot) -> 
     assert acting.get("rules.file") != "", "a rule changed the rules"
     assert acting.get("image.max_tokens") == 64, "a wrong value was accepted"
     assert acting.diagnosis("rules").level == DiagnosticStatus.OK
+
+
+def test_the_seconds_around_an_event_are_recorded_with_the_event(acting: Robot, folder: Path) -> None:
+    film = Film()
+    acting.show(film.next())
+
+    def recorded() -> list[Path]:
+        acting.send_frame(film.next(2))
+        return [*folder.glob("clips/lfm_event_occupied-*/metadata.yaml")]
+
+    bag = acting.wait(recorded, "the recording")[0].parent
+    begun = {event["event_id"]: event for event in events(acting, "begin")}
+    stamp = begun[bag.name.removeprefix("lfm_event_")]["stamp"]
+    event_ns = stamp["sec"] * 10**9 + stamp["nanosec"]
+    with open_source(str(bag)) as source:
+        frames = list(source.frames)
+    assert frames[0].stamp_ns <= event_ns <= frames[-1].stamp_ns
+    assert event_ns - 5e9 <= frames[0].stamp_ns
+    assert frames[-1].stamp_ns <= event_ns + 2e9
+    assert (frames[0].frame_id, frames[0].width, frames[0].height) == ("front_optical", 640, 480)
+    acting.wait(lambda: acting.counted("rules", "clips") > 0, "the count")
+    assert acting.counted("rules", "clips lost") == 0
