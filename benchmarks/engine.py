@@ -49,7 +49,8 @@ from lfm_perception.engine.chat_template import (
 from lfm_perception.engine.decoding import Sampler, decode_boxes, decode_text
 from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.kv_cache import KvCache, Logits, PromptPart, StopRequest
-from lfm_perception.engine.speculative import Speculator, TextSpeculator
+from lfm_perception.engine.speculative import Speculator
+from lfm_perception.engine.speculative_text import TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan

@@ -114,6 +114,8 @@ class Usage:
     """Cost of one answer: tokens, seconds by stage, and calls of llama_decode for the answer.
 
     The first of these calls also evaluates the end of the question; its seconds count as `prefill_s`.
+    `drafted_decisions` are the decisions of the answer for which there was a draft token, of which
+    `accepted_decisions` were right.
     """
 
     image_tokens: int = 0
@@ -123,6 +125,8 @@ class Usage:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     decode_calls: int = 0
+    drafted_decisions: int = 0
+    accepted_decisions: int = 0
 
     @property
     def total_s(self) -> float:

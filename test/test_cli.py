@@ -41,6 +41,7 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["frames"], summary["scenes"], summary["ended"]) == (13, 3, "complete")
     assert summary["model"]["demo"] is True
+    assert 0.3 < summary["draft_acceptance_rate"]["detect"] < 1.0
     assert len(summary["model"]["model"]["sha256"]) == 64
     assert summary["settings"]["image.max_tokens"] == 256
     assert summary["versions"]["lfm_perception"] == lfm_perception.__version__

@@ -48,6 +48,7 @@ def test_a_scene_holds_detections_tracks_caption_and_usage(vlm: LlamaVlm) -> Non
     assert scene.caption
     assert scene.usage.image_tokens == plan_image(256, 256, ImageLimits()).tokens == 64
     assert scene.usage.answer_tokens > 0
+    assert 0 < scene.usage.accepted_decisions <= scene.usage.drafted_decisions < scene.usage.answer_tokens
     assert scene.usage.encode_s > 0
 
 

@@ -19,7 +19,8 @@ from lfm_perception.engine.decoding import (
 )
 from lfm_perception.engine.grammar import Grammar
 from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, Logits
-from lfm_perception.engine.speculative import Speculator, TextSpeculator
+from lfm_perception.engine.speculative import Speculator
+from lfm_perception.engine.speculative_text import TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.questions import BBOX
 

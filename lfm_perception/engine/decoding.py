@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from lfm_perception.answers import Spread, TokenLogProb
 from lfm_perception.engine.grammar import State
-from lfm_perception.engine.kv_cache import MAX_EXACT_OUTPUTS, Logits
-from lfm_perception.engine.speculative import Proposal, Speculator, TextSpeculator
+from lfm_perception.engine.kv_cache import MAX_EXACT_OUTPUTS, MAX_ROLLBACK, Logits
+from lfm_perception.engine.speculative import Proposal, Speculator
+from lfm_perception.engine.speculative_text import TextSpeculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
 from lfm_perception.questions import Draft
@@ -77,7 +78,7 @@ class DecodedAnswer:
 
     `token_count` includes the tokens of an object that did not fit and was dropped from `text`; it never
     exceeds the limit. `truncated`: a limit ended the answer, not the model. `probabilities` are those of the
-    question's options.
+    question's options. `accepted` holds, for every decision with a draft token, whether it was accepted.
     """
 
     text: str
@@ -85,6 +86,7 @@ class DecodedAnswer:
     token_count: int
     truncated: bool
     probabilities: tuple[float, ...] = ()
+    accepted: tuple[bool, ...] = field(default=(), compare=False)
 
 
 class Sampler:
@@ -167,11 +169,25 @@ class DecodeStream:
         self._rounded = False
         """Whether the batch had so many outputs that its logits may differ from those of plain decoding."""
         self._characters = 0
+        self._start = self._again = 0
+        """Where the last batch began in the answer, and its accepted tokens that are to be decoded again."""
 
-    def accept(self, token: int, piece: bytes, log_prob: float, spread: Spread | None = None) -> None:
-        """Append a token to the answer; draft tokens that were decoded instead are rejected."""
+    def accept(
+        self, token: int, piece: bytes, log_prob: float, spread: Spread | None = None
+    ) -> tuple[list[int], dict[int, Logits]]:
+        """Append a token to the answer; draft tokens that were decoded instead are rejected.
+
+        Returns: the rejected tokens, and by their numbers the logits before them, valid until the next batch.
+        """
         number = len(self.tokens)
+        rejected: tuple[list[int], dict[int, Logits]] = [], {}
         if self._decoded[number : number + 1] not in ([token], []):
+            rejected = (
+                self._decoded[number:],
+                {place - number: logits for place, logits in self._logits.items() if place > number},
+            )
+            if len(rejected[0]) > MAX_ROLLBACK:
+                self._again = number - self._start
             del self._decoded[number:]
             self._logits.clear()
         self.tokens.append(token)
@@ -180,6 +196,7 @@ class DecodeStream:
         first = self._characters - (bool(starts) and not starts[0])
         self._characters += sum(starts)
         self.spans.append(TokenLogProb(first, self._characters, log_prob, spread))
+        return rejected
 
     def logits(
         self, propose: Callable[[int, int], Proposal], is_near_tie: Callable[[Logits], bool]
@@ -196,7 +213,8 @@ class DecodeStream:
         count = len(self.tokens)
         if count not in self._logits:
             known = self.tokens[len(self._decoded) :]
-            draft, decisions = propose(self._prompt_tokens + len(known), self._limit - count)
+            begun = self._prompt_tokens + self._again + len(known)
+            draft, decisions = propose(begun, self._limit - count)
             self._decode(known, draft, [len(known) - 1, *(len(known) + index for index in decisions)])
         logits = self._logits.get(count)
         if logits is not None and self._rounded and is_near_tie(logits):
@@ -210,6 +228,7 @@ class DecodeStream:
         logits = self._decode_function(start, [*known, *draft], outputs) or ()
         self._logits = {start + index + 1: row for index, row in zip(outputs, logits, strict=False)}
         self._decoded += [*known, *draft]
+        self._start, self._again = start - self._prompt_tokens, 0
         self._rounded = len(outputs) > MAX_EXACT_OUTPUTS
         self._prompt_tokens = 0
 
@@ -237,6 +256,7 @@ def decode_boxes(
     stream = DecodeStream(decode, prompt_tokens, limit)
     state, draft_state = speculator.grammar.start, speculator.start(draft)
     refused = b""
+    verified = list[bool | None]()
     while state.allowed_tokens.size:
         if state.allowed_tokens.size == 1:
             token, log_prob, spread = int(state.allowed_tokens[0]), 0.0, None
@@ -250,18 +270,22 @@ def decode_boxes(
             token, log_prob = sampler.sample(logits, state.allowed_tokens)
             log_prob = _log_prob(logits, state, token, log_prob)
             spread = _spread(logits, state, token)
-            speculator.verify(state, token, draft_state)
+            verified.append(speculator.verify(state, token, draft_state))
         following = state.next_state(token)
         if len(stream.tokens) + 1 + following.tokens_to_end > limit:
             refused = pieces[token]  # it may hold the brace that ends an object
             break
-        stream.accept(token, pieces[token], log_prob, spread)
+        rejected, logits_behind = stream.accept(token, pieces[token], log_prob, spread)
         draft_state = speculator.advance(state, token, draft_state)
+        if logits_behind:
+            draft_state = speculator.correct(state, draft_state, rejected, logits_behind)
         state = following
     text = (stream.encoded + refused).decode(errors="ignore")
     truncated = bool(state.allowed_tokens.size)
     text = _whole_objects(text) if truncated else text
-    return DecodedAnswer(text, tuple(stream.spans), len(stream.tokens), truncated)
+    return DecodedAnswer(
+        text, tuple(stream.spans), len(stream.tokens), truncated, accepted=_without_none(verified)
+    )
 
 
 def decode_text(
@@ -280,6 +304,7 @@ def decode_text(
     stream = DecodeStream(decode, prompt_tokens, limit)
     tokens = stream.tokens
     truncated = True
+    verified = list[bool | None]()
     while len(tokens) < limit:
         logits = stream.logits(partial(speculator.propose, tokens), sampler.is_near_tie)
         if logits is None:
@@ -288,14 +313,20 @@ def decode_text(
         if token in vocabulary.end_tokens:
             truncated = False
             break
-        speculator.verify(tokens, token)
-        stream.accept(token, vocabulary.pieces[token], log_prob)
+        verified.append(speculator.verify(tokens, token))
+        _, logits_behind = stream.accept(token, vocabulary.pieces[token], log_prob)
+        if logits_behind:
+            speculator.correct(tokens, logits_behind)
         if on_text is not None:
             on_text(stream.encoded.decode(errors="ignore"))
     if tokens:
         speculator.remember(tokens)
     text = stream.encoded.decode(errors="ignore")
-    return DecodedAnswer(text, tuple(stream.spans), len(tokens), truncated)
+    return DecodedAnswer(text, tuple(stream.spans), len(tokens), truncated, accepted=_without_none(verified))
+
+
+def _without_none(verified: Sequence[bool | None]) -> tuple[bool, ...]:
+    return tuple(each for each in verified if each is not None)
 
 
 def _whole_objects(text: str) -> str:

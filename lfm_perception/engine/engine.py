@@ -32,7 +32,8 @@ from lfm_perception.engine.kv_cache import Embeddings, KvCache, PromptPart, Stop
 from lfm_perception.engine.latency import LatencyModel, ThreadTuner
 from lfm_perception.engine.native import capture_log, llama_cpp, llama_error
 from lfm_perception.engine.options import decode_options
-from lfm_perception.engine.speculative import Speculator, TextSpeculator
+from lfm_perception.engine.speculative import Speculator
+from lfm_perception.engine.speculative_text import TextSpeculator
 from lfm_perception.engine.vision import VisionEncoder
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.errors import PerceptionError
@@ -202,6 +203,8 @@ class Engine:
             prefill_s=prefill_s - encoded_s,
             decode_s=ended_s - prefill_s,
             decode_calls=self.kv_cache.decode_calls - prompt_calls,
+            drafted_decisions=len(decoded.accepted),
+            accepted_decisions=sum(decoded.accepted),
         )
         return self._parsed(question, decoded, usage)
 

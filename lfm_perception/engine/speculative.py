@@ -6,8 +6,11 @@ ones, and verified against the logits of that batch. A rejected draft costs some
 answer, for every token is sampled from the logits after the true tokens before it.
 
 Draft tokens of a box answer come from a draft (the objects that the tracker predicts, with their boxes) and
-from the form of the answer: most often there is a further object, and a coordinate begins with 0. Draft
-tokens of free text are looked up in the previous answer to the same question (prompt-lookup decoding).
+from the form of the answer: most often there is a further object, and a coordinate begins with 0. Where a
+draft token is rejected, the logits behind it tell what the model would decide next after nearly the same
+text: these decisions replace the draft (Jacobi decoding: Song et al., "Accelerating feedforward computation
+via parallel nonlinear equation solving", 2021; Santilli et al., "Accelerating transformer inference for
+translation via parallel decoding", 2023). `speculative_text` does the same for free text.
 
 The length of a proposal follows from the acceptance rate at each state of the automaton, which is also
 learned where nothing was proposed, from the measured batch cost, and from the cost of a token that is left
@@ -19,16 +22,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lfm_perception.engine.grammar import Grammar, State
-from lfm_perception.engine.kv_cache import BLOCK_TOKENS, MAX_BATCH_TOKENS, MAX_OUTPUTS, MAX_ROLLBACK
+from lfm_perception.engine.kv_cache import BLOCK_TOKENS, MAX_BATCH_TOKENS, MAX_OUTPUTS, MAX_ROLLBACK, Logits
 from lfm_perception.geometry import Box
 from lfm_perception.questions import Draft
 
-_INITIAL_ACCEPTANCE_RATE = 0.75
+INITIAL_ACCEPTANCE_RATE = 0.75
 """Acceptance rate of a state where no draft token has been verified yet."""
 
-_SMOOTHING = 1 / 12
+SMOOTHING = 1 / 12
 """Weight of the latest observation in every moving average: a few frames."""
 
 _MIN_PATH_PROBABILITY = 0.02
@@ -40,12 +44,27 @@ Proposal = tuple[list[int], list[int]]
 TokenPath = Mapping[State, int]
 """The tokens in which an object is written, by the states in which they are chosen."""
 
-_Place = tuple[State, bool]
-"""A state of the automaton, and whether there was no draft."""
+_Place = tuple[State, Literal["none", "predicted", "corrected"]]
+"""A state of the automaton, and where its draft token comes from."""
 
-_DraftRun = tuple[list[int], float, list[float]]
-"""A draft token with the forced tokens after it, its acceptance rate, and the seconds that the last 0, 1, ..
-of these tokens cost when they are left out of the batch."""
+_Guess = tuple[int, _Place]
+
+Corrections = tuple[tuple[State, int], ...]
+"""Coming decisions, by their states, with the tokens that the model prefers behind a rejected draft."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DraftRun:
+    """A draft token with the forced tokens after it.
+
+    `corrected_rate` is the acceptance rate that it has once its logits behind a rejection have corrected it.
+    `deferred_s` are the seconds that the last 0, 1, .. tokens cost when they are left out of the batch.
+    """
+
+    tokens: list[int]
+    acceptance_rate: float
+    corrected_rate: float
+    deferred_s: list[float]
 
 
 class Speculator:
@@ -56,8 +75,6 @@ class Speculator:
 
     def __init__(self, grammar: Grammar, batch_cost: Callable[[int], float]) -> None:
         self.grammar = grammar
-        self.acceptance_rate = _INITIAL_ACCEPTANCE_RATE
-        """Moving average over all decisions with a draft token, proposed or not."""
         self._batch_cost = batch_cost
         self._marginal_cost = (batch_cost(2 * BLOCK_TOKENS) - batch_cost(BLOCK_TOKENS)) / BLOCK_TOKENS
         self._acceptance_rates: dict[_Place, float] = {}
@@ -78,8 +95,21 @@ class Speculator:
         paths = None if draft is None else tuple(self._path(found) for found in draft)
         return DraftState(paths, (0.0,) * len(draft or ()))
 
-    def draft(self, state: State, draft: DraftState) -> int | None:
-        """The draft token in a state, None where there is none."""
+    def draft(self, state: State, draft: DraftState) -> _Guess | None:
+        """The likeliest draft token in a state, None where there is none."""
+        return max(self._guesses(state, draft), key=lambda guess: self._rate(guess[1]), default=None)
+
+    def _guesses(self, state: State, draft: DraftState) -> Iterator[_Guess]:
+        if (corrected := draft.correction(state)) is not None:
+            yield corrected, (state, "corrected")
+        if (predicted := self._predicted(state, draft)) is not None:
+            yield predicted, (state, "none" if draft.paths is None else "predicted")
+
+    def _rate(self, place: _Place) -> float:
+        return self._acceptance_rates.get(place, INITIAL_ACCEPTANCE_RATE)
+
+    def _predicted(self, state: State, draft: DraftState) -> int | None:
+        """The draft token from the expected objects, or from the form of the answer."""
         if draft.paths is None:
             return self._common_path.get(state)
         if state is self._first_object and not draft.paths:
@@ -90,18 +120,38 @@ class Speculator:
 
     def advance(self, state: State, token: int, draft: DraftState) -> DraftState:
         """The state of the draft after a token."""
+        draft = draft.past_correction(state)
         if not draft.paths:
             return draft
         return draft.without_current() if state is self._next_object else draft.after(state, token)
 
-    def verify(self, state: State, token: int, draft: DraftState) -> None:
-        """Learn from a decision whether the draft token is accepted."""
-        place = state, draft.paths is None
-        if (draft_token := self.draft(state, draft)) is not None:
-            accepted = draft_token == token
-            _observe(self._acceptance_rates, place, accepted, _INITIAL_ACCEPTANCE_RATE)
-            self.acceptance_rate += _SMOOTHING * (accepted - self.acceptance_rate)
+    def verify(self, state: State, token: int, draft: DraftState) -> bool | None:
+        """Learn from a decision. Returns: whether the draft token is accepted, None where there was none."""
+        chosen = self.draft(state, draft)
+        for guess, place in self._guesses(state, draft):
+            _observe(self._acceptance_rates, place, guess == token, INITIAL_ACCEPTANCE_RATE)
+        place = chosen[1] if chosen else (state, "none")
         self._verified.append((place, len(_forced(state, token)[0])))
+        return chosen and chosen[0] == token
+
+    def correct(
+        self, state: State, draft: DraftState, tokens: Sequence[int], logits: Mapping[int, Logits]
+    ) -> DraftState:
+        """The draft after a rejection, corrected by what the model preferred behind it (Jacobi iteration).
+
+        Args:
+            state: where the draft was rejected.
+            draft: its state after the token that was sampled instead.
+            tokens: the rejected tokens.
+            logits: by their number in these tokens, after the tokens before.
+        """
+        corrections = list[tuple[State, int]]()
+        for index in range(1, len(tokens) + 1):
+            state = state.next_state(tokens[index - 1])
+            allowed = state.allowed_tokens
+            if index in logits and allowed.size:
+                corrections.append((state, int(allowed[logits[index][allowed].argmax()])))
+        return replace(draft, corrections=(*corrections, *draft.corrections[len(corrections) :]))
 
     def propose(self, state: State, draft: DraftState, known: int, room: int) -> Proposal:
         """The draft tokens that save most time on average.
@@ -123,20 +173,22 @@ class Speculator:
 
     def _draft_runs(self, state: State, draft: DraftState) -> Iterator[_DraftRun]:
         """The draft from a state on, as long as it is not improbable."""
-        probability = 1.0
+        accepted, corrected = 1.0, 0.0
         for _ in range(MAX_OUTPUTS - 1):
-            token = self.draft(state, draft)
-            if token is None or probability <= _MIN_PATH_PROBABILITY:
+            guess = self.draft(state, draft)
+            if guess is None or accepted + corrected <= _MIN_PATH_PROBABILITY:
                 return
-            place = state, draft.paths is None
-            rate = self._acceptance_rates.get(place, _INITIAL_ACCEPTANCE_RATE)
+            token, place = guess
+            rate, corrected_rate = self._rate(place), self._rate((state, "corrected"))
             solo_share = self._solo_shares.get(place, 1.0)
-            probability *= rate
+            corrected = corrected * corrected_rate + accepted * (1.0 - rate)
+            accepted *= rate
             draft = self.advance(state, token, draft)
             tokens, state = _forced(state, token)
             if not state.allowed_tokens.size:
                 return
-            yield tokens, rate, [self._deferred_cost(count, solo_share) for count in range(len(tokens) + 1)]
+            deferred_s = [self._deferred_cost(count, solo_share) for count in range(len(tokens) + 1)]
+            yield _DraftRun(tokens, rate, corrected_rate, deferred_s)
 
     def _deferred_cost(self, tokens: int, solo_share: float) -> float:
         """Seconds of tokens that are decoded later: in a batch of their own or in a longer one."""
@@ -169,79 +221,33 @@ def _best_proposal(
     decisions: list[int] = []
     best, best_gain, best_accepted = (0, 0), 0.0, 0.0
     probability, saved, accepted = 1.0, 0.0, 0.0  # of all tokens so far; expected seconds and tokens
+    corrected = 0.0  # probability that a rejection came before, and all corrections since are accepted
     rejections: deque[tuple[int, float]] = deque()  # index in the batch, expected seconds to decode again
     rollback = 0.0  # expected seconds of the rejections that need a checkpoint
-    for run, acceptance_rate, deferred in runs:
-        begin = known + len(tokens)
-        again = batch_cost(begin + len(run)) - batch_cost(len(run))
-        rejections.append((begin, probability * (1.0 - acceptance_rate) * again))
-        probability *= acceptance_rate
-        most = min(len(run), room - len(tokens), MAX_BATCH_TOKENS - begin)
+    for run in runs:
+        begin, length = known + len(tokens), len(run.tokens)
+        again = batch_cost(begin + length) - batch_cost(length)
+        rejections.append((begin, probability * (1.0 - run.acceptance_rate) * again))
+        improvement = corrected * max(0.0, run.corrected_rate - run.acceptance_rate)
+        corrected = corrected * run.corrected_rate + probability * (1.0 - run.acceptance_rate)
+        probability *= run.acceptance_rate
+        most = min(length, room - len(tokens), MAX_BATCH_TOKENS - begin)
         for count in range(1, most + 1):
             while rejections and begin + count - rejections[0][0] > MAX_ROLLBACK:
                 rollback += rejections.popleft()[1]
-            value = saved + probability * (deferred[-1] - deferred[len(run) - count])
+            value = saved + probability * (run.deferred_s[-1] - run.deferred_s[length - count])
             gain = value - rollback - (batch_cost(begin + count) - batch_cost(known))
             if gain > best_gain:
-                best = len(tokens) + count, len(decisions) + (count == len(run))
+                best = len(tokens) + count, len(decisions) + (count == length)
                 best_gain, best_accepted = gain, accepted + probability * count
-        tokens += run
-        if most < len(run):
+        tokens += run.tokens
+        if most < length:
             break
-        saved += probability * deferred[-1]
-        accepted += probability * len(run)
+        saved += (probability + improvement) * run.deferred_s[-1]
+        accepted += probability * length
         decisions.append(len(tokens) - 1)
     cost_per_token = batch_cost(known + best[0]) / max(1.0, known + best_accepted)
     return (tokens[: best[0]], decisions[: best[1]]), cost_per_token
-
-
-class TextSpeculator:
-    """Proposes draft tokens of free text from the previous answer to the same question."""
-
-    def __init__(self, batch_cost: Callable[[int], float]) -> None:
-        self.acceptance_rate = _INITIAL_ACCEPTANCE_RATE
-        self._batch_cost = batch_cost
-        self._previous: tuple[int, ...] = ()
-
-    def remember(self, tokens: Sequence[int]) -> None:
-        """Keep an answer for the drafts of the next one."""
-        self._previous = tuple(tokens)
-
-    def draft(self, tokens: Sequence[int]) -> int | None:
-        """The draft token after these tokens of the answer, None where there is none."""
-        return next(iter(self._previous[self._match(tokens) :]), None)
-
-    def verify(self, tokens: Sequence[int], token: int) -> None:
-        """Learn from the token after these whether the draft token is accepted."""
-        if (draft_token := self.draft(tokens)) is not None:
-            self.acceptance_rate += _SMOOTHING * ((draft_token == token) - self.acceptance_rate)
-
-    def propose(self, tokens: Sequence[int], known: int, room: int) -> Proposal:
-        """See `Speculator.propose`. Every token is a decision; all can be rolled back."""
-        begin = self._match(tokens)
-        most = min(room, MAX_ROLLBACK, MAX_BATCH_TOKENS - known, len(self._previous) - begin)
-        best, best_gain, saved = 0, 0.0, 0.0
-        for count in range(1, most + 1):
-            saved += self.acceptance_rate**count * self._batch_cost(1)
-            gain = saved - (self._batch_cost(known + count) - self._batch_cost(known))
-            if gain > best_gain:
-                best, best_gain = count, gain
-        return list(self._previous[begin : begin + best]), list(range(best))
-
-    def _match(self, tokens: Sequence[int]) -> int:
-        """Index in the previous answer after the longest match of the last tokens, nearest to their count."""
-        if not tokens:
-            return 0
-        ends = [index + 1 for index, token in enumerate(self._previous) if token == tokens[-1]]
-        return max(
-            ends,
-            key=lambda end: (self._match_length(tokens, end), -abs(end - len(tokens))),
-            default=len(self._previous),
-        )
-
-    def _match_length(self, tokens: Sequence[int], end: int) -> int:
-        pairs = zip(reversed(tokens), reversed(self._previous[:end]), strict=False)
-        return next((count for count, (token, previous) in enumerate(pairs) if token != previous), end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +259,18 @@ class DraftState:
 
     paths: tuple[TokenPath, ...] | None
     distances: tuple[float, ...]
+    corrections: Corrections = ()
+
+    def correction(self, state: State) -> int | None:
+        """The corrected token for a state, None where there is none."""
+        return next((token for place, token in self.corrections if place is state), None)
+
+    def past_correction(self, state: State) -> DraftState:
+        """Without the correction for a state, and those before it."""
+        for index, (place, _) in enumerate(self.corrections):
+            if place is state:
+                return replace(self, corrections=self.corrections[index + 1 :])
+        return self
 
     @property
     def current(self) -> TokenPath | None:
@@ -270,7 +288,7 @@ class DraftState:
         """After the end of the current object."""
         done = self._nearest
         left = tuple(path for index, path in enumerate(self.paths or ()) if index != done)
-        return DraftState(left, (0.0,) * len(left))
+        return replace(self, paths=left, distances=(0.0,) * len(left))
 
     @property
     def _nearest(self) -> int:
@@ -290,7 +308,7 @@ def _distance(state: State, token: int, path: TokenPath) -> float:
 def _observe(averages: dict[_Place, float], place: _Place, value: float, initial: float) -> None:
     """Update the moving average of a place."""
     average = averages.get(place, initial)
-    averages[place] = average + _SMOOTHING * (value - average)
+    averages[place] = average + SMOOTHING * (value - average)
 
 
 def _forced(state: State, token: int) -> tuple[list[int], State]:

@@ -37,6 +37,7 @@ class LiveStatistics:
     rejected, `lost_share` the estimated share of the camera's frames that did not arrive. Questions were
     answered or refused. `time_since_frame_s` and `inference_age_s` count from the last such frame and from
     the last inference, or from the start before the first. Latencies run from `submit` to the scene.
+    Of `drafted_decisions` with a draft token, `accepted_decisions` were right (speculative decoding).
     `regions_inferred` inferences saw a region of the frame; `last_view` describes the last one's view, and is
     empty without `fovea.mode`.
     """
@@ -63,6 +64,8 @@ class LiveStatistics:
     over_latency_budget: int = 0
     regions_inferred: int = 0
     tokens: int = 0
+    drafted_decisions: int = 0
+    accepted_decisions: int = 0
     tracker_resets: int = 0
     questions_answered: int = 0
     questions_refused: int = 0
@@ -118,6 +121,8 @@ class StatisticsRecorder:
             over_latency_budget=int(scene.over_latency_budget),
             regions_inferred=int(scene.view is not None and scene.view.region != WHOLE),
             tokens=sum(usage.image_tokens + usage.answer_tokens for usage in usages),
+            drafted_decisions=sum(usage.drafted_decisions for usage in usages),
+            accepted_decisions=sum(usage.accepted_decisions for usage in usages),
         )
         with self._lock:
             self._objects_rejected.update(scene.rejects)

@@ -70,6 +70,12 @@ class Report:
             "inferences_hz": round(self.inferred_frames / wall_s, 2),
             "latency_s": {stage: distribution(values) for stage, values in times.items() if values},
             "tokens": {part: distribution(values, 1) for part, values in tokens.items()},
+            "draft_acceptance_rate": {
+                question: round(accepted / drafted, 3)
+                for question, usages in self._usages.items()
+                if (drafted := sum(usage.drafted_decisions for usage in usages))
+                for accepted in [sum(usage.accepted_decisions for usage in usages)]
+            },
             "captions": len(self._usages["caption"]),
             "truncated": self._truncated,
             "over_latency_budget": self._over_budget,

@@ -191,6 +191,7 @@ def _model_values(now: NodeStatus) -> dict[str, object]:
         "inference latency p95 (s)": f"{live.latency_p95_s:.3f}",
         "inference age (s)": f"{live.inference_age_s:.3f}",
         "tokens": live.tokens,
+        "draft acceptance rate": f"{live.accepted_decisions / max(1, live.drafted_decisions):.2f}",
         "answers truncated": live.answers_truncated,
         "questions answered": live.questions_answered,
         "questions refused": live.questions_refused,

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much drafts from real tracks save: decode calls, accepted draft tokens, and decoding time as modelled.
+
+    python benchmarks/drafts.py [--films 300 301 302] [--seconds 14] [--period 0.24] [--gpu-layers 0]
+                                [--out benchmarks/results]
+
+The demo model and the tracker follow films of the demo world; every answer is drafted from the tracks. Random
+weights cannot show this: what a model decides behind a rejected draft token depends on what it sees. The time
+is the sum of the costs of all batches: costs as measured here with the true shape (`true_shape`), for which
+the machine should be quiet, and costs that do not depend on the length, as on a large GPU.
+
+Writes drafts.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import true_shape
+from rich.progress import track
+
+from lfm_perception.backends.llama_vlm import LlamaVlm
+from lfm_perception.demo.world import World
+from lfm_perception.perception import Perception
+from lfm_perception.provenance import machine
+from lfm_perception.settings import Settings
+from lfm_perception.tracking import open_tracker
+
+SETTLE = 4
+"""Inferences of each film before the measured ones."""
+
+WITHOUT_CAPTIONS = Settings().with_values({"caption.enabled": False})
+
+
+class WithoutDraft(Perception):
+    """Perception that never drafts an answer, for comparison."""
+
+    def _draft(self, tracks: object) -> None:
+        return None
+
+
+def measure(
+    kind: type[Perception], batch_cost: Callable[[int], float], films: Sequence[int], times: Sequence[float]
+) -> dict[str, float]:
+    """Means per answer with this batch cost, which the engine plans with too."""
+    settings = WITHOUT_CAPTIONS
+    batches: list[int] = []
+    usages = []
+    with LlamaVlm(settings) as vlm:
+        vlm._engine.latency.batch_cost = batch_cost
+        vlm._engine.kv_cache.on_batch = lambda tokens, seconds: batches.append(tokens)
+        total_s = 0.0
+        for seed in track(films, f"{kind.__name__}"):
+            perception = kind(settings, vlm, open_tracker(settings.tracker))
+            world = World(seed=seed, width=384, height=288)
+            for number, time_s in enumerate(times):
+                batches.clear()
+                scene = perception.infer(world.snapshot(round(time_s * world.fps)).frame)
+                if number >= SETTLE:
+                    total_s += sum(map(batch_cost, batches))
+                    usages.append(scene.usage)
+    drafted = sum(usage.drafted_decisions for usage in usages)
+    return {
+        "decode_ms": round(1000 * total_s / len(usages), 1),
+        "decode_calls": round(sum(usage.decode_calls for usage in usages) / len(usages), 2),
+        "answer_tokens": round(sum(usage.answer_tokens for usage in usages) / len(usages), 1),
+        "accepted": round(sum(usage.accepted_decisions for usage in usages) / max(1, drafted), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--films", nargs="+", type=int, default=[300, 301, 302])
+    parser.add_argument("--seconds", type=float, default=14.0)
+    parser.add_argument("--period", type=float, default=0.24, help="seconds between inferences")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="where the costs are measured")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    model, mmproj = true_shape.files()
+    values = {
+        "model.path": str(model), "mmproj.path": str(mmproj), "engine.n_gpu_layers": arguments.gpu_layers,
+    }  # fmt: skip
+    with LlamaVlm(Settings().with_values(values)) as vlm:
+        measured = [vlm._engine.latency.batch_cost(tokens) for tokens in range(64)]
+    single_s = measured[1]
+    costs: dict[str, Callable[[int], float]] = {
+        "measured here": lambda tokens: measured[min(tokens, 63)],
+        "the same at any length": lambda tokens: single_s,
+    }
+    times = [number * arguments.period for number in range(int(arguments.seconds / arguments.period))]
+    results: dict[str, Any] = {
+        name: {
+            drafts: measure(kind, cost, arguments.films, times)
+            for drafts, kind in (("none", WithoutDraft), ("from tracks", Perception))
+        }
+        for name, cost in costs.items()
+    }
+    for name, rows in results.items():
+        for drafts, row in rows.items():
+            print(f"batch cost {name}, drafts {drafts}: {row}")
+    report = {
+        "machine": machine(),
+        "gpu_layers": arguments.gpu_layers,
+        "films": arguments.films,
+        "batch_cost_ms": {tokens: round(1000 * measured[tokens], 2) for tokens in (1, 4, 16, 32, 63)},
+        "results": results,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "drafts.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
