@@ -48,6 +48,7 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {count: {label: a}, more_than: 3, fewer_than: 4}}", "9: no number is more than 3"),
         ("{when: {count: {label: a}, exactly: 1.5}}", "44: exactly is a whole number, got 1.5"),
         ("{when: {count: {crosses: door}, exactly: 1}}", "16: moments cannot be counted"),
+        ("{when: {distance: {below: 2}}}", "16: the distance from the camera is not"),
         ("{when: {near: {label: box}}}", "16: near takes `within`"),
         ("{when: {near: {label: box, within: 0}}}", "43: a distance of 0 is never undercut"),
         ("{when: {crosses: door}, for: 2}", "37: crossing, appearing and disappearing are moments"),

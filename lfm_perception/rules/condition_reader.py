@@ -39,7 +39,7 @@ MAX_DEPTH = 6
 COUNT_KEYS = ("count", "more_than", "fewer_than", "exactly", "hysteresis")
 OBJECT_KEYS = (
     *("label", *QUANTITIES, "attributes", "inside", "outside", "near"),
-    *("crosses", "appears", "disappears"),
+    *("crosses", "appears", "disappears", "distance"),
 )
 CONDITIONS = ("all", "any", "not", "count", "alert", "rule", *OBJECT_KEYS)
 
@@ -141,6 +141,12 @@ class ConditionReader:
         return Count(objects, Range(low, high, numbers.get("hysteresis", 0.0)))
 
     def _objects(self, given: Mapping[str, Any], path: Steps) -> Objects:
+        if "distance" in given:
+            raise WrongError(
+                (*path, "distance"),
+                "the distance from the camera is not measured, as there is no depth: use size, or near for "
+                "distances in the image",
+            )
         labels = as_names(given.get("label", ()), (*path, "label"))
         for label in labels:
             as_name(label, (*path, "label"), self._known.labels, "label")

@@ -52,6 +52,12 @@ rules:
   crowd: {when: {count: {inside: dock}, more_than: 2}, actions: {publish_bool: dock/crowd, snapshot: true}}
   near: {when: {all: [{near: {label: box, within: 64}}, {not: {rule: crowd}}]}, end_after: 1}
   goes: {when: {attributes: {helmet: no}, size: {below: 99}, outside: dock, disappears: 0.5}}
+  acts:
+    when: {label: box}
+    actions:
+      ask: {question: "Is it open?", type: choice, options: [open, shut], language: en}
+      set_parameter: {node: /arm, name: speed.max, value: [0.1, 0.2], end: [1.0]}
+      clip: true
 """
 
 
