@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lfm_perception.decisions import decision_text
 from lfm_perception.errors import PerceptionError
@@ -17,6 +17,9 @@ from lfm_perception.scene import Frame, Scene
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.typed_questions import TypedQuestion
+
+if TYPE_CHECKING:
+    from lfm_perception.memory import MemoryQuestion
 
 
 class Eyes(Protocol):
@@ -36,6 +39,10 @@ class Eyes(Protocol):
 
     def ask(self, question: TypedQuestion) -> str:
         """The answer to a question, as on the topic `answer`."""
+        ...
+
+    def remember(self, question: MemoryQuestion) -> str:
+        """What the memory holds about some words, as JSON."""
         ...
 
     def snapshot(self, *, boxes: bool) -> bytes:
@@ -81,6 +88,10 @@ class SourceEyes:
     def ask(self, question: TypedQuestion) -> str:
         """See `Eyes.ask`."""
         return decision_text(self._perception.answer(self._seen()[0], question))
+
+    def remember(self, question: MemoryQuestion) -> str:
+        """See `Eyes.remember`."""
+        raise PerceptionError("only a running node has a memory: serve node, with memory.enabled")
 
     def snapshot(self, *, boxes: bool) -> bytes:
         """See `Eyes.snapshot`."""

@@ -34,13 +34,16 @@ READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True)
 
 
-def make_server(open_eyes: Callable[[], Eyes], *, allow_changes: bool = False) -> MCPServer:
+def make_server(
+    open_eyes: Callable[[], Eyes], *, allow_changes: bool = False, with_memory: bool = False
+) -> MCPServer:
     """A server with the tools of the eyes; `run` serves it on standard input and output.
 
     Args:
         open_eyes: returns the eyes once they are there; each tool calls it. The server answers before: its
             host waits for a few seconds only.
         allow_changes: offer `set_labels` too.
+        with_memory: offer `search_memory` too.
     """
     server = MCPServer("lfm_perception", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
     lock = threading.Lock()
@@ -100,6 +103,19 @@ def make_server(open_eyes: Callable[[], Eyes], *, allow_changes: bool = False) -
         """The latest image, on request with the boxes of the detected objects."""
         with looking() as eyes:
             return Image(data=eyes.snapshot(boxes=boxes), format="jpeg")
+
+    if with_memory:
+        from lfm_perception.memory import MemoryQuestion
+
+        @server.tool(annotations=READS, structured_output=False)
+        def search_memory(words: str, since: str = "", until: str = "", kind: str = "") -> str:
+            """Search captions, events and counts of objects that the robot keeps, by words, as JSON.
+
+            The newest 20 entries with all the words. Times are an age such as 10m or 2h, or a date and time;
+            kind is caption, event or count.
+            """
+            with looking() as eyes:
+                return eyes.remember(MemoryQuestion(words, words, since, until, kind))
 
     if allow_changes:
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import lfm_perception
-from lfm_perception.cli import drift, evaluate, models, rules
+from lfm_perception.cli import drift, evaluate, memory, models, rules
 from lfm_perception.cli.ask import ask
 from lfm_perception.cli.bench import bench
 from lfm_perception.cli.demo import demo
@@ -37,6 +37,7 @@ app = typer.Typer(
 for command in (run, ask, mcp, record, demo, replay, bench, doctor):
     app.command()(command)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(memory.app, name="memory")
 app.add_typer(models.app, name="models")
 app.add_typer(rules.app, name="rules")
 app.add_typer(drift.app, name="drift")

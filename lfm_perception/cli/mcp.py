@@ -60,7 +60,7 @@ def mcp(
         else:
             eyes = opener.submit(_node_eyes, opened, node)
         eyes.add_done_callback(_log_failure)
-        server = make_server(eyes.result, allow_changes=allow_changes)
+        server = make_server(eyes.result, allow_changes=allow_changes, with_memory=node is not None)
         logging.getLogger(lfm_perception.__name__).propagate = False  # else the server prints warnings again
         server.run()
     if eyes.exception():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from typing import Protocol
 
 from std_msgs.msg import String
 
@@ -15,7 +16,6 @@ from lfm_perception.ros.processes import wait_for
 from lfm_perception.ros.session import NOT_ANSWERED
 from lfm_perception.ros.topics import QUESTIONS, RESULT
 from lfm_perception.text import safe_text
-from lfm_perception.typed_questions import TypedQuestion
 
 DISCOVERY_S = 10.0
 """Maximum time until the node is found."""
@@ -24,7 +24,19 @@ ANSWER_S = 30.0
 """Maximum time until it answers: an image must come, and others may have asked before."""
 
 
-def ask_node(name: str, question: TypedQuestion) -> str:
+class Asked(Protocol):
+    """A question to the node: a `TypedQuestion`, or a `memory.MemoryQuestion`."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    def to_json(self) -> str: ...
+
+
+def ask_node(name: str, question: Asked) -> str:
     """The answer of the node with this full name, as on its topic `answer`.
 
     A sentence names no question: of several that are asked at once, the first answer is taken.
@@ -59,7 +71,7 @@ def ask_node(name: str, question: TypedQuestion) -> str:
     return answers[0]
 
 
-def _answers(text: str, question: TypedQuestion) -> bool:
+def _answers(text: str, question: Asked) -> bool:
     """Whether a text on `answer` can be the answer to the question; others may ask too."""
     if question.type == "text":
         return not text.startswith("{")

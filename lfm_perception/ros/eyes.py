@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.node import Node
@@ -22,6 +22,9 @@ from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.processes import wait_for
 from lfm_perception.ros.topics import CAMERA, NEWEST, RESULT, Qos
 from lfm_perception.typed_questions import TypedQuestion
+
+if TYPE_CHECKING:
+    from lfm_perception.memory import MemoryQuestion
 
 SCENE_S = 15.0
 """Maximum time until the node publishes what is waited for."""
@@ -59,6 +62,10 @@ class NodeEyes:
 
     def ask(self, question: TypedQuestion) -> str:
         """See `Eyes.ask`."""
+        return ask_node(self._name, question)
+
+    def remember(self, question: MemoryQuestion) -> str:
+        """See `Eyes.remember`."""
         return ask_node(self._name, question)
 
     def snapshot(self, *, boxes: bool) -> bytes:

@@ -69,6 +69,7 @@ class RuleOutputs:
         ask: asks a question of a rule in the name of an asker, if there is room for it.
         warn: called as `warn(kind, sentence)`.
         on_error: receives unexpected exceptions.
+        on_event: receives each published event and the frame id of its image.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class RuleOutputs:
         ask: Callable[[TypedQuestion, Asker], bool],
         warn: Callable[..., None],
         on_error: Callable[[Exception], None],
+        on_event: Callable[[Event, str], None] | None = None,
     ) -> None:
         self._node, self._settings, self._decode = node, settings, decode
-        self._warn, self._on_error = warn, on_error
+        self._warn, self._on_error, self._on_event = warn, on_error, on_event
         self._outputs: Publishers | None = Publishers(node, RULES.publishers)
         self._lock, self._output_lock = threading.Lock(), threading.Lock()
         self._counts = Counter(dict.fromkeys(COUNTED, 0))
@@ -171,6 +173,8 @@ class RuleOutputs:
         with self._output_lock:
             if self._outputs is not None:
                 self._outputs.publish("events", partial(_message, event, self._frame_id))
+                if self._on_event is not None:
+                    self._on_event(event, self._frame_id)
 
     # --- the file --------------------------------------------------------------------------------------
 

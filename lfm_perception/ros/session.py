@@ -48,6 +48,7 @@ from lfm_perception.vlm import CommandVlm, OnText, Vlm
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
     from lfm_perception.ros.drift import DriftWatch
+    from lfm_perception.ros.memory import NodeMemory
     from lfm_perception.ros.rules import RuleOutputs
 
 CAMERA_WARNING_PERIOD_S = 30.0
@@ -118,6 +119,7 @@ class Session:
         self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
         resources.callback(self._question_outputs.close)
         self._commands = self._open_commands(resources) if settings.commands.allowed else None
+        self._memory = self._open_memory(resources) if settings.memory.enabled else None
         self._rules: RuleOutputs | None = None
         self._open_or_close_rules(settings)
         resources.callback(lambda: self._open_or_close_rules(Settings()))
@@ -134,14 +136,23 @@ class Session:
         resources.callback(commands.close)
         return commands
 
+    def _open_memory(self, resources: ExitStack) -> NodeMemory:
+        from lfm_perception.ros.memory import NodeMemory  # costs nothing without memory
+
+        on_error = partial(self._unexpected.record, "memory")
+        memory = NodeMemory(self._settings.memory, self._warn, on_error)
+        resources.callback(memory.close)
+        return memory
+
     def _open_or_close_rules(self, settings: Settings) -> None:
         """Have rules while `rules.file` names a file."""
         if settings.rules.file and self._rules is None:
             from lfm_perception.ros.rules import RuleOutputs  # costs nothing without rules
 
             on_error = partial(self._unexpected.record, "rules")
+            on_event = self._memory.on_event if self._memory is not None else None
             self._rules = RuleOutputs(
-                self._node, settings, self._decode, self._live.offer, self._warn, on_error
+                self._node, settings, self._decode, self._live.offer, self._warn, on_error, on_event
             )
         elif settings.rules.file and self._rules is not None:
             self._rules.reconfigure(settings)
@@ -278,7 +289,8 @@ class Session:
             question = cdr.string(raw, "input_query", MAX_QUERY_LENGTH)
         except PerceptionError as error:
             self._live.refuse("", str(error))
-        else:
+            return
+        if self._memory is None or not self._memory.ask(question, self._publish_answer, self.on_refusal):
             self._live.ask(question)
 
     def watch_camera(self) -> None:
@@ -309,6 +321,8 @@ class Session:
         publish("detections", lambda: messages.detections(scene))
         publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
         publish("raw_answer", lambda: String(data=scene.text))
+        if self._memory is not None:
+            self._memory.on_scene(scene, frame)
         self._question_outputs.publish(scene)
         if scene.caption_usage is not None:
             self._captioned = True
@@ -370,4 +384,5 @@ class Session:
         )
         before, self._last_status = self._last_status, status
         parts = part_statuses(status, before, self._settings.node)
-        return [*parts, *(extra.status() for extra in (self._rules, self._drift) if extra is not None)]
+        extras = (self._rules, self._drift, self._memory)
+        return [*parts, *(extra.status() for extra in extras if extra is not None)]

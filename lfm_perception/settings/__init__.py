@@ -8,6 +8,7 @@ range and no two contradict each other. Defaults of image and sampling parameter
 
 from lfm_perception.settings.drift import DriftSettings as DriftSettings
 from lfm_perception.settings.fovea import FoveaSettings as FoveaSettings
+from lfm_perception.settings.memory import MemorySettings as MemorySettings
 from lfm_perception.settings.model_schema import EngineSettings as EngineSettings
 from lfm_perception.settings.model_schema import OpenaiSettings as OpenaiSettings
 from lfm_perception.settings.root import Settings as Settings

@@ -18,6 +18,7 @@ from lfm_perception.settings.commands import CommandSettings
 from lfm_perception.settings.dialects import user_dialects
 from lfm_perception.settings.drift import DriftSettings
 from lfm_perception.settings.fovea import FoveaSettings
+from lfm_perception.settings.memory import MemorySettings
 from lfm_perception.settings.rules import RulesSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
 
@@ -47,6 +48,7 @@ class Settings:
     tracker: schema.TrackerSettings = schema.TrackerSettings()
     rules: RulesSettings = RulesSettings()
     drift: DriftSettings = DriftSettings()
+    memory: MemorySettings = MemorySettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()
     dialects: tuple[Dialect, ...] = ()

@@ -28,7 +28,7 @@ MAX_LISTED = 6
 """Maximum number of known names in a sentence."""
 
 KEY_PREFIX = "LFM_PERCEPTION_"
-"""Begin of the names of environment variables that may hold an API key."""
+"""Begin of the names of environment variables that may hold a key."""
 
 RENAMED = {
     "gate.difference": "inference.motion_threshold",
@@ -89,11 +89,21 @@ def _check_files(settings: Settings) -> None:
             raise PerceptionError(
                 f"{group}.sha256 must be 64 hexadecimal digits or empty, got {shown(digest)}"
             )
-    variable = settings.openai.key_variable
-    if variable and not re.fullmatch(f"{KEY_PREFIX}[A-Za-z0-9_]+", variable):
+    for group, variable in (
+        ("openai", settings.openai.key_variable),
+        ("memory", settings.memory.key_variable),
+    ):
+        if variable and not re.fullmatch(f"{KEY_PREFIX}[A-Za-z0-9_]+", variable):
+            raise PerceptionError(
+                f"{group}.key_variable must be a name that begins with {KEY_PREFIX}, got {shown(variable)}: "
+                "export the key under such a name, so that no setting can read other variables"
+            )
+    memory = settings.memory
+    if memory.enabled and not memory.path:
+        raise PerceptionError("memory.enabled is true and memory.path is empty: name the file")
+    if memory.enabled and memory.encrypted and not (memory.key_file or memory.key_variable):
         raise PerceptionError(
-            f"openai.key_variable must be a name that begins with {KEY_PREFIX}, got {shown(variable)}: "
-            "export the API key under such a name, so that no setting can read other variables"
+            "memory.encrypted is true and no key is named: set memory.key_file or memory.key_variable"
         )
     if settings.engine.backend == "recorded" and not settings.recorded.path:
         raise PerceptionError("engine.backend is recorded and recorded.path is empty: name the file")

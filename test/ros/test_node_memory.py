@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of the node: captions, counts and events into a file, and questions, on real DDS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+pytest.importorskip("sqlcipher3", reason="the extra memory is not installed")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from robot import Film, Robot, robot
+from std_srvs.srv import Trigger
+
+from lfm_perception.memory import MemoryQuestion, MemoryStore, Query
+from lfm_perception.memory.store import KINDS
+from lfm_perception.ros.eyes import node_eyes
+from lfm_perception.settings import Settings
+
+KEY = "a key of the robot's memory"
+RULES = "rules: {crowded: {when: {count: {}, more_than: 0}, message: a zygomorphic crowd}}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    (folder / "rules.yaml").write_text(RULES, encoding="utf-8")
+    (folder / "key").write_text(KEY, encoding="utf-8")
+    (folder / "key").chmod(0o600)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keeping(folder: Path) -> Iterator[Robot]:
+    """A node with a memory and a rule, which has seen some frames and captioned one."""
+    parameters: dict[str, object] = {
+        "rules.file": str(folder / "rules.yaml"),
+        "memory.enabled": True,
+        "memory.path": str(folder / "memory.db"),
+        "memory.key_file": str(folder / "key"),
+        "memory.thumbnails": True,
+    }
+    with robot(parameters) as started:
+        started.bring_up()
+        film = Film()
+        assert started.call(Trigger, "perception/caption_now", Trigger.Request()).success
+        for _ in range(3):
+            started.show(film.next(skip=5))
+        started.wait(lambda: started.heard["caption"], "the caption")
+        with closing(MemoryStore(Settings().with_values(parameters).memory)) as store:
+            kinds = set(KINDS)
+            started.wait(lambda: {each.kind for each in store.search(Query())} == kinds, "the entries")
+        yield started
+
+
+def command(folder: Path, *words: str) -> str:
+    """What `lfm-perception memory` prints, in a process of its own."""
+    line = [sys.executable, "-c", "from lfm_perception.cli import main; main()", "memory", *words]
+    changes = ["--path", str(folder / "memory.db"), "--set", f"memory.key_file={folder / 'key'}"]
+    done = subprocess.run([*line, *changes], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+def searched(folder: Path, *words: str) -> list[Any]:
+    return [json.loads(line) for line in command(folder, "search", *words, "--json").splitlines()]
+
+
+def test_captions_counts_and_events_are_found_while_the_node_writes(keeping: Robot, folder: Path) -> None:
+    (event,) = searched(folder, "zygomorphic crowd", "--since", "10m", "--kind", "event")
+    assert event["data"]["rule"] == "crowded"
+    assert event["stamp_ns"] == event["data"]["stamp"]["sec"] * 10**9 + event["data"]["stamp"]["nanosec"]
+    captions = searched(folder, "--kind", "caption")
+    assert captions[-1]["text"] == keeping.heard["caption"][0].data.strip()
+    counts = searched(folder, "--kind", "count")[0]
+    assert sum(counts["data"]["counts"].values()) > 0
+    assert all(label in counts["text"] for label in counts["data"]["counts"])
+    shown = command(folder, "search", "--thumbnails", str(folder / "thumbnails"))
+    assert " ago  event    crowded begin a zygomorphic crowd" in shown
+    assert "entries: count" in command(folder, "info")
+    assert next((folder / "thumbnails").iterdir()).read_bytes().startswith(b"\xff\xd8")
+
+
+def test_questions_about_the_past_are_answered_without_an_image(keeping: Robot) -> None:
+    keeping.heard["answer"].clear()
+    keeping.question("When did you last see a zygomorphic crowd?")
+    said = keeping.wait(lambda: keeping.heard["answer"], "the answer")[0].data
+    assert said.startswith("zygomorphic crowd: ")
+    assert "(event: crowded begin a zygomorphic crowd" in said
+    keeping.question("When was the unicorn last seen?")
+    keeping.wait(lambda: keeping.heard["answer"][1:], "the other answer")
+    assert keeping.heard["answer"][1].data.startswith("unicorn: not in memory, which goes back ")
+    keeping.question('{"type": "memory", "question": "crowd", "since": "soon"}')
+    keeping.wait(lambda: keeping.heard["answer"][2:], "the refusal")
+    assert keeping.heard["answer"][2].data.startswith("not answered 'crowd': 'soon' is no time")
+    with node_eyes(keeping.name) as eyes:
+        answer = json.loads(eyes.remember(MemoryQuestion("crowd", "crowd", since="1h")))
+    assert answer["entries"][0]["kind"] == "event"
+    assert answer["value"].startswith("crowd: ")
+
+
+def test_an_agent_searches_the_memory(keeping: Robot) -> None:
+    pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    from mcp import Client
+
+    from lfm_perception.agents.mcp_server import make_server
+
+    async def search(server: Any) -> tuple[Any, Any]:
+        async with Client(server) as client:
+            (tool,) = [each for each in (await client.list_tools()).tools if each.name == "search_memory"]
+            return tool, await client.call_tool("search_memory", {"words": "crowd", "kind": "event"})
+
+    with node_eyes(keeping.name) as eyes:
+        tool, found = asyncio.run(search(make_server(lambda: eyes, with_memory=True)))
+    assert tool.annotations.read_only_hint
+    assert json.loads(found.content[0].text)["entries"][0]["data"]["rule"] == "crowded"
+
+
+def test_the_memory_is_in_the_diagnostics_and_its_secrets_nowhere(keeping: Robot, folder: Path) -> None:
+    status = keeping.wait(lambda: keeping.diagnosis("memory"), "the diagnostics")
+    assert (status.level, status.message[-12:]) == (DiagnosticStatus.OK, "entries kept")
+    content = b"".join(file.read_bytes() for file in folder.glob("memory.db*"))
+    for secret in (b"zygomorphic", b"crowd", KEY.encode(), b"\xff\xd8\xff"):
+        assert secret not in content
+    assert KEY not in str(keeping.heard["/diagnostics"])
+    assert not keeping.set(memory__path=str(folder / "other.db")).successful, "only at the start"
+
+
+def test_with_another_key_the_node_says_why_it_cannot_be_configured(keeping: Robot, folder: Path) -> None:
+    assert keeping.change(Transition.TRANSITION_DEACTIVATE)
+    assert keeping.change(Transition.TRANSITION_CLEANUP)
+    (folder / "key").write_text("another key of the robot", encoding="utf-8")
+    assert not keeping.change(Transition.TRANSITION_CONFIGURE)
+    keeping.wait(lambda: "cannot be decrypted: check the key in" in keeping.diagnosis("node").message, "it")
+    (folder / "key").write_text(KEY, encoding="utf-8")
+    ended = searched(folder, "crowded end")
+    assert len(ended) == 1, "the event ended when the node was deactivated"
+    assert command(folder, "delete", "--all").endswith(f" deleted from {folder / 'memory.db'}\n")
+    assert searched(folder) == []
+
+
+def test_without_memory_nothing_of_it_is_imported() -> None:
+    names = "('lfm_perception.memory', 'lfm_perception.ros.memory', 'sqlcipher3')"
+    modules = "lfm_perception.ros.node, lfm_perception.cli, lfm_perception.agents.eyes"
+    code = f"import sys, {modules}; print([each for each in sys.modules if each.startswith({names})])"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ}
+    )
+    assert process.stdout == "[]\n", process.stderr
