@@ -76,7 +76,8 @@ constraints: environment ## pin the newest versions in constraints.txt, and thos
 	index=$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || echo https://pypi.org/simple); \
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
 	  UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
-	  --extra opencv --extra test --extra docs --extra eval --extra models --extra mcp --extra memory --extra ros --no-annotate \
+	  --extra opencv --extra test --extra docs --extra eval --extra models --extra mcp --extra memory --extra mqtt \
+	  --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade; \
 	echo pip | UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal \
 	  --python-version 3.10 --extra opencv --extra models --extra ros --no-annotate --generate-hashes \

@@ -21,6 +21,7 @@ from lfm_perception.cli.ask import ask
 from lfm_perception.cli.bench import bench
 from lfm_perception.cli.demo import demo
 from lfm_perception.cli.doctor import doctor
+from lfm_perception.cli.forward import forward
 from lfm_perception.cli.mcp import mcp
 from lfm_perception.cli.options import WarningPrinter
 from lfm_perception.cli.record import record
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (run, ask, mcp, record, demo, replay, bench, doctor):
+for command in (run, ask, mcp, record, demo, replay, bench, doctor, forward):
     app.command()(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(memory.app, name="memory")

@@ -88,15 +88,20 @@ def diagnostic_array(
     return DiagnosticArray(
         header=header,
         status=[
-            DiagnosticStatus(
-                name=f"{name}: {part.part}",
-                level=part.level,
-                message=sentence(part.message),
-                hardware_id=hardware_id,
-                values=[KeyValue(key=key, value=sentence(str(value))) for key, value in part.values.items()],
-            )
+            diagnostic_status(part, name, hardware_id)
             for part in (*parts, PartStatus("node", *_node_level(state), values))
         ],
+    )
+
+
+def diagnostic_status(part: PartStatus, name: str, hardware_id: str) -> DiagnosticStatus:
+    """The status of a part of the node `name`."""
+    return DiagnosticStatus(
+        name=f"{name}: {part.part}",
+        level=part.level,
+        message=sentence(part.message),
+        hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=sentence(str(value))) for key, value in part.values.items()],
     )
 
 

@@ -182,6 +182,19 @@ RULES = NodeInterface(
 """The topic of the rules, which exists while `rules.file` names a file. Those of actions are in that file."""
 
 
+FORWARD = NodeInterface(
+    publishers=(
+        Topic("/diagnostics", "diagnostic_msgs/DiagnosticArray", RESULT, "every second",
+              "whether the broker is connected, and what waits"),
+    ),
+    subscriptions=(
+        *RULES.publishers,
+        *(topic for topic in PERCEPTION.publishers if topic.name in ("scene", "/diagnostics")),
+    ),
+)  # fmt: skip
+"""The node of `lfm-perception forward`."""
+
+
 def question_topics(names: Iterable[str]) -> list[Topic]:
     """The topics of the standing questions of these names."""
     return [

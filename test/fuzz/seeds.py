@@ -61,6 +61,22 @@ rules:
 """
 
 
+EVENT = {
+    "version": 1,
+    "event_id": "in-1",
+    "rule": "in",
+    "state": "begin",
+    "stamp": {"sec": 1, "nanosec": 5},
+    "begin": {"sec": 1, "nanosec": 5},
+    "duration_s": 0.5,
+    "frame_id": "camera",
+    "message": "x" * 40,
+    "tracks": 30 * [{"track_id": 1, "label": "box", "confidence": 0.9, "bbox": [0.1, 0.2, 0.3, 0.4]}],
+    "tracks_left_out": 0,
+    "values": {"count": 3, "near": "box"},
+    "suppressed": 0,
+}
+
 _ROW = [1, 2, 3]
 DRIFT = {
     "kind": "drift baseline",

@@ -55,6 +55,24 @@ def rules(folder: Path) -> Read:
     return read
 
 
+def event(folder: Path) -> Read:
+    """Events that are accepted must be valid by their schema, and short enough."""
+    import jsonschema
+
+    from lfm_perception.mqtt.payloads import event_payload
+    from lfm_perception.rules.events import MAX_BYTES, SCHEMA
+
+    valid = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+
+    def read(data: bytes) -> object:
+        payload = event_payload(data.decode(errors="replace"))
+        assert len(payload) <= MAX_BYTES
+        valid.validate(json.loads(payload))
+        return payload
+
+    return read
+
+
 def drift(folder: Path) -> Read:
     """Baselines that are accepted must also serve."""
     from lfm_perception.drift import DriftMonitor, Samples, read_baseline

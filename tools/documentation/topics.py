@@ -11,6 +11,7 @@ from lfm_perception.commands.tools import Tool
 from lfm_perception.ros.topics import (
     COMMANDS,
     DEMO_CAMERA,
+    FORWARD,
     PERCEPTION,
     RULES,
     STANDING_QUESTION,
@@ -27,6 +28,7 @@ def texts() -> dict[str, str]:
         "topics/standing-questions": _topics(STANDING_QUESTION, "rate"),
         "topics/commands": _topics([*COMMANDS.subscriptions, *COMMANDS.publishers], "when"),
         "topics/rules": _topics(RULES.publishers, "when"),
+        "topics/forward": _topics([*FORWARD.subscriptions, *FORWARD.publishers], "when"),
         "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
         "commands/tools": table(
             ("tool", "arguments", "does"),

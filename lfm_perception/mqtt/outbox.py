@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bounded queue of messages in a file, which outlives the process: SQLite, with a write-ahead log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.files import check_new_file, real_path
+
+MAX_PAYLOAD = 2000
+"""Maximum size of a message, bytes."""
+
+PAGE_BYTES, LOG_BYTES = 4096, 1 << 20
+"""Size of a page of the file, and of the write-ahead log beside it when it is not in use."""
+
+DAMAGED = ".damaged"
+"""Suffix of a file that was damaged, and was replaced by an empty one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that waits. Numbers ascend, and are not used twice."""
+
+    number: int
+    topic: str
+    payload: bytes
+
+
+class Outbox:
+    """Messages that wait to be sent, the oldest first. For any thread; one process at a time.
+
+    A message is in the file when `add` returns: `kill -9` loses none, a power failure the last ones. Beyond
+    `max_messages` or `max_bytes` of payload the oldest are dropped, and counted in `dropped` with those
+    that a full disk kept out. The file itself never grows beyond twice `max_bytes`. A damaged file is moved
+    aside, and the queue begins empty.
+
+    Raises PerceptionError when the file cannot be used.
+    """
+
+    def __init__(self, path: Path, max_messages: int, max_bytes: int) -> None:
+        self._path, self._max_messages, self._max_bytes = real_path(path), max_messages, max_bytes
+        self._lock = threading.Lock()
+        self.dropped = 0
+        self.problem = ""
+        """Why the last message could not be stored; empty where it could."""
+        check_new_file(path)
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError as error:
+            self._move_aside(error)
+            self._db = self._open()
+        number, size = self._db.execute("SELECT count(*), total(length(payload)) FROM messages").fetchone()
+        self.waiting, self._bytes = int(number), int(size)
+
+    def _open(self) -> sqlite3.Connection:
+        """The database, checked. Raises sqlite3.DatabaseError for a damaged one."""
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+        except OSError as error:
+            raise PerceptionError(f"the queue {self._path} cannot be opened: {os_reason(error)}") from error
+        limit = 2 * self._max_bytes + (64 * PAGE_BYTES)
+        if self._path.stat().st_size > limit:
+            raise sqlite3.DatabaseError(f"it is larger than {limit} bytes")
+        db = sqlite3.connect(self._path, timeout=0.5, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+            db.execute(f"PRAGMA max_page_count = {limit // PAGE_BYTES}")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS messages (number INTEGER PRIMARY KEY AUTOINCREMENT, "
+                "topic TEXT NOT NULL, payload BLOB NOT NULL)"
+            )
+            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            strange = db.execute(
+                "SELECT count(*) FROM messages WHERE typeof(topic) != 'text' OR typeof(payload) != 'blob' "
+                "OR length(payload) > ?",
+                (MAX_PAYLOAD,),
+            ).fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            db.close()
+            if "locked" in str(error):
+                raise PerceptionError(
+                    f"the queue {self._path} is in use: another forward runs, or give another --queue"
+                ) from error
+            raise
+        if found != "ok" or strange:
+            db.close()
+            raise sqlite3.DatabaseError(f"{strange} messages are none" if strange else found)
+        return db
+
+    def _move_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = self._path.with_name(self._path.name + DAMAGED)
+        try:
+            self._path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        except OSError as reason:
+            raise PerceptionError(
+                f"the queue {self._path} is damaged ({error}): {os_reason(reason)}"
+            ) from reason
+        logging.getLogger(__name__).warning(
+            "the queue %s is damaged (%s): it is kept as %s, and begins empty", self._path, error, aside.name
+        )
+
+    def add(self, topic: str, payload: bytes) -> None:
+        """Store a message of at most `MAX_PAYLOAD` bytes; never raises for a full disk."""
+        with self._lock:
+            try:
+                with closing(self._db.cursor()) as cursor:
+                    cursor.execute("BEGIN")
+                    dropped, freed = self._make_room(cursor, len(payload))
+                    cursor.execute("INSERT INTO messages (topic, payload) VALUES (?, ?)", (topic, payload))
+                    cursor.execute("COMMIT")
+            except sqlite3.Error as error:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                self.dropped += 1
+                self.problem = f"the queue {self._path} cannot be written: {error}"
+                return
+            self.dropped += dropped
+            self.waiting += 1 - dropped
+            self._bytes += len(payload) - freed
+            self.problem = ""
+
+    def _make_room(self, cursor: sqlite3.Cursor, size: int) -> tuple[int, int]:
+        """Drop the oldest messages as far as the limits ask for it. Returns their number and their bytes."""
+        dropped = freed = 0
+        while self.waiting - dropped and (
+            self.waiting - dropped >= self._max_messages or self._bytes - freed + size > self._max_bytes
+        ):
+            number, length = cursor.execute(
+                "SELECT number, length(payload) FROM messages ORDER BY number LIMIT 1"
+            ).fetchone()
+            cursor.execute("DELETE FROM messages WHERE number = ?", (number,))
+            dropped, freed = dropped + 1, freed + length
+        return dropped, freed
+
+    def after(self, number: int, count: int) -> list[Message]:
+        """The `count` oldest messages after this number; 0 begins with the oldest of all."""
+        with self._lock:
+            try:
+                rows = self._db.execute(
+                    "SELECT number, topic, payload FROM messages WHERE number > ? ORDER BY number LIMIT ?",
+                    (number, count),
+                ).fetchall()
+            except sqlite3.Error as error:
+                self.problem = f"the queue {self._path} cannot be read: {error}"
+                return []
+        return [Message(*row) for row in rows]
+
+    def remove(self, message: Message) -> None:
+        """Forget a message that was sent; one that was dropped meanwhile is gone already."""
+        with self._lock:
+            try:
+                removed = self._db.execute(
+                    "DELETE FROM messages WHERE number = ?", (message.number,)
+                ).rowcount
+            except sqlite3.Error as error:  # it will be sent once more
+                self.problem = f"the queue {self._path} cannot be written: {error}"
+                return
+            self.waiting -= removed
+            self._bytes -= removed * len(message.payload)
+
+    def close(self) -> None:
+        """Close the file; the messages stay in it."""
+        with self._lock:
+            self._db.close()
