@@ -14,7 +14,7 @@ from lfm_perception.evaluation.tracking import TrackingProtocol, track_sequence
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
-from lfm_perception.tracking import Tracker, kalman_tracker, open_tracker
+from lfm_perception.tracking import Tracker, open_tracker, published_tracks
 
 
 def tracker() -> Tracker:
@@ -48,8 +48,8 @@ def test_decay_calibrates_the_confidences_of_sparse_answers(
 ) -> None:
     protocol = TrackingProtocol("sparse", stride=stride, latency=6)
     errors = []
-    for decay_s in (kalman_tracker.CONFIDENCE_DECAY_S, math.inf):
-        monkeypatch.setattr(kalman_tracker, "CONFIDENCE_DECAY_S", decay_s)
+    for decay_s in (published_tracks.CONFIDENCE_DECAY_S, math.inf):
+        monkeypatch.setattr(published_tracks, "CONFIDENCE_DECAY_S", decay_s)
         scores, correct = list[float](), list[bool]()
         for sequence in read_tud():
             runs = track_sequence(sequence, protocol, open_tracker(TrackerSettings()), seed=0)

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tracks import STEP_S, following, seen
+
+from lfm_perception.tracking import Tracker
 
 
 def test_a_track_is_published_after_min_hits() -> None:
@@ -97,3 +100,48 @@ def test_an_object_that_returns_from_behind_another_keeps_its_id() -> None:
     (track,) = tracker.predict(29 * STEP_S)
     assert track.track_id == 1
     assert track.age_s == pytest.approx(29 * STEP_S)
+
+
+def walking_out(last_x: float, misses: int = 1) -> Tracker:
+    """A tracker of an object of size 0.1 that walks to the right up to `last_x`, and is then missed."""
+    tracker = following()
+    for i in range(8):
+        tracker.update([seen(last_x - 0.02 * (7 - i))], i * STEP_S)
+    for i in range(8, 8 + misses):
+        tracker.update([], i * STEP_S)
+    return tracker
+
+
+def test_an_object_that_is_missed_while_it_leaves_the_image_is_not_published() -> None:
+    assert walking_out(1.0, misses=0).predict(8 * STEP_S)
+    assert walking_out(1.0).predict(8 * STEP_S) == ()
+
+
+def test_a_miss_of_an_object_that_is_mostly_visible_or_comes_back_is_bridged() -> None:
+    assert walking_out(0.95).predict(8 * STEP_S)
+    returning = following()
+    for i, x in enumerate((0.92, 0.95, 0.98, 1.01, 1.01, 1.0, 0.99)):
+        returning.update([seen(x)], i * STEP_S)
+    returning.update([], 7 * STEP_S)
+    (track,) = returning.predict(7 * STEP_S)
+    assert track.velocity.x < 0.0
+    assert track.box.width < 0.07
+
+
+def test_who_did_not_leave_keeps_the_id() -> None:
+    tracker = walking_out(1.0)
+    tracker.update([seen(1.0)], 9 * STEP_S)
+    assert [track.track_id for track in tracker.predict(9 * STEP_S)] == [1]
+
+
+def test_an_object_that_a_turning_camera_leaves_behind_is_not_published_after_a_miss() -> None:
+    tracker = following(camera_motion_compensation="on")
+    step = np.eye(3)
+    step[0, 2] = 0.02
+    for i in range(8):
+        tracker.add_ego_motion(step, i * STEP_S)
+        tracker.update([seen(0.86 + 0.02 * i)], i * STEP_S)
+    assert abs(tracker.predict(7 * STEP_S)[0].velocity.x - 0.1) < 0.02
+    tracker.add_ego_motion(step, 8 * STEP_S)
+    tracker.update([], 8 * STEP_S)
+    assert tracker.predict(8 * STEP_S) == ()

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
 from lfm_perception.settings import TrackerSettings
@@ -12,7 +16,7 @@ STEP_S = 0.2
 
 
 def person(x: float, score: float = 0.9) -> Detection:
-    return Detection("person", Box(x - 0.1, 0.3, x + 0.1, 0.9), score)
+    return Detection("person", Box(max(x - 0.1, 0.0), 0.3, min(x + 0.1, 1.0), 0.9), score)
 
 
 def test_two_that_pass_each_other_keep_both_tracks_while_their_boxes_nearly_coincide() -> None:
@@ -48,3 +52,15 @@ def test_who_was_seen_for_long_is_recognized_after_the_same_time() -> None:
     for i in range(25):
         tracker.update([person(0.5)] if not 13 <= i < 22 else [], i * STEP_S)
     assert [track.track_id for track in tracker.predict(24 * STEP_S)] == [1]
+
+
+def test_who_is_partly_visible_before_the_camera_turns_away_is_recognized_when_it_turns_back() -> None:
+    tracker = open_tracker(TrackerSettings(camera_motion_compensation="on"))
+    away = [0.5 - 0.13 * i for i in range(6)]
+    places = [0.5] * 10 + away + [away[-1]] * 6 + away[::-1]
+    for i, (before, x) in enumerate(pairwise([0.5, *places])):
+        step = np.eye(3)
+        step[0, 2] = x - before
+        tracker.add_ego_motion(step, i * STEP_S)
+        tracker.update([person(x)] if x > -0.1 else [], i * STEP_S)
+    assert [track.track_id for track in tracker.predict(len(places) * STEP_S)] == [1]

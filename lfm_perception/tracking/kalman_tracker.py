@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import starmap
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.calibration import PlattScaling
-from lfm_perception.geometry import Box, BoxArray, iou_matrix
-from lfm_perception.scene import CoordinateStd, Detection, Track, Velocity, View
+from lfm_perception.geometry import BoxArray, iou_matrix
+from lfm_perception.scene import Detection, Track, View
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import Pending, register_tracker
 from lfm_perception.tracking.association import Indices, associate, unique_pairs
 from lfm_perception.tracking.ego_motion_history import Affine, EgoMotionHistory, transform_boxes
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, ImmFilter, centre_and_size
-from lfm_perception.tracking.measurements import Measurements, visible_boxes
+from lfm_perception.tracking.measurements import Measurements, are_leaving, visible_boxes
 from lfm_perception.tracking.noise_scale import NoiseScale
+from lfm_perception.tracking.published_tracks import PublishedTracks
 from lfm_perception.tracking.track_state import TrackState
 from lfm_perception.tracking.views import Fragments, is_observable, seen_parts
 
@@ -46,42 +46,14 @@ MISS_WEIGHT = 0.9
 """Factor on the association score of a track for each answer in a row that missed it: what is seen goes
 before what may have left."""
 
-MAX_DRIFT = 6.0
-"""Box sizes, as the velocity's standard deviation times the time since the last detection, up to which a
-track that no view could show is published; of boxes beyond, half lie on no object."""
-
 MIN_SPEED = 0.02
 """Image widths per second below which an object is taken to stand."""
-
-FULL_CONFIDENCE_S, CONFIDENCE_DECAY_S = 0.4, 2.0
-"""Prediction age up to which confidences hold as calibrated, and the time constant of their decay, seconds.
-
-Of the tracks of the TUD sequences that no answer has missed yet, at an inference every 0.48 s with a latency
-of 0.24 s, 84% lie on their object at 0.3 s, 77% at 0.5 s, 72% at 0.7 s. An answer that misses a track lowers
-its score by itself.
-"""
 
 # Reasons for which a whole frame is rejected, or all tracks are removed
 INVALID_STAMP = "stamp is not finite"
 DUPLICATE_STAMP = "duplicate stamp"
 STAMP_OUT_OF_ORDER = "stamp out of order"
 CLOCK_JUMP = "clock jumped back"
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """The published tracks at the last inferred frame, prepared for prediction at camera rate."""
-
-    identities: list[tuple[int, str, float]]  # id, label, calibrated score
-    first_s: Array
-    last_s: Array
-    filters: ConstantVelocityFilter
-    process_noise: Array
-    looming: Array
-    max_prediction_s: Array
-    unseen: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    missed: NDArray[np.bool_]
 
 
 @register_tracker("kalman")
@@ -141,35 +113,9 @@ class KalmanTracker:
         if not published.identities or not math.isfinite(stamp_s):
             return ()
         now_s = max(stamp_s, self._stamp_s)
-        filters = published.filters.predict(now_s - self._stamp_s, published.process_noise, published.looming)
+        filters = published.predict(now_s - self._stamp_s)
         camera_velocity = self._camera_velocity(filters, now_s)
-        filters = self._compensate(filters, now_s)
-        velocity = filters.velocity[:, :2] + camera_velocity
-        boxes = visible_boxes(filters, published.truncated)
-        time_since_update_s = now_s - published.last_s
-        velocity_std = np.sqrt(filters.velocity_variance[:, :2])
-        box_std = np.sqrt(filters.variance[:, :2] + filters.variance[:, 2:] / 4.0).tolist()
-        size, drift = boxes[:, 2:] - boxes[:, :2], velocity_std * time_since_update_s[:, None]
-        visible = (size > 0.0).all(axis=1) & (time_since_update_s <= published.max_prediction_s)
-        visible &= ~published.unseen | (drift <= MAX_DRIFT * size).all(axis=1)
-        fading_s = np.maximum(time_since_update_s - FULL_CONFIDENCE_S, 0.0) * ~published.missed
-        return tuple(
-            Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera, sides)
-            for (track_id, label, score), decay, box, speed, age_s, since_s, std, camera, sides, shown in zip(
-                published.identities,
-                np.exp(-fading_s / CONFIDENCE_DECAY_S).tolist(),
-                boxes.tolist(),
-                starmap(Velocity, velocity.tolist()),
-                (now_s - published.first_s).tolist(),
-                time_since_update_s.tolist(),
-                starmap(Velocity, velocity_std.tolist()),
-                starmap(Velocity, camera_velocity.tolist()),
-                (CoordinateStd(*sides, *sides) for sides in box_std),
-                visible.tolist(),
-                strict=True,
-            )
-            if shown
-        )
+        return published.tracks(self._compensate(filters, now_s), camera_velocity, now_s)
 
     def pending(self, stamp_s: float) -> Pending:
         rows = np.flatnonzero([not state.confirmed for state in self._states])
@@ -305,7 +251,10 @@ class KalmanTracker:
         scale = np.where(crowded[:, None], 1.0, self._noise_scale.variance_scale(tracks))
         variance = whole.variance * scale
         innovation = self._filters.mixed[tracks].normalized_innovation(whole.measured, variance)
-        self._noise_scale = self._noise_scale.update(tracks[~crowded], innovation[~crowded])
+        side_error = whole.side_errors()
+        self._noise_scale = self._noise_scale.update(
+            tracks[~crowded], innovation[~crowded], side_error[~crowded]
+        )
         self._filters = self._filters.update(tracks, whole.measured, variance)
         cut = measurements.cut[matched]
         corners = self._filters.mixed.corners()[tracks]
@@ -360,7 +309,9 @@ class KalmanTracker:
             return
         mixed = self._filters.mixed
         old, new = mixed[dormant], mixed[confirmed]
-        seen = centre_and_size(self._last_boxes[dormant])  # sizes are not predicted for so long
+        # sizes are not predicted for so long, unless only a part was visible at last
+        part = self._truncated[dormant, :2] | self._truncated[dormant, 2:]
+        seen = np.where(np.tile(part, 2), old.position, centre_and_size(self._last_boxes[dormant]))
         distance = old.squared_distances(old.position, new.position, new.variance)[..., :2].sum(axis=2)
         alike = np.array(
             [[self._states[o].label in self._states[n].label_votes for n in confirmed] for o in dormant]
@@ -377,18 +328,29 @@ class KalmanTracker:
             state.settings = self._label_settings.get(state.label, self._settings)
         noise = np.array([state.settings.process_noise for state in self._states])[:, None] * AXIS_SCALE
         self._process_noise = noise
-        published = [row for row, state in enumerate(self._states) if state.published]
+        mixed = self._filters.mixed
+        moving = mixed.add_velocity(self._camera_velocity(mixed, self._stamp_s))
+        leaving = are_leaving(moving, self._truncated).tolist()
+        published = [
+            row
+            for row, state in enumerate(self._states)
+            if state.published and not (state.misses and leaving[row])
+        ]
         rows = np.array(sorted(published, key=lambda row: self._states[row].track_id), dtype=np.intp)
         states = [self._states[row] for row in rows]
         scaling = PlattScaling(self._settings.score_gain, self._settings.score_bias)
-        filters = self._filters.mixed[rows]
-        self._published = _Published(
+        mixed = mixed[rows]
+        filters = mixed.shrink_velocity()
+        residual = centre_and_size(self._last_boxes[rows]) - mixed.position
+        own = np.tile(self._noise_scale.residual_share[rows], 2) * residual
+        self._published = PublishedTracks(
             identities=[(state.track_id, state.label, scaling.apply(state.score)) for state in states],
             first_s=np.array([state.first_s for state in states]),
             last_s=np.array([state.last_s for state in states]),
-            filters=filters.shrink_velocity(),
+            filters=filters,
+            at_update=replace(filters, position=mixed.position + own),
             process_noise=noise[rows],
-            looming=filters.looming(),
+            looming=mixed.looming(),
             max_prediction_s=np.array([state.max_prediction_s for state in states]),
             unseen=np.array([state.unseen for state in states], dtype=bool),
             truncated=self._truncated[rows],

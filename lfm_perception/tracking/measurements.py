@@ -37,6 +37,13 @@ PAIR_IOU = 0.5
 UNMEASURED = 1e6
 """Variance, in image sides squared, of what a detection does not measure."""
 
+LEAVING_SHARE = 0.7
+"""Visible share of the width or height of an object that moves out of the image, below which a miss means
+that it has left."""
+
+OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
+"""Direction out of the image of each side, `xyxy`."""
+
 # Reasons for which detections are rejected
 INVALID_BOX = "not a box"
 NO_LABEL = "no label"
@@ -50,6 +57,15 @@ class WholeObjects:
     predicted: Array
     measured: Array
     variance: Array
+
+    def side_errors(self) -> Array:
+        """Mean squares of the innovations of the sides along x and y, shape (M, 2), in measurement variances.
+
+        Innovations of the filters before the update; NaN along an axis on which an edge cuts the object off.
+        """
+        error = self.measured - self.predicted
+        square = (error[:, :2] ** 2 + error[:, 2:] ** 2 / 4.0) / self.variance[:, :2]
+        return np.where(self.variance[:, 2:] < UNMEASURED, square, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +208,11 @@ def _measurement_noise(position: Array, model_variance: Array, settings: Tracker
 def visible_boxes(tracks: ConstantVelocityFilter, truncated: NDArray[np.bool_]) -> BoxArray:
     """The parts of the boxes inside the image, `xyxy`, shape (N, 4). Truncated sides stay on the edge."""
     return np.where(truncated, IMAGE_EDGES, tracks.corners().clip(0.0, 1.0))
+
+
+def are_leaving(tracks: ConstantVelocityFilter, truncated: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which objects move out of the image through a truncated side and have mostly done so, shape (N,)."""
+    boxes = visible_boxes(tracks, truncated)
+    outward = truncated & (np.tile(tracks.velocity[:, :2], 2) * OUTWARD > 0.0)
+    small = boxes[:, 2:] - boxes[:, :2] < LEAVING_SHARE * tracks.position[:, 2:]
+    return np.asarray((outward & np.tile(small, 2)).any(axis=1))

@@ -101,6 +101,7 @@ def _tracking(found: Any) -> Iterator[tuple[str, str]]:
     peers = [name for name in metrics["sparse-late"] if name not in (OURS, "bound")]
     late = metrics["sparse-late"]
     yield "tracking/sparse-late/hota", f"{late[OURS]['hota']:.1f}"
+    yield "tracking/every-frame-clean/hota", f"{metrics['every-frame-clean'][OURS]['hota']:.1f}"
     yield "tracking/sparse-late/best-peer-hota", f"{max(late[peer]['hota'] for peer in peers):.1f}"
     own = [metrics[protocol][OURS] for protocol in PROTOCOLS]
     yield (
