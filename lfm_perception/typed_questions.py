@@ -140,6 +140,8 @@ class TypedQuestion:
         """A question from the mapping of `from_json`. Raises PerceptionError, naming the key."""
         if not isinstance(entry, Mapping) or not isinstance(entry.get("question"), str):
             raise PerceptionError("a question in JSON must be an object with the text under 'question'")
+        if entry.get("type") == "memory":
+            raise PerceptionError("a question of type memory is answered by a node with memory.enabled only")
         for key, value in entry.items():
             kind = QUESTION_KEYS.get(key)
             if kind is None:

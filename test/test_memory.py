@@ -18,6 +18,7 @@ from sqlcipher3 import dbapi2
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.memory import MemoryStore, Query
+from lfm_perception.memory import store as store_module
 from lfm_perception.stamps import NANOSECONDS as S
 
 WORDS = (
@@ -213,6 +214,14 @@ def test_a_database_of_others_is_refused_and_left_alone(tmp_path: Path, key: Non
         MemoryStore(settings(tmp_path / "pipe"), create=True)
     with pytest.raises(PerceptionError, match="there is no memory"):
         MemoryStore(settings(tmp_path / "none.db"))
+
+
+def test_without_the_package_a_sentence_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "find_spec", lambda name: None)  # as if it were not installed
+    with pytest.raises(PerceptionError, match=r"pip install 'lfm_perception\[memory\]'"):
+        MemoryStore(settings(tmp_path / "m.db"), create=True)
 
 
 def test_damage_is_a_sentence(tmp_path: Path) -> None:

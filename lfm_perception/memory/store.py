@@ -60,6 +60,7 @@ _SCHEMA = (
     "(kind, text, content='', columnsize=0, tokenize='porter unicode61 remove_diacritics 2')",
 )
 _PRAGMAS = (
+    "hard_heap_limit = 256000000",
     "trusted_schema = OFF",
     "cell_size_check = ON",
     "secure_delete = ON",
@@ -268,6 +269,8 @@ class MemoryStore:
             yield
         except (self._sqlite.Error, OSError, OverflowError, ValueError) as error:
             raise PerceptionError(f"memory {self.path}: {error}") from error
+        except MemoryError as error:  # for an entry of gigabytes, by its size in a damaged file
+            raise PerceptionError(f"memory {self.path} is damaged, or this computer lacks memory") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

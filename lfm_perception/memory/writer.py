@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from lfm_perception.errors import PerceptionError
@@ -158,6 +159,8 @@ class MemoryWriter:
                 self._problem = str(error)
                 self._lose_oldest()
             self._warn("memory", f"nothing is kept for now: {error}")
+            with suppress(PerceptionError):  # deletion alone takes less room
+                self._store.write((), now_ns)
         else:
             with self._changed:
                 self._kept += len(batch)

@@ -163,6 +163,7 @@ READERS = (
     ),
     json_reader("forwarded events", "", targets.event, EVENT),
     json_reader("drift baselines", "b.json", targets.drift, DRIFT),
+    bytes_reader("memory files", "m.db", targets.memory, lambda: [targets.memory_file()]),
     text_reader("--set KEY=VALUE", "", targets.changes, SET, YAML_TOKENS, BROKEN_SET),
     text_reader("parameter values", "", targets.values, ("0",), ("1", "2")),
     json_reader("model registry", "registry.json", targets.registry, REGISTRY),

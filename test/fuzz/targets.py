@@ -89,6 +89,44 @@ def drift(folder: Path) -> Read:
     return read
 
 
+def memory(folder: Path) -> Read:
+    """A memory is also searched, written and emptied."""
+    from contextlib import closing
+
+    from lfm_perception.memory import Entry, MemoryStore, Query
+    from lfm_perception.settings import Settings
+
+    def read(file: Path) -> object:
+        settings = Settings().with_values({"memory.path": str(file), "memory.encrypted": False}).memory
+        with closing(MemoryStore(settings)) as store:
+            found = [store.search(query) for query in (Query(), Query("forklift door"), Query(kind="event"))]
+            store.info()
+            store.write([Entry("event", "a box", 1, 3 * 10**9)], 4 * 10**9)
+            store.delete(2 * 10**9)
+            return found
+
+    return read
+
+
+@functools.cache
+def memory_file() -> bytes:
+    """A memory with entries of each kind that is not encrypted."""
+    import tempfile
+    from contextlib import closing
+
+    from lfm_perception.memory import Entry, MemoryStore
+    from lfm_perception.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.db")
+        settings = Settings().with_values({"memory.path": str(path), "memory.encrypted": False}).memory
+        kinds = ("caption", "event", "count")
+        entries = [Entry(kinds[n % 3], f"a forklift at door {n}", n, 10**9 + n, "{}") for n in range(90)]
+        with closing(MemoryStore(settings, create=True)) as store:
+            store.write([*entries, Entry("event", "a forklift", 1, 2 * 10**9, "x" * 4000)], 2 * 10**9)
+        return path.read_bytes()
+
+
 def changes(folder: Path) -> Read:
     import typer
 

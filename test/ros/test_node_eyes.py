@@ -16,6 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from robot import Film, Robot
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.memory import MemoryQuestion
 from lfm_perception.ros.eyes import node_eyes
 from lfm_perception.settings import Settings
 from lfm_perception.typed_questions import TypedQuestion
@@ -56,3 +57,5 @@ def test_an_agent_sees_what_the_node_sees(running: Robot) -> None:
         with pytest.raises(PerceptionError, match="more than once"):
             eyes.set_labels(["box", "box"])
         eyes.set_labels(Settings().detect.labels)
+        with pytest.raises(PerceptionError, match=r"by a node with memory\.enabled only"):
+            eyes.remember(MemoryQuestion("box", "box"))
