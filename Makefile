@@ -77,7 +77,7 @@ constraints: environment ## pin the newest versions in constraints.txt, and thos
 	printf 'cmake\nninja\npip\nscikit-build-core\ntrackeval\nuv\n' | \
 	  UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
 	  --extra opencv --extra test --extra docs --extra eval --extra models --extra mcp --extra memory --extra mqtt \
-	  --extra ros --no-annotate \
+	  --extra ocr --extra ros --no-annotate \
 	  --custom-compile-command "make constraints" setup.cfg - --output-file constraints.txt --upgrade; \
 	echo pip | UV_DEFAULT_INDEX=$${PIP_INDEX_URL:-$$index} $(BIN)/uv pip compile --quiet --universal \
 	  --python-version 3.10 --extra opencv --extra models --extra ros --no-annotate --generate-hashes \

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lfm_perception.backends import open_vlm
 from lfm_perception.decisions import Decision, answer_probabilities, decide
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
+from lfm_perception.geometry import WHOLE, iou_matrix, stack
 from lfm_perception.planning.attribute_schedule import MIN_SIDE, AttributeSchedule, is_small, surroundings
 from lfm_perception.planning.inference import Inferencer
 from lfm_perception.planning.motion_gate import MotionGate
@@ -30,6 +30,7 @@ from lfm_perception.vlm import CancelledError, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.planning.fovea import Choice, Fovea
+    from lfm_perception.second_opinion import SecondOpinion
 
 
 class Perception:
@@ -47,6 +48,8 @@ class Perception:
         self._inferencer, self._gate = Inferencer(settings, vlm), MotionGate(settings.inference)
         self._fovea: Fovea | None = None
         self._schedule, self._attributes = QuestionSchedule(), AttributeSchedule()
+        self.second_opinion: SecondOpinion | None = None
+        """Asks an adviser about tracks, where one is allowed; closed by the caller. Any thread may set it."""
         self._apply(settings)
         self.reset()
 
@@ -129,7 +132,7 @@ class Perception:
         self._ask_attributes(frame, shown)
         self._schedule.update_tracks({track.track_id for track in shown}, frame.stamp_ns)
         self._gate.record_inference(frame, began_s, time.monotonic())
-        return Scene(
+        scene = Scene(
             stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
             width=frame.width,
@@ -149,6 +152,8 @@ class Perception:
             file=frame.file,
             view=view,
         )
+        second = self.second_opinion
+        return scene if second is None else second.consider(frame, scene)
 
     def infer_picture(self, frame: Frame) -> Scene:
         """Detects the objects in an image independent of all others, and captions it; without tracks."""
@@ -171,20 +176,29 @@ class Perception:
             PerceptionError: there is no such track, the model fails, or a limit ended the answer.
         """
         limit, track_id = self._settings.caption.max_tokens, question.track
-        region = None if track_id is None else self._region_of(track_id, frame)
+        track = None if track_id is None else self._track(track_id, frame)
+        if track and question.second_opinion:
+            self._ask_adviser(frame, track, question.text)
+        region = None if track is None else surroundings(track.box)
         answer, plan = self._inferencer.ask(frame, question.question, limit, on_text, region)
         settings, stamp_ns = self._settings.questions, frame.stamp_ns
         return decide(question, answer, settings, stamp_ns=stamp_ns, plan=plan.image, track_id=track_id)
 
-    def _region_of(self, track_id: int, frame: Frame) -> Box:
-        """The region of the frame with a track. Raises PerceptionError where there is none, or nearly."""
-        boxes = {track.track_id: track.box for track in self.tracks(frame.stamp_ns)}
-        if track_id not in boxes:
-            there = ", ".join(map(str, boxes)) or "none"
+    def _track(self, track_id: int, frame: Frame) -> Track:
+        """A track that the frame shows. Raises PerceptionError where there is none, or nearly."""
+        tracks = {track.track_id: track for track in self.tracks(frame.stamp_ns)}
+        if track_id not in tracks:
+            there = ", ".join(map(str, tracks)) or "none"
             raise PerceptionError(f"there is no track {track_id} now, only: {there}")
-        if is_small(boxes[track_id], frame):
+        if is_small(tracks[track_id].box, frame):
             raise PerceptionError(f"track {track_id} has less than {MIN_SIDE} pixels: too few to ask about")
-        return surroundings(boxes[track_id])
+        return tracks[track_id]
+
+    def _ask_adviser(self, frame: Frame, track: Track, question: str) -> None:
+        if self.second_opinion is None:
+            raise PerceptionError("a second opinion is asked for, and second_opinion.allowed is false")
+        if problem := self.second_opinion.ask(frame, track, question, "a question", again=True):
+            raise PerceptionError(f"a second opinion is asked for, but {problem}")
 
     def update_ego_motion(self, frame: Frame) -> None:
         """Estimates the camera's motion up to a camera frame, inferred or not; takes a few milliseconds.

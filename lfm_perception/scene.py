@@ -265,6 +265,27 @@ class AlertStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """An adviser's answer to a question about a track, of which it saw a crop of the frame of `stamp_ns`.
+
+    `source` names the adviser; `confidence` is its own, None where it gives none; `latency_s` is the time
+    from question to answer. It changes nothing else: label and score of the track stay those of the model.
+    """
+
+    track_id: int
+    question: str
+    answer: str
+    source: str
+    stamp_ns: int
+    confidence: float | None = None
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("question", "answer", "source"):
+            object.__setattr__(self, name, safe_text(getattr(self, name)))
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """The results for one inferred frame.
 
@@ -274,7 +295,7 @@ class Scene:
     were expected to fit into `budget.latency`. `file` is the name of an image file. `view` is what the model
     saw of the frame, None without `fovea.mode`. `alerts` are the latest answers to the standing questions;
     those whose `stamp_ns` is the scene's were given about this frame. `attributes` are those of the tracks,
-    by track id and name.
+    by track id and name; `opinions` the latest second opinion about each track.
     """
 
     stamp_ns: int
@@ -297,3 +318,4 @@ class Scene:
     attributes: Mapping[int, Mapping[str, AttributeValue]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    opinions: tuple[Opinion, ...] = ()

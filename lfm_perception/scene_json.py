@@ -16,6 +16,7 @@ from lfm_perception.scene import (
     AttributeValue,
     CoordinateStd,
     Detection,
+    Opinion,
     Scene,
     Track,
     Usage,
@@ -55,6 +56,7 @@ def scene_to_json(scene: Scene, index: int | None = None) -> dict[str, Any]:
         "over_latency_budget": scene.over_latency_budget,
         "rejects": dict(scene.rejects),
         **({"alerts": [_alert(each, scene.stamp_ns) for each in scene.alerts]} if scene.alerts else {}),
+        **({"opinions": [_opinion(each, scene) for each in scene.opinions]} if scene.opinions else {}),
         "usage": {
             "detect": _usage(scene.usage),
             "caption": None if scene.caption_usage is None else _usage(scene.caption_usage),
@@ -104,6 +106,7 @@ def _scene(record: Mapping[str, Any]) -> Scene:
             for track_id, values in (_as_attributes(entry, stamp_ns) for entry in record["objects"])
             if values
         },
+        opinions=tuple(_as_opinion(entry, stamp_ns) for entry in typed(record.get("opinions", []), list)),
     )
 
 
@@ -208,6 +211,33 @@ def _as_alert(entry: object, stamp_ns: int) -> AlertStatus:
         active=typed(fields["active"], bool),
         stamp_ns=stamp_ns - from_seconds(_float(fields["age_s"])),
         track_id=typed(fields["track_id"], int) if "track_id" in fields else None,
+    )
+
+
+def _opinion(opinion: Opinion, scene: Scene) -> dict[str, Any]:
+    confidence = opinion.confidence
+    return {
+        "track_id": opinion.track_id,
+        "question": opinion.question,
+        "answer": opinion.answer,
+        "source": opinion.source,
+        "confidence": None if confidence is None else round(confidence, 5),
+        "age_s": round(to_seconds(scene.stamp_ns - opinion.stamp_ns), 6),
+        "latency_s": round(opinion.latency_s, 6),
+    }
+
+
+def _as_opinion(entry: object, stamp_ns: int) -> Opinion:
+    fields = typed(entry, dict)
+    confidence = fields["confidence"]
+    return Opinion(
+        track_id=typed(fields["track_id"], int),
+        question=typed(fields["question"], str),
+        answer=typed(fields["answer"], str),
+        source=typed(fields["source"], str),
+        stamp_ns=stamp_ns - from_seconds(_float(fields["age_s"])),
+        confidence=None if confidence is None else score_from_json(confidence),
+        latency_s=_float(fields["latency_s"]),
     )
 
 

@@ -50,6 +50,7 @@ class TypedQuestion:
         minimum, maximum: of a number, inclusive.
         language: in which the answer is asked for, a key of `ANSWER_FORMS`.
         track: id of the track about whose crop it is; None: about the whole frame.
+        second_opinion: whether an adviser is asked about that track too.
 
     Raises:
         PerceptionError: for a text that cannot be asked, and for options or a range that cannot be answered.
@@ -62,6 +63,7 @@ class TypedQuestion:
     maximum: int = 10
     language: str = "en"
     track: int | None = None
+    second_opinion: bool = False
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_QUESTION_LENGTH:
@@ -81,6 +83,8 @@ class TypedQuestion:
             )
         if self.options and self.type != "choice":
             raise PerceptionError(f"a question of type {self.type} has no options: its type is choice")
+        if self.second_opinion and self.track is None:
+            raise PerceptionError("a second opinion is about a track: give its id under 'track'")
         QUESTION_TYPES[self.type].check(self)
 
     @property
@@ -133,6 +137,8 @@ class TypedQuestion:
             entry.update(minimum=self.minimum, maximum=self.maximum)
         if self.track is not None:
             entry["track"] = self.track
+        if self.second_opinion:
+            entry["second_opinion"] = True
         return json.dumps(entry, ensure_ascii=False)
 
     @classmethod
@@ -146,7 +152,7 @@ class TypedQuestion:
             kind = QUESTION_KEYS.get(key)
             if kind is None:
                 raise PerceptionError(f"a question has no {shown(key)}, only {', '.join(QUESTION_KEYS)}")
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if type(value) is not kind:
                 raise PerceptionError(f"{key!r} of a question must be {_NAMES[kind]}, got {shown(value)}")
         options = tuple(entry.get("options", ()))
         if not all(isinstance(option, str) for option in options):
@@ -166,6 +172,7 @@ class TypedQuestion:
             maximum=entry.get("maximum", max(10, entry.get("minimum", 0))),
             language=entry.get("language", language),
             track=entry.get("track"),
+            second_opinion=entry.get("second_opinion", False),
         )
 
 
@@ -185,10 +192,11 @@ QUESTION_KEYS = {
     "maximum": int,
     "language": str,
     "track": int,
+    "second_opinion": bool,
 }
 """The keys of a question in JSON, and the types of their values."""
 
-_NAMES = {str: "text", list: "a list", int: "a whole number"}
+_NAMES = {str: "text", list: "a list", int: "a whole number", bool: "true or false"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,7 @@ from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError
 
 if TYPE_CHECKING:
+    from lfm_perception.media.opinions import RunOpinions
     from lfm_perception.rules import RuleEngine
     from lfm_perception.settings import Settings
 
@@ -75,7 +78,7 @@ def run(
 
     more = options.shortcuts(model, mmproj, conf, device) | ({"rules.file": str(rules)} if rules else {})
     chosen = options.load_settings(settings, set_, labels=labels, seed=seed, more=more)
-    engine = _rule_engine(chosen) if chosen.rules.file else None
+    engine, asked = _rule_engine(chosen) if chosen.rules.file else (None, {})
     out = out or options.default_out(source)
     if source != DEMO:
         options.check_apart(source, out)
@@ -93,17 +96,17 @@ def run(
             pictures=opened.pictures,
         ) as recording,
     ):
-        if opened.pictures and engine:
-            raise PerceptionError(
-                "rules.file needs tracks: add --film when the images are one, or leave it out"
-            )
+        if opened.pictures and (engine or chosen.second_opinion.allowed):
+            name = "rules.file" if engine else "second_opinion.allowed"
+            raise PerceptionError(f"{name} needs tracks: add --film when the images are one, or leave it out")
         if opened.pictures and (every or rate):
             raise PerceptionError("--every and --rate are for films: add --film when the images are one")
         if source != DEMO and (warning := demo_model_warning(chosen)):
             log_warning(warning)
         job.begin("loading the model", limits.total(opened))
         report, every = Report(), every or opened.every
-        with open_perception(chosen) as perception:
+        with open_perception(chosen) as perception, _opinions(chosen, asked) as opinions:
+            perception.second_opinion = opinions.second if opinions else None
             job.begin("inferring")
             report.start()
             with job.deferring_errors():
@@ -111,8 +114,12 @@ def run(
                     record(
                         opened, perception, recording, report,
                         every=every, limits=limits, badge=model_name(chosen), on_progress=job.advance,
-                        rules=engine,
+                        rules=engine, on_events=opinions.on_events if opinions else None,
                     )  # fmt: skip
+            figures = report.summary()
+            if opinions:
+                job.begin("waiting for second opinions")
+                figures["second_opinion"] = opinions.summary(lambda: not job.signal)
         job.require_results(report.inferred_frames, f"{opened.name} holds no frames")
         summary = {
             "source": opened.name,
@@ -122,7 +129,7 @@ def run(
             "rate_hz": round(opened.rate, 3),
             "declared_rate_hz": opened.declared_rate and round(opened.declared_rate, 3),
             "frames_rejected": dict(opened.rejects.most_common()),
-            **report.summary(),
+            **figures,
             **provenance(chosen),
         }
         recording.finish(summary)
@@ -131,8 +138,20 @@ def run(
     job.finish(out)
 
 
-def _rule_engine(settings: Settings) -> RuleEngine:
-    """The rules of `rules.file`; what cannot be used of them is a warning each."""
+def _opinions(settings: Settings, questions: Mapping[str, str]) -> AbstractContextManager[RunOpinions | None]:
+    """Second opinions, where they are allowed; `questions` are those of the rules."""
+    if not settings.second_opinion.allowed:
+        return nullcontext()
+    from lfm_perception.media.opinions import RunOpinions  # costs nothing while it is off
+
+    return closing(RunOpinions(settings, questions))
+
+
+def _rule_engine(settings: Settings) -> tuple[RuleEngine, dict[str, str]]:
+    """The rules of `rules.file`, and the questions to the adviser that they may ask.
+
+    What cannot be used of the file is a warning each.
+    """
     from lfm_perception.backends import log_warning
     from lfm_perception.files import user_path
     from lfm_perception.rules import Known, RuleEngine, read_rules
@@ -141,4 +160,6 @@ def _rule_engine(settings: Settings) -> RuleEngine:
     file = read_rules(path, Known.of(settings))
     for problem in file.problems:
         log_warning(f"{path}: {problem}")
-    return RuleEngine(file, settings.rules.max_rate)
+    asking = [rule for rule in file.rules if settings.rules.actions and rule.actions.second_opinion]
+    questions = {rule.name: rule.actions.second_opinion for rule in asking}
+    return RuleEngine(file, settings.rules.max_rate), questions

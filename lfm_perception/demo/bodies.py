@@ -43,7 +43,10 @@ _LANE = 1.0 + 2.0 * _BEYOND
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One body on the floor. `style` holds the random numbers of its appearance; speeds are per second."""
+    """One body on the floor. `style` holds the random numbers of its appearance; speeds are per second.
+
+    `number` is on a sticker on the front of a box; empty: no sticker.
+    """
 
     label: str
     x: float
@@ -53,6 +56,7 @@ class Body:
     style: tuple[float, ...]
     speed: float = 0.0
     sway: float = 0.0
+    number: str = ""
 
     def at(self, seconds: float) -> Body:
         """The body `seconds` later: it walks to and fro across the floor, swaying in depth."""

@@ -34,6 +34,8 @@ Instances = NDArray[np.uint8]
 
 _SUBPIXEL_BITS = 4
 
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
 
 def _shade(colour: Colour, factor: float) -> Colour:
     red, green, blue = (min(255.0, part * factor) for part in colour)
@@ -49,6 +51,7 @@ class _Brush:
     identity: int
     outline: tuple[float, float, float, float]
     style: Iterator[float] = field(default_factory=lambda: iter(()))
+    number: str = ""
     mirrored: bool = False
 
     def draw(self, colour: Colour, *points: Point) -> None:
@@ -82,6 +85,19 @@ class _Brush:
         x1, y1, x2, y2 = self.outline
         reach = radius * (y2 - y1) / max(x2 - x1, 1e-6)
         self.draw(colour, *((x + reach * c, y + radius * s) for c, s in _CIRCLE))
+
+    def sticker(self, x1: float, y1: float, x2: float, y2: float) -> None:
+        """A white rectangle with the body's number, upright also on a mirrored body."""
+        self.bar((245, 245, 240), x1, y1, x2, y2)
+        left, top, right, bottom = self.outline
+        middle = (x1 + x2) / 2.0
+        x = left + (1.0 - middle if self.mirrored else middle) * (right - left)
+        y = top + (y1 + y2) / 2.0 * (bottom - top)
+        (wide, tall), _ = cv2.getTextSize(self.number, _FONT, 1.0, 1)
+        scale = min(0.85 * (x2 - x1) * (right - left) / wide, 0.65 * (y2 - y1) * (bottom - top) / tall)
+        corner = round(x - scale * wide / 2.0), round(y + scale * tall / 2.0)
+        thickness = max(1, round(1.8 * scale))
+        cv2.putText(self.image, self.number, corner, _FONT, scale, (25, 25, 30), thickness, cv2.LINE_AA)
 
     def next(self, low: float = 0.0, high: float = 1.0) -> float:
         """The next random number of the body's appearance, scaled to low..high."""
@@ -132,6 +148,9 @@ def _box(brush: _Brush, _: float) -> None:
         (middle + half + side, 0.0),
         (middle - half + side, 0.0),
     )
+    if brush.number:
+        front = 1.0 - deep
+        brush.sticker(0.06 * right, deep + 0.25 * front, 0.94 * right, deep + 0.8 * front)
 
 
 def _cone(brush: _Brush, _: float) -> None:
@@ -216,7 +235,8 @@ def render(
         if body.style[-1] < 0.6:
             _shadow(image, outline)
         stride = math.sin(7.0 * seconds + 6.3 * body.style[0])
-        _DRAW[body.label](_Brush(image, instances, index + 1, outline, iter(body.style)), stride)
+        brush = _Brush(image, instances, index + 1, outline, iter(body.style), body.number)
+        _DRAW[body.label](brush, stride)
         top, left = max(int(y1) - 2, 0), max(int(x1) - 2, 0)
         around = instances[top : int(y2) + 3, left : int(x2) + 3]
         drawn[index] = int(np.count_nonzero(around == index + 1))

@@ -55,7 +55,7 @@ class TrueObject:
 
     `colour` is the name of the colour of a box or forklift, empty where it has none of the named ones;
     `helmet` whether a person wears one, None for other bodies and for persons of whom less than
-    ATTRIBUTE_FRACTION is visible.
+    ATTRIBUTE_FRACTION is visible. `number` is on the sticker of a box, empty without one.
     """
 
     object_id: int
@@ -65,6 +65,7 @@ class TrueObject:
     visible: float
     colour: str = ""
     helmet: bool | None = None
+    number: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,8 @@ class World:
     """A sequence of the demo world: `snapshot(i)` is frame i, the same for the same seed and size.
 
     `width` and `height` in pixels; `fps` frames per second; `bodies` how many move or stand about;
-    `pan` how far the camera swings, in image widths (0 for a fixed camera).
+    `pan` how far the camera swings, in image widths (0 for a fixed camera); `numbered` gives each box a
+    sticker with a number of four digits.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class World:
         fps: float = 30.0,
         bodies: int = 7,
         pan: float = 0.12,
+        *,
+        numbered: bool = False,
     ) -> None:
         self.seed, self.width, self.height, self.fps, self.pan = seed, width, height, fps, pan
         rng = random.Random(f"film {seed}")
@@ -108,6 +112,12 @@ class World:
         labels = [LABELS[i % len(LABELS)] if i < len(LABELS) else rng.choice(LABELS) for i in range(bodies)]
         self.bodies = tuple(random_body(rng, label, moving=True) for label in labels)
         self.phase = rng.uniform(0.0, 2.0 * math.pi)
+        if numbered:
+            numbers = random.Random(f"numbers {seed}")
+            self.bodies = tuple(
+                replace(body, number=f"{numbers.randrange(1000, 10_000)}") if body.label == "box" else body
+                for body in self.bodies
+            )
 
     def __iter__(self) -> Iterator[Snapshot]:
         index = 0
@@ -230,9 +240,8 @@ def _true_objects(
         box = Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
         clear = body.label == "person" and visible >= ATTRIBUTE_FRACTION
         helmet = has_helmet(body) if clear else None
-        objects.append(
-            TrueObject(index, body.label, box, velocities[index], visible, colour_of(body), helmet)
-        )
+        colour, number = colour_of(body), body.number
+        objects.append(TrueObject(index, body.label, box, velocities[index], visible, colour, helmet, number))
     return _from_left(objects)
 
 

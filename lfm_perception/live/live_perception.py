@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from lfm_perception.decisions import Decision
 from lfm_perception.errors import PerceptionError
@@ -32,6 +32,9 @@ from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.ego_motion import FLOW_WIDTH
 from lfm_perception.typed_questions import TypedQuestion
 from lfm_perception.vlm import CancelledError, OnText, Vlm
+
+if TYPE_CHECKING:
+    from lfm_perception.second_opinion import SecondOpinion
 
 T = TypeVar("T")
 
@@ -214,6 +217,18 @@ class LivePerception(Generic[T]):
         with self._lock:
             self._settings = settings
             self._requests.settings = degraded(settings, self._level)
+
+    def set_second_opinion(self, second_opinion: SecondOpinion | None) -> None:
+        """Have an adviser asked from the next frame on, or none."""
+        self._perception.second_opinion = second_opinion
+
+    def ask_adviser(self, item: T, track: Track, question: str, reason: str) -> None:
+        """Asks for a second opinion about a track that the item shows, where that is allowed; decodes it."""
+        if (second := self._perception.second_opinion) is not None:
+            try:
+                second.ask(self._decode(item, None), track, question, reason)
+            except PerceptionError as error:
+                self._report("second opinion", str(error))
 
     def set_degradation(self, level: DegradationLevel) -> None:
         """Applies a thermal degradation level. While it is PAUSED, frames are counted as skipped."""

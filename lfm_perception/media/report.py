@@ -117,6 +117,8 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if not summary.get("pictures"):
         found.append(("tracks", counted(summary["tracks_by_label"]) or "none"))
+    if opinions := summary.get("second_opinion"):
+        found.append(("second opinions", f"{opinions['answered']} of {opinions['asked']} crops"))
     if summary["rejects"]:
         found.append(("objects rejected", counted(summary["rejects"])))
     if summary["truncated"]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from lfm_perception.scene import Frame, Scene
 from lfm_perception.stamps import to_seconds
 
 if TYPE_CHECKING:
-    from lfm_perception.rules import RuleEngine
+    from lfm_perception.rules import Event, RuleEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,13 @@ def record(
     badge: str,
     on_progress: Callable[[], bool],
     rules: RuleEngine | None = None,
+    on_events: Callable[[Frame, Sequence[Event]], None] | None = None,
 ) -> None:
     """Run until the source ends, a limit is reached or `on_progress`, called after each frame, returns False.
 
     The model infers frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their stamps.
-    `badge` is a note on every annotated image. Figures go into `report`. `rules` see all frames of a film.
+    `badge` is a note on every annotated image. Figures go into `report`. `rules` see all frames of a film;
+    `on_events` receives the events of a frame.
 
     Raises:
         PerceptionError: a frame cannot be read or inferred; the frames before it are recorded.
@@ -76,6 +78,8 @@ def record(
         tracks = scene.tracks if scene and inferred else perception.tracks(frame.stamp_ns)
         aspect = frame.height / frame.width
         events = rules.update(frame.stamp_ns, tracks, aspect, scene) if rules else None
+        if events and on_events:
+            on_events(frame, events)
         shapes = rules.shapes() if rules else ()
         seconds = to_seconds(frame.stamp_ns - first_ns)
         image = overlay.draw(View(frame, seconds, tracks, scene, inference_s, shapes))

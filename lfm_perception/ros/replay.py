@@ -37,7 +37,7 @@ from lfm_perception.ros.lifecycle import bring_up
 from lfm_perception.ros.parameters import ros_parameters
 from lfm_perception.ros.processes import PERCEPTION_MODULE, START_TIMEOUT_S, NodeProcess, wait_for
 from lfm_perception.ros.recorder import Recorder
-from lfm_perception.ros.topics import PERCEPTION, RULES
+from lfm_perception.ros.topics import OPINIONS, PERCEPTION, RULES, Topic
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds, to_seconds
 
@@ -129,7 +129,7 @@ def replay(
         recorder = running.enter_context(
             Recorder(
                 own_node,
-                [*PERCEPTION.recorded(), *(RULES.publishers if settings.rules.file else ())],
+                _recorded(settings),
                 staging.path / BAG,
                 log_ns=lambda: player.now_ns,
                 on_message=on_message,
@@ -176,6 +176,13 @@ def _node_parameters(settings: Settings, compressed: bool) -> dict[str, object]:
         "node.image_reliability": "reliable",
         "node.diagnostics_period": DIAGNOSTICS_PERIOD_S,
     }
+
+
+def _recorded(settings: Settings) -> list[Topic]:
+    """The topics that the recording of a node with these settings holds."""
+    rules = RULES.publishers if settings.rules.file else ()
+    opinions = OPINIONS.publishers if settings.second_opinion.allowed else ()
+    return [*PERCEPTION.recorded(), *rules, *opinions]
 
 
 class _Player:

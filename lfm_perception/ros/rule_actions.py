@@ -27,7 +27,7 @@ from lfm_perception.ros.topics import LATCHED, RESULT
 from lfm_perception.rules import Event
 from lfm_perception.rules.events import FILE_PREFIX, file_name
 from lfm_perception.rules.schema import ParameterChange, ParameterValue, Rule
-from lfm_perception.scene import Frame
+from lfm_perception.scene import Frame, Track
 from lfm_perception.settings import RulesSettings
 
 MAX_SNAPSHOTS = 200
@@ -37,6 +37,9 @@ MAX_PENDING = 8
 """Calls of a service that may wait for their answer; older ones are given up."""
 
 SNAPSHOT_QUALITY = 90
+
+AskAdviser = Callable[[bytes, Track, str, str], None]
+"""Receives a serialized image, a track that it shows, a question, and the reason of the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class RuleActions:
         warn: called as `warn(kind, sentence)`.
         questions: asks those of the rules.
         counts: counts what was lost.
+        ask_adviser: asks for a second opinion about a track that a serialized image shows.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class RuleActions:
         warn: Callable[..., None],
         questions: RuleQuestions,
         counts: Counter[str],
+        ask_adviser: AskAdviser,
     ) -> None:
-        self._node, self._decode, self._warn = node, decode, warn
+        self._node, self._decode, self._warn, self._ask_adviser = node, decode, warn, ask_adviser
         self._settings, self._questions, self._counts = settings, questions, counts
         self._folder = user_path(settings.snapshots) if settings.snapshots else None
         self._active_events = Counter[str]()
@@ -94,6 +99,8 @@ class RuleActions:
                 self._publish(found, event, changed=bool(before) != bool(self._active_events[event.rule]))
                 if begins and actions.ask is not None:
                     self._questions.ask(event, actions.ask, about_track=found.rule.of_objects)
+                if begins and actions.second_opinion and event.tracks and raw:
+                    self._ask_adviser(raw, event.tracks[0], actions.second_opinion, f"rule {event.rule}")
                 if begins and actions.snapshot:
                     pictured.append(event)
         if pictured and self._folder is not None and raw:

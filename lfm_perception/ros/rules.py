@@ -24,7 +24,7 @@ from lfm_perception.files import user_path
 from lfm_perception.live import Asker, LatestWorker
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.ros.endpoints import Publishers
-from lfm_perception.ros.rule_actions import RuleActions
+from lfm_perception.ros.rule_actions import AskAdviser, RuleActions
 from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import RULES
 from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, read_rules
@@ -67,6 +67,7 @@ class RuleOutputs:
     Args:
         decode: makes a frame of a serialized image; for snapshots.
         ask: asks a question of a rule in the name of an asker, if there is room for it.
+        ask_adviser: `LivePerception.ask_adviser`.
         warn: called as `warn(kind, sentence)`.
         on_error: receives unexpected exceptions.
         on_event: receives each published event and the frame id of its image.
@@ -78,6 +79,7 @@ class RuleOutputs:
         settings: Settings,
         decode: Callable[[bytes, int | None], Frame],
         ask: Callable[[TypedQuestion, Asker], bool],
+        ask_adviser: AskAdviser,
         warn: Callable[..., None],
         on_error: Callable[[Exception], None],
         on_event: Callable[[Event, str], None] | None = None,
@@ -89,8 +91,9 @@ class RuleOutputs:
         self._counts = Counter(dict.fromkeys(COUNTED, 0))
         questions = RuleQuestions(ask, self._publish_message, self._counts)
         self._new_actions = partial(
-            RuleActions, node, decode=decode, warn=warn, questions=questions, counts=self._counts
-        )
+            RuleActions, node, decode=decode, warn=warn, questions=questions, counts=self._counts,
+            ask_adviser=ask_adviser,
+        )  # fmt: skip
         self._seen: tuple[object, ...] = ()
         self._looked_s = 0.0
         self._problem, self._events, self._frame_id = "", 0, ""

@@ -34,6 +34,7 @@ from lfm_perception.ros import messages
 from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss, silence, silence_hint
 from lfm_perception.ros.diagnostics import NodeStatus, PartStatus, part_statuses
 from lfm_perception.ros.endpoints import Publishers, subscribe
+from lfm_perception.ros.optional_parts import drift_watch, opinion_outputs
 from lfm_perception.ros.overlay import OverlayInput, OverlayThread
 from lfm_perception.ros.question_outputs import QuestionOutputs
 from lfm_perception.ros.topics import perception_subscriptions
@@ -47,7 +48,6 @@ from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
-    from lfm_perception.ros.drift import DriftWatch
     from lfm_perception.ros.memory import NodeMemory
     from lfm_perception.ros.rules import RuleOutputs
 
@@ -123,8 +123,9 @@ class Session:
         self._rules: RuleOutputs | None = None
         self._open_or_close_rules(settings)
         resources.callback(lambda: self._open_or_close_rules(Settings()))
-        self._drift: DriftWatch | None = None
-        self._open_or_close_drift(settings)
+        self._drift = drift_watch(None, settings, warn)
+        self._opinions = opinion_outputs(None, node, settings, self._live, warn)
+        resources.callback(lambda: opinion_outputs(self._opinions, node, Settings(), self._live, warn))
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
 
@@ -152,22 +153,14 @@ class Session:
             on_error = partial(self._unexpected.record, "rules")
             on_event = self._memory.on_event if self._memory is not None else None
             self._rules = RuleOutputs(
-                self._node, settings, self._decode, self._live.offer, self._warn, on_error, on_event
-            )
+                self._node, settings, self._decode, self._live.offer, self._live.ask_adviser, self._warn,
+                on_error, on_event,
+            )  # fmt: skip
         elif settings.rules.file and self._rules is not None:
             self._rules.reconfigure(settings)
         elif self._rules is not None:
             rules, self._rules = self._rules, None
             rules.close()
-
-    def _open_or_close_drift(self, settings: Settings) -> None:
-        """Watch drift while `drift.baseline` names a file."""
-        if not settings.drift.baseline:
-            self._drift = None
-        elif self._drift is None or not self._drift.serves(settings):
-            from lfm_perception.ros.drift import DriftWatch  # costs nothing without a baseline
-
-            self._drift = DriftWatch(settings, self._warn)
 
     @property
     def topic(self) -> str:
@@ -188,7 +181,8 @@ class Session:
         self._board.reconfigure(settings.thermal)
         self._question_outputs.reconfigure(settings.questions.alerts)
         self._open_or_close_rules(settings)
-        self._open_or_close_drift(settings)
+        self._drift = drift_watch(self._drift, settings, self._warn)
+        self._opinions = opinion_outputs(self._opinions, self._node, settings, self._live, self._warn)
         self._settings = settings
 
     def start(self) -> None:
@@ -384,5 +378,5 @@ class Session:
         )
         before, self._last_status = self._last_status, status
         parts = part_statuses(status, before, self._settings.node)
-        extras = (self._rules, self._drift, self._memory)
+        extras = (self._rules, self._drift, self._memory, self._opinions)
         return [*parts, *(extra.status() for extra in extras if extra is not None)]

@@ -195,6 +195,15 @@ FORWARD = NodeInterface(
 """The node of `lfm-perception forward`."""
 
 
+OPINIONS = NodeInterface(
+    publishers=(
+        Topic("opinions", "std_msgs/String", Qos(30), "each crop that was handed to the adviser",
+              "second opinion about a track, or why there is none, as JSON"),
+    ),
+)  # fmt: skip
+"""The topic of second opinions, which exists while `second_opinion.allowed` is true."""
+
+
 def question_topics(names: Iterable[str]) -> list[Topic]:
     """The topics of the standing questions of these names."""
     return [

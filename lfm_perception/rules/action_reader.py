@@ -32,6 +32,7 @@ def read_actions(entry: object, path: Steps, language: str) -> Actions:
         "set_parameter": _parameter_change,
         "snapshot": _switch,
         "clip": _switch,
+        "second_opinion": _words,
         "ask": lambda value, steps: _question(value, steps, language),
     }
     given = as_mapping(entry, path, tuple(readers), "actions")
@@ -47,6 +48,14 @@ def _ros_name(value: object, path: Steps) -> str:
 def _switch(value: object, path: Steps) -> bool:
     if not isinstance(value, bool):
         raise WrongError(path, f"{path[-1]} is true or false, got {shown(value)}")
+    return value
+
+
+def _words(value: object, path: Steps) -> str:
+    if not (isinstance(value, str) and 0 < len(value.strip()) <= MAX_TEXT and is_safe(value)):
+        raise WrongError(
+            path, f"{path[-1]} takes a question of at most {MAX_TEXT} characters, got {shown(value)}"
+        )
     return value
 
 

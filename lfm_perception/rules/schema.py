@@ -158,6 +158,7 @@ class Actions:
     `call_trigger`: as it begins. `call_set_bool`: true as it begins, false as it ends. `snapshot`: the image
     is saved as it begins. `clip`: the images of the seconds before and after its begin are saved. `ask`: a
     question about the crop of the event's first track, or about the frame where it has none.
+    `second_opinion`: a question to an adviser about the first track, as it begins.
     """
 
     publish_bool: str = ""
@@ -168,6 +169,7 @@ class Actions:
     snapshot: bool = False
     clip: bool = False
     ask: TypedQuestion | None = None
+    second_opinion: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from lfm_perception.settings.schema import QuestionSettings as QuestionSettings
 from lfm_perception.settings.schema import SamplingSettings as SamplingSettings
 from lfm_perception.settings.schema import ThermalSettings as ThermalSettings
 from lfm_perception.settings.schema import TrackerSettings as TrackerSettings
+from lfm_perception.settings.second_opinion import SecondOpinionSettings as SecondOpinionSettings
 from lfm_perception.settings.spec import ParameterSpec as ParameterSpec
 from lfm_perception.settings.validation import ONE_OBJECT_TOKENS as ONE_OBJECT_TOKENS
 from lfm_perception.settings.validation import RENAMED as RENAMED

@@ -20,6 +20,7 @@ from lfm_perception.settings.drift import DriftSettings
 from lfm_perception.settings.fovea import FoveaSettings
 from lfm_perception.settings.memory import MemorySettings
 from lfm_perception.settings.rules import RulesSettings
+from lfm_perception.settings.second_opinion import SecondOpinionSettings
 from lfm_perception.settings.spec import ParameterSpec, Value, specs_of
 
 
@@ -49,6 +50,7 @@ class Settings:
     rules: RulesSettings = RulesSettings()
     drift: DriftSettings = DriftSettings()
     memory: MemorySettings = MemorySettings()
+    second_opinion: SecondOpinionSettings = SecondOpinionSettings()
     thermal: schema.ThermalSettings = schema.ThermalSettings()
     node: schema.NodeSettings = schema.NodeSettings()
     dialects: tuple[Dialect, ...] = ()

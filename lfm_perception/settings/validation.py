@@ -67,6 +67,7 @@ def check(settings: Settings) -> None:
     _check_prompts(settings)
     _check_tokens(settings)
     _check_commands(settings)
+    _check_second_opinion(settings)
     if settings.engine.backend == "recorded" and settings.fovea.mode != "off":
         raise PerceptionError(
             f"fovea.mode is {settings.fovea.mode} and engine.backend is recorded: recordings hold answers "
@@ -202,6 +203,22 @@ def _check_commands(settings: Settings) -> None:
         raise PerceptionError(
             f"commands.allowed is set and engine.backend is {settings.engine.backend}, which takes no "
             "commands, because calls are constrained in llama.cpp: choose llama, or empty the list"
+        )
+
+
+def _check_second_opinion(settings: Settings) -> None:
+    chosen, labels = settings.second_opinion, settings.detect.labels
+    for label in chosen.limits:
+        if labels and label not in labels:
+            raise PerceptionError(
+                f"second_opinion.ask_below: no track has the label {shown(label)}{suggestion(label, labels)}"
+            )
+    check_prompt_text("second_opinion.question", chosen.question)
+    needed = {"review": "folder", "vlm": "model_settings"}.get(chosen.adviser)
+    if chosen.allowed and needed and not getattr(chosen, needed):
+        raise PerceptionError(
+            f"second_opinion.allowed is true and second_opinion.adviser is {chosen.adviser}, which needs "
+            f"second_opinion.{needed}: name it"
         )
 
 

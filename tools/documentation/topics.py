@@ -12,6 +12,7 @@ from lfm_perception.ros.topics import (
     COMMANDS,
     DEMO_CAMERA,
     FORWARD,
+    OPINIONS,
     PERCEPTION,
     RULES,
     STANDING_QUESTION,
@@ -29,6 +30,7 @@ def texts() -> dict[str, str]:
         "topics/commands": _topics([*COMMANDS.subscriptions, *COMMANDS.publishers], "when"),
         "topics/rules": _topics(RULES.publishers, "when"),
         "topics/forward": _topics([*FORWARD.subscriptions, *FORWARD.publishers], "when"),
+        "topics/opinions": _topics(OPINIONS.publishers, "when"),
         "topics/demo-camera": _topics(DEMO_CAMERA.publishers, "rate"),
         "commands/tools": table(
             ("tool", "arguments", "does"),

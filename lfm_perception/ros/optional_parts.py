@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a session that come and go with the parameters; without them, not even their modules are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rclpy.node import Node
+
+from lfm_perception.live import LivePerception
+from lfm_perception.settings import Settings
+
+if TYPE_CHECKING:
+    from lfm_perception.ros.drift import DriftWatch
+    from lfm_perception.ros.second_opinion import OpinionOutputs
+
+
+def drift_watch(
+    current: DriftWatch | None, settings: Settings, warn: Callable[..., None]
+) -> DriftWatch | None:
+    """The watch of drift while `drift.baseline` names a file; `current` where it serves these settings."""
+    if not settings.drift.baseline:
+        return None
+    if current is not None and current.serves(settings):
+        return current
+    from lfm_perception.ros.drift import DriftWatch
+
+    return DriftWatch(settings, warn)
+
+
+def opinion_outputs(
+    current: OpinionOutputs | None,
+    node: Node,
+    settings: Settings,
+    live: LivePerception[bytes],
+    warn: Callable[..., None],
+) -> OpinionOutputs | None:
+    """The second opinions while `second_opinion.allowed` is true; `current` is reconfigured, or closed."""
+    if not settings.second_opinion.allowed:
+        if current is not None:
+            current.close()
+        return None
+    if current is not None:
+        current.reconfigure(settings)
+        return current
+    from lfm_perception.ros.second_opinion import OpinionOutputs
+
+    return OpinionOutputs(node, settings, live, warn)

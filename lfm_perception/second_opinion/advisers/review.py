@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adviser `review`: a person, or a program of theirs, who answers by files in a folder.
+
+    lfm_opinion_ID.jpg          the crop
+    lfm_opinion_ID.json         the question; written last, so that the crop is complete when it is there
+    lfm_opinion_ID.answer.json  the answer, `{"answer": "4711"}`, written by the person
+
+All three are deleted once the answer is read, and crop and question once nobody waits for the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfm_perception.errors import PerceptionError, os_reason
+from lfm_perception.files import json_problem, parse_json, read_text, typed, user_path
+from lfm_perception.second_opinion.advisers import register_adviser
+from lfm_perception.second_opinion.opinions import AdviserError, Reply, Request, request_to_json
+from lfm_perception.settings import SecondOpinionSettings
+
+PREFIX = "lfm_opinion_"
+"""Beginning of the names of all files: no other file is ever read or deleted."""
+
+MAX_FILES, MAX_FOLDER_BYTES = 100, 50_000_000
+"""Most crops in the folder that wait for an answer, those of other nodes too, and their bytes."""
+
+MAX_ANSWER_BYTES = 16_000
+"""Largest file with an answer."""
+
+SETTLED_S = 2.0
+"""Age from which on a file that is no answer is not being written any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    request: Request
+    until_s: float
+
+
+class ReviewFolder:
+    """Requests as files. Files that an earlier process left behind are deleted after the timeout, too."""
+
+    def __init__(self, settings: SecondOpinionSettings) -> None:
+        self._folder, self._timeout_s = user_path(settings.folder), settings.timeout
+        self._waiting: dict[str, _Waiting] = {}
+        self.source = f"review in {self._folder}"
+
+    @property
+    def has_room(self) -> bool:
+        return True
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Write crop and question. Raises AdviserError: the folder is full or cannot be written."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_room(len(request.jpeg))
+            question = json.dumps(request_to_json(request), ensure_ascii=False, indent=1)
+            self._write(self._path(request, ".jpg"), request.jpeg)
+            self._write(self._path(request, ".json"), question.encode())
+        except OSError as error:
+            self._delete(request)
+            raise AdviserError(
+                "folder", f"second_opinion.folder {self._folder}: {os_reason(error)}"
+            ) from error
+        self._waiting[request.request_id] = _Waiting(request, time.monotonic() + self._timeout_s)
+
+    def poll(self, wait_s: float) -> list[Reply]:
+        """The answers that have been written, and a failure for each crop that is out of time or gone."""
+        replies = list(self._replies())
+        if not replies and wait_s:
+            time.sleep(wait_s)
+            replies = list(self._replies())
+        for reply in replies:
+            self._delete(reply.request)
+            del self._waiting[reply.request.request_id]
+        return replies
+
+    def close(self) -> None:
+        """Delete the crops that nobody has judged."""
+        for waiting in self._waiting.values():
+            self._delete(waiting.request)
+
+    def _replies(self) -> Iterator[Reply]:
+        for waiting in self._waiting.values():
+            request = waiting.request
+            answer, problem = self._answer(request)
+            if problem:
+                yield Reply(request, error=AdviserError("unusable", problem))
+            elif answer is not None:
+                yield Reply(request, answer)
+            elif time.monotonic() >= waiting.until_s:
+                late = f"nobody answered within {self._timeout_s:g} s: {request}"
+                yield Reply(request, error=AdviserError("timeout", late))
+            elif not self._path(request, ".json").exists():
+                gone = f"a question was removed from {self._folder} without an answer"
+                yield Reply(request, error=AdviserError("folder", gone))
+
+    def _answer(self, request: Request) -> tuple[str | None, str]:
+        """The answer, None while there is none, and what is wrong with its file."""
+        path = self._path(request, ".answer.json")
+        try:
+            age_s = time.time() - path.lstat().st_mtime
+        except OSError:
+            return None, ""
+        try:
+            return typed(typed(parse_json(read_text(path, MAX_ANSWER_BYTES)), dict)["answer"], str), ""
+        except (PerceptionError, KeyError, TypeError) as error:
+            is_being_written = 0.0 <= age_s < SETTLED_S
+            return None, "" if is_being_written else f"{path.name} is no answer: {json_problem(error)}"
+
+    def _make_room(self, size: int) -> None:
+        """Delete what is out of time. Raises AdviserError where the folder is full."""
+        now_s, count = time.time(), 0
+        for path in self._folder.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                status = path.lstat()
+                if now_s - status.st_mtime > self._timeout_s + SETTLED_S:
+                    path.unlink()
+                    continue
+                count, size = count + (path.suffix == ".jpg"), size + status.st_size
+        if count >= MAX_FILES or size > MAX_FOLDER_BYTES:
+            raise AdviserError(
+                "folder",
+                f"{self._folder} is full: {count} crops, {size} bytes wait for answers, so none is added",
+            )
+
+    def _path(self, request: Request, suffix: str) -> Path:
+        return self._folder / f"{PREFIX}{request.request_id}{suffix}"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a file that appears complete; a link of this name is replaced, not followed."""
+        unfinished = path.with_name(f"{path.name}.part")
+        try:
+            with unfinished.open("xb") as file:
+                file.write(content)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _delete(self, request: Request) -> None:
+        for suffix in (".json", ".jpg", ".answer.json"):
+            with suppress(OSError):
+                self._path(request, suffix).unlink()
+
+
+register_adviser("review", ReviewFolder)
