@@ -69,11 +69,11 @@ def test_pictures_have_no_tracks_to_ask_about(tmp_path: Path, capsys: pytest.Cap
     assert "second_opinion.allowed needs tracks: add --film" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["7", "''", f"'{'x' * 201}'", "true", "[a]"])
+@pytest.mark.parametrize("value", ["7", "''", f"'{'x' * 1001}'", "true", "[a]"])
 def test_a_rule_that_asks_with_no_question_is_refused(value: str) -> None:
     text = f"rules: {{r: {{when: {{label: box}}, actions: {{second_opinion: {value}}}}}}}"
     (problem,) = parse_rules(text).problems
-    assert "second_opinion is a question of at most 200 characters" in problem.sentence
+    assert "second_opinion takes a question of at most 1000 characters" in problem.sentence
 
 
 def test_without_consent_nothing_of_second_opinions_is_imported() -> None:
