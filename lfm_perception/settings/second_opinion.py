@@ -21,7 +21,7 @@ class SecondOpinionSettings:
     )
     adviser: str = parameter(
         "review",
-        "who is asked: an OCR engine, a person by files in a folder, or another model",
+        "adviser: an OCR engine, a person by files in a folder, or another model",
         ("ocr", "review", "vlm"),
         fixed=True,
     )
