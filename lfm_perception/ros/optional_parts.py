@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a session that come and go with the parameters; without them not even their modules load."""
+"""Parts of a session that come and go with the parameters; without them, their modules are not loaded."""
 
 from __future__ import annotations
 
