@@ -89,6 +89,25 @@ def test_entries_beyond_what_may_wait_are_lost_and_counted(
         assert texts(store, limit=1) == ["number 49"]
 
 
+def test_a_clock_that_is_set_is_noticed_and_spares_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, warnings, real_ns, ahead_s = tmp_path / "m.db", list[str](), time.time_ns, [0]
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + ahead_s[0] * S)  # nobody may set the real clock
+    with writing(settings(path), warnings, monkeypatch) as opened:
+        opened.put(entry("before"))
+        eventually(lambda: opened.status().kept == 1)
+        ahead_s[0] = 7200
+        opened.put(entry("after"))
+        eventually(lambda: opened.status().kept == 2)
+        assert opened.status().clock_jumps == 1
+        assert "the clock has jumped by 7200.0 s" in warnings[0]
+        ahead_s[0] = 3600
+        eventually(lambda: opened.status().clock_jumps == 2)
+    with closing(MemoryStore(settings(path))) as store:
+        assert texts(store) == ["before"], "what is ahead of the clock is deleted"
+
+
 def test_questions_are_answered_from_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, refusals, done = list[str](), list[str](), threading.Event()
 

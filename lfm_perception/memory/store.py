@@ -127,7 +127,7 @@ class MemoryStore:
             raise PerceptionError("memory needs the package sqlcipher3: pip install 'lfm_perception[memory]'")
         self._settings, self.path = settings, real_path(user_path(settings.path))
         key = read_key(settings) if settings.encrypted else ""
-        self._opened_s = _uptime_s()
+        self._opened_s = uptime_s()
         self._check_file(create)
         from sqlcipher3 import dbapi2  # costs nothing without memory
 
@@ -317,7 +317,7 @@ class MemoryStore:
         if newest is None:
             return
         ahead_ns = newest - now_ns
-        if ahead_ns > max_age_ns and _uptime_s() - self._opened_s < self._settings.max_age:
+        if ahead_ns > max_age_ns and uptime_s() - self._opened_s < self._settings.max_age:
             raise PerceptionError(
                 f"the clock is {to_seconds(ahead_ns):.0f} s behind the newest entry of the memory: "
                 "nothing is kept until it is set"
@@ -335,8 +335,8 @@ class MemoryStore:
                 break
 
 
-def _uptime_s() -> float:
-    """Seconds since the computer started, with those in which it was suspended."""
+def uptime_s() -> float:
+    """Seconds since the computer started, suspended ones included: setting the clock changes nothing."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.memory.question import MemoryQuestion
-from lfm_perception.memory.store import CLOCK_TOLERANCE_NS, Entry, MemoryStore
+from lfm_perception.memory.store import CLOCK_TOLERANCE_NS, Entry, MemoryStore, uptime_s
 from lfm_perception.settings import MemorySettings
 from lfm_perception.stamps import from_seconds, to_seconds
 
@@ -82,7 +82,7 @@ class MemoryWriter:
     def put(self, entry: Entry) -> None:
         """Keep an entry, within a second."""
         with self._changed:
-            self._waiting.append((time.monotonic(), entry))
+            self._waiting.append((uptime_s(), entry))
             self._lose_oldest()
 
     def ask(
@@ -142,7 +142,7 @@ class MemoryWriter:
             self._on_error(error)
 
     def _write(self) -> None:
-        now_ns, now_s = time.time_ns(), time.monotonic()
+        now_ns, now_s = time.time_ns(), uptime_s()
         self._watch_clock(now_ns - from_seconds(now_s))
         with self._changed:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
