@@ -321,12 +321,23 @@ def test_light_focus_and_shaking_change_their_own_quantity() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_an_image_without_anything_has_brightness_only(level: int) -> None:
-    frames = [Frame(np.full((48, 64, 3), level, np.uint8), stamp) for stamp in (10**9, 2 * 10**9)]
-    assert measured(frames).keys() - {"detections", "rejected objects", "truncated answers"} == {"brightness"}
+def test_an_image_without_anything_has_neither_sharpness_nor_motion(level: int) -> None:
+    found = measured([Frame(np.full((48, 64, 3), level, np.uint8), stamp) for stamp in (10**9, 2 * 10**9)])
+    assert "sharpness" not in found
+    assert (found["brightness"], found["motion"]) == ([level / 255.0], [0.0])
 
 
-def test_frames_far_apart_or_of_another_size_have_no_motion() -> None:
+def test_frames_far_apart_in_time_have_no_motion() -> None:
     image = World(seed=3).snapshot(0).frame.image
-    for second in (Frame(image, 9 * 10**9), Frame(image, 0), Frame(image[:100].copy(), 2 * 10**9)):
-        assert "motion" not in measured([Frame(image, 10**9), second])
+    for second_ns in (9 * 10**9, 0):
+        assert "motion" not in measured([Frame(image, 10**9), Frame(image, second_ns)])
+
+
+def test_the_motion_is_that_of_the_camera_and_not_of_the_objects() -> None:
+    world, meter, errors = World(seed=1, fps=1.0), Meter(), []
+    for index in range(12):
+        motion = meter.measure(scene(), world.snapshot(index).frame).get("motion")
+        if motion:
+            errors.append(abs(float(motion[0]) - abs(world._pan(float(index)) - world._pan(index - 1.0))))
+    assert len(errors) == 11
+    assert max(errors) < 0.005

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lfm_perception.scene import Frame, Image, Scene, small_size
 from lfm_perception.stamps import to_seconds
+from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 
 Samples = Mapping[str, Sequence[float] | Sequence[str]]
 """What one frame adds to each quantity, by its name; quantities that it does not show are left out."""
@@ -23,6 +24,9 @@ WIDTH = 320
 
 MAX_STEP_S = 5.0
 """Maximum time between two frames whose motion is measured, in seconds: later ones have little in common."""
+
+CENTRE = np.array([0.5, 0.5, 1.0])
+"""The centre of an image in homogeneous coordinates, image sides."""
 
 MIN_VARIANCE = 1e-6
 """Variance of an image, of grey levels 0 to 1, below which it shows nothing to measure."""
@@ -53,7 +57,7 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
             "number", "variance of the Laplacian over that of the image", "clean the lens, check its focus"
         ),
         "motion": Quantity(
-            "number", "speed of the whole image, image widths per second", "check the camera's mounting"
+            "number", "speed of the camera, image widths per second", "check the camera's mounting"
         ),
     }
 )
@@ -64,16 +68,16 @@ class Meter:
     """Measures the quantities of consecutive inferred frames. Owned by one thread."""
 
     def __init__(self) -> None:
-        self._before: NDArray[np.float32] | None = None
-        self._before_s = 0.0
+        self._ego_motion = EgoMotionEstimator()
+        self._before_s: float | None = None
 
     def measure(self, scene: Scene, frame: Frame | None) -> Samples:
         """The samples of an inferred frame; without `frame`, those of its scene only.
 
         Brightness is the mean grey level. Sharpness is the variance of the Laplacian (Pech-Pacheco et al.,
         Diatom autofocusing in brightfield microscopy, ICPR 2000), divided by the variance of the image, so
-        that darkness is no blur. Motion is the shift since the frame before by phase correlation (Kuglin and
-        Hines 1975), which does not depend on the light, divided by the time between the two.
+        that darkness is no blur. Motion is the camera's since the frame before, from sparse optical flow,
+        over the time between the two; 0 where too few points agree.
         """
         found: dict[str, Sequence[float] | Sequence[str]] = {
             "scores": [detection.score for detection in scene.detections],
@@ -88,24 +92,19 @@ class Meter:
             found["brightness"] = [float(grey.mean())]
             if variance > MIN_VARIANCE:
                 found["sharpness"] = [float(cv2.Laplacian(grey, cv2.CV_32F).var()) / variance]
-            speed = self._speed(grey, to_seconds(frame.stamp_ns))
+            speed = self._speed(frame)
             if speed is not None:
                 found["motion"] = [speed]
         return found
 
-    def _speed(self, grey: NDArray[np.float32], stamp_s: float) -> float | None:
-        """Image widths per second since the frame before, None where that cannot be known."""
-        before, step_s = self._before, stamp_s - self._before_s
-        self._before, self._before_s = grey, stamp_s
-        if before is None or before.shape != grey.shape or not 0.0 < step_s <= MAX_STEP_S:
+    def _speed(self, frame: Frame) -> float | None:
+        """Image widths per second since the frame before, None where that is too long ago."""
+        motion = self._ego_motion.measure(frame.image, np.zeros((0, 4)))
+        before_s, self._before_s = self._before_s, to_seconds(frame.stamp_ns)
+        if before_s is None or not 0.0 < self._before_s - before_s <= MAX_STEP_S:
             return None
-        if min(before.var(), grey.var()) < MIN_VARIANCE:
-            return None
-        height, width = grey.shape
-        window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-        shift, _ = cv2.phaseCorrelate(before, grey, window)
-        speed = math.hypot(*shift) / width / step_s
-        return speed if math.isfinite(speed) else None
+        x, y = (motion @ CENTRE - CENTRE)[:2]
+        return math.hypot(x, y * frame.height / frame.width) / (self._before_s - before_s)
 
 
 def _grey(image: Image) -> NDArray[np.float32]:
