@@ -71,6 +71,15 @@ def test_a_path_leads_from_the_image_it_counts_from_to_any_moment() -> None:
     assert path.velocity(0.9)[0, 2] == pytest.approx(-0.1)
 
 
+def test_frames_with_almost_the_same_stamp_are_one_moment() -> None:
+    history, step = EgoMotionHistory(), identity_affine()
+    step[0, 2] = 0.01
+    for stamp_s in (1.0, 1.0 + 1e-9, 1.0 + 2e-9, 1.04, 1.04 + 1e-9):
+        history.add(step, stamp_s)
+    assert history.at(1.04)[0, 2] == pytest.approx(0.05)
+    assert history.velocity(1.05)[0, 2] == pytest.approx(0.02 / 0.04)
+
+
 def test_a_camera_that_turns_faster_and_faster_has_its_rate_of_the_moment() -> None:
     path = EgoMotionHistory()
     for i in range(15):

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import pytest
 from tracks import STEP_S, following, seen
 
@@ -76,6 +77,15 @@ def test_a_spread_whose_square_is_not_finite_counts_as_none(spread: float) -> No
     odd = replace(detection, std=CoordinateStd(spread, spread, spread, spread))
     assert tracker.update([odd], 0.0) == plain.update([detection], 0.0) == {}
     assert tracker.predict(0.0) == plain.predict(0.0)
+
+
+def test_a_spread_far_beyond_the_image_does_no_harm() -> None:
+    tracker, detection = following(), seen(0.5)
+    odd = replace(detection, std=CoordinateStd(1e150, 1e150, 1e150, 1e150))
+    with np.errstate(over="raise", invalid="raise"):
+        for i in range(6):
+            tracker.update([odd if i < 3 else detection], i * STEP_S)
+    assert tracker.predict(5 * STEP_S)[0].box.xyxy == pytest.approx(detection.box.xyxy, abs=0.01)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -3.0, 7.0])

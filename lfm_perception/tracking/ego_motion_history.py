@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -29,6 +30,9 @@ START_SPEED, STOP_SPEED = 0.01, 0.004
 """Image sides per second from which on a camera moves, and below which it stands again; cameras that stand
 are measured to move by 0.001."""
 
+MIN_FRAME_S = 1e-3
+"""Least time between two frames: from less, which no camera has, no rate of motion can be told."""
+
 
 def identity_affine() -> Affine:
     """The motion of a camera that stands."""
@@ -51,10 +55,16 @@ class EgoMotionHistory:
         return bool(self._motions)
 
     def add(self, motion: Affine, stamp_s: float) -> None:
-        """Appends the motion from the previous frame to that at `stamp_s`; an earlier stamp starts anew."""
+        """Appends the motion from the previous frame to that at `stamp_s`; an earlier stamp starts anew.
+
+        A frame less than `MIN_FRAME_S` after the previous one is taken to be of the same moment.
+        """
         if self._motions and stamp_s <= self._motions[-1][0]:
             self._motions.clear()
-        last = self._motions[-1][1] if self._motions else identity_affine()
+        last_s, last = self._motions[-1] if self._motions else (-math.inf, identity_affine())
+        if stamp_s - last_s < MIN_FRAME_S:
+            stamp_s = last_s
+            self._motions.pop()
         self._motions.append((stamp_s, motion @ last))
 
     def rebase(self, stamp_s: float) -> None:

@@ -202,7 +202,7 @@ def _measurement_noise(position: Array, model_variance: Array, settings: Tracker
     """Variances of measured [cx, cy, w, h], shape (D, 4): the model's, or a share of the box's size."""
     default = settings.measurement_noise * np.tile(position[:, 2:], 2) + settings.min_measurement_noise
     scaled = settings.measurement_noise_scale**2 * model_variance + settings.min_measurement_noise**2
-    return np.where(np.isnan(model_variance), default**2, scaled)
+    return np.where(np.isnan(model_variance), default**2, np.minimum(scaled, UNMEASURED))
 
 
 def visible_boxes(tracks: ConstantVelocityFilter, truncated: NDArray[np.bool_]) -> BoxArray:
