@@ -52,7 +52,8 @@ class NodeMemory:
         self._lock = threading.Lock()
         self._image: Image | None = None
         self._caption, self._caption_ns = "", 0
-        self._counts, self._peak, self._counts_ns = Counter[str](), Counter[str](), 0
+        self._counts, self._peak = Counter[str](), Counter[str]()
+        self._counts_ns = self._period_ns = 0
         self._last_lost = self._last_jumps = 0
         store = MemoryStore(settings, create=True)
         self._writer = MemoryWriter(store, settings, self._thumbnail, warn, on_error)
@@ -113,13 +114,14 @@ class NodeMemory:
 
     def _keep_counts(self, scene: Scene) -> None:
         self._peak |= Counter(track.label for track in scene.tracks)
-        apart_s = _apart_s(scene.stamp_ns, self._counts_ns)
-        changed = self._peak != self._counts
-        if apart_s >= (COUNT_PERIOD_S if changed else REPEAT_S) and (changed or self._peak):
-            counts = dict(sorted(self._peak.items()))
+        if _apart_s(scene.stamp_ns, self._period_ns) < COUNT_PERIOD_S:
+            return
+        peak, self._peak, self._period_ns = self._peak, Counter(), scene.stamp_ns
+        if peak != self._counts or (peak and _apart_s(scene.stamp_ns, self._counts_ns) >= REPEAT_S):
+            self._counts, self._counts_ns = peak, scene.stamp_ns
+            counts = dict(sorted(peak.items()))
             text = ", ".join(f"{count} {label}" for label, count in counts.items()) or "no objects"
             self._put("count", text, scene.stamp_ns, {"frame_id": scene.frame_id, "counts": counts})
-            self._counts, self._peak, self._counts_ns = self._peak, Counter(), scene.stamp_ns
 
     def _put(self, kind: str, text: str, stamp_ns: int, data: object) -> None:
         self._writer.put(Entry(kind, text, stamp_ns, data=json.dumps(data, ensure_ascii=False)))

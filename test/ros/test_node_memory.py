@@ -18,14 +18,19 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("sqlcipher3", reason="the extra memory is not installed")
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
+from memories import settings as memory_settings
 from robot import Film, Robot, robot
 from std_srvs.srv import Trigger
 
+from lfm_perception.geometry import Box
 from lfm_perception.memory import MemoryQuestion, MemoryStore, Query
 from lfm_perception.memory.store import KINDS
 from lfm_perception.ros.eyes import node_eyes
+from lfm_perception.ros.memory import NodeMemory
+from lfm_perception.scene import Frame, Scene, Track, Usage, Velocity
 from lfm_perception.settings import Settings
 
 KEY = "a key of the robot's memory"
@@ -147,6 +152,32 @@ def test_with_another_key_the_node_says_why_it_cannot_be_configured(keeping: Rob
     assert len(ended) == 1, "the event ended when the node was deactivated"
     assert command(folder, "delete", "--all").endswith(f" deleted from {folder / 'memory.db'}\n")
     assert searched(folder) == []
+
+
+def test_counts_are_kept_when_they_change_and_every_ten_seconds(tmp_path: Path) -> None:
+    settings = memory_settings(tmp_path / "m.db")
+    memory = NodeMemory(settings, lambda *_: None, print)
+    frame, step = Frame(np.zeros((4, 4, 3), np.uint8), 0), 2 * 10**8
+    labels = {0: ["box", "box"], 40: ["box"], 42: ["box", "person"], 43: ["box"], 130: []}
+    present: list[str] = []
+    for index in range(150):
+        present = labels.get(index, present)
+        tracks = (
+            Track(number, label, Box(0.1, 0.1, 0.5, 0.5), 0.9, Velocity(0.0, 0.0), 1.0, 0.0)
+            for number, label in enumerate(present)
+        )
+        stamp_ns = 10**15 + index * step
+        memory.on_scene(Scene(stamp_ns, "camera", 4, 4, (), (*tracks,), None, False, {}, Usage()), frame)
+    memory.close()
+    with closing(MemoryStore(settings)) as store:
+        kept = [(found.text, (found.stamp_ns - 10**15) / 1e9) for found in store.search(Query())]
+    assert kept[::-1] == [
+        ("2 box", 0.0),
+        ("1 box, 1 person", 9.0),
+        ("1 box", 10.0),
+        ("1 box", 20.0),
+        ("no objects", 27.0),
+    ]
 
 
 def test_without_memory_nothing_of_it_is_imported() -> None:
