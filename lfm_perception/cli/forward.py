@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import time
@@ -14,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-import lfm_perception
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.text import is_safe
 
 POLL_S = 0.2
 """Longest time until a signal is seen."""
@@ -66,7 +65,11 @@ def forward(
     if options.node_name(f"{options.NODE}:{node}") is None or not node.startswith("/"):
         raise PerceptionError(f"--node is a full name such as /cam1/perception, not {shown(node)}")
     base = topic or f"lfm_perception/{socket.gethostname()}"
-    if not re.fullmatch(r"[^#+/$\x00-\x1f\x7f]+(/[^#+/\x00-\x1f\x7f]+)*", base) or len(base) > MAX_TOPIC:
+    if (
+        not re.fullmatch(r"[^#+/$\x00-\x1f\x7f]+(/[^#+/\x00-\x1f\x7f]+)*", base)
+        or not is_safe(base[:MAX_TOPIC])
+        or len(base) > MAX_TOPIC
+    ):
         raise PerceptionError(f"--topic is text such as robots/r1 without # and +, not {shown(base)}")
     from lfm_perception.mqtt.broker import Broker, Credentials
     from lfm_perception.mqtt.outbox import Outbox
@@ -76,7 +79,6 @@ def forward(
     chosen = Broker.of(
         broker, Credentials(username, password_variable, password_file, ca_file, certificate, key)
     )
-    logging.getLogger(lfm_perception.__name__).setLevel(logging.INFO)
     with (
         running() as job,
         closing(Outbox(queue or _state_file(), queue_messages, round(queue_mb * 1e6))) as outbox,
@@ -84,7 +86,11 @@ def forward(
         forwarding(node, outbox, sender, base, summary_period),
     ):
         options.tell(f"forwarding {node} to {chosen.url}, topic {base}; {outbox.waiting} messages wait")
+        connected = False
         while not job.signal:
+            if sender.status.connected != connected:
+                connected = not connected
+                options.tell(f"{'connected to' if connected else 'disconnected from'} {chosen.url}")
             time.sleep(POLL_S)
     options.tell(f"{sender.status.sent} messages sent, {outbox.waiting} wait, {outbox.dropped} dropped")
 

@@ -145,7 +145,7 @@ def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
             ("time (s)", "PSI"),
         )  # fmt: skip
         shares = {
-            "baseline": (each.expected / each.expected.sum()).tolist(),
+            "baseline": (each.expected / max(each.expected.sum(), 1)).tolist(),
             "worst window": (each.found / each.found.sum()).tolist(),
         }
         yield Section(

@@ -93,7 +93,7 @@ class Activity:
             "version": VERSION,
             "node": safe_line(self._node, MAX_NAME),
             "stamp": {"sec": sec, "nanosec": nanosec},
-            "period_s": round(to_seconds(now_ns - self._begin_ns), 3) if self._begin_ns else 0.0,
+            "period_s": round(max(to_seconds(now_ns - self._begin_ns), 0.0), 3) if self._begin_ns else 0.0,
             "scenes": self._scenes,
             "tracks_now": dict(self._now.most_common()),
             "tracks_seen": dict(Counter({each: len(ids) for each, ids in self._seen.items()}).most_common()),

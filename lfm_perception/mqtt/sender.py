@@ -86,6 +86,7 @@ class Sender:
         pause_s = MIN_PAUSE_S
         while not self._closing.is_set():
             self._acknowledged_s, self._refusal, self._last = None, "", 0
+            began_s, before = time.monotonic(), self._sent
             self._pending.clear()
             try:
                 problem = self._session()
@@ -97,7 +98,8 @@ class Sender:
             if problem != self._problem:
                 logging.getLogger(__name__).warning("%s", problem)
             self._problem = problem
-            pause_s = MIN_PAUSE_S if self._acknowledged_s else min(2.0 * pause_s, MAX_PAUSE_S)
+            served = self._sent > before or time.monotonic() - began_s > MAX_PAUSE_S
+            pause_s = MIN_PAUSE_S if served else min(2.0 * pause_s, MAX_PAUSE_S)
             self._closing.wait(random.uniform(0.5, 1.0) * pause_s)
 
     def _session(self) -> str:
@@ -172,7 +174,6 @@ class Sender:
         self._acknowledged_s, self._problem = time.monotonic(), ""
         self._connections += 1
         client.publish(self._status_topic, ONLINE, qos=1, retain=True)
-        logging.getLogger(__name__).info("connected to %s", self._broker.url)
 
     def _on_publish(self, client: paho.Client, user: Any, number: int, reason: Any, properties: Any) -> None:
         if (found := self._pending.pop(number, None)) is not None:

@@ -27,7 +27,7 @@ from lfm_perception.scene_json import scene_from_json
 STATUS_PERIOD_S = 1.0
 """Period of its status on /diagnostics."""
 
-STALE_S = 10.0
+STALE_S = 5.0
 """Age from which on the diagnostics of the node no longer count."""
 
 
@@ -96,7 +96,9 @@ class Forwarder:
 
     def _publish_status(self) -> None:
         now = self._node.get_clock().now().nanoseconds
-        status = diagnostic_status(self.status(), self._name.lstrip("/"), self._topic)
+        # under its own name: a perception node that is gone must not seem to be there
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        status = diagnostic_status(self.status(), name, self._topic)
         array = DiagnosticArray(header=messages.header(now, ""), status=[status])
         self._outputs.publish("/diagnostics", lambda: array)
 
@@ -117,9 +119,7 @@ class Forwarder:
             "messages rejected": self._rejected,
             "connections": sender.connections,
         }
-        return PartStatus(
-            "forward", WARN if problem else OK, problem or f"{sender.sent} messages sent", values
-        )
+        return PartStatus("mqtt", WARN if problem else OK, problem or f"{sender.sent} messages sent", values)
 
 
 @contextmanager

@@ -31,8 +31,8 @@ from lfm_perception.rules.events import Event, event_text, event_to_json
 from lfm_perception.scene import Scene, Usage
 from lfm_perception.scene_json import scene_to_json
 
-LATER = 8
-"""Summaries that come within 4 s: by then the events, which come at once, are there too."""
+LATER = 4
+"""Summaries that come within 2 s: by then the events, which come at once, are there too."""
 
 
 class Perception:
@@ -71,12 +71,12 @@ class Perception:
 
     def forward(self) -> tuple[bytes, str]:
         """Level and message of the status of `forward`."""
-        status = self.statuses.get("robot9/perception: forward")
+        status = self.statuses.get("robot9/perception_forward: mqtt")
         return (b"?", "") if status is None else (status.level, status.message)
 
     def waiting(self) -> int:
         """The number of messages in the queue of `forward`."""
-        values = {each.key: each.value for each in self.statuses["robot9/perception: forward"].values}
+        values = {each.key: each.value for each in self.statuses["robot9/perception_forward: mqtt"].values}
         return int(values["messages waiting"])
 
 
@@ -122,6 +122,7 @@ def test_events_and_summaries_arrive_and_an_interruption_costs_none(
             assert summary["node"] == "/robot9/perception"
             problem = {"part": "camera", "level": "warn", "message": "8 Hz on image_raw"}
             assert problem in summary["problems"]
+            wait(lambda: service.of("robots/9/summary")[-1]["health"] == "stale", "old diagnostics")
             perception.say("{}")
             wait(lambda: "not an event" in perception.forward()[1], "the rejection")
             wait(lambda: perception.forward()[0] == DiagnosticStatus.OK, "the end of the rejection")
