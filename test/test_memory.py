@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("sqlcipher3", reason="the extra memory is not installed")
 
+from command import Command
 from memories import KEY, NOW, entry, settings, texts
 from sqlcipher3 import dbapi2
 
@@ -214,6 +217,25 @@ def test_a_database_of_others_is_refused_and_left_alone(tmp_path: Path, key: Non
         MemoryStore(settings(tmp_path / "pipe"), create=True)
     with pytest.raises(PerceptionError, match="there is no memory"):
         MemoryStore(settings(tmp_path / "none.db"))
+
+
+def test_the_commands_search_delete_and_tell(tmp_path: Path, command: Command) -> None:
+    path, now_ns = tmp_path / "m.db", time.time_ns()
+    with closing(MemoryStore(settings(path), create=True)) as store:
+        times = (now_ns - 7200 * S, now_ns - 60 * S, now_ns)
+        store.write([entry(f"forklift {n}", kept_ns) for n, kept_ns in enumerate(times)], now_ns)
+    options = ("--path", path, "--set", "memory.encrypted=false")
+    lines = command("memory", "search", "forklift", "--since", "1h", *options).out.splitlines()
+    assert [line[-10:] for line in lines] == ["forklift 2", "forklift 1"]
+    assert "1 min " in lines[1]
+    found = json.loads(command("memory", "search", "--until", "1h", "--json", *options).out)
+    assert (found["text"], found["kind"], found["data"]) == ("forklift 0", "event", {})
+    assert command("memory", "search", "unicorn", *options).out == "no entry is found\n"
+    assert "entries: event  3\n" in command("memory", "info", *options).out
+    deleted = command("memory", "delete", "--before", "1h", *options)
+    assert deleted.out == f"1 entries are deleted from {path}\n"
+    assert command("memory", "delete", "--all", *options).out.startswith("2 entries are deleted")
+    assert "entries" not in command("memory", "info", *options).out
 
 
 def test_without_the_package_a_sentence_says_how_to_install_it(
