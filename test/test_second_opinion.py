@@ -132,7 +132,7 @@ def test_an_answer_is_merged_with_its_source_stamp_and_age(tmp_path: Path) -> No
         assert question["reason"] == "confidence 0.50, asked below 1"
         picture = cv2.imdecode(np.frombuffer(files[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None
-        assert picture.shape[:2] == (question["crop"]["height"], question["crop"]["width"]) == (216, 192)
+        assert picture.shape[:2] == (question["crop"]["height"], question["crop"]["width"]) == (158, 140)
         reply(tmp_path, {"answer": " 4711\n"})
         wait(lambda: log.outcomes)
         scene = second.consider(later, scene_of(later, box_track(7), box_track(8)))
@@ -147,7 +147,7 @@ def test_an_answer_is_merged_with_its_source_stamp_and_age(tmp_path: Path) -> No
     assert scene.tracks == (box_track(7), box_track(8)), "tracks stay as they are"
     assert log.records[0]["answer"] == "4711"
     assert log.records[0]["crop"]["bytes"] > 1000
-    assert log.told[0].startswith(f"second opinion: box #7 of {CAMERA}, 192 x 216 px, ")
+    assert log.told[0].startswith(f"second opinion: box #7 of {CAMERA}, 140 x 158 px, ")
     assert f"to review in {tmp_path}: confidence 0.50" in log.told[0]
     assert list(tmp_path.iterdir()) == [], "what nobody judged is deleted"
 

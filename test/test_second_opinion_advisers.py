@@ -216,7 +216,7 @@ def test_nothing_reaches_a_server_without_consent_and_only_the_crop_with_it(tmp_
     (picture,) = pictures(server)
     assert max(record["crop"]["width"], record["crop"]["height"]) == 100
     aspect = picture.shape[1] / picture.shape[0]
-    assert aspect == pytest.approx(192 / 216, rel=0.1), "the crop, not the frame"
+    assert aspect == pytest.approx(140 / 158, rel=0.1), "the crop, not the frame"
     (body,) = [body for _, _, body in server.requests if body]
     assert body["messages"][-1]["content"][1]["text"] == "Which number?"
 

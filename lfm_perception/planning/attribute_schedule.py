@@ -105,9 +105,9 @@ def is_small(box: Box, frame: Frame) -> bool:
     return min(box.width * frame.width, box.height * frame.height) < MIN_SIDE
 
 
-def surroundings(box: Box) -> Box:
-    """A box with `MARGIN` around it, within the frame."""
-    wide, tall = MARGIN * box.width, MARGIN * box.height
+def surroundings(box: Box, margin: float = MARGIN) -> Box:
+    """A box with a margin on each side, in its widths and heights, within the frame."""
+    wide, tall = margin * box.width, margin * box.height
     return Box(
         max(box.x1 - wide, 0.0), max(box.y1 - tall, 0.0), min(box.x2 + wide, 1.0), min(box.y2 + tall, 1.0)
     )

@@ -20,6 +20,10 @@ from lfm_perception.stamps import split_stamp
 SCHEMA = Path(__file__).parent / "opinion.schema.json"
 VERSION = 1
 
+MARGIN = 0.05
+"""Surroundings in a crop on each side, in widths and heights of the box: what its error may cut off. With
+more, OCR reads what stands beside the object."""
+
 QUALITIES = (90, 75, 60, 40)
 """JPEG qualities that are tried until a crop is small enough."""
 
@@ -80,7 +84,7 @@ class Outcome:
 
 def cropped(frame: Frame, box: Box, max_side: int) -> Image:
     """The surroundings of a box, copied, at most `max_side` pixels wide and high; at least one pixel."""
-    image = crop(frame, surroundings(box)).image
+    image = crop(frame, surroundings(box, MARGIN)).image
     if image.size == 0:
         x, y = int(box.x1 * (frame.width - 1)), int(box.y1 * (frame.height - 1))
         image = frame.image[y : y + 1, x : x + 1]

@@ -182,7 +182,7 @@ class SecondOpinion:
     def drain(self, go_on: Callable[[], bool]) -> None:
         """Wait until all that was asked has an outcome, or `go_on` is false."""
         with self._changed:
-            while (self._queue or self._busy) and go_on():
+            while (self._queue or self._busy) and not self._closing and go_on():
                 self._changed.wait(POLL_S)
 
     def close(self) -> None:
@@ -202,21 +202,29 @@ class SecondOpinion:
     # --- the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            while (request := self._next()) is not None or not self._closing:
+                for reply in self._replies(request):
+                    self._finish(reply)
+        finally:
+            self._adviser.close()
+            with self._changed:
+                self._busy, self._closing = False, True
+                self._changed.notify_all()
+
+    def _replies(self, request: Request | None) -> Sequence[Reply]:
+        """Hand a request over, if there is one, and wait a moment for replies."""
         adviser = self._adviser
-        while (request := self._next()) is not None or not self._closing:
-            replies: Sequence[Reply] = ()
-            try:
-                if request is not None:
-                    request = self._hand_over(request)
-                replies = adviser.poll(POLL_S if adviser.waits else 0.0)
-            except AdviserError as error:
-                replies = () if request is None else (Reply(request, error=error),)
-            except Exception as error:  # a bug of an adviser costs one answer
-                unexpected = AdviserError("unexpected", f"{adviser.source} failed unexpectedly: {error!r}")
-                replies = () if request is None else (Reply(request, error=unexpected),)
-            for reply in replies:
-                self._finish(reply)
-        adviser.close()
+        try:
+            if request is not None:
+                request = self._hand_over(request)
+            return adviser.poll(POLL_S if adviser.waits else 0.0)
+        except AdviserError as error:
+            failure = error
+        except Exception as error:  # a bug of an adviser costs one answer
+            failure = AdviserError("unexpected", f"{adviser.source} failed unexpectedly: {error!r}")
+            time.sleep(POLL_S)
+        return () if request is None else (Reply(request, error=failure),)
 
     def _next(self) -> Request | None:
         """The next request with consent, once the adviser has room; None where it is to be polled."""
