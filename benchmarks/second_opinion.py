@@ -42,6 +42,7 @@ SETTINGS = Settings().with_values(
         "second_opinion.adviser": "ocr",
         "second_opinion.ask_below": ["box: 1"],
         "second_opinion.rate": 600.0,
+        "second_opinion.repeat": 0.1,
         "second_opinion.timeout": 300.0,
     }
 )
@@ -59,17 +60,18 @@ def distance(left: str, right: str) -> int:
 
 def asked_about(films: int, seconds: float, vlm: Vlm) -> list[tuple[World, Outcome]]:
     """The outcomes of films of the demo world, each with its world. Perception waits for no answer."""
-    found = []
-    for seed in range(500, 500 + films):
-        world, outcomes = World(seed, fps=FPS, numbered=True), list[Outcome]()
-        perception = Perception(SETTINGS, vlm, open_tracker(SETTINGS.tracker))
-        with closing(SecondOpinion(SETTINGS.second_opinion, outcomes.append, print, print)) as second:
+    found, outcomes = [], list[Outcome]()
+    with closing(SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print)) as second:
+        for seed in range(500, 500 + films):
+            world = World(seed, fps=FPS, numbered=True)
+            perception = Perception(SETTINGS, vlm, open_tracker(SETTINGS.tracker))
             perception.second_opinion = second
             for index in range(0, round(seconds * FPS), EVERY):
                 perception.infer(world.snapshot(index).frame)
             second.drain(lambda: True)
-            print(f"film {seed}: {second.counts()}", flush=True)
-        found += [(world, outcome) for outcome in outcomes]
+            found += [(world, outcome) for outcome in outcomes]
+            outcomes.clear()
+            print(f"film {seed}: {len(found)} outcomes so far", flush=True)
     return found
 
 
@@ -126,10 +128,9 @@ def late(seconds: float, vlm: Vlm, *, asking: bool) -> dict[str, int]:
     world = World(502, fps=FPS, numbered=True)
     frames = [world.snapshot(index).frame for index in range(round(seconds * FPS))]
     live = LivePerception[Frame](SETTINGS, vlm, lambda frame, width: frame, Silent())
-    settings = SETTINGS.with_values({"second_opinion.repeat": 0.1}).second_opinion
     outcomes = list[Outcome]()
     counts = Counter[str](frames=len(frames), late=0)
-    with closing(SecondOpinion(settings, outcomes.append, lambda _: None, print)) as second:
+    with closing(SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print)) as second:
         live.set_second_opinion(second if asking else None)
         live.start()
         began_s = time.monotonic()
@@ -148,8 +149,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--films", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--films", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--live", type=float, default=0.0, help="seconds of a camera at 30 Hz")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
