@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.progress import track
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
+from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS
 from lfm_perception.perception import Perception
 from lfm_perception.provenance import machine
 from lfm_perception.settings import Settings
@@ -43,25 +45,40 @@ class WithoutDraft(Perception):
         return None
 
 
+@dataclass
+class Costs:
+    """Seconds of batches by their tokens, with logits after one of them, and of the logits after one more."""
+
+    batch_cost: Callable[[int], float]
+    output_cost: float
+
+
 def measure(
-    kind: type[Perception], batch_cost: Callable[[int], float], films: Sequence[int], times: Sequence[float]
+    kind: type[Perception], costs: Costs, films: Sequence[int], times: Sequence[float]
 ) -> dict[str, float]:
-    """Means per answer with this batch cost, which the engine plans with too."""
+    """Means per answer at these costs, with which the engine plans too."""
     settings = WITHOUT_CAPTIONS
-    batches: list[int] = []
+    batches_s: list[float] = []
     usages = []
     with LlamaVlm(settings) as vlm:
-        vlm._engine.latency.batch_cost = batch_cost
-        vlm._engine.kv_cache.on_batch = lambda tokens, seconds: batches.append(tokens)
+        cache, latency = vlm._engine.kv_cache, vlm._engine.latency
+        latency.batch_cost, latency.output_cost = costs.batch_cost, costs.output_cost
+        decode, cache.on_batch = cache.decode, lambda tokens, _: batches_s.append(costs.batch_cost(tokens))
+
+        def counted(start: int, tokens: Sequence[int], outputs: Sequence[int]) -> Any:
+            batches_s.append(costs.output_cost * (len(outputs) - 1))
+            return decode(start, tokens, outputs)
+
+        cache.decode = counted
         total_s = 0.0
         for seed in track(films, f"{kind.__name__}"):
             perception = kind(settings, vlm, open_tracker(settings.tracker))
             world = World(seed=seed, width=384, height=288)
             for number, time_s in enumerate(times):
-                batches.clear()
+                batches_s.clear()
                 scene = perception.infer(world.snapshot(round(time_s * world.fps)).frame)
                 if number >= SETTLE:
-                    total_s += sum(map(batch_cost, batches))
+                    total_s += sum(batches_s)
                     usages.append(scene.usage)
     drafted = sum(usage.drafted_decisions for usage in usages)
     return {
@@ -87,11 +104,11 @@ def main() -> None:
         "model.path": str(model), "mmproj.path": str(mmproj), "engine.n_gpu_layers": arguments.gpu_layers,
     }  # fmt: skip
     with LlamaVlm(Settings().with_values(values)) as vlm:
-        measured = [vlm._engine.latency.batch_cost(tokens) for tokens in range(64)]
-    single_s = measured[1]
-    costs: dict[str, Callable[[int], float]] = {
-        "measured here": lambda tokens: measured[min(tokens, 63)],
-        "the same at any length": lambda tokens: single_s,
+        measured = [vlm._engine.latency.batch_cost(tokens) for tokens in range(MAX_BATCH_TOKENS + 1)]
+        output_cost = vlm._engine.latency.output_cost
+    costs = {
+        "measured here": Costs(lambda tokens: measured[tokens], output_cost),
+        "the same at any length": Costs(lambda tokens: measured[1], 0.0),
     }
     times = [number * arguments.period for number in range(int(arguments.seconds / arguments.period))]
     results: dict[str, Any] = {
@@ -108,6 +125,7 @@ def main() -> None:
         "machine": machine(),
         "gpu_layers": arguments.gpu_layers,
         "films": arguments.films,
+        "output_cost_ms": round(1000 * output_cost, 2),
         "batch_cost_ms": {tokens: round(1000 * measured[tokens], 2) for tokens in (1, 4, 16, 32, 63)},
         "results": results,
     }

@@ -124,9 +124,9 @@ class Bench:
         self.grammar = Grammar(self.vocabulary, BBOX, LABELS)
         self.native_calls = native_calls
         self.sampling = SamplingSettings()
-        batch_cost = self.engine.latency.batch_cost
-        self.speculators = {name: Speculator(self.grammar, batch_cost) for name in DRAFTS}
-        self.text_speculators = {name: TextSpeculator(batch_cost) for name in ("new", "as last")}
+        costs = self.engine.latency.batch_cost, self.engine.latency.output_cost
+        self.speculators = {name: Speculator(self.grammar, *costs) for name in DRAFTS}
+        self.text_speculators = {name: TextSpeculator(*costs) for name in ("alone", "new", "as last")}
         self.no_drafts = Speculator(self.grammar, float)  # where all tokens cost alike, no draft pays
 
     def prompt(self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False) -> Prompted:
@@ -213,7 +213,7 @@ class Bench:
         )
         boxes("forced tokens", self.no_drafts, None)
         boxes("all, no draft", self.speculators["no draft"], None)
-        text("caption alone", next(frames), TextSpeculator(self.engine.latency.batch_cost))
+        text("caption alone", next(frames), self.text_speculators["alone"])
         boxes("all, half right draft", self.speculators["half right"], _half(answer))
         frame = boxes("all, wrong draft", self.speculators["wrong"], other)
         self.text_speculators["new"].remember(before)

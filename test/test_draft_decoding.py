@@ -118,3 +118,25 @@ def test_logits_behind_a_rejection_correct_the_draft(vocabulary: Vocabulary) -> 
         assert decoded.text == BBOX.answer(THREE)
         calls.append(model.calls)
     assert calls[-1] <= 6  # no coordinate is drafted right: 14 calls without corrections
+
+
+def test_logits_that_are_probably_not_needed_are_not_computed_where_they_cost(vocabulary: Vocabulary) -> None:
+    class Counting(ScriptedModel):
+        outputs = 0
+
+        def __call__(self, start: int, tokens: Sequence[int], outputs: Sequence[int]) -> list[Logits]:
+            self.outputs += len(outputs)
+            return super().__call__(start, tokens, outputs)
+
+    grammar = Grammar(vocabulary, BBOX, NAMES)
+    wrong = tuple((label, Box(0.9, 0.9, 0.95, 0.95)) for label, _ in THREE)
+
+    def outputs(output_cost: float) -> int:
+        speculator, count = Speculator(grammar, cost, output_cost), 0
+        for _ in range(6):
+            model = Counting(vocabulary, BBOX.answer(THREE))
+            assert decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, wrong).text == BBOX.answer(THREE)
+            count += model.outputs
+        return count
+
+    assert outputs(0.005) < outputs(0.0)

@@ -243,10 +243,11 @@ class Engine:
         return decode_boxes(speculator, prompt_tokens, decode, sampler, limit, plan.draft)
 
     def _make_speculator(self, dialect: Dialect, labels: tuple[str, ...] | None) -> Speculator:
-        return Speculator(Grammar(self.vocabulary, dialect, labels), self.latency.batch_cost)
+        grammar = Grammar(self.vocabulary, dialect, labels)
+        return Speculator(grammar, self.latency.batch_cost, self.latency.output_cost)
 
     def _make_text_speculator(self, prompt: Prompt) -> TextSpeculator:
-        return TextSpeculator(self.latency.batch_cost)
+        return TextSpeculator(self.latency.batch_cost, self.latency.output_cost)
 
     def encode(self, frame: Frame, plan: ImagePlan) -> list[Embeddings] | None:
         """The embeddings of the plan's tiles, kept for the next question. None when a stop was requested."""

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from lfm_perception.engine.cores import CoreMonitor
-from lfm_perception.engine.kv_cache import BLOCK_TOKENS, KvCache
+from lfm_perception.engine.kv_cache import BLOCK_TOKENS, MAX_EXACT_OUTPUTS, KvCache
 
 _MEASURED_SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
 """Batch sizes, in tokens, that are measured for the fit."""
@@ -37,7 +37,12 @@ class LatencyModel:
         weights = np.linalg.lstsq(features / seconds[:, None], np.ones(len(_MEASURED_SIZES)), rcond=None)[0]
         self._weights: list[float] = np.maximum(weights, 0.0).tolist()
         self.batch_cost = cache(self._batch_cost)
-        """Seconds of a batch of so many tokens on an idle machine."""
+        """Seconds of a batch of so many tokens, with logits after one of them, on an idle machine."""
+        several_s = _measure(kv_cache, BLOCK_TOKENS, MAX_EXACT_OUTPUTS)
+        one_s = seconds[_MEASURED_SIZES.index(BLOCK_TOKENS)]
+        self.output_cost = float(max(0.0, several_s - one_s)) / (MAX_EXACT_OUTPUTS - 1)
+        """Seconds of the logits after one more token of a batch. On a CPU, llama.cpp goes through the whole
+        output matrix for each of them: with 65,536 tokens in Q6_K, half of what a single token costs."""
 
     def _batch_cost(self, tokens: int) -> float:
         return sum(weight * count for weight, count in zip(self._weights, _features(tokens), strict=True))
@@ -49,12 +54,12 @@ def _features(tokens: int) -> tuple[int, int, int, int]:
     return 1, blocks, *divmod(rest, 4)
 
 
-def _measure(kv_cache: KvCache, size: int) -> float:
-    """Seconds of the fastest of three batches of so many tokens. Leaves the memory empty."""
+def _measure(kv_cache: KvCache, size: int, outputs: int = 1) -> float:
+    """Seconds of the fastest of three batches of so many tokens and outputs. Leaves the memory empty."""
     times = []
     for _ in range(3):
         began_s = time.perf_counter()
-        kv_cache.decode(0, range(size), [size - 1])
+        kv_cache.decode(0, range(size), range(size - outputs, size))
         times.append(time.perf_counter() - began_s)
         kv_cache.clear()
     return min(times)

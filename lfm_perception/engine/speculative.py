@@ -70,11 +70,15 @@ class _DraftRun:
 class Speculator:
     """Proposes draft tokens for the answers of one grammar and learns their acceptance rates.
 
-    `batch_cost(n)` are the seconds of a batch of n tokens.
+    `batch_cost(n)` are the seconds of a batch of n tokens with logits after one, `output_cost` those of the
+    logits after one more.
     """
 
-    def __init__(self, grammar: Grammar, batch_cost: Callable[[int], float]) -> None:
+    def __init__(
+        self, grammar: Grammar, batch_cost: Callable[[int], float], output_cost: float = 0.0
+    ) -> None:
         self.grammar = grammar
+        self._output_cost = output_cost
         self._batch_cost = batch_cost
         self._marginal_cost = (batch_cost(2 * BLOCK_TOKENS) - batch_cost(BLOCK_TOKENS)) / BLOCK_TOKENS
         self._acceptance_rates: dict[_Place, float] = {}
@@ -166,7 +170,9 @@ class Speculator:
         for place, count in verified[:-1]:  # their tokens were in the last batch, as accepted drafts
             self._learn_deferred_cost(place, count)
         runs = self._draft_runs(state, draft)
-        proposal, self._cost_per_token = _best_proposal(runs, self._batch_cost, known, room)
+        proposal, self._cost_per_token = _best_proposal(
+            runs, self._batch_cost, self._output_cost, known, room
+        )
         for place, count in verified[-1:]:
             self._learn_deferred_cost(place, count)
         return proposal
@@ -211,7 +217,11 @@ class Speculator:
 
 
 def _best_proposal(
-    runs: Iterable[_DraftRun], batch_cost: Callable[[int], float], known: int, room: int
+    runs: Iterable[_DraftRun],
+    batch_cost: Callable[[int], float],
+    output_cost: float,
+    known: int,
+    room: int,
 ) -> tuple[Proposal, float]:
     """The beginning of the draft with the greatest expected gain.
 
@@ -243,7 +253,7 @@ def _best_proposal(
         tokens += run.tokens
         if most < length:
             break
-        saved += (probability + improvement) * run.deferred_s[-1]
+        saved += (probability + improvement) * run.deferred_s[-1] - (1.0 - probability) * output_cost
         accepted += probability * length
         decisions.append(len(tokens) - 1)
     cost_per_token = batch_cost(known + best[0]) / max(1.0, known + best_accepted)

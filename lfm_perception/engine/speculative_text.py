@@ -13,7 +13,8 @@ from lfm_perception.engine.speculative import INITIAL_ACCEPTANCE_RATE, SMOOTHING
 class TextSpeculator:
     """Proposes draft tokens of free text from the previous answer to the same question."""
 
-    def __init__(self, batch_cost: Callable[[int], float]) -> None:
+    def __init__(self, batch_cost: Callable[[int], float], output_cost: float = 0.0) -> None:
+        self._output_cost = output_cost
         self._acceptance_rates = {
             "looked up": INITIAL_ACCEPTANCE_RATE,
             "corrected": INITIAL_ACCEPTANCE_RATE,
@@ -51,7 +52,7 @@ class TextSpeculator:
         most = min(room, MAX_ROLLBACK, MAX_BATCH_TOKENS - known, len(draft))
         best, best_gain, saved = 0, 0.0, 0.0
         for count in range(1, most + 1):
-            saved += rate**count * self._batch_cost(1)
+            saved += rate**count * self._batch_cost(1) - (1.0 - rate**count) * self._output_cost
             gain = saved - (self._batch_cost(known + count) - self._batch_cost(known))
             if gain > best_gain:
                 best, best_gain = count, gain
