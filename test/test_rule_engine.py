@@ -28,11 +28,12 @@ def test_a_cool_down_suppresses_further_events_of_a_rule_and_counts_them() -> No
 
 
 def test_a_storm_is_bounded_and_every_begin_has_its_end() -> None:
-    engine = RuleEngine(rules("  any: {when: {label: person}}\n"), max_rate=10.0)
+    engine = RuleEngine(rules("  any: {when: {score: {above: 0.1}}}\n"), max_rate=10.0)
     rng = random.Random(1)
     begun, ended = set[str](), set[str]()
     for index in range(300):
-        for event in events(engine, 1 + index / 30, [track(rng.randrange(10_000), 0.6) for _ in range(20)]):
+        new = [track(number, 0.6, label=str(number)) for number in rng.choices(range(10_000), k=20)]
+        for event in events(engine, 1 + index / 30, new):
             assert event.tracks
             (begun if event.state == "begin" else ended).add(event.event_id)
     assert 10 <= len(begun) <= 10.0 * 10 + 10

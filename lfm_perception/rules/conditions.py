@@ -41,8 +41,9 @@ class Observation:
     """The tracks of one frame: N columns, of which the first is the scene's and those gone are not `present`.
 
     `label_ids` are those of `Conditions.label_ids`. `quantities` has the rows of `QUANTITIES`; `attributes` a
-    row for each of `Conditions.attributes`. `aspect` is the image's height over its width. `alerts` are the
-    names of those that are on, `active_rules` the rules with an active event. `now_s` is the rules' own time.
+    row for each of `Conditions.attributes`. `age_s` counts from a track's first detection. `aspect` is the
+    image's height over its width. `alerts` are the names of those that are on, `active_rules` the rules with
+    an active event. `now_s` is the rules' own time.
     """
 
     now_s: float
@@ -51,6 +52,7 @@ class Observation:
     label_ids: Rows
     quantities: Floats
     anchors: Anchors
+    age_s: Floats
     attributes: Bools
     aspect: float
     alerts: Iterable[str]
@@ -158,7 +160,7 @@ class Conditions:
         self._crossed = self.crossings.update(seen.anchors).reshape(-1, len(seen.present))
         if len(self._crosses.rows):
             table[self._crosses.rows] &= self._crosses.gather(self._crossed, all_of=False)
-        self._appears.begin(true, before, seen.now_s, table)
+        self._appears.begin(true, before, seen, table)
         self._disappears.end(self._true, seen, table)
         if len(self._counted):
             counts = true[self._counted].sum(axis=1)
@@ -288,19 +290,24 @@ class _Moments:
         chosen = [(row, seconds) for row, seconds in moments if seconds is not None]
         self._rows = np.array([row for row, _ in chosen], dtype=np.intp)
         self._seconds = np.array([seconds - ROUNDING_S for _, seconds in chosen])[:, None]
-        self._since_s: Floats = np.zeros((len(chosen), 1))
+        self._since_s: Floats = np.full((len(chosen), 1), np.inf)
         self._done = np.zeros((len(chosen), 1), dtype=bool)
 
     def move(self, source: Rows) -> None:
-        self._since_s, self._done = moved(self._since_s, source, 0.0), moved(self._done, source, 0)
+        self._since_s, self._done = moved(self._since_s, source, np.inf), moved(self._done, source, 0)
 
-    def begin(self, true: Bools, before: Bools, now_s: float, table: Bools) -> None:
-        """Leave those true in the table that have been so for long enough for the first time."""
+    def begin(self, true: Bools, before: Bools, seen: Observation, table: Bools) -> None:
+        """Leave those true in the table that have been so for long enough for the first time.
+
+        What is true of a track at its first frame counts from its first detection: trackers show a track
+        only once it is confirmed.
+        """
         if not len(self._rows):
             return
         now = true[self._rows]
-        self._since_s = np.where(before[self._rows], self._since_s, now_s)
-        moment = now & ~self._done & (now_s - self._since_s >= self._seconds)
+        started_s = np.where(np.isinf(self._since_s), seen.now_s - seen.age_s, seen.now_s)
+        self._since_s = np.where(before[self._rows], self._since_s, started_s)
+        moment = now & ~self._done & (seen.now_s - self._since_s >= self._seconds)
         self._done |= moment
         table[self._rows] = moment
 

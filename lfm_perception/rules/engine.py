@@ -8,17 +8,19 @@
 
 All conditions and all tracks are evaluated by a few array operations (see `conditions`). A rule about objects
 has an event for each object, which is in column 1 + its place; a rule about the scene has one, in column 0.
-The state of a track is kept for a while after it is gone, so that it may come back.
+The state of a track is kept for a while after it is gone, so that it may come back, under another number too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
+from lfm_perception.geometry import stack
 from lfm_perception.rules.conditions import ROUNDING_S, Conditions, Observation
 from lfm_perception.rules.events import Event
 from lfm_perception.rules.places import Anchors, Bools, Floats, moved
@@ -33,6 +35,9 @@ jumped ahead, fulfils no `for`."""
 
 KEEP_S = 2.0
 """Time for which a track that is gone is remembered, beyond what the rules ask for."""
+
+HANDOVER_S = 1.0
+"""Time within which a new track continues one that was lost nearby: longer, and it is another object."""
 
 MAX_COLUMNS = 1000
 """Maximum number of tracks that are remembered, those of the frame apart."""
@@ -79,7 +84,7 @@ class RuleEngine:
         self._ids: list[int] = []
         self._tracks: dict[int, Track] = {}
         self._present = 0
-        self._raw: Floats = np.zeros((11, 1))
+        self._raw: Floats = np.zeros((12, 1))
         self._last_seen_s = np.full(1, -np.inf)
         self._running, self._begun = np.zeros((2, *shape), dtype=bool)
         self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
@@ -164,17 +169,21 @@ class RuleEngine:
         self._tracks.update((track.track_id, track) for track in tracks)
         ids = list(dict.fromkeys(track.track_id for track in tracks))
         self._present, there = len(ids), set(ids)
+        columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
         if not there.issuperset(self._ids):
             gone_s = (self._now_s - self._last_seen_s[1:]).tolist()
-            gone = [
-                track_id
+            gone = {
+                track_id: seconds
                 for track_id, seconds in zip(self._ids, gone_s, strict=True)
                 if track_id not in there and seconds <= self._keep_s
-            ]
-            ids += gone[:MAX_COLUMNS]
+            }
+            for new, old in self._continued([each for each in ids if each not in columns], gone):
+                columns[new] = columns.pop(old)
+                del gone[old]
+                self._hand_over(new, old)
+            ids += [*gone][:MAX_COLUMNS]
         if ids == self._ids:
             return []
-        columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
         source = np.array([0, *(columns.get(each, -1) for each in ids)], dtype=np.intp)
         self._conditions.move(source)
         self._raw, self._last_seen_s = (
@@ -190,6 +199,45 @@ class RuleEngine:
             for key in list(self._open)
             if self._of_objects[key[0]] and key[1] not in self._tracks
         ]
+
+    def _continued(self, new: Sequence[int], gone: Mapping[int, float]) -> Iterator[tuple[int, int]]:
+        """Pairs of a new track and a lost one that it continues, the nearest first.
+
+        Both have the same label, and their centres are no further apart than the larger one's size: a tracker
+        that loses an object begins another track where it finds it again.
+
+        Args:
+            new: the tracks that are there for the first time.
+            gone: those that are not there any more, and seconds since they were.
+        """
+        ages_s = np.array([self._tracks[each].age_s for each in new])
+        soonest_s = HANDOVER_S + max(ages_s, default=0.0)
+        lost = [track_id for track_id, seconds in gone.items() if seconds <= soonest_s]
+        if not new or not lost:
+            return
+        gaps_s = np.array([gone[each] for each in lost]) - ages_s[:, None]  # to the first detection
+        boxes = [stack(self._tracks[each].box for each in ids) for ids in (new, lost)]
+        (centres, sizes), (others, other_sizes) = (
+            ((box[:, :2] + box[:, 2:]) / 2.0, np.sqrt(np.prod(box[:, 2:] - box[:, :2], axis=1)))
+            for box in boxes
+        )
+        distances = np.linalg.norm(centres[:, None] - others, axis=2)
+        near = (distances <= np.maximum(sizes[:, None], other_sizes)) & (gaps_s <= HANDOVER_S)
+        pairs = sorted((distances[i, j], i, j) for i, j in np.argwhere(near).tolist())
+        used = set[int]()
+        for _, i, j in pairs:
+            if not used & {new[i], lost[j]} and self._tracks[new[i]].label == self._tracks[lost[j]].label:
+                used |= {new[i], lost[j]}
+                yield new[i], lost[j]
+
+    def _hand_over(self, new: int, old: int) -> None:
+        """Let the events of a track go on with the one that continues it."""
+        for row, track_id in [*self._open]:
+            event = self._open[row, track_id]
+            tracks = tuple(self._tracks[new] if each.track_id == old else each for each in event.tracks)
+            key = (row, new) if track_id == old and self._of_objects[row] else (row, track_id)
+            del self._open[row, track_id]
+            self._open[key] = replace(event, tracks=tracks)
 
     def _observation(self, aspect: float, scene: Scene | None) -> Observation:
         shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]
@@ -209,7 +257,8 @@ class RuleEngine:
             last_seen_s=self._last_seen_s,
             label_ids=self._conditions.label_ids(labels),
             quantities=quantities,
-            anchors=Anchors(self._raw[:4], self._raw[7:]),
+            anchors=Anchors(self._raw[:4], self._raw[7:11]),
+            age_s=self._raw[11],
             attributes=self._attribute_table(scene.attributes if scene else {}),
             aspect=aspect,
             alerts={status.name for status in scene.alerts if status.active} if scene else (),
@@ -299,6 +348,6 @@ def _places(table: Bools) -> list[list[int]]:
 
 
 def _numbers(track: Track) -> tuple[float, ...]:
-    """Box, score, own velocity without the camera's, and standard deviations of the sides."""
+    """Box, score, own velocity without the camera's, standard deviations of the sides, and age."""
     box, (vx, vy), (cx, cy) = track.box, track.velocity, track.camera_velocity
-    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std
+    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std, track.age_s
