@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # core, command line and node: what uses numpy, scipy, OpenCV, Pillow, matplotlib and typer most, within 4 minutes
 ROBOT_TESTS := $(wildcard $(addprefix test/,test_answers.py test_image_*.py test_kalman*.py test_tracking.py \
-  test_perception.py test_engine.py test_charts.py test_cli.py media/test_encodings.py ros/test_messages.py ros/test_node.py))
+  test_extension_modules.py test_perception.py test_engine.py test_charts.py test_cli.py \
+  media/test_encodings.py ros/test_messages.py ros/test_node.py))
 
 # a file runs in one worker, so that its tests share their model, node or server
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -12,7 +13,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help desktop jetson robot demo test test-again test-robot fuzz coverage lint format docs pictures site model constraints clean environment
+.PHONY: help desktop jetson robot demo test test-again test-robot test-jammy fuzz coverage lint format docs pictures site model constraints clean environment
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,8 +40,12 @@ fuzz: environment ## 200,000 mutated inputs for all readers (an hour); figures i
 	$(BIN)/python test/fuzz/run.py --inputs 200000 --out benchmarks/results/fuzz.json
 
 test-robot: ## tests of core, node and command line with the package versions of Ubuntu 24.04
-	@$(PYTHON) tools/robot_environment.py --noble
-	.venv-robot/bin/python -m pytest $(ROBOT_TESTS)
+	@$(PYTHON) tools/robot_environment.py --like noble
+	.venv-noble/bin/python -m pytest $(ROBOT_TESTS)
+
+test-jammy: ## the same with the package versions of Ubuntu 22.04: make test-jammy PYTHON=python3.10
+	@$(PYTHON) tools/robot_environment.py --like jammy
+	.venv-jammy/bin/python -m pytest $(ROBOT_TESTS)
 
 coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
@@ -85,7 +90,7 @@ constraints: environment ## pin the newest versions in constraints.txt, and thos
 	  --output-file requirements.txt
 
 clean: ## remove everything that make created here (the compiled llama.cpp stays in ~/.cache)
-	rm -rf .venv .venv-ros .venv-robot out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ros .venv-noble .venv-jammy out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

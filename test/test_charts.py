@@ -127,7 +127,3 @@ def test_a_label_in_a_table_is_never_read_as_markup(capsys: pytest.CaptureFixtur
     shown.add_row("[/b]")
     options.show_table(shown)
     assert "[/b]" in capsys.readouterr().out
-
-
-def test_the_style_reads_no_formulas() -> None:
-    assert charts.STYLE["text.parse_math"] is False

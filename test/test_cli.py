@@ -71,11 +71,13 @@ def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path
     assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for index, (width, height) in enumerate([(64, 48), (200, 300), (1, 1)]):
+    smallest = (1, 1) if cv2.__version__ > "4.5.4" else (2, 2)  # 4.5.4 converts no single pixel
+    sizes = [(64, 48), (200, 300), smallest]
+    for index, (width, height) in enumerate(sizes):
         cv2.imwrite(str(pictures / f"{index}.png"), np.full((height, width), 90, np.uint16))
     assert command("run", pictures, "--film", "--out", tmp_path / "out", *QUICK).code == 0
     scenes = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
-    assert [(scene["width"], scene["height"]) for scene in scenes] == [(64, 48), (200, 300), (1, 1)]
+    assert [(scene["width"], scene["height"]) for scene in scenes] == sizes
     assert [scene["stamp"]["nanosec"] for scene in scenes] == [0, 10**8, 2 * 10**8]
 
 

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy
 
 from lfm_perception.extension_modules import extension_module
 from lfm_perception.planning import resize
@@ -17,6 +18,8 @@ ASSIGNMENT = "scipy.optimize._lsap"
 
 
 def test_a_compiled_module_is_imported_alone_and_shared_with_its_package() -> None:
+    if scipy.__version__ < "1.9":
+        pytest.skip("scipy 1.8 has the assignment in a module of Python")
     code = (
         "import sys; from lfm_perception.extension_modules import extension_module\n"
         f"alone = extension_module({ASSIGNMENT!r})\n"

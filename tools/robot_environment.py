@@ -14,8 +14,8 @@ cut off. `--wheels` installs without a network from a folder of wheels, which th
 another computer of the same kind (docs/install.md).
 
 Two more options are for tests where no ROS is installed. `--ros-wheels` puts ROS 2 from wheels, and this
-package, into .venv-ros. `--noble` makes .venv-robot like that, with the versions of Ubuntu 24.04 from
-tools/noble.txt in place of the system's packages.
+package, into .venv-ros. `--like noble` makes .venv-noble like that, with the versions of Ubuntu 24.04 from
+tools/noble.txt in place of the system's packages; `--like jammy`, .venv-jammy with those of Ubuntu 22.04.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ import install
 from environment import ROOT, SetupError, pinned, run, say
 
 VENV = ROOT / ".venv-ros"
-NOBLE = ROOT / "tools" / "noble.txt"
+VERSIONS = {name: ROOT / "tools" / f"{name}.txt" for name in ("noble", "jammy")}
+"""Files with the versions of packages of Ubuntu's releases."""
 
 KEPT = ("numpy", "scipy", "opencv-python", "opencv-python-headless", "pillow", "matplotlib", "pyyaml")
 """Packages of the system that are never installed in another version."""
@@ -47,7 +48,7 @@ KEPT = ("numpy", "scipy", "opencv-python", "opencv-python-headless", "pillow", "
 LLAMA = "llama-cpp-python"
 
 TESTS = ("catkin-pkg", "cryptography", "filterpy", "hypothesis", "jsonschema", "pytest", "setuptools")
-"""What the tests need that `make test-robot` runs."""
+"""What the tests need that `make test-robot` and `make test-jammy` run."""
 
 PLACE = "numpy's place"
 
@@ -85,17 +86,15 @@ def main() -> None:
     parser.add_argument(
         "--ros-wheels", action="store_true", help="install ROS 2 and this package into it too"
     )
-    parser.add_argument(
-        "--noble", action="store_true", help="make the environment of make test-robot instead"
-    )
+    parser.add_argument("--like", choices=VERSIONS, help="make an environment for tests instead")
     chosen = parser.parse_args()
-    environment.use(ROOT / ".venv-robot" if chosen.noble else VENV)
+    environment.use(ROOT / f".venv-{chosen.like}" if chosen.like else VENV)
     machine = install.inspect()
-    cuda = not chosen.cpu and not chosen.noble and (machine.jetson or bool(machine.gpu))
+    cuda = not chosen.cpu and not chosen.like and (machine.jetson or bool(machine.gpu))
     os.environ.update(install.build_options(machine, cuda=cuda))
     check_machine(machine, chosen.wheels, cuda=cuda)
     python = Path(sys.executable)
-    found = {} if chosen.noble else system_packages(python)
+    found = {} if chosen.like else system_packages(python)
     versions = "".join(f", {name} {found[name]}" for name in KEPT if name in found)
     say(f"the machine is fit: {python}{versions}")
     if chosen.check:
@@ -107,9 +106,10 @@ def main() -> None:
     environment.CACHE.mkdir(parents=True, exist_ok=True)
     with (environment.CACHE / "lock").open("w") as lock:
         environment.wait_for(lock)
-        make(chosen.wheels, found, ros=chosen.ros_wheels or chosen.noble, noble=chosen.noble)
+        ros = chosen.ros_wheels or bool(chosen.like)
+        make(chosen.wheels, found, ros=ros, versions=VERSIONS.get(chosen.like))
     stamp.write_text(wanted)
-    say(f"{environment.VENV} is ready" + ("" if chosen.noble else "; now: colcon build"))
+    say(f"{environment.VENV} is ready" + ("" if chosen.like else "; now: colcon build"))
 
 
 def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) -> None:
@@ -183,16 +183,16 @@ def system_packages(python: Path) -> dict[str, str]:
     return found
 
 
-def make(wheels: Path | None, found: dict[str, str], *, ros: bool, noble: bool) -> None:
-    """Make the environment anew and install what the system does not have."""
+def make(wheels: Path | None, found: dict[str, str], *, ros: bool, versions: Path | None) -> None:
+    """Make the environment anew, and install what the system, or the file `versions` in its place, lacks."""
     folder = environment.VENV
     say(f"making {folder}")
-    venv.create(folder, clear=True, symlinks=True, with_pip=True, system_site_packages=not noble)
+    venv.create(folder, clear=True, symlinks=True, with_pip=True, system_site_packages=not versions)
     (folder / "COLCON_IGNORE").touch()
     pip: list[str | Path] = [environment.PYTHON, "-m", "pip", "install", "--prefer-binary"]
     offline: list[str | Path] = ["--no-index", "--find-links", wheels] if wheels else []
-    if noble:
-        run("installing the packages of Ubuntu 24.04", *pip, "--requirement", NOBLE)
+    if versions:
+        run(f"installing the packages of {versions.name}", *pip, "--requirement", versions)
         found = system_packages(environment.PYTHON)
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(constrained(found)) + "\n")
@@ -200,7 +200,7 @@ def make(wheels: Path | None, found: dict[str, str], *, ros: bool, noble: bool) 
     lacking = [*pip, *offline, "--constraint", constraints, *requirements(), llama]
     run("installing what the system lacks", *lacking)
     if ros:
-        tests = TESTS if noble else ()
+        tests = TESTS if versions else ()
         run("installing ROS 2", *pip, "--constraint", constraints, *tests, "--editable", f"{ROOT}[ros]")
         environment.use_ros()
     after = system_packages(environment.PYTHON)
@@ -243,7 +243,7 @@ def llama_wheel(wheels: Path | None) -> Path | None:
 def fingerprint(found: Mapping[str, str], *, ros: bool) -> str:
     """A digest of what the environment is made of."""
     kept = json.dumps([ros, {name: found.get(name) for name in KEPT}])
-    files = [path.read_bytes() for path in (Path(__file__), NOBLE)]
+    files = [path.read_bytes() for path in (Path(__file__), *VERSIONS.values())]
     return hashlib.sha256(b"\0".join([environment.fingerprint().encode(), kept.encode(), *files])).hexdigest()
 
 

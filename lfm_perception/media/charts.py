@@ -46,7 +46,6 @@ PERCENTILES = (50, 95, 99)
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: the reader's computer has fonts for every language
     "svg.hashsalt": "lfm_perception",  # the same chart gives the same file
-    "text.parse_math": False,  # a label with dollar signs is no formula
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": RULE,
@@ -378,6 +377,7 @@ def _figure(title: str, wide: bool, height: float, draw: Callable[[Figure], None
     from matplotlib import rc_context  # takes half a second, which only pages should cost
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     text = io.StringIO()
     with drawing("a chart"), rc_context(STYLE), warnings.catch_warnings():
@@ -386,6 +386,8 @@ def _figure(title: str, wide: bool, height: float, draw: Callable[[Figure], None
         figure: Figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
+        for label in figure.findobj(Text):
+            label.set_parse_math(False)  # one with dollar signs is no formula
         figure.savefig(text, format="svg", metadata={"Date": None})
         return Chart(title, data_uri("image/svg+xml", text.getvalue().encode()), wide)
     return Chart(title, "", wide)

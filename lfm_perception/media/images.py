@@ -152,4 +152,6 @@ def decode(
         raise PerceptionError(
             f"{name} holds {decoded.dtype} values, which have no fixed range: give 8 or 16 bits per channel"
         )
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    with suppress(cv2.error):  # OpenCV 4.5.4 converts no image of a single pixel
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    raise damaged

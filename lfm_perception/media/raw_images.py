@@ -46,9 +46,13 @@ _UYVY = Encoding(2, cv2.COLOR_YUV2RGB_UYVY, separable=False)
 _YUYV = Encoding(2, cv2.COLOR_YUV2RGB_YUY2, separable=False)
 
 BAYER = {
-    f"bayer_{pattern.lower()}": getattr(cv2, f"COLOR_Bayer{pattern}2RGB")
-    for pattern in ("RGGB", "BGGR", "GBRG", "GRBG")
+    "bayer_rggb": cv2.COLOR_BayerBG2RGB,
+    "bayer_bggr": cv2.COLOR_BayerRG2RGB,
+    "bayer_gbrg": cv2.COLOR_BayerGR2RGB,
+    "bayer_grbg": cv2.COLOR_BayerGB2RGB,
 }
+"""OpenCV names a mosaic by the second and third pixel of its second row; the usual names came with 4.5.5."""
+
 MIN_BAYER_SIDE = 3
 """OpenCV interpolates no smaller mosaic."""
 
