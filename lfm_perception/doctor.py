@@ -42,6 +42,9 @@ MEASUREMENT_S = 3.0
 MAX_TOPICS = 5
 """Image topics that a finding lists."""
 
+WORKSPACE_ENVIRONMENT = ".venv-ros"
+"""Folder of the environment that `make robot` makes beside ROS."""
+
 REFUSING_RELEASE = "36.4.7"
 """Jetson Linux whose security fix limits GPU memory: https://github.com/dusty-nv/jetson-containers/issues/1568"""
 
@@ -106,7 +109,7 @@ def check_packages() -> Iterator[Finding]:
     try:
         required = [Requirement(line) for line in requires(PACKAGE) or []]
     except PackageNotFoundError:
-        yield Finding("packages", f"{PACKAGE} runs without being installed", "install it: make desktop")
+        yield Finding("packages", f"{PACKAGE} runs without being installed", f"install it: {_make()}")
         return
     required = [each for each in required if each.marker is None or each.marker.evaluate({"extra": ""})]
     problems = 0
@@ -117,10 +120,23 @@ def check_packages() -> Iterator[Finding]:
             yield Finding(
                 "packages",
                 f"{requirement.name} is {found or 'not installed'}, required is {requirement}",
-                f"pip install -c constraints.txt '{requirement}'",
+                _repair(requirement),
             )
     if not problems:
         yield Finding("packages", f"{PACKAGE} {version(PACKAGE)} and its requirements")
+
+
+def _make() -> str:
+    """The command that makes an environment like the one this runs in."""
+    if Path(sys.prefix).name == WORKSPACE_ENVIRONMENT:
+        return "make robot"
+    return "make jetson" if read_jetson() else "make desktop"
+
+
+def _repair(requirement: Requirement) -> str:
+    if Path(sys.prefix).name == WORKSPACE_ENVIRONMENT:  # pins would lift the distribution's packages
+        return f"make it anew: rm -r {sys.prefix}, then make robot"
+    return f"{sys.executable} -m pip install -c constraints.txt '{requirement}'"
 
 
 def check_board(settings: Settings, root: Path = Path("/")) -> Iterator[Finding]:
@@ -156,7 +172,7 @@ def check_engine(settings: Settings) -> Iterator[Finding]:
     try:
         found = probe(model_files(settings)[0], settings.engine.n_gpu_layers)
     except PerceptionError as error:
-        remedy = "use complete model files, or install again: make desktop, make jetson"
+        remedy = f"use complete model files, or install again: {_make()}"
         yield Finding("llama.cpp", str(error), remedy)
         return
     build = "a GPU" if found.gpu_build else "the CPU"
@@ -176,9 +192,9 @@ def _check_gpu(found: Probe, n_gpu_layers: int) -> Finding:
         return Finding("GPU", f"engine.n_gpu_layers is 0{unused}", skipped=True)
     if not found.gpu_build:
         cuda = cuda_folder()
-        remedy = "install CUDA, then make desktop or make jetson"
+        remedy = f"install CUDA, then {_make()}"
         if cuda and not shutil.which("nvcc"):
-            remedy = f"{cuda} is not on PATH: export PATH={cuda}/bin:$PATH, then make desktop or make jetson"
+            remedy = f"{cuda} is not on PATH: export PATH={cuda}/bin:$PATH, then {_make()}"
         return Finding("GPU", "llama.cpp was compiled for the CPU only", remedy)
     if not found.gpus:
         remedy = "check the driver (nvidia-smi); in docker, start with --gpus all or --runtime nvidia"

@@ -65,7 +65,10 @@ def test_packages_that_are_missing_or_too_old_are_named(
     found = list(check_packages())
     assert [finding.is_problem for finding in found] == [True, True]
     assert found[0].found.endswith("required is numpy>=99")
-    assert found[0].remedy == "pip install -c constraints.txt 'numpy>=99'"
+    assert found[0].remedy == f"{sys.executable} -m pip install -c constraints.txt 'numpy>=99'"
+    monkeypatch.setattr(sys, "prefix", "/ws/src/lfm_perception/.venv-ros")
+    remedy = next(check_packages()).remedy
+    assert remedy == "make it anew: rm -r /ws/src/lfm_perception/.venv-ros, then make robot"
     assert found[1].found == "no-such-package is not installed, required is no-such-package"
 
 

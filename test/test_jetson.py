@@ -85,4 +85,4 @@ def test_cuda_beside_path_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert f"{found} is not on PATH: export PATH={found}/bin:$PATH, then make" in gpu.remedy
     monkeypatch.setenv("PATH", str(nvcc.parent))
     _, gpu = islice(check_engine(ON_GPU), 2)
-    assert gpu.remedy == "install CUDA, then make desktop or make jetson"
+    assert gpu.remedy == "install CUDA, then make desktop"
