@@ -36,7 +36,8 @@ def track(track_id: int, x: float, foot: float = 0.8, label: str = "person", **a
     box = Box(*(min(max(side, 0.0), 1.0) for side in sides))
     velocity = Velocity(about.pop("vx", 0.0), about.pop("vy", 0.0))
     std = about.pop("std", 0.0)
-    return Track(track_id, label, box, about.pop("score", 0.9), velocity, about.pop("age", 0.0), 0.0,
+    times = about.pop("age", 0.0), about.pop("missed", 0.0)
+    return Track(track_id, label, box, about.pop("score", 0.9), velocity, *times,
                  box_std=CoordinateStd(std, std, std, std), **about)  # fmt: skip
 
 

@@ -87,3 +87,12 @@ def test_a_new_track_appears_by_its_first_detection_and_an_old_one_by_its_proper
         [track(1, 0.2 if index < 10 else 0.7, age=index / RATE_HZ)] for index in range(20)
     ]
     assert happened(enters, moved) == [("in", "moment", 1.5, 1)]
+
+
+def test_an_object_is_gone_since_its_last_detection_and_not_since_its_track_is_hidden() -> None:
+    coasting: list[Sequence[Track]] = [[track(1, 0.7, missed=index / RATE_HZ)] for index in range(8)]
+    frames = [[track(1, 0.7)], *coasting, *[[]] * 20]
+    goes = [each for each in happened(rules(WATCH), frames) if each[0] == "goes"]
+    assert goes == [("goes", "moment", 1.6, 1)]
+    returns = [*frames[:9], *[[]] * 5, *[[track(2, 0.7)]] * 10]
+    assert ("comes", "moment", 1.9, 2) in happened(rules(WATCH), returns), "1.3 s without a detection"

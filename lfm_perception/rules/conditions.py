@@ -48,7 +48,7 @@ class Observation:
 
     now_s: float
     present: Bools
-    last_seen_s: Floats
+    last_detected_s: Floats
     label_ids: Rows
     quantities: Floats
     anchors: Anchors
@@ -312,11 +312,14 @@ class _Moments:
         table[self._rows] = moment
 
     def end(self, last_true: Bools, seen: Observation, table: Bools) -> None:
-        """Leave those true in the table that were so when they were seen last, and are gone long enough."""
+        """Leave those true in the table that were so when they were seen last, and are gone long enough.
+
+        That counts from the last detection: trackers show a track for a while after it.
+        """
         if not len(self._rows):
             return
         was = last_true[self._rows] & ~seen.present
-        moment = was & ~self._done & (seen.now_s - seen.last_seen_s >= self._seconds)
+        moment = was & ~self._done & (seen.now_s - seen.last_detected_s >= self._seconds)
         self._done = (self._done | moment) & ~seen.present
         table[self._rows] = moment
 

@@ -84,7 +84,7 @@ class RuleEngine:
         self._ids: list[int] = []
         self._tracks: dict[int, Track] = {}
         self._present = 0
-        self._raw: Floats = np.zeros((12, 1))
+        self._raw: Floats = np.zeros((13, 1))
         self._last_seen_s = np.full(1, -np.inf)
         self._running, self._begun = np.zeros((2, *shape), dtype=bool)
         self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
@@ -208,14 +208,15 @@ class RuleEngine:
 
         Args:
             new: the tracks that are there for the first time.
-            gone: those that are not there any more, and seconds since they were.
+            gone: those that are not there any more, and seconds since they were shown.
         """
         ages_s = np.array([self._tracks[each].age_s for each in new])
         soonest_s = HANDOVER_S + max(ages_s, default=0.0)
         lost = [track_id for track_id, seconds in gone.items() if seconds <= soonest_s]
         if not new or not lost:
             return
-        gaps_s = np.array([gone[each] for each in lost]) - ages_s[:, None]  # to the first detection
+        missed_s = [gone[each] + self._tracks[each].time_since_update_s for each in lost]
+        gaps_s = np.array(missed_s) - ages_s[:, None]  # from the last detection to the first one
         boxes = [stack(self._tracks[each].box for each in ids) for ids in (new, lost)]
         (centres, sizes), (others, other_sizes) = (
             ((box[:, :2] + box[:, 2:]) / 2.0, np.sqrt(np.prod(box[:, 2:] - box[:, :2], axis=1)))
@@ -254,7 +255,7 @@ class RuleEngine:
         return Observation(
             now_s=self._now_s,
             present=present,
-            last_seen_s=self._last_seen_s,
+            last_detected_s=self._last_seen_s - self._raw[12],
             label_ids=self._conditions.label_ids(labels),
             quantities=quantities,
             anchors=Anchors(self._raw[:4], self._raw[7:11]),
@@ -348,6 +349,7 @@ def _places(table: Bools) -> list[list[int]]:
 
 
 def _numbers(track: Track) -> tuple[float, ...]:
-    """Box, score, own velocity without the camera's, standard deviations of the sides, and age."""
+    """Box, score, own velocity without the camera's, standard deviations of the sides, and times."""
     box, (vx, vy), (cx, cy) = track.box, track.velocity, track.camera_velocity
-    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std, track.age_s
+    times = track.age_s, track.time_since_update_s
+    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std, *times
