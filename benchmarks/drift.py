@@ -47,8 +47,8 @@ def blurred(image: Image, rng: random.Random) -> Image:
 
 
 def shaking(image: Image, rng: random.Random) -> Image:
-    """A loose camera: shifts of up to 3% of the width."""
-    x, y = (rng.uniform(-0.03, 0.03) * image.shape[1] for _ in range(2))
+    """A loose camera: shifts of up to 3% of the width, of whole pixels, so that nothing is blurred."""
+    x, y = (float(round(rng.uniform(-0.03, 0.03) * image.shape[1])) for _ in range(2))
     moved = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
     size = (image.shape[1], image.shape[0])
     return np.asarray(cv2.warpAffine(image, moved, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)

@@ -66,6 +66,7 @@ def texts(root: Path) -> dict[str, str]:
         **dict(_foveation(read("foveation"))),
         **dict(_fuzz(read("fuzz"))),
         **dict(_rules(read("rule_events"))),
+        **dict(_drift(read("drift"))),
     }
 
 
@@ -224,6 +225,21 @@ def _cell(row: Any, key: str) -> str:
     if row is None or (key == "recall" and not row["true"]):
         return "-"
     return str(row[key]) if key == "true" else f"{row[key]:.2f}"
+
+
+def _drift(found: Any) -> Iterator[tuple[str, str]]:
+    same, changes = found["same"], found["changes"]
+    yield "drift/windows", str(same["windows"])
+    yield "drift/false-alarms", str(sum(same["false_alarms"].values()))
+    rows = [
+        (
+            name,
+            change["expected"],
+            ", ".join(f"{each} after {s:.0f} s" for each, s in change["first_s"].items()),
+        )
+        for name, change in changes.items()
+    ]
+    yield "drift/changes", table(("change", "is to be named", "named"), rows)
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
