@@ -202,7 +202,7 @@ def make_room(folder: Path, room: int) -> None:
             (path.parent for path in folder.glob(f"{FILE_PREFIX}*/metadata.yaml")),
             key=lambda clip: clip.stat().st_mtime_ns,
         )
-        sizes = [sum(file.stat().st_size for file in clip.iterdir()) for clip in clips]
+        sizes = [sum(file.lstat().st_size for file in clip.iterdir()) for clip in clips]
         while clips and (len(clips) >= MAX_CLIPS or sum(sizes) > room):
             shutil.rmtree(clips.pop(0))
             del sizes[0]

@@ -195,9 +195,9 @@ class RuleActions:
         if value is None:
             return
         message = Parameter(name, value=list(value) if isinstance(value, tuple) else value).to_parameter_msg()
-        self._call(found, "set_parameter", SetParametersAtomically.Request(parameters=[message]))
-        if waiting := found.pending.get("set_parameter"):
-            waiting[-1].add_done_callback(partial(self._check_set, found.rule.name, name))
+        asked = self._call(found, "set_parameter", SetParametersAtomically.Request(parameters=[message]))
+        if asked is not None:
+            asked.add_done_callback(partial(self._check_set, found.rule.name, name))
 
     def _check_set(self, rule: str, name: str, future: Any) -> None:
         """Log why a node did not accept a parameter."""
@@ -205,17 +205,19 @@ class RuleActions:
         if answer is not None and not answer.result.successful:
             self._warn(f"action {rule}", f"rule {shown(rule)}: {name} is not set: {answer.result.reason}")
 
-    def _call(self, found: _Endpoints, name: str, request: Any) -> None:
-        """Call a service without waiting for its answer."""
+    def _call(self, found: _Endpoints, name: str, request: Any) -> Any:
+        """Call a service without waiting for its answer; returns its future, None without a service."""
         client = found.clients[name]
-        if client.service_is_ready():
-            waiting = [future for future in found.pending.get(name, []) if not future.done()]
-            for future in waiting[: 1 - MAX_PENDING or None]:
-                client.remove_pending_request(future)
-            found.pending[name] = [*waiting[1 - MAX_PENDING :], client.call_async(request)]
-        else:
+        if not client.service_is_ready():
             rule = found.rule.name
             self._warn(f"action {rule}", f"rule {shown(rule)}: there is no service {client.srv_name}")
+            return None
+        waiting = [future for future in found.pending.get(name, []) if not future.done()]
+        for future in waiting[: 1 - MAX_PENDING or None]:
+            client.remove_pending_request(future)
+        asked = client.call_async(request)
+        found.pending[name] = [*waiting[1 - MAX_PENDING :], asked]
+        return asked
 
     def _save(self, events: Sequence[Event], raw: bytes, folder: Path) -> None:
         """Save the image of events under their ids, and delete the oldest ones beyond `MAX_SNAPSHOTS`."""
