@@ -16,7 +16,6 @@ import typer
 from lfm_perception.cli import options
 from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError, os_reason, shown
-from lfm_perception.text import is_safe
 
 POLL_S = 0.2
 """Longest time until a signal is seen."""
@@ -65,11 +64,7 @@ def forward(
     if options.node_name(f"{options.NODE}:{node}") is None or not node.startswith("/"):
         raise PerceptionError(f"--node is a full name such as /cam1/perception, not {shown(node)}")
     base = topic or f"lfm_perception/{socket.gethostname()}"
-    if (
-        not re.fullmatch(r"[^#+/$\x00-\x1f\x7f]+(/[^#+/\x00-\x1f\x7f]+)*", base)
-        or not is_safe(base[:MAX_TOPIC])
-        or len(base) > MAX_TOPIC
-    ):
+    if not (re.fullmatch(r"[^#+/$][^#+]*", base) and base.isprintable() and len(base) <= MAX_TOPIC):
         raise PerceptionError(f"--topic is text such as robots/r1 without # and +, not {shown(base)}")
     from lfm_perception.mqtt.broker import Broker, Credentials
     from lfm_perception.mqtt.outbox import Outbox

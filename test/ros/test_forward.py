@@ -151,6 +151,8 @@ def test_events_and_summaries_arrive_and_an_interruption_costs_none(
     [
         (("--node", "perception"), "--node is a full name such as /cam1/perception"),
         (("--topic", "a/#"), "--topic is text such as robots/r1 without # and +"),
+        (("--topic", "a\nb"), "--topic is text such as robots/r1 without # and +"),
+        (("--topic", "a\udcff"), "--topic is text such as robots/r1 without # and +"),
         (("--password-variable", "NOT_SET", "--username", "r"), "which is not set"),
         (("--queue", "/dev/null"), "it is no file but a folder, device"),
     ],
