@@ -51,8 +51,13 @@ def test_only_what_its_crop_shows_well_is_asked_about() -> None:
     small = box_track(2, box=Box(0.4, 0.4, 0.43, 0.7))
     unseen = Track(3, "box", Box(0.4, 0.1, 0.6, 0.3), 0.5, box_track().velocity, 1.0, 0.2)
     assert asked_about({}, at_edge, small, unseen) == []
-    behind, before = box_track(4), box_track(5, box=Box(0.55, 0.4, 0.75, 0.8))
-    assert asked_about({}, behind, before) == [5], "a nearer object hides a part of the other"
+    behind, before = box_track(4), box_track(5, box=Box(0.55, 0.4, 0.75, 0.8), label="cone")
+    both = {"ask_below": ["box: 1", "cone: 1"]}
+    assert asked_about(both, behind, before) == [5], "a nearer object hides a part of the other"
+    beside = box_track(6, box=Box(0.601, 0.4, 0.8, 0.7))
+    assert asked_about({}, behind, beside) == [], "the crop of each shows the other box"
+    apart = box_track(7, box=Box(0.62, 0.4, 0.8, 0.7))
+    assert asked_about({}, behind, apart) == [4, 7]
     assert asked_about({}) == []
 
 
@@ -135,7 +140,8 @@ def test_an_answer_is_merged_with_its_source_stamp_and_age(tmp_path: Path) -> No
         assert picture.shape[:2] == (question["crop"]["height"], question["crop"]["width"]) == (158, 140)
         reply(tmp_path, {"answer": " 4711\n"})
         wait(lambda: log.outcomes)
-        scene = second.consider(later, scene_of(later, box_track(7), box_track(8)))
+        other = box_track(8, box=Box(0.1, 0.1, 0.3, 0.3))
+        scene = second.consider(later, scene_of(later, box_track(7), other))
         wait(lambda: not tmp_path.exists() or len(list(tmp_path.iterdir())) == 2)
     (opinion,) = scene.opinions
     assert (opinion.track_id, opinion.answer, opinion.stamp_ns) == (7, "4711", 10**9)
@@ -144,7 +150,7 @@ def test_an_answer_is_merged_with_its_source_stamp_and_age(tmp_path: Path) -> No
     jsonschema.validate(record, json.loads(SCHEMA.read_text(encoding="utf-8")))
     assert record["opinions"][0]["age_s"] == 2.0
     assert scene_from_json(record).opinions[0].answer == "4711"
-    assert scene.tracks == (box_track(7), box_track(8)), "tracks stay as they are"
+    assert scene.tracks == (box_track(7), other), "tracks stay as they are"
     assert log.records[0]["answer"] == "4711"
     assert log.records[0]["crop"]["bytes"] > 1000
     assert log.told[0].startswith(f"second opinion: box #7 of {CAMERA}, 140 x 158 px, ")

@@ -15,14 +15,11 @@ from lfm_perception.geometry import Box
 from lfm_perception.planning.attribute_schedule import surroundings
 from lfm_perception.planning.regions import crop
 from lfm_perception.scene import Frame, Image, Opinion
+from lfm_perception.second_opinion.policy import MARGIN
 from lfm_perception.stamps import split_stamp
 
 SCHEMA = Path(__file__).parent / "opinion.schema.json"
 VERSION = 1
-
-MARGIN = 0.05
-"""Surroundings in a crop on each side, in widths and heights of the box: what its error may cut off. With
-more, OCR reads what stands beside the object."""
 
 QUALITIES = (90, 75, 60, 40)
 """JPEG qualities that are tried until a crop is small enough."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lfm_perception.geometry import shares_inside, stack
+from lfm_perception.planning.attribute_schedule import surroundings
 from lfm_perception.scene import Track
 from lfm_perception.settings import SecondOpinionSettings
 
@@ -19,8 +20,12 @@ MIN_SIDE = 24.0
 EDGE = 0.002
 """Distance to the edge of the image below which an object counts as cut off by it, normalized."""
 
-MAX_HIDDEN = 0.05
-"""Largest share of a box inside that of a nearer object."""
+MARGIN = 0.05
+"""Surroundings in a crop on each side, in widths and heights of the box: what its error may cut off. With
+more, OCR reads what stands beside the object."""
+
+MAX_SHARED = 0.02
+"""Largest share of a crop inside the box of an object that hides a part of its own, or has the same label."""
 
 MAX_REMEMBERED = 1000
 """Questions of which it is remembered when they were asked."""
@@ -46,17 +51,20 @@ class Policy:
     def doubtful(self, tracks: Sequence[Track], width: int, height: int) -> Iterator[tuple[Track, str]]:
         """Tracks of a low confidence that their crop can show, the lowest first, each with the reason.
 
-        Those were detected in this frame of `width` x `height` pixels, are not small, and neither its edge
-        nor a nearer object, one that stands lower in the image, hides a part of them.
+        Those were detected in this frame of `width` x `height` pixels and are not small. Neither its edge nor
+        a nearer object, one that stands lower in the image, hides a part of them, and their crop shows no
+        other object of their label, whose text or state might be taken for theirs.
         """
-        boxes = stack(track.box for track in tracks)
-        nearer = boxes[None, :, 3] > boxes[:, None, 3]
-        hidden = (shares_inside(boxes, boxes) * nearer).max(axis=1, initial=0.0)
+        boxes, labels = stack(track.box for track in tracks), np.array([track.label for track in tracks])
+        crops = stack(surroundings(track.box, MARGIN) for track in tracks)
+        other = ~np.eye(len(boxes), dtype=bool)
+        disturbs = other & ((boxes[None, :, 3] > boxes[:, None, 3]) | (labels[None] == labels[:, None]))
+        shared = (shares_inside(crops, boxes) * disturbs).max(axis=1, initial=0.0)
         at_edge = (boxes[:, :2].min(axis=1) < EDGE) | (boxes[:, 2:].max(axis=1) > 1.0 - EDGE)
         small = ((boxes[:, 2:] - boxes[:, :2]) * (width, height)).min(axis=1) < MIN_SIDE
         for index in np.argsort([track.score for track in tracks]):
             track, limit = tracks[index], self._limits.get(tracks[index].label, 0.0)
-            clear = not (at_edge[index] or small[index] or hidden[index] > MAX_HIDDEN)
+            clear = not (at_edge[index] or small[index] or shared[index] > MAX_SHARED)
             if (track.score < limit or limit == 1.0) and clear and track.time_since_update_s == 0.0:
                 yield track, f"confidence {track.score:.2f}, asked below {limit:g}"
 

@@ -67,6 +67,7 @@ def texts(root: Path) -> dict[str, str]:
         **dict(_fuzz(read("fuzz"))),
         **dict(_rules(read("rule_events"))),
         **dict(_drift(read("drift"))),
+        **dict(_second_opinion(read("second_opinion"))),
     }
 
 
@@ -240,6 +241,14 @@ def _drift(found: Any) -> Iterator[tuple[str, str]]:
         for name, change in changes.items()
     ]
     yield "drift/changes", table(("change", "is to be named", "named"), rows)
+
+
+def _second_opinion(found: Any) -> Iterator[tuple[str, str]]:
+    reading = found["reading"]
+    yield "second-opinion/characters", f"{100.0 * reading['characters_right']:.1f}"
+    yield "second-opinion/of", str(reading["characters"])
+    yield "second-opinion/numbers", f"{reading['numbers_right']} of {reading['numbers']}"
+    yield "second-opinion/films", str(found["inputs"]["films"])
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:
