@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import opinions
 import pytest
 from openai_server import (
     FIND,
@@ -109,3 +110,15 @@ def test_an_answer_of_a_real_server_that_reaches_its_tokens_is_truncated(real: s
         answer = vlm.describe(film.snapshot(0).frame, FIND, FramePlan(ImagePlan(256, 256), 6))
     assert answer.truncated
     assert answer.usage.answer_tokens == 6
+
+
+def test_a_real_server_gives_a_second_opinion_about_a_crop(real: str, tmp_path: Path) -> None:
+    model = tmp_path / "model.yaml"
+    model.write_text(f"engine: {{backend: openai}}\nopenai: {{url: '{real}', timeout: 60.0}}\n", "utf-8")
+    settings = opinions.chosen(adviser="vlm", model_settings=str(model))
+    with opinions.opened(settings) as (second, log):
+        assert second.ask(opinions.shown(), opinions.box_track(), "Describe the image.", "a rule") == ""
+        opinions.wait(lambda: log.outcomes)
+    (record,) = log.records
+    assert record["answer"], record["problem"]
+    assert record["source"].startswith("openai with 127.0.0.1:")
