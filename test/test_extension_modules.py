@@ -13,12 +13,13 @@ import scipy
 
 from lfm_perception.extension_modules import extension_module
 from lfm_perception.planning import resize
+from lfm_perception.tracking import association
 
 ASSIGNMENT = "scipy.optimize._lsap"
 
 
 def test_a_compiled_module_is_imported_alone_and_shared_with_its_package() -> None:
-    if scipy.__version__ < "1.9":
+    if scipy.__version__.startswith("1.8."):
         pytest.skip("scipy 1.8 has the assignment in a module of Python")
     code = (
         "import sys; from lfm_perception.extension_modules import extension_module\n"
@@ -56,3 +57,16 @@ def test_a_module_that_is_not_compiled_is_imported_as_usual() -> None:
 def test_a_module_that_does_not_exist_is_an_import_error(name: str) -> None:
     with pytest.raises(ImportError, match="no_such"):
         extension_module(name)
+
+
+def test_a_scipy_without_these_modules_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> None:
+        raise ImportError(name)
+
+    weights, dense = resize._weights(37, 16, "bicubic"), np.random.default_rng(1).random((37, 30), np.float32)
+    score = np.random.default_rng(2).random((6, 5))
+    product, assigned = weights.product(dense), association._assign(score, score > 0.2)
+    monkeypatch.setattr(resize, "extension_module", gone)
+    monkeypatch.setattr(association, "extension_module", gone)
+    np.testing.assert_array_equal(weights.product(dense), product)
+    np.testing.assert_array_equal(association._assign(score, score > 0.2), assigned)

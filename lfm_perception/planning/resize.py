@@ -105,8 +105,15 @@ class _SparseMatrix:
     def product(self, dense: NDArray[np.float32]) -> NDArray[np.float32]:
         """The matrix product with a C-contiguous matrix, as `scipy.sparse.csr_array` calculates it."""
         rows, vectors = len(self.ends) - 1, dense.shape[1]
+        try:
+            module = extension_module("scipy.sparse._sparsetools")
+        except ImportError:  # it is private: another scipy may have it elsewhere
+            from scipy.sparse import csr_array
+
+            matrix = csr_array((self.values, self.places, self.ends), shape=(rows, self.columns))
+            return np.asarray(matrix @ dense)
         result = np.zeros((rows, vectors), np.float32)
-        extension_module("scipy.sparse._sparsetools").csr_matvecs(
+        module.csr_matvecs(
             rows, self.columns, vectors, self.ends, self.places, self.values, dense.ravel(), result.ravel()
         )
         return result

@@ -8,6 +8,7 @@ detection, whose velocity is still unknown, with what is left, by the distance o
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,8 +106,10 @@ def unique_pairs(
 
 
 def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:
-    # the function that `scipy.optimize` exports
-    linear_sum_assignment = extension_module("scipy.optimize._lsap").linear_sum_assignment
-    rows, columns = linear_sum_assignment(np.where(gate, score, 0.0), maximize=True)
+    try:  # the function that `scipy.optimize` exports
+        module = extension_module("scipy.optimize._lsap")
+    except ImportError:  # it is private: another scipy may have it elsewhere
+        module = import_module("scipy.optimize")
+    rows, columns = module.linear_sum_assignment(np.where(gate, score, 0.0), maximize=True)
     passed = gate[rows, columns]
     return rows[passed], columns[passed]
