@@ -71,7 +71,7 @@ def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path
     assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    smallest = (1, 1) if cv2.__version__ > "4.5.4" else (2, 2)  # 4.5.4 converts no single pixel
+    smallest = (2, 2) if cv2.__version__ == "4.5.4" else (1, 1)  # 4.5.4 converts no single pixel
     sizes = [(64, 48), (200, 300), smallest]
     for index, (width, height) in enumerate(sizes):
         cv2.imwrite(str(pictures / f"{index}.png"), np.full((height, width), 90, np.uint16))
