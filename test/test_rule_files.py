@@ -10,7 +10,7 @@ from rule_scenes import PLACES
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.rules import Known, parse_rules, read_rules
-from lfm_perception.rules.reader import MAX_RULES
+from lfm_perception.rules.reader import MAX_HINTS, MAX_RULES
 from lfm_perception.text import MAX_SENTENCE
 
 GOOD = "  good: {when: {label: person}}\n"
@@ -108,6 +108,25 @@ def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -
     file = parse_rules(text)
     assert [each.about for each in file.problems] == ["rule 'a'", "rule 'b'", "rule 'c'"]
     assert [rule.name for rule in file.rules] == ["good", "after"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_chain_of_rules_is_no_circle_and_is_lost_with_its_first_one(order: int) -> None:
+    chain = [f"  r{index}: {{when: {{rule: r{index - 1}}}}}\n" for index in range(1, 40)]
+    for first, count in (("{label: a}", 0), ("{label: 3}", 40)):
+        entries = [f"  r0: {{when: {first}}}\n", *chain][::order]
+        problems = parse_rules("rules:\n" + "".join(entries)).problems
+        assert len(problems) == count
+        said = {each.sentence for each in problems if each.about != "rule 'r0'"}
+        assert said == ({"a rule that it refers to cannot be used"} if count else set())
+
+
+def test_a_file_full_of_misspelt_names_does_not_look_for_the_nearest_of_each() -> None:
+    wrong = "".join(f"  rule {index}: {{when: {{rule: role {index}}}}}\n" for index in range(MAX_HINTS + 5))
+    said = [each.sentence for each in parse_rules("rules:\n" + wrong).problems]
+    assert len(said) == MAX_HINTS + 5
+    assert sum("did you mean" in each for each in said) == MAX_HINTS
+    assert said[-1] == f"there is no rule 'role {MAX_HINTS + 4}'"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ Every problem has the line and the column of the value that is wrong. The keys a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +40,8 @@ MAX_LEAVES = 32
 """Conditions of a rule at most."""
 MAX_NAME, MAX_MESSAGE = 64, 200
 MAX_SECONDS = 86_400.0
+MAX_HINTS = 20
+"""Problems of a file that name the nearest known name at most: to look for it takes a while."""
 
 TOP_KEYS = ("units", "image", "anchor", "zones", "lines", "rules")
 RULE_KEYS = ("when", "for", "end_after", "cooldown", "message", "actions")
@@ -68,8 +72,8 @@ def parse_rules(text: str, known: Known | None = None) -> RuleFile:
         raise PerceptionError(str(_problem("the file", error, places))) from error
 
 
-def _problem(about: str, error: WrongError, places: YamlPlaces) -> Problem:
-    return Problem(about, *places.find(error.path), str(PerceptionError(error)))
+def _problem(about: str, error: WrongError, places: YamlPlaces, hint: str = "") -> Problem:
+    return Problem(about, *places.find(error.path), str(PerceptionError(f"{error}{hint}")))
 
 
 class _Reader:
@@ -114,7 +118,7 @@ class _Reader:
                     )
                 found[name] = read(name, entry, path)
             except WrongError as error:
-                self._problems.append(_problem(f"{kind} {shown(name)}", error, self._places))
+                self._add(f"{kind} {shown(name)}", error)
         return found
 
     # --- places ----------------------------------------------------------------------------------------
@@ -212,25 +216,39 @@ class _Reader:
     # --- references ------------------------------------------------------------------------------------
 
     def _refuse_circles(self, rules: dict[str, Rule]) -> None:
-        """Removes the rules that depend on themselves, and those whose triggers have been removed."""
-        triggers = {
-            name: [leaf.rule for leaf in leaves(rule.when) if isinstance(leaf, ActiveRule)]
+        """Removes the rules that depend on themselves, and those whose triggers cannot be used."""
+        needs = {
+            name: {leaf.rule for leaf in leaves(rule.when) if isinstance(leaf, ActiveRule)}
             for name, rule in rules.items()
         }
-        while True:
-            left = dict(triggers)
-            while free := [name for name, needed in left.items() if not set(needed) & left.keys()]:
-                for name in free:
-                    del left[name]
-            lost = [name for name, needed in triggers.items() if set(needed) - triggers.keys()]
-            if not (left or lost):
-                return
-            for name in [*left, *(each for each in lost if each not in left)]:
-                sentence = (
-                    f"rules trigger each other in a circle: {', '.join(map(shown, [*left][:8]))}"
-                    if name in left
-                    else "a rule that it refers to cannot be used"
-                )
-                error = WrongError(("rules", name, "when"), sentence)
-                self._problems.append(_problem(f"rule {shown(name)}", error, self._places))
-                del triggers[name], rules[name]
+        lost = needs.keys() - _resolved(needs)
+        circular = lost - _resolved({name: needs[name] & lost for name in lost})
+        circle = ", ".join(shown(name) for name in islice((n for n in needs if n in circular), 8))
+        for name in (n for n in needs if n in lost):
+            sentence = (
+                f"rules trigger each other in a circle: {circle}"
+                if name in circular
+                else "a rule that it refers to cannot be used"
+            )
+            self._add(f"rule {shown(name)}", WrongError(("rules", name, "when"), sentence))
+            del rules[name]
+
+    def _add(self, about: str, error: WrongError) -> None:
+        hint = error.hint() if len(self._problems) < MAX_HINTS else ""
+        self._problems.append(_problem(about, error, self._places, hint))
+
+
+def _resolved(needs: Mapping[str, Set[str]]) -> set[str]:
+    """The names that need nothing, or only what is resolved itself: no circle and nothing missing."""
+    users = defaultdict[str, list[str]](list)
+    for name, needed in needs.items():
+        for each in needed:
+            users[each].append(name)
+    waits_for = {name: len(needed) for name, needed in needs.items()}
+    found = [name for name, count in waits_for.items() if not count]
+    for name in found:  # which grows meanwhile
+        for user in users[name]:
+            waits_for[user] -= 1
+            if not waits_for[user]:
+                found.append(user)
+    return set(found)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lfm_perception.errors import shown
@@ -18,11 +19,11 @@ MAX_NAMES = 32
 
 
 class WrongError(Exception):
-    """A value that is wrong; `path` leads to it."""
+    """A value that is wrong; `path` leads to it. `hint` makes the end of the sentence, a suggestion."""
 
-    def __init__(self, path: Steps, sentence: str) -> None:
+    def __init__(self, path: Steps, sentence: str, hint: Callable[[], str] = str) -> None:
         super().__init__(sentence)
-        self.path = path
+        self.path, self.hint = path, hint
 
 
 def as_mapping(entry: object, path: Steps, keys: Collection[str] | None, what: str) -> Mapping[str, Any]:
@@ -66,5 +67,5 @@ def as_name(name: object, path: Steps, known: Collection[str] | None, what: str)
     if not isinstance(name, str):
         raise WrongError(path, f"expected the name of a {what}, got {shown(name)}")
     if known is not None and name not in known:
-        raise WrongError(path, f"there is no {what} {shown(name)}{suggestion(name, known)}")
+        raise WrongError(path, f"there is no {what} {shown(name)}", partial(suggestion, name, known))
     return name
