@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of a running node: evaluated on a thread of their own, for the newest camera frame.
 
-The camera's callback only hands the tracks over. The rule file is read again when it changes; what is wrong
-with it is logged and in the diagnostics, and the rules that can be used go on.
+The camera's callback only hands the tracks over. The rule file is read on that thread too, and again when it
+changes; what is wrong with it is logged and in the diagnostics, and the rules that can be used go on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,23 +41,14 @@ USUAL_ASPECT = 0.75
 FILE_PERIOD_S = 1.0
 """Time between two looks at whether the rule file has changed."""
 
+MAX_LOGGED = 20
+"""Problems of a rule file that are logged at most."""
+
 COUNTED = (
     *("questions asked", "questions left out", "snapshots lost", "clips", "clips lost"),
     "clip images left out",
 )
 """What is counted of actions."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """The tracks of a camera frame at its stamp, the latest scene, and the frame as it came."""
-
-    stamp_ns: int
-    frame_id: str
-    tracks: Sequence[Track]
-    size: tuple[int, int]
-    scene: Scene | None
-    raw: bytes
 
 
 class RuleOutputs:
@@ -95,7 +85,7 @@ class RuleOutputs:
             ask_adviser=ask_adviser,
         )  # fmt: skip
         self._seen: tuple[object, ...] = ()
-        self._looked_s = 0.0
+        self._look_s = 0.0
         self._problem, self._events, self._frame_id = "", 0, ""
         self._last_jumps = self._last_suppressed = self._last_lost = 0
         self.shapes: tuple[Shape, ...] = ()
@@ -104,8 +94,12 @@ class RuleOutputs:
         self._engine = RuleEngine(self._file)
         self._actions = self._new_actions(rules=(), settings=settings.rules)
         self._clips: ClipRecorder | None = None
-        self._reload()
-        self._worker = LatestWorker[_Input]("rules", self._evaluate, on_error)
+        self._worker = LatestWorker[Callable[[], None]]("rules", lambda work: work(), on_error)
+        self._worker.submit(self._reload)
+
+    def wait_read(self) -> None:
+        """Wait until the rule file is read. It takes seconds if it is large."""
+        self._worker.wait_idle()
 
     def submit(
         self,
@@ -125,17 +119,16 @@ class RuleOutputs:
             scene: the latest one, for alerts and attributes.
             raw: the serialized image.
         """
-        self._worker.submit(_Input(stamp_ns, frame_id, tracks, size, scene, raw))
+        self._worker.submit(partial(self._evaluate, stamp_ns, frame_id, tracks, size, scene, raw))
         if (clips := self._clips) is not None:
             clips.submit(stamp_ns, frame_id, raw)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Apply other settings; the file is read again where they concern it."""
-        with self._lock:
-            before, self._settings = self._settings, settings
-            if before.rules != settings.rules or Known.of(before) != Known.of(settings):
-                self._seen = ()
-                self._reload()
+        """Apply other settings, without waiting; the file is read again where they concern it."""
+        before, self._settings = self._settings, settings
+        if before.rules != settings.rules or Known.of(before) != Known.of(settings):
+            self._look_s = 0.0
+            self._worker.submit(self._reload)
 
     def end_all(self) -> None:
         """End the active events: no frames are expected for now."""
@@ -153,15 +146,22 @@ class RuleOutputs:
         if outputs is not None:
             outputs.close()
 
-    def _evaluate(self, item: _Input) -> None:
+    def _evaluate(
+        self,
+        stamp_ns: int,
+        frame_id: str,
+        tracks: Sequence[Track],
+        size: tuple[int, int],
+        scene: Scene | None,
+        raw: bytes,
+    ) -> None:
+        self._reload()
         with self._lock:
-            if time.monotonic() - self._looked_s > FILE_PERIOD_S:
-                self._reload()
-            self._frame_id = item.frame_id
-            aspect = item.size[1] / item.size[0] if all(item.size) else USUAL_ASPECT
-            events = self._engine.update(item.stamp_ns, item.tracks, aspect, item.scene)
+            self._frame_id = frame_id
+            aspect = size[1] / size[0] if all(size) else USUAL_ASPECT
+            events = self._engine.update(stamp_ns, tracks, aspect, scene)
             self.shapes = self._engine.shapes()
-            self._publish(events, item.raw)
+            self._publish(events, raw)
 
     def _publish(self, events: Sequence[Event], raw: bytes = b"") -> None:
         self._events += sum(event.state != "end" for event in events)
@@ -182,23 +182,29 @@ class RuleOutputs:
     # --- the file --------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
-        """Read the file if it has changed since it was read last."""
-        self._looked_s = time.monotonic()
-        path = user_path(self._settings.rules.file)
-        if (seen := _identity(path)) == self._seen:
+        """Read the file if it has changed since it was read last; looks at it once per `FILE_PERIOD_S`."""
+        if (now_s := time.monotonic()) < self._look_s:
+            return
+        self._look_s = now_s + FILE_PERIOD_S
+        settings = self._settings
+        path, known = user_path(settings.rules.file), Known.of(settings)
+        if (seen := (*_identity(path), settings.rules, known)) == self._seen:
             return
         self._seen = seen
         try:
-            file = read_rules(path, Known.of(self._settings))
+            file = read_rules(path, known)
         except PerceptionError as error:
             kept = f"; {len(self._file.rules)} rules from before stay in force" if self._file.rules else ""
             self._problem = f"rules.file: {error}{kept}"
             self._warn("rules", self._problem, 0.0)
             return
         self._problem = ""
-        for problem in file.problems:
-            self._warn(f"rules {problem}", f"{path}: {problem}", 0.0)
-        self._use(file)
+        for problem in file.problems[:MAX_LOGGED]:
+            self._warn("rules", f"{path}: {problem}", 0.0)
+        if more := len(file.problems[MAX_LOGGED:]):
+            self._warn("rules", f"{path}: {more} more problems: lfm-perception rules check {path}", 0.0)
+        with self._lock:
+            self._use(file)
         count = len(file.rules)
         self._node.get_logger().info(f"{path}: {count} rule{'' if count == 1 else 's'} in force")
 

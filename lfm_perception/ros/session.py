@@ -123,6 +123,8 @@ class Session:
         self._rules: RuleOutputs | None = None
         self._open_or_close_rules(settings)
         resources.callback(lambda: self._open_or_close_rules(Settings()))
+        if self._rules is not None:
+            self._rules.wait_read()
         self._drift = drift_watch(None, settings, warn)
         self._opinions = opinion_outputs(None, node, settings, self._live, warn)
         resources.callback(lambda: opinion_outputs(self._opinions, node, Settings(), self._live, warn))

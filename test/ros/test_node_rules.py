@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 import test_replay
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from robot import Film, Robot, robot
+from robot import PATIENCE_S, Film, Robot, robot
 from rosbags.rosbag2 import StoragePlugin
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -26,6 +27,7 @@ from visualization_msgs.msg import ImageMarker, MarkerArray
 
 from lfm_perception.ros import rules as ros_rules
 from lfm_perception.ros.replay import ReplayOptions, replay
+from lfm_perception.rules import Known, RuleFile, read_rules
 from lfm_perception.rules.events import SCHEMA
 
 FLOOR = "zones: {floor: [[0, 0], [1, 0], [1, 1], [0, 1]]}\n"
@@ -163,6 +165,27 @@ def test_a_changed_file_is_read_again_and_its_old_events_end(
     path.write_text(ACTING, encoding="utf-8")
     acting.show(film.next(3))
     acting.wait(lambda: acting.counted("rules", "rules") == 3, "the file that is back")
+
+
+def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
+    acting: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on, film = threading.Event(), threading.Event(), Film()
+
+    def slowly(path: Path, known: Known | None) -> RuleFile:
+        reading.set()
+        assert go_on.wait(PATIENCE_S)
+        return read_rules(path, known)
+
+    monkeypatch.setattr(ros_rules, "read_rules", slowly)
+    try:
+        assert acting.set(**{"rules.max_rate": 4.0}).successful, "it has the file read again"
+        assert reading.wait(PATIENCE_S)
+        acting.show(film.next())
+        assert acting.set(**{"rules.max_rate": 5.0}).successful
+        acting.show(film.next(3))
+    finally:
+        go_on.set()
 
 
 def test_rules_come_and_go_with_the_parameter_and_the_topic_with_them(acting: Robot, folder: Path) -> None:
