@@ -148,6 +148,30 @@ def abandoned(folder: Path) -> list[Path]:
     return [path for path, owner in hidden.items() if owner.isdecimal() and not Path("/proc", owner).exists()]
 
 
+def write_complete(path: Path, content: bytes) -> None:
+    """Write a file that appears complete, or not at all; a link of this name is replaced, not followed.
+
+    Raises OSError.
+    """
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def oldest_first(paths: Iterable[Path]) -> list[Path]:
+    """Paths by their last change, without links and without what another process deletes meanwhile."""
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISLNK((status := path.lstat()).st_mode):
+                found.append((status.st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Numbers are finite, integers have 64 bits; half characters become U+FFFD.
 

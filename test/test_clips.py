@@ -170,8 +170,10 @@ def test_the_oldest_recordings_make_room_and_nothing_else_does(tmp_path: Path) -
     make_room(tmp_path, 10_500)
     assert len([*tmp_path.glob("lfm_event_*/metadata.yaml")]) == 10
     assert (tmp_path / "lfm_event_199").exists()
+    (tmp_path / "mine" / "metadata.yaml").write_bytes(b"")
+    (tmp_path / "lfm_event_link").symlink_to(tmp_path / "mine")
     make_room(tmp_path, -1)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["lfm_event_mine", "mine"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["lfm_event_link", "lfm_event_mine", "mine"]
 
 
 def test_a_damaged_image_costs_itself(tmp_path: Path) -> None:

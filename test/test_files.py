@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from lfm_perception.files import (
     real_path,
     typed,
     user_path,
+    write_complete,
 )
 from lfm_perception.text import MAX_SENTENCE, is_safe
 
@@ -174,3 +176,16 @@ def test_any_sentence_is_one_printable_line(text: str) -> None:
     assert len(said) <= MAX_SENTENCE
     assert is_safe(said)
     assert not set(said) & {"\n", "\t"}
+
+
+def test_a_disk_without_room_leaves_no_part_of_a_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+    path, limits = tmp_path / "a.jpg", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_complete(path, b"old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_complete(path, b"x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.jpg"]
+    assert path.read_bytes() == b"old"

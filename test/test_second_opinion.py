@@ -276,6 +276,33 @@ def test_files_that_a_killed_process_left_are_deleted_once_they_are_out_of_time(
     assert own.exists()
 
 
+def test_a_clock_that_jumps_ahead_deletes_no_question_that_waits(tmp_path: Path) -> None:
+    frame = shown()
+    with opened(chosen(folder=str(tmp_path))) as (second, log):
+        second.ask(frame, box_track(1), "?", "a rule")
+        question = wait(lambda: list(tmp_path.glob("*.json")))[0]
+        for path in tmp_path.iterdir():
+            os.utime(path, (1.0, 1.0))
+        second.ask(frame, box_track(2), "?", "a rule")
+        wait(lambda: second.counts().asked == 2)
+        assert question.exists()
+        question.with_suffix(".answer.json").write_text('{"answer": "kept"}', encoding="utf-8")
+        wait(lambda: log.outcomes)
+    assert log.records[0]["answer"] == "kept"
+
+
+def test_a_link_is_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text('{"answer": "secret"}', encoding="utf-8")
+    frame = shown()
+    with opened(chosen(folder=str(tmp_path / "review"))) as (second, log):
+        second.ask(frame, box_track(), "?", "a rule")
+        question = wait(lambda: list(tmp_path.glob("review/*.json")))[0]
+        question.with_suffix(".answer.json").symlink_to(tmp_path / "secret.json")
+        wait(lambda: log.outcomes)
+    assert log.records[0]["problem"].endswith("is no answer: it is a link")
+    assert (tmp_path / "secret.json").exists()
+
+
 @pytest.mark.parametrize("place", ["file", "/dev/full/x", "/proc/nowhere"])
 def test_a_folder_that_cannot_be_written_is_a_failure_in_a_sentence(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_bytes(b"")

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.files import user_path
+from lfm_perception.files import oldest_first, user_path
 from lfm_perception.live import LatestWorker
 from lfm_perception.media import images
 from lfm_perception.media.bags import COMPRESSED_TYPE, typestore
@@ -198,11 +199,17 @@ class ClipRecorder:
 def make_room(folder: Path, room: int) -> None:
     """Delete the oldest recordings beyond `MAX_CLIPS`, and until the others take at most `room` bytes."""
     with writing(folder):
-        clips = sorted(
-            (path.parent for path in folder.glob(f"{FILE_PREFIX}*/metadata.yaml")),
-            key=lambda clip: clip.stat().st_mtime_ns,
-        )
-        sizes = [sum(file.lstat().st_size for file in clip.iterdir()) for clip in clips]
+        clips = oldest_first(path.parent for path in folder.glob(f"{FILE_PREFIX}*/metadata.yaml"))
+        sizes = [_size(clip) for clip in clips]
         while clips and (len(clips) >= MAX_CLIPS or sum(sizes) > room):
-            shutil.rmtree(clips.pop(0))
+            with suppress(FileNotFoundError):  # another node deletes it too
+                shutil.rmtree(clips.pop(0))
             del sizes[0]
+
+
+def _size(clip: Path) -> int:
+    """Bytes of a recording; 0 if another node deletes it meanwhile."""
+    try:
+        return sum(file.lstat().st_size for file in clip.iterdir())
+    except FileNotFoundError:
+        return 0

@@ -20,7 +20,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from lfm_perception.errors import PerceptionError, os_reason, shown
-from lfm_perception.files import user_path
+from lfm_perception.files import oldest_first, user_path, write_complete
 from lfm_perception.media import images
 from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import LATCHED, RESULT
@@ -225,13 +225,10 @@ class RuleActions:
             jpeg = images.encode(self._decode(raw, None).image, ".jpg", SNAPSHOT_QUALITY)
             folder.mkdir(parents=True, exist_ok=True)
             for event in events[:MAX_SNAPSHOTS]:
-                name = file_name(event)
-                unfinished = folder / f".{name}.part"
-                unfinished.write_bytes(jpeg)
-                unfinished.replace(folder / f"{name}.jpg")
-            saved = sorted(folder.glob(f"{FILE_PREFIX}*.jpg"), key=lambda file: file.stat().st_mtime_ns)
-            for file in saved[:-MAX_SNAPSHOTS]:
-                file.unlink()
+                write_complete(folder / f"{file_name(event)}.jpg", jpeg)
+            saved = [file for file in folder.glob(f"{FILE_PREFIX}*.jpg") if file.is_file()]
+            for file in oldest_first(saved)[:-MAX_SNAPSHOTS]:
+                file.unlink(missing_ok=True)  # another node may delete it too
         except (OSError, PerceptionError) as error:
             reason = (
                 f"rules.snapshots {folder}: {os_reason(error)}" if isinstance(error, OSError) else str(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.files import json_problem, parse_json, read_text, typed, user_path
+from lfm_perception.files import json_problem, parse_json, read_text, typed, user_path, write_complete
 from lfm_perception.second_opinion.advisers import register_adviser
 from lfm_perception.second_opinion.opinions import AdviserError, Reply, Request, request_to_json
 from lfm_perception.settings import SecondOpinionSettings
@@ -65,8 +66,8 @@ class ReviewFolder:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(len(request.jpeg))
             question = json.dumps(request_to_json(request), ensure_ascii=False, indent=1)
-            self._write(self._path(request, ".jpg"), request.jpeg)
-            self._write(self._path(request, ".json"), question.encode())
+            write_complete(self._path(request, ".jpg"), request.jpeg)
+            write_complete(self._path(request, ".json"), question.encode())
         except OSError as error:
             self._delete(request)
             raise AdviserError(
@@ -109,9 +110,12 @@ class ReviewFolder:
         """The answer, None while there is none, and what is wrong with its file."""
         path = self._path(request, ".answer.json")
         try:
-            age_s = time.time() - path.lstat().st_mtime
+            status = path.lstat()
         except OSError:
             return None, ""
+        if stat.S_ISLNK(status.st_mode):
+            return None, f"{path.name} is no answer: it is a link"
+        age_s = time.time() - status.st_mtime
         try:
             return typed(typed(parse_json(read_text(path, MAX_ANSWER_BYTES)), dict)["answer"], str), ""
         except (PerceptionError, KeyError, TypeError) as error:
@@ -119,12 +123,16 @@ class ReviewFolder:
             return None, "" if is_being_written else f"{path.name} is no answer: {json_problem(error)}"
 
     def _make_room(self, size: int) -> None:
-        """Delete what is out of time. Raises AdviserError where the folder is full."""
+        """Delete what is out of time and not waited for here, as a clock may jump.
+
+        Raises AdviserError where the folder is full.
+        """
         now_s, count = time.time(), 0
         for path in self._folder.glob(f"{PREFIX}*"):
             with suppress(OSError):
                 status = path.lstat()
-                if now_s - status.st_mtime > self._timeout_s + SETTLED_S:
+                is_waiting = path.name.removeprefix(PREFIX).partition(".")[0] in self._waiting
+                if now_s - status.st_mtime > self._timeout_s + SETTLED_S and not is_waiting:
                     path.unlink()
                     continue
                 count, size = count + (path.suffix == ".jpg"), size + status.st_size
@@ -136,16 +144,6 @@ class ReviewFolder:
 
     def _path(self, request: Request, suffix: str) -> Path:
         return self._folder / f"{PREFIX}{request.request_id}{suffix}"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        """Write a file that appears complete; a link of this name is replaced, not followed."""
-        unfinished = path.with_name(f"{path.name}.part")
-        try:
-            with unfinished.open("xb") as file:
-                file.write(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _delete(self, request: Request) -> None:
         for suffix in (".json", ".jpg", ".answer.json"):
