@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -100,25 +101,21 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_was_added(tmp
         assert kept[0] <= last // 7 + 2, "only what was removed is gone"
 
 
-@pytest.mark.parametrize("kind", ["text", "empty pages", "another database", "torn", "large payload", "huge"])
+@pytest.mark.parametrize("kind", ["zeros", "empty pages", "torn", "large payload", "huge"])
 def test_a_damaged_file_is_kept_aside_and_the_queue_begins_empty(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "q.db"
-    if kind == "text":
-        file.write_text("no database, but a text that is long enough to have a header" * 10)
+    if kind == "zeros":
+        file.write_bytes(bytes(8000))
     elif kind == "empty pages":
         file.write_bytes(b"SQLite format 3\0" + bytes(8000))
     elif kind == "huge":
         with file.open("wb") as sparse:
             sparse.truncate(1 << 34)
-    elif kind in ("another database", "large payload"):
-        with closing(sqlite3.connect(file)) as db:
-            columns = "x" if kind == "another database" else "number INTEGER PRIMARY KEY, topic, payload"
-            db.execute(f"CREATE TABLE messages ({columns})")
-            if kind == "large payload":
-                db.execute("INSERT INTO messages VALUES (1, 't', zeroblob(5000))")
-            db.commit()
+    elif kind == "large payload":
+        with opened(file) as outbox:
+            outbox._db.execute("INSERT INTO messages VALUES (1, 't', zeroblob(5000))")
     else:
         with opened(file) as outbox:
             for _ in range(50):
@@ -144,6 +141,31 @@ def test_a_queue_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) 
             Outbox(special, 1, 1)
     with opened(tmp_path / "q.db"), pytest.raises(PerceptionError, match="is in use: another forward runs"):
         Outbox(tmp_path / "q.db", 1, 1)
+
+
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n" * 10)
+    for name, tables in (("others.db", "precious (x)"), ("similar.db", "messages (x)")):
+        with closing(sqlite3.connect(tmp_path / name)) as db:
+            db.execute(f"CREATE TABLE {tables}")
+    for file in sorted(tmp_path.iterdir()):
+        content = file.read_bytes()
+        with pytest.raises(PerceptionError, match=f"{file.name} is no queue of forward, but another file"):
+            Outbox(file, 1, 1)
+        assert file.read_bytes() == content
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_disk_that_is_full_at_the_start_is_a_sentence_and_no_damage(tmp_path: Path) -> None:
+    """A limit of the size of files stands for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(PerceptionError, match=r"the queue .*q\.db cannot be used: "):
+            Outbox(tmp_path / "q.db", 100, 10**6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["q.db"]
 
 
 def test_a_full_disk_is_counted_and_over_when_there_is_room(tmp_path: Path) -> None:

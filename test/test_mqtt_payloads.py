@@ -104,6 +104,21 @@ def scene(*labels: str, first: int = 0) -> Scene:
 QUEUE = {"waiting": 0, "dropped": 0, "rejected": 0}
 
 
+def test_an_event_that_cannot_be_shortened_enough_is_refused() -> None:
+    name = "\x01" * 130  # six bytes each in JSON
+    event = replace(EVENT, event_id=name, rule=name, message=WIDE * 40, answer={"question": WIDE * 40})
+    with pytest.raises(PerceptionError, match="bytes cannot be shortened to 2000"):
+        event_payload(published(event, frame_id=WIDE * 40))
+
+
+def test_labels_and_rules_without_end_are_counted_up_to_a_number() -> None:
+    activity = Activity("/perception")
+    for index in range(1100):
+        activity.add_scene(scene(f"label {index}"))
+        activity.add_event(event_payload(published(replace(EVENT, rule=f"rule {index}"))))
+    assert (len(activity._seen), len(activity._events)) == (1000, 1000)
+
+
 def test_a_summary_counts_tracks_and_events_since_the_one_before_and_names_problems() -> None:
     activity = Activity("/perception")
     first = checked(activity.summary(from_seconds(100.0), QUEUE), SCHEMA)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,32 @@ def test_a_server_of_something_else_is_named(outbox: Outbox, monkeypatch: pytest
         with sending(f"mqtt://127.0.0.1:{other.getsockname()[1]}", outbox) as sender:
             wait(lambda: sender.status.problem.startswith("mqtt://"), "a problem")
             assert "unexpectedly" not in sender.status.problem
+
+
+@pytest.mark.parametrize(
+    "packet", [b"\x30\xff\xff\xff\x7f\0\1a", b"\x30\x81\x08\0\1a" + bytes(1022)], ids=["huge", "many"]
+)
+def test_what_nobody_has_subscribed_to_ends_the_connection_before_it_fills_memory(
+    outbox: Outbox, packet: bytes
+) -> None:
+    sent = 0
+    with socket.create_server(("127.0.0.1", 0)) as liar:
+
+        def flood() -> None:
+            nonlocal sent
+            connection, _ = liar.accept()
+            with connection, suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(b"\x20\2\0\0")
+                while True:
+                    sent += connection.send(packet)
+
+        thread = threading.Thread(target=flood, daemon=True)
+        thread.start()
+        with sending(f"mqtt://127.0.0.1:{liar.getsockname()[1]}", outbox) as sender:
+            problem(sender, "sends what nobody has subscribed to: is it a broker of MQTT?")
+        thread.join(30)
+    assert sent < 64 << 20, "what lies in the buffers of the sockets comes to it"
 
 
 # --- TLS and credentials

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.files import check_new_file, real_path
+from lfm_perception.files import check_new_file, open_file, real_path
 
 MAX_PAYLOAD = 2000
 """Maximum size of a message, bytes."""
 
 PAGE_BYTES, LOG_BYTES = 4096, 1 << 20
 """Size of a page of the file, and of the write-ahead log beside it when it is not in use."""
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+_TABLE = "messages (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL)"
 
 DAMAGED = ".damaged"
 """Suffix of a file that was damaged, and was replaced by an empty one."""
@@ -39,7 +42,7 @@ class Outbox:
     A message is in the file when `add` returns: `kill -9` loses none, a power failure the last ones. Beyond
     `max_messages` or `max_bytes` of payload the oldest are dropped, and counted in `dropped` with those
     that a full disk kept out. The file itself never grows beyond twice `max_bytes`. A damaged file is moved
-    aside, and the queue begins empty.
+    aside, and the queue begins empty; a file of something else is refused, and left as it is.
 
     Raises PerceptionError when the file cannot be used.
     """
@@ -63,39 +66,48 @@ class Outbox:
         """The database, checked. Raises sqlite3.DatabaseError for a damaged one."""
         try:
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+            with open_file(self._path) as file:
+                head = file.read(len(_SQLITE_HEADER))
         except OSError as error:
             raise PerceptionError(f"the queue {self._path} cannot be opened: {os_reason(error)}") from error
+        if head.strip(b"\0") and head != _SQLITE_HEADER:
+            raise self._not_a_queue()
         limit = 2 * self._max_bytes + (64 * PAGE_BYTES)
         if self._path.stat().st_size > limit:
             raise sqlite3.DatabaseError(f"it is larger than {limit} bytes")
         db = sqlite3.connect(self._path, timeout=0.5, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            tables = db.execute("SELECT sql FROM sqlite_master WHERE name != 'sqlite_sequence'").fetchall()
+            if tables not in ([], [(f"CREATE TABLE {_TABLE}",)]):
+                raise self._not_a_queue()
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
             db.execute(f"PRAGMA max_page_count = {limit // PAGE_BYTES}")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS messages (number INTEGER PRIMARY KEY AUTOINCREMENT, "
-                "topic TEXT NOT NULL, payload BLOB NOT NULL)"
-            )
+            db.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
             found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             strange = db.execute(
                 "SELECT count(*) FROM messages WHERE typeof(topic) != 'text' OR typeof(payload) != 'blob' "
                 "OR length(payload) > ?",
                 (MAX_PAYLOAD,),
             ).fetchone()[0]
-        except sqlite3.DatabaseError as error:
+            if found != "ok" or strange:
+                raise sqlite3.DatabaseError(f"{strange} messages are none" if strange else found)
+        except BaseException as error:
             db.close()
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
+            # the disk or another process, not damage
             if "locked" in str(error):
                 raise PerceptionError(
                     f"the queue {self._path} is in use: another forward runs, or give another --queue"
                 ) from error
-            raise
-        if found != "ok" or strange:
-            db.close()
-            raise sqlite3.DatabaseError(f"{strange} messages are none" if strange else found)
+            raise PerceptionError(f"the queue {self._path} cannot be used: {error}") from error
         return db
+
+    def _not_a_queue(self) -> PerceptionError:
+        return PerceptionError(f"{self._path} is no queue of forward, but another file: give another --queue")
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = self._path.with_name(self._path.name + DAMAGED)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.files import parse_json
 from lfm_perception.mqtt.outbox import MAX_PAYLOAD
 from lfm_perception.rules.events import event_from_json, event_text
@@ -18,6 +19,9 @@ from lfm_perception.text import safe_line
 
 SCHEMA = Path(__file__).parent / "summary.schema.json"
 VERSION = 1
+
+MAX_LABELS = 1000
+"""Maximum number of labels, and of rules, that are counted for a summary; further ones are not."""
 
 MAX_TRACKS = 10_000
 """Maximum number of tracks of one label that are told apart in a summary."""
@@ -32,9 +36,12 @@ LEVELS = ("ok", "warn", "error", "stale")
 def event_payload(text: str) -> bytes:
     """The payload of a message on `events`: the same JSON, shortened where it is too long.
 
-    Raises PerceptionError for what is no event.
+    Raises PerceptionError for what is no event, or has a name of characters that take too much room.
     """
-    return event_text(event_from_json(parse_json(text))).encode()
+    payload = event_text(event_from_json(parse_json(text))).encode()
+    if len(payload) > MAX_PAYLOAD:
+        raise PerceptionError(f"an event of {len(payload)} bytes cannot be shortened to {MAX_PAYLOAD}")
+    return payload
 
 
 class Activity:
@@ -58,15 +65,18 @@ class Activity:
         self._scenes += 1
         self._now = Counter(safe_line(track.label, MAX_NAME) for track in scene.tracks)
         for track in scene.tracks:
-            tracks = self._seen[safe_line(track.label, MAX_NAME)]
-            if len(tracks) < MAX_TRACKS:
-                tracks.add(track.track_id)
+            label = safe_line(track.label, MAX_NAME)
+            if label in self._seen or len(self._seen) < MAX_LABELS:
+                tracks = self._seen[label]
+                if len(tracks) < MAX_TRACKS:
+                    tracks.add(track.track_id)
 
     def add_event(self, payload: bytes) -> None:
         """An event that is sent: those that begin, and moments, are counted."""
         event = json.loads(payload)
-        if event["state"] in ("begin", "moment"):
-            self._events[safe_line(event["rule"], MAX_NAME)] += 1
+        rule = safe_line(event["rule"], MAX_NAME)
+        if event["state"] in ("begin", "moment") and (rule in self._events or len(self._events) < MAX_LABELS):
+            self._events[rule] += 1
 
     def set_health(self, health: Mapping[str, tuple[int, str]]) -> None:
         """The level and the message of each part of the node in its diagnostics; empty: they do not come."""

@@ -33,6 +33,13 @@ CONNECT_TIMEOUT_S, ACKNOWLEDGE_TIMEOUT_S, CLOSE_TIMEOUT_S = 10.0, 30.0, 2.0
 WINDOW = 20
 """Maximum number of messages that wait for their acknowledgement."""
 
+MAX_RECEIVED = 1 << 18
+"""Maximum number of bytes that a broker sends in a connection, `ACKNOWLEDGEMENT` aside: nothing is subscribed
+to, and paho-mqtt would keep packets of 256 MB in memory."""
+
+ACKNOWLEDGEMENT = 2
+"""Length of an acknowledgement in MQTT 3.1.1 after its header, bytes."""
+
 POLL_S = 0.1
 """Longest time until a new message is seen."""
 
@@ -120,8 +127,8 @@ class Sender:
             client.disconnect()
             client.loop(POLL_S)
 
-    def _client(self) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2, self._client_id, reconnect_on_failure=False)
+    def _client(self) -> _Client:
+        client = _Client(CallbackAPIVersion.VERSION2, self._client_id, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(WINDOW + 1)
         client.will_set(self._status_topic, OFFLINE, qos=1, retain=True)
@@ -133,7 +140,7 @@ class Sender:
         client.on_publish = self._on_publish
         return client
 
-    def _exchange(self, client: paho.Client) -> str:
+    def _exchange(self, client: _Client) -> str:
         """Send what there is, until the connection ends."""
         url, began_s = self._broker.url, time.monotonic()
         while (code := client.loop(POLL_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -153,6 +160,8 @@ class Sender:
                 self._last = message.number
         if self._refusal:
             return f"{url} refuses the connection ({self._refusal}): check user, password and certificate"
+        if client.received > MAX_RECEIVED:
+            return f"{url} sends what nobody has subscribed to: is it a broker of MQTT?"
         hint = (
             ": does it ask for a client certificate?" if self._broker.tls and not self._acknowledged_s else ""
         )
@@ -170,6 +179,7 @@ class Sender:
     def _on_connect(self, client: paho.Client, user: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             self._refusal = str(reason).lower()
+        if reason.is_failure or self._acknowledged_s is not None:  # a broker says it once
             return
         self._acknowledged_s, self._problem = time.monotonic(), ""
         self._connections += 1
@@ -179,3 +189,18 @@ class Sender:
         if (found := self._pending.pop(number, None)) is not None:
             self._outbox.remove(found[0])
             self._sent += 1
+
+
+class _Client(paho.Client):
+    """Ends its connection to a broker that sends more than `MAX_RECEIVED` bytes."""
+
+    received = 0
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        counted = bufsize > ACKNOWLEDGEMENT
+        if counted and self.received + bufsize > MAX_RECEIVED:
+            self.received = MAX_RECEIVED + 1
+            raise ConnectionError
+        data = super()._sock_recv(bufsize)
+        self.received += len(data) if counted else 0
+        return data

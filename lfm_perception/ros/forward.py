@@ -51,6 +51,8 @@ class Forwarder:
         self._outputs = Publishers(node, FORWARD.publishers)
         callbacks = {"events": self._on_event, "scene": self._on_scene, "/diagnostics": self._on_diagnostics}
         for each in FORWARD.subscriptions:
+            if not period_s and each.name != "events":
+                continue
             node.create_subscription(
                 each.message_class(), each.name, callbacks[each.name], each.qos.profile()
             )
