@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfm_perception.drift.baseline import BLOCK_S, Baseline, Bins, Counts, Distribution
 from lfm_perception.drift.quantities import QUANTITIES, Samples
@@ -41,8 +42,16 @@ def stability_index(expected: Counts, found: Counts) -> float:
 
     It is the symmetric Kullback-Leibler divergence of their shares p and q, 0 for equal ones.
     """
-    p, q = ((counts + SMOOTHING) / (counts + SMOOTHING).sum() for counts in (expected, found))
-    return float(((q - p) * np.log(q / p)).sum())
+    return float(_indices(expected, found))
+
+
+def _indices(expected: Counts, found: Counts) -> NDArray[np.float64]:
+    """The indices of histograms, shape (..., bins)."""
+    p, q = (
+        (counts + SMOOTHING) / (counts + SMOOTHING).sum(axis=-1, keepdims=True)
+        for counts in (expected, found)
+    )
+    return np.asarray(((q - p) * np.log(q / p)).sum(axis=-1), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,10 +169,8 @@ def _watched(distribution: Distribution, blocks: int, warn_psi: float) -> _Watch
     """A quantity with its limits, from the windows of its own baseline, each against all other blocks."""
     sums = np.concatenate([np.zeros_like(distribution.counts[:1]), np.cumsum(distribution.counts, axis=0)])
     windows, expected = sums[blocks:] - sums[:-blocks], sums[-1]
-    usual = max(
-        (stability_index(expected - found, found) for found in windows if found.sum() >= MIN_SAMPLES),
-        default=0.0,
-    )
+    windows = windows[windows.sum(axis=1) >= MIN_SAMPLES]
+    usual = float(_indices(expected - windows, windows).max(initial=0.0))
     return _Watched(distribution, expected, max(warn_psi, USUAL_FACTOR * usual), max(STABLE_PSI, usual))
 
 

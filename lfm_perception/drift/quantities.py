@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from lfm_perception.scene import Frame, Image, Scene, small_size
 from lfm_perception.stamps import to_seconds
@@ -20,7 +19,7 @@ Samples = Mapping[str, Sequence[float] | Sequence[str]]
 """What one frame adds to each quantity, by its name; quantities that it does not show are left out."""
 
 WIDTH = 320
-"""Width in pixels of the grey image that is measured."""
+"""Width in pixels of the image that is measured."""
 
 MAX_STEP_S = 5.0
 """Maximum time between two frames whose motion is measured, in seconds: later ones have little in common."""
@@ -87,19 +86,20 @@ class Meter:
             "truncated answers": [float(scene.truncated)],
         }
         if frame is not None:
-            grey = _grey(frame.image)
+            small = _small(frame.image)
+            grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255.0)
             variance = float(grey.var())
             found["brightness"] = [float(grey.mean())]
             if variance > MIN_VARIANCE:
                 found["sharpness"] = [float(cv2.Laplacian(grey, cv2.CV_32F).var()) / variance]
-            speed = self._speed(frame)
+            speed = self._speed(frame, small)
             if speed is not None:
                 found["motion"] = [speed]
         return found
 
-    def _speed(self, frame: Frame) -> float | None:
+    def _speed(self, frame: Frame, small: Image) -> float | None:
         """Image widths per second since the frame before, None where that is too long ago."""
-        motion = self._ego_motion.measure(frame.image, np.zeros((0, 4)))
+        motion = self._ego_motion.measure(small, np.zeros((0, 4)))
         before_s, self._before_s = self._before_s, to_seconds(frame.stamp_ns)
         if before_s is None or not 0.0 < self._before_s - before_s <= MAX_STEP_S:
             return None
@@ -107,8 +107,7 @@ class Meter:
         return math.hypot(x, y * frame.height / frame.width) / (self._before_s - before_s)
 
 
-def _grey(image: Image) -> NDArray[np.float32]:
-    """A small grey copy, levels 0 to 1."""
-    height, full = image.shape[:2]
-    small = cv2.resize(image, small_size(full, height, WIDTH), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255.0)
+def _small(image: Image) -> Image:
+    """A copy of `WIDTH` pixels."""
+    size = small_size(image.shape[1], image.shape[0], WIDTH)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

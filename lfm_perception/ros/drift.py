@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from lfm_perception.drift import DriftMonitor, Meter, drift_sentence, read_baseline
@@ -17,6 +18,8 @@ from lfm_perception.stamps import to_seconds
 class DriftWatch:
     """Compares the scenes of the node with `drift.baseline`. A baseline that cannot be used is a WARN.
 
+    It is read on a thread of its own: one of a day takes half a second, in which the camera goes on.
+
     Args:
         warn: called as `warn(kind, sentence, period_s)`.
     """
@@ -25,13 +28,16 @@ class DriftWatch:
         self._settings, self._warn = settings, warn
         self._meter, self._problem, self._said = Meter(), "", ""
         self._monitor: DriftMonitor | None = None
-        chosen = settings.drift
+        threading.Thread(target=self._read, name="drift", daemon=True).start()
+
+    def _read(self) -> None:
+        chosen, labels = self._settings.drift, self._settings.detect.labels
         try:
             baseline = read_baseline(user_path(chosen.baseline))
-            self._monitor = DriftMonitor(baseline, settings.detect.labels, chosen.window, chosen.warn_psi)
-        except PerceptionError as error:
-            self._problem = f"drift.baseline: {error}"
-            warn("drift", self._problem, 0.0)
+            self._monitor = DriftMonitor(baseline, labels, chosen.window, chosen.warn_psi)
+        except Exception as error:  # any other is a bug, which must not end the thread unseen
+            self._problem = f"drift.baseline: {error if isinstance(error, PerceptionError) else repr(error)}"
+            self._warn("drift", self._problem, 0.0)
 
     def serves(self, settings: Settings) -> bool:
         """Whether it also does what these settings ask for."""
@@ -39,7 +45,7 @@ class DriftWatch:
         return (mine.drift, mine.detect.labels) == (settings.drift, settings.detect.labels)
 
     def add(self, scene: Scene, frame: Frame) -> None:
-        """Count an inferred frame, on the thread of inference; takes one or two milliseconds."""
+        """Count an inferred frame on the thread of inference: some milliseconds, mostly optical flow."""
         if self._monitor is None:
             return
         if self._monitor.add(to_seconds(scene.stamp_ns), self._meter.measure(scene, frame)):

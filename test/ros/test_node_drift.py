@@ -15,12 +15,16 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from mqtt_broker import wait
 from robot import Robot
 
 from lfm_perception.demo.world import World
-from lfm_perception.drift import BaselineRecorder, Samples
+from lfm_perception.drift import Baseline, BaselineRecorder, Samples
+from lfm_perception.errors import PerceptionError
+from lfm_perception.ros.drift import DriftWatch
 from lfm_perception.ros.drift_samples import node_samples
 from lfm_perception.scene import Frame
+from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
 
 LEVELS = {DiagnosticStatus.OK: "OK", DiagnosticStatus.WARN: "WARN"}
@@ -125,3 +129,19 @@ def test_a_baseline_that_cannot_be_used_is_said_and_perception_goes_on(
         running.wait(partial(said, running, reason), reason)
         for frame in frames(2000.0 + number, 1):
             running.show(frame)
+
+
+def test_the_camera_goes_on_while_a_baseline_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, warnings = threading.Event(), list[str]()
+
+    def read(path: Path) -> Baseline:
+        assert found.wait(30.0)
+        raise PerceptionError(f"{path} is damaged")
+
+    monkeypatch.setattr("lfm_perception.ros.drift.read_baseline", read)
+    settings = Settings().with_values({"drift.baseline": "day.json"})
+    watch = DriftWatch(settings, lambda kind, said, period_s: warnings.append(said))
+    assert watch.status().message == "waiting for a whole window of samples"
+    found.set()
+    wait(lambda: warnings, "the warning")
+    assert watch.status().message == warnings[0] == "drift.baseline: day.json is damaged"
