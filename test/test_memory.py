@@ -80,6 +80,9 @@ def test_entries_are_found_by_all_their_words_newest_first(tmp_path: Path) -> No
         assert texts(store, 'door" OR text : "cart* NEAR(') == []
         with pytest.raises(PerceptionError, match="there is no word in '\\?!'"):
             store.search(Query("?!"))
+        assert texts(store, "叉" * 199 + "门") == ["叉车停在门口"]
+        with pytest.raises(PerceptionError, match="a search has at most 200 characters, not 201"):
+            store.search(Query("door " * 40 + "x"))
 
 
 def test_the_file_is_unreadable_without_the_key(tmp_path: Path, key: None, monkeypatch: Any) -> None:
@@ -217,6 +220,18 @@ def test_a_database_of_others_is_refused_and_left_alone(tmp_path: Path, key: Non
         MemoryStore(settings(tmp_path / "pipe"), create=True)
     with pytest.raises(PerceptionError, match="there is no memory"):
         MemoryStore(settings(tmp_path / "none.db"))
+
+
+def test_a_file_that_is_removed_while_it_is_in_use_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    with closing(MemoryStore(settings(path), create=True)) as store:
+        store.write([entry("before")], NOW)
+        path.rename(tmp_path / "other.db")
+        with pytest.raises(PerceptionError, match=r"m\.db: it was removed or replaced while it was in use"):
+            store.write([entry("meanwhile")], NOW)
+        (tmp_path / "other.db").rename(path)
+        store.write([entry("after", NOW + S)], NOW + S)
+        assert texts(store) == ["after", "before"]
 
 
 def test_the_commands_search_delete_and_tell(tmp_path: Path, command: Command) -> None:

@@ -44,13 +44,17 @@ ROOM = 1 / 8
 CLOCK_TOLERANCE_NS = NANOSECONDS
 """Entries that are ahead of the clock by more were kept before it was set back."""
 
-MAX_WORDS = 50
-"""Most words of a search."""
+MAX_QUERY = 200
+"""Longest words of a search, characters."""
 
 MAX_ID = (1 << 63) - 1
 MAX_TEXT, MAX_DATA = 2000, 4000
 """Longest text and JSON of an entry, characters."""
 
+_MOVED = (
+    "it was removed or replaced while it was in use, or cannot be written: see to it, and configure the node "
+    "again"
+)
 _SQLITE_HEADER = b"SQLite format 3\0"
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SCHEMA = (
@@ -268,7 +272,8 @@ class MemoryStore:
         try:
             yield
         except (self._sqlite.Error, OSError, OverflowError, ValueError) as error:
-            raise PerceptionError(f"memory {self.path}: {error}") from error
+            reason = _MOVED if "readonly" in str(error) else error
+            raise PerceptionError(f"memory {self.path}: {reason}") from error
         except MemoryError as error:  # for an entry of gigabytes, by its size in a damaged file
             raise PerceptionError(f"memory {self.path} is damaged, or this computer lacks memory") from error
 
@@ -347,10 +352,12 @@ def _spaced(text: str) -> str:
 
 def _match(query: Query) -> str:
     """The query in the language of FTS5; empty: any words and any kind."""
+    if len(query.words) > MAX_QUERY:
+        raise PerceptionError(f"a search has at most {MAX_QUERY} characters, not {len(query.words)}")
     words = [word for word in _spaced(safe_line(query.words)).split() if any(map(str.isalnum, word))]
     if query.words and not words:
         raise PerceptionError(f"there is no word in {shown(query.words)}: give words to search for")
-    terms = [("text", word) for word in words[:MAX_WORDS]] + ([("kind", query.kind)] if query.kind else [])
+    terms = [("text", word) for word in words] + ([("kind", query.kind)] if query.kind else [])
     return " AND ".join('{} : "{}"'.format(column, term.replace('"', '""')) for column, term in terms)
 
 
