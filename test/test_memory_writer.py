@@ -129,6 +129,25 @@ def test_questions_are_answered_from_the_memory(tmp_path: Path, monkeypatch: pyt
     assert refusals == ["there is no word in '?': give words to search for"]
 
 
+def test_another_process_that_holds_the_file_is_told_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfm_perception.memory.store.BUSY_S", 0.2)
+    path, refusals = tmp_path / "m.db", list[str]()
+    with writing(settings(path), [], monkeypatch) as opened, closing(dbapi2.connect(str(path))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        opened.put(entry("a box"))
+        eventually(lambda: opened.status().problem)
+        question = MemoryQuestion.parse("When did you last see a box?")
+        assert question is not None
+        opened.ask(question, refusals.append, lambda _, why: refusals.append(why))
+        eventually(lambda: refusals)
+        other.rollback()
+        eventually(lambda: opened.status().kept)
+        assert (opened.status().lost, opened.status().problem) == (0, "")
+    assert "m.db: another process has held it for" in refusals[0]
+
+
 CHILD = """
 import sys, time
 from lfm_perception.memory import Entry, MemoryStore, MemoryWriter, writer

@@ -51,10 +51,13 @@ MAX_ID = (1 << 63) - 1
 MAX_TEXT, MAX_DATA = 2000, 4000
 """Longest text and JSON of an entry, characters."""
 
-_MOVED = (
-    "it was removed or replaced while it was in use, or cannot be written: see to it, and configure the node "
-    "again"
-)
+_REASONS = {
+    "readonly": "it was removed or replaced while it was in use, or cannot be written: see to it, and "
+    "configure the node again",
+    "locked": f"another process has held it for {BUSY_S:.0f} s: wait, or end that process",
+}
+"""What SQLite's messages mean here, by a word of theirs."""
+
 _SQLITE_HEADER = b"SQLite format 3\0"
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SCHEMA = (
@@ -272,7 +275,7 @@ class MemoryStore:
         try:
             yield
         except (self._sqlite.Error, OSError, OverflowError, ValueError) as error:
-            reason = _MOVED if "readonly" in str(error) else error
+            reason = next((said for word, said in _REASONS.items() if word in str(error)), error)
             raise PerceptionError(f"memory {self.path}: {reason}") from error
         except MemoryError as error:  # for an entry of gigabytes, by its size in a damaged file
             raise PerceptionError(f"memory {self.path} is damaged, or this computer lacks memory") from error

@@ -120,11 +120,11 @@ class MemoryWriter:
                     )
                     running = self._running
                     asked = self._questions.popleft() if self._questions else None
+                if asked is not None:  # first: a write may wait for another process
+                    self._try(lambda asked=asked: self._answer(asked))  # type: ignore[misc]
                 if time.monotonic() >= due_s or not running:
                     due_s = time.monotonic() + PERIOD_S
                     self._try(self._write)
-                if asked is not None:
-                    self._try(lambda asked=asked: self._answer(asked))  # type: ignore[misc]
             while self._waiting and not self._problem:
                 self._write()
         finally:
