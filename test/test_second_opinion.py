@@ -172,6 +172,7 @@ def test_nothing_is_made_or_written_for_a_camera_without_consent(tmp_path: Path)
     frame = shown(frame_id="rear")
     with opened(chosen(folder=str(tmp_path / "review"))) as (second, log):
         second.consider(frame, scene_of(frame, box_track()))
+        assert second.counts().refused_camera == "rear", "what is wrong with the settings can be told"
         assert second.ask(frame, box_track(), "?", "a rule") == "the camera does not consent"
         counts = second.counts()
     assert counts.dropped == {"the camera does not consent": 1}

@@ -61,6 +61,21 @@ def test_a_run_asks_for_its_rules_and_waits_for_the_answers(tmp_path: Path) -> N
         jsonschema.validate(json.loads(line), schema)
 
 
+def test_a_run_names_the_camera_without_consent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {
+        "second_opinion.allowed": "true",
+        "second_opinion.folder": str(tmp_path / "review"),
+        "second_opinion.ask_below": "['box: 1']",
+        "caption.enabled": "false",
+        "tracker.min_hits": "1",
+    }
+    changes = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
+    assert run("demo", "--seed", "2", "--frames", "7", "--out", str(tmp_path / "out"), *changes) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 of 0 crops; camera 'demo_camera' is not in second_opinion.cameras" in said
+    assert not (tmp_path / "review").exists()
+
+
 def test_pictures_have_no_tracks_to_ask_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     values = ("second_opinion.allowed=true", f"second_opinion.folder={tmp_path}")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from lfm_perception.errors import shown
 from lfm_perception.media.latency import STAGES, distribution, stage_times
 from lfm_perception.scene import Scene, Usage
 from lfm_perception.stamps import to_seconds
@@ -118,7 +119,9 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not summary.get("pictures"):
         found.append(("tracks", counted(summary["tracks_by_label"]) or "none"))
     if opinions := summary.get("second_opinion"):
-        found.append(("second opinions", f"{opinions['answered']} of {opinions['asked']} crops"))
+        refused = opinions["refused_camera"]
+        why = "" if refused is None else f"; camera {shown(refused)} is not in second_opinion.cameras"
+        found.append(("second opinions", f"{opinions['answered']} of {opinions['asked']} crops{why}"))
     if summary["rejects"]:
         found.append(("objects rejected", counted(summary["rejects"])))
     if summary["truncated"]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from lfm_perception.errors import PerceptionError
+from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.ros.endpoints import Publishers
@@ -69,6 +69,10 @@ class OpinionOutputs:
             level, message = WARN, f"{failed - self._last_failed} failed; the last: {counts.problem}"
         elif not self._chosen.cameras:
             level, message = WARN, "no camera consents: name its frame_id in second_opinion.cameras"
+        elif counts.refused_camera is not None and not counts.asked:
+            level = WARN
+            camera = shown(counts.refused_camera)
+            message = f"camera {camera} is not in second_opinion.cameras: nothing is asked"
         self._last_failed = failed
         values = {
             "adviser": self._second.source,

@@ -51,7 +51,8 @@ POLL_S = 0.2
 class Counts:
     """Since the start: crops handed over with their bytes, answers; crops dropped and failures by reason.
 
-    `queued` crops wait for the adviser. `problem` is the last failure in a sentence.
+    `queued` crops wait for the adviser. `problem` is the last failure in a sentence, and `refused_camera` the
+    frame id of the last camera without consent that was to be asked about, None where there is none.
     """
 
     asked: int
@@ -61,6 +62,7 @@ class Counts:
     dropped: Mapping[str, int]
     failed: Mapping[str, int]
     problem: str
+    refused_camera: str | None
 
 
 class SecondOpinion:
@@ -92,6 +94,7 @@ class SecondOpinion:
         self._asked = self._bytes = self._answered = 0
         self._dropped, self._failed = Counter[str](), Counter[str]()
         self._problem = ""
+        self._refused_camera: str | None = None
         self._busy = self._closing = False
         self._thread = threading.Thread(target=self._run, name="second opinion", daemon=True)
         self._thread.start()
@@ -112,6 +115,7 @@ class SecondOpinion:
                 dict(self._dropped),
                 dict(self._failed),
                 self._problem,
+                self._refused_camera,
             )
 
     def consider(self, frame: Frame, scene: Scene) -> Scene:
@@ -126,7 +130,7 @@ class SecondOpinion:
                 for track, reason in self._policy.doubtful(scene.tracks, frame.width, frame.height)
                 if not self._policy.was_asked(track.track_id, question, now_s)
             ]
-            room = MAX_QUEUED - len(self._queue) if self._policy.consents(frame.frame_id) else 0
+            room = MAX_QUEUED - len(self._queue) if doubtful and self._consents(frame) else 0
         for track, reason in doubtful[:room]:
             if self.ask(frame, track, question, reason):
                 break
@@ -146,7 +150,7 @@ class SecondOpinion:
         """
         now_s = time.monotonic()
         with self._changed:
-            if not self._policy.consents(frame.frame_id):
+            if not self._consents(frame):
                 return self._drop("the camera does not consent")
             if not again and self._policy.was_asked(track.track_id, question, now_s):
                 return "it was asked already"
@@ -193,6 +197,12 @@ class SecondOpinion:
             self._queue.clear()
             self._changed.notify_all()
         self._thread.join()
+
+    def _consents(self, frame: Frame) -> bool:
+        consents = self._policy.consents(frame.frame_id)
+        if not consents:
+            self._refused_camera = frame.frame_id
+        return consents
 
     def _drop(self, reason: str, count: int = 1) -> str:
         if count:

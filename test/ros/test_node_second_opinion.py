@@ -116,6 +116,8 @@ def test_a_camera_that_does_not_consent_leaves_nothing(asking: Robot, folder: Pa
         lambda: asking.counted("second opinion", "crops dropped: the camera does not consent"), "the count"
     )
     assert {path.name for path in (folder / "review").glob("*.jpg")} <= before
+    status = asking.diagnosis("second opinion")
+    assert status.message == "camera 'rear_optical' is not in second_opinion.cameras: nothing is asked"
 
 
 def test_an_adviser_that_cannot_be_used_is_a_warning_and_perception_goes_on(tmp_path: Path) -> None:
