@@ -109,6 +109,8 @@ def test_an_event_that_cannot_be_shortened_enough_is_refused() -> None:
     event = replace(EVENT, event_id=name, rule=name, message=WIDE * 40, answer={"question": WIDE * 40})
     with pytest.raises(PerceptionError, match="bytes cannot be shortened to 2000"):
         event_payload(published(event, frame_id=WIDE * 40))
+    with pytest.raises(PerceptionError, match="an event has at most 100000 characters, not "):
+        event_payload(published(replace(EVENT, tracks=(track(1, 0.5),) * 5000)))
 
 
 def test_labels_and_rules_without_end_are_counted_up_to_a_number() -> None:

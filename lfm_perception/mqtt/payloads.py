@@ -20,6 +20,9 @@ from lfm_perception.text import safe_line
 SCHEMA = Path(__file__).parent / "summary.schema.json"
 VERSION = 1
 
+MAX_EVENT = 100_000
+"""Maximum length of a message on `events` that is read, characters: 10 MB would take seconds."""
+
 MAX_LABELS = 1000
 """Maximum number of labels, and of rules, that are counted for a summary; further ones are not."""
 
@@ -36,8 +39,10 @@ LEVELS = ("ok", "warn", "error", "stale")
 def event_payload(text: str) -> bytes:
     """The payload of a message on `events`: the same JSON, shortened where it is too long.
 
-    Raises PerceptionError for what is no event, or has a name of characters that take too much room.
+    Raises PerceptionError for what is no event, is far too long, or has a name that takes too much room.
     """
+    if len(text) > MAX_EVENT:
+        raise PerceptionError(f"an event has at most {MAX_EVENT} characters, not {len(text)}")
     payload = event_text(event_from_json(parse_json(text))).encode()
     if len(payload) > MAX_PAYLOAD:
         raise PerceptionError(f"an event of {len(payload)} bytes cannot be shortened to {MAX_PAYLOAD}")
