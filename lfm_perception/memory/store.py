@@ -328,7 +328,7 @@ class MemoryStore:
         if ahead_ns > max_age_ns and uptime_s() - self._opened_s < self._settings.max_age:
             raise PerceptionError(
                 f"the clock is {to_seconds(ahead_ns):.0f} s behind the newest entry of the memory: "
-                "nothing is kept until it is set"
+                "nothing is kept until it is set; if it is right, lfm-perception memory delete --all"
             )
         if ahead_ns > CLOCK_TOLERANCE_NS:
             self._delete_range(now_ns + CLOCK_TOLERANCE_NS, newest + 1, MAX_ID)
