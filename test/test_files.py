@@ -19,6 +19,7 @@ from lfm_perception.files import (
     MAX_NODES,
     UNFINISHED,
     new_file,
+    oldest_first,
     open_file,
     parse_json,
     parse_yaml,
@@ -189,3 +190,12 @@ def test_a_disk_without_room_leaves_no_part_of_a_file_and_keeps_the_old_one(tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [each.name for each in tmp_path.iterdir()] == ["a.jpg"]
     assert path.read_bytes() == b"old"
+
+
+def test_files_that_another_process_deletes_and_links_are_left_out_of_the_oldest(tmp_path: Path) -> None:
+    for name, time_s in (("new", 20.0), ("old", 10.0)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (time_s, time_s))
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    found = oldest_first(tmp_path / name for name in ("new", "gone", "link", "old"))
+    assert [path.name for path in found] == ["old", "new"]
