@@ -94,9 +94,15 @@ def test_every_link_between_files_leads_somewhere() -> None:
     assert broken == []
 
 
+@cache
+def all_commands() -> Any:
+    """The command `lfm-perception` with its commands; to build them takes a while."""
+    return get_command(app)
+
+
 def is_command(words: list[str]) -> bool:
     """Whether `lfm-perception` has a command of these words, with these options."""
-    command: Any = get_command(app)
+    command = all_commands()
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     complete = not getattr(command, "commands", {}) or not words or words[0].startswith("--")
@@ -228,15 +234,20 @@ def test_every_yaml_is_a_settings_file(tmp_path: Path) -> None:
 # --- what the program says ----------------------------------------------------------------------------
 
 
-def prose() -> Iterator[tuple[str, str]]:
+@cache
+def prose() -> tuple[tuple[str, str], ...]:
     """The text of pages and configuration, and every text in the code, each with the name of its file."""
     pages = {*PAGES, *ROOT.glob("*.md")}
-    for file in [*pages, *(ROOT / "config").glob("*"), *(ROOT / "docker").glob("*")]:
-        yield file.name, text(file)
-    for path in CODE:
-        for node in ast.walk(ast.parse(text(path))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield path.name, node.value
+    files = [*pages, *(ROOT / "config").glob("*"), *(ROOT / "docker").glob("*")]
+    written = [(path.name, node) for path in CODE for node in ast.walk(ast.parse(text(path)))]
+    return (
+        *((file.name, text(file)) for file in files),
+        *(
+            (name, node.value)
+            for name, node in written
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ),
+    )
 
 
 def sentences() -> Iterator[str]:

@@ -123,9 +123,12 @@ def test_a_deadline_aborts_a_batch_of_the_model(vlm: LlamaVlm, computed: Compute
     whole = vlm.describe(frame, FIND, LARGE)
     # the embeddings are kept: the deadline comes in the prefill of two thousand tokens
     assert set(computed.codes) == {0}
-    vlm._thread.submit(vlm._engine.kv_cache.clear).result()
-    answer = vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, whole.usage.prefill_s / 10))
-    assert answer.truncated
+    for tenths in (1, 2, 3, 5, 7):  # on a busy machine, the first may be over before the prefill begins
+        vlm._thread.submit(vlm._engine.kv_cache.clear).result()
+        deadline_s = tenths * whole.usage.prefill_s / 10
+        assert vlm.describe(frame, FIND, FramePlan(LARGE.image, 200, deadline_s)).truncated
+        if computed.codes[-1] == 2:
+            break
     assert computed.codes[-1] == 2
     again = vlm.describe(frame, FIND, LARGE)
     assert (again.text, again.detections) == (whole.text, whole.detections)

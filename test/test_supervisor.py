@@ -27,7 +27,7 @@ from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.image_plan import ImageLimits, plan_image
 from lfm_perception.questions import BBOX, CAPTION, FramePlan, ask, detect
-from lfm_perception.scene import Answer, Frame
+from lfm_perception.scene import Answer, Frame, Usage
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CancelledError
 
@@ -50,9 +50,12 @@ def noise() -> Frame:
 
 def said(answer: Answer) -> Answer:
     """An answer without the time and the steps it took, which depend on what was learnt to guess."""
-    return replace(
-        answer, usage=replace(answer.usage, encode_s=0.0, prefill_s=0.0, decode_s=0.0, decode_calls=0)
+    usage = Usage(
+        image_tokens=answer.usage.image_tokens,
+        text_tokens=answer.usage.text_tokens,
+        answer_tokens=answer.usage.answer_tokens,
     )
+    return replace(answer, usage=usage)
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

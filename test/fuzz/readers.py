@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import event_targets
 import media_targets
 import targets
 from mutations import JSON_TOKENS, TEXT_TOKENS, YAML_TOKENS, mutated_bytes, mutated_json, mutated_text
@@ -156,14 +157,14 @@ READERS = (
     text_reader(
         "rule files",
         "rules.yaml",
-        targets.rules,
+        event_targets.rules,
         (RULES,),
         (*YAML_TOKENS, "inside", "near", "not", "count", "0", "1"),
         (*BROKEN_YAML, *LARGE_YAML, *BROKEN_BYTES),
     ),
-    json_reader("forwarded events", "", targets.event, EVENT),
-    json_reader("drift baselines", "b.json", targets.drift, DRIFT),
-    bytes_reader("memory files", "m.db", targets.memory, lambda: [targets.memory_file()]),
+    json_reader("forwarded events", "", event_targets.event, EVENT),
+    json_reader("drift baselines", "b.json", event_targets.drift, DRIFT),
+    bytes_reader("memory files", "m.db", event_targets.memory, lambda: [event_targets.memory_file()]),
     text_reader("--set KEY=VALUE", "", targets.changes, SET, YAML_TOKENS, BROKEN_SET),
     text_reader("parameter values", "", targets.values, ("0",), ("1", "2")),
     json_reader("model registry", "registry.json", targets.registry, REGISTRY),

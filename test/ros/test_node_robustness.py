@@ -235,6 +235,11 @@ def test_a_silent_camera_is_told_on_the_console_with_what_to_check(
 
 
 def test_images_with_old_stamps_are_processed_with_a_warning(running: Robot) -> None:
-    running.show(Film().next())  # stamped an hour ago
-    running.wait(lambda: "old on arrival" in running.diagnosis("camera").message, "the warning")
+    film = Film()
+
+    def warned() -> bool:
+        running.show(film.next())  # stamped an hour ago
+        return "old on arrival" in running.diagnosis("camera").message
+
+    running.wait(warned, "the warning")
     assert running.diagnosis("camera").level == DiagnosticStatus.WARN
