@@ -136,6 +136,17 @@ class NodeMemory:
         return encode(small.astype(np.uint8), ".jpg", THUMBNAIL_QUALITY)
 
 
+class UnopenedMemory:
+    """Stands for a memory that cannot be opened: its diagnostics say why, and perception goes on."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def status(self) -> PartStatus:
+        """The diagnostics of the memory."""
+        return PartStatus("memory", WARN, f"nothing is kept: {self._reason}", {})
+
+
 def _apart_s(stamp_ns: int, other_ns: int) -> float:
     """Seconds between two stamps, in whichever order: a camera's clock may be set back."""
     return abs(to_seconds(stamp_ns - other_ns))

@@ -48,7 +48,7 @@ from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
 if TYPE_CHECKING:
     from lfm_perception.ros.commands import CommandInput
-    from lfm_perception.ros.memory import NodeMemory
+    from lfm_perception.ros.memory import NodeMemory, UnopenedMemory
     from lfm_perception.ros.rules import RuleOutputs
 
 CAMERA_WARNING_PERIOD_S = 30.0
@@ -119,6 +119,7 @@ class Session:
         self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
         resources.callback(self._question_outputs.close)
         self._commands = self._open_commands(resources) if settings.commands.allowed else None
+        self._unopened_memory: UnopenedMemory | None = None
         self._memory = self._open_memory(resources) if settings.memory.enabled else None
         self._rules: RuleOutputs | None = None
         self._open_or_close_rules(settings)
@@ -139,11 +140,16 @@ class Session:
         resources.callback(commands.close)
         return commands
 
-    def _open_memory(self, resources: ExitStack) -> NodeMemory:
-        from lfm_perception.ros.memory import NodeMemory  # costs nothing without memory
+    def _open_memory(self, resources: ExitStack) -> NodeMemory | None:
+        from lfm_perception.ros.memory import NodeMemory, UnopenedMemory  # costs nothing without memory
 
         on_error = partial(self._unexpected.record, "memory")
-        memory = NodeMemory(self._settings.memory, self._warn, on_error)
+        try:
+            memory = NodeMemory(self._settings.memory, self._warn, on_error)
+        except PerceptionError as error:
+            self._warn("memory", f"nothing is kept in memory: {error}")
+            self._unopened_memory = UnopenedMemory(str(error))
+            return None
         resources.callback(memory.close)
         return memory
 
@@ -380,5 +386,5 @@ class Session:
         )
         before, self._last_status = self._last_status, status
         parts = part_statuses(status, before, self._settings.node)
-        extras = (self._rules, self._drift, self._memory, self._opinions)
+        extras = (self._rules, self._drift, self._memory or self._unopened_memory, self._opinions)
         return [*parts, *(extra.status() for extra in extras if extra is not None)]

@@ -143,12 +143,16 @@ def test_the_memory_is_in_the_diagnostics_and_its_secrets_nowhere(keeping: Robot
     assert not keeping.set(memory__path=str(folder / "other.db")).successful, "only at the start"
 
 
-def test_with_another_key_the_node_says_why_it_cannot_be_configured(keeping: Robot, folder: Path) -> None:
+def test_with_another_key_the_node_says_that_nothing_is_kept_and_perception_goes_on(
+    keeping: Robot, folder: Path
+) -> None:
     assert keeping.change(Transition.TRANSITION_DEACTIVATE)
     assert keeping.change(Transition.TRANSITION_CLEANUP)
     (folder / "key").write_text("another key of the robot", encoding="utf-8")
-    assert not keeping.change(Transition.TRANSITION_CONFIGURE)
-    keeping.wait(lambda: "cannot be decrypted: check the key in" in keeping.diagnosis("node").message, "it")
+    assert keeping.change(Transition.TRANSITION_CONFIGURE)
+    assert keeping.change(Transition.TRANSITION_ACTIVATE)
+    keeping.wait(lambda: "cannot be decrypted: check the key in" in keeping.diagnosis("memory").message, "it")
+    assert keeping.diagnosis("memory").level == DiagnosticStatus.WARN
     (folder / "key").write_text(KEY, encoding="utf-8")
     with closing(MemoryStore(keeping_settings(folder))) as store:
         assert len(store.search(Query("crowded end"))) == 1, "the event ended when the node was deactivated"
