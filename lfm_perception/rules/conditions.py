@@ -117,6 +117,7 @@ class Conditions:
         self._counts_true = np.zeros(len(self._counted), dtype=bool)
         named = (Alert, ActiveRule)
         self._named = [(row, each) for each, row in self._rows.items() if isinstance(each, named)]
+        self.asks_about_rules = any(isinstance(each, ActiveRule) for _, each in self._named)
         self._nodes = [_nodes(level, self._rows) for level in self._levels]
         self.inside: Bools = np.zeros((len(file.zones), 1), dtype=bool)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 
@@ -243,8 +242,7 @@ class RuleEngine:
     def _observation(self, aspect: float, scene: Scene | None) -> Observation:
         shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]
         if shown:
-            numbers = np.fromiter(chain.from_iterable(map(_numbers, shown)), dtype=np.float64)
-            self._raw[:, 1 : 1 + len(shown)] = numbers.reshape(len(shown), -1).T
+            self._raw[:, 1 : 1 + len(shown)] = np.array([_numbers(track) for track in shown]).T
         self._last_seen_s[1 : 1 + len(shown)] = self._now_s
         present = np.zeros(1 + len(self._ids), dtype=bool)
         present[1 : 1 + len(shown)] = True
@@ -263,8 +261,11 @@ class RuleEngine:
             attributes=self._attribute_table(scene.attributes if scene else {}),
             aspect=aspect,
             alerts={status.name for status in scene.alerts if status.active} if scene else (),
-            active_rules={self._file.rules[row].name for row, _ in self._open},
+            active_rules=self._active_rules() if self._conditions.asks_about_rules else (),
         )
+
+    def _active_rules(self) -> set[str]:
+        return {self._file.rules[row].name for row, _ in self._open}
 
     def _attribute_table(self, attributes: Mapping[int, Mapping[str, AttributeValue]]) -> Bools:
         pairs = self._conditions.attributes
