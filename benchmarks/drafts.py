@@ -26,7 +26,6 @@ from rich.progress import track
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
-from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS
 from lfm_perception.perception import Perception
 from lfm_perception.provenance import machine
 from lfm_perception.settings import Settings
@@ -104,12 +103,9 @@ def main() -> None:
         "model.path": str(model), "mmproj.path": str(mmproj), "engine.n_gpu_layers": arguments.gpu_layers,
     }  # fmt: skip
     with LlamaVlm(Settings().with_values(values)) as vlm:
-        measured = [vlm._engine.latency.batch_cost(tokens) for tokens in range(MAX_BATCH_TOKENS + 1)]
-        output_cost = vlm._engine.latency.output_cost
-    costs = {
-        "measured here": Costs(lambda tokens: measured[tokens], output_cost),
-        "the same at any length": Costs(lambda tokens: measured[1], 0.0),
-    }
+        here = Costs(vlm._engine.latency.batch_cost, vlm._engine.latency.output_cost)
+    single_s = here.batch_cost(1)
+    costs = {"measured here": here, "the same at any length": Costs(lambda tokens: single_s, 0.0)}
     times = [number * arguments.period for number in range(int(arguments.seconds / arguments.period))]
     results: dict[str, Any] = {
         name: {
@@ -125,8 +121,8 @@ def main() -> None:
         "machine": machine(),
         "gpu_layers": arguments.gpu_layers,
         "films": arguments.films,
-        "output_cost_ms": round(1000 * output_cost, 2),
-        "batch_cost_ms": {tokens: round(1000 * measured[tokens], 2) for tokens in (1, 4, 16, 32, 63)},
+        "output_cost_ms": round(1000 * here.output_cost, 2),
+        "batch_cost_ms": {tokens: round(1000 * here.batch_cost(tokens), 2) for tokens in (1, 4, 16, 32, 63)},
         "results": results,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
