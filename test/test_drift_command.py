@@ -129,3 +129,9 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     assert "Traceback" not in outcome.err
     assert sentence in outcome.err
     assert not (tmp_path / "out" / "drift" / "drift.html").exists()
+
+
+def test_options_of_other_sources_are_refused_for_a_node(command: Command, tmp_path: Path) -> None:
+    refused = command("drift", "baseline", "node", "--out", tmp_path / "b.json", "--labels", "person")
+    assert refused.code != 0
+    assert "--labels, --every and --rate are for other sources" in refused.err.replace("\n", " ")

@@ -70,6 +70,22 @@ def test_what_a_full_disk_does_not_take_is_kept_later(
         assert (status.lost, status.waiting, status.problem) == (0, 0, "")
 
 
+def test_an_entry_whose_thumbnail_fails_is_kept_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PERIOD_S", 0.02)
+    chosen, errors = settings(tmp_path / "m.db"), list[Exception]()
+
+    def broken() -> bytes:
+        raise ValueError("no image")
+
+    store = MemoryStore(chosen, create=True)
+    with closing(MemoryWriter(store, chosen, broken, lambda *_: None, errors.append)) as opened:
+        opened.put(entry("first"))
+        eventually(lambda: opened.status().kept == 1)
+    assert [str(error) for error in errors] == ["no image"]
+
+
 def test_entries_beyond_what_may_wait_are_lost_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

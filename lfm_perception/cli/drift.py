@@ -44,7 +44,7 @@ def baseline(
     out: Annotated[Path, typer.Option(help="File for the baseline; replaced if it exists.")],
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
+    labels: options.Labels = None,
     seconds: options.Seconds = None,
     every: Every = None,
     topic: options.Topic = None,
@@ -70,6 +70,10 @@ def baseline(
                 for stamp_s, each in samples:
                     recorder.add(stamp_s, each)
         else:
+            if labels or every or rate:
+                raise PerceptionError(
+                    "--labels, --every and --rate are for other sources: a node has its own"
+                )
             options.require_ros()
             from lfm_perception.ros.drift_samples import node_samples
 
@@ -97,7 +101,7 @@ def report(
     out: options.Out = Path("out/drift"),
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
+    labels: options.Labels = None,
     seconds: options.Seconds = None,
     every: Every = None,
     topic: options.Topic = None,

@@ -47,6 +47,7 @@ Frames = Annotated[int | None, typer.Option(min=1, help="Maximum number of frame
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
 ]
+Labels = Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")]
 Topic = Annotated[str | None, typer.Option(help="Image topic, for a bag with several.")]
 Annotations = Annotated[
     str | None,

@@ -69,7 +69,7 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; `out/NAME` by default.")] = None,
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
-    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
+    labels: options.Labels = None,
     seconds: options.Seconds = None,
     topic: options.Topic = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,

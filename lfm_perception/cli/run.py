@@ -34,7 +34,7 @@ def run(
     ] = None,
     conf: Annotated[float | None, typer.Option(help="Minimum confidence of a detection, 0 to 1.")] = None,
     device: Annotated[str | None, typer.Option(help="`cpu`, or `gpu` for all layers.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Labels to detect: `person,red box`.")] = None,
+    labels: options.Labels = None,
     frames: options.Frames = None,
     seconds: options.Seconds = None,
     every: Annotated[

@@ -42,7 +42,7 @@ class LatencyModel:
         one_s = seconds[_MEASURED_SIZES.index(BLOCK_TOKENS)]
         self.output_cost = float(max(0.0, several_s - one_s)) / (MAX_EXACT_OUTPUTS - 1)
         """Seconds of the logits after one more token of a batch. On a CPU, llama.cpp goes through the whole
-        output matrix for each of them: with 65,536 tokens in Q6_K, half of what a single token costs."""
+        output matrix for each of them: with 65,536 tokens in Q6_K, a quarter of what a single token costs."""
 
     def _batch_cost(self, tokens: int) -> float:
         return sum(weight * count for weight, count in zip(self._weights, _features(tokens), strict=True))

@@ -60,7 +60,7 @@ class MemoryQuestion:
 
     def to_json(self) -> str:
         """The question as `parse` reads it."""
-        entry = {"question": self.text, "type": self.type, "since": self.since, "until": self.until}
+        entry = {"question": self.text, "type": "memory", "since": self.since, "until": self.until}
         return json.dumps({**entry, "kind": self.kind}, ensure_ascii=False)
 
     @classmethod

@@ -149,8 +149,11 @@ class MemoryWriter:
         # by the time since then: the clock may have been set meanwhile
         entries = [replace(entry, kept_ns=now_ns - from_seconds(now_s - put_s)) for put_s, entry in batch]
         shown = [index for index, entry in enumerate(entries) if entry.kind != "count"]
-        if shown and (thumbnail := self._thumbnail()):
-            entries[shown[-1]] = replace(entries[shown[-1]], thumbnail=thumbnail)
+        if shown:
+            try:
+                entries[shown[-1]] = replace(entries[shown[-1]], thumbnail=self._thumbnail())
+            except Exception as error:  # the entries are kept without it
+                self._on_error(error)
         try:
             self._store.write(entries, now_ns)
         except PerceptionError as error:

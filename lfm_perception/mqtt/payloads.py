@@ -68,9 +68,9 @@ class Activity:
     def add_scene(self, scene: Scene) -> None:
         """An inferred frame: its tracks are there now."""
         self._scenes += 1
-        self._now = Counter(safe_line(track.label, MAX_NAME) for track in scene.tracks)
-        for track in scene.tracks:
-            label = safe_line(track.label, MAX_NAME)
+        labels = [safe_line(track.label, MAX_NAME) for track in scene.tracks]
+        self._now = Counter(labels)
+        for label, track in zip(labels, scene.tracks, strict=True):
             if label in self._seen or len(self._seen) < MAX_LABELS:
                 tracks = self._seen[label]
                 if len(tracks) < MAX_TRACKS:

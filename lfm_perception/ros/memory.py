@@ -17,7 +17,7 @@ from lfm_perception.memory import Entry, MemoryQuestion, MemoryStore, MemoryWrit
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.rules import Event
 from lfm_perception.rules.events import event_text, event_to_json
-from lfm_perception.scene import Frame, Image, Scene
+from lfm_perception.scene import Frame, Image, Scene, small_size
 from lfm_perception.settings import MemorySettings
 from lfm_perception.stamps import to_seconds
 
@@ -131,8 +131,8 @@ class NodeMemory:
             image, self._image = self._image, None
         if image is None:
             return b""
-        height = max(1, round(image.shape[0] * THUMBNAIL_WIDTH / image.shape[1]))
-        small = cv2.resize(image, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
+        size = small_size(image.shape[1], image.shape[0], THUMBNAIL_WIDTH)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return encode(small.astype(np.uint8), ".jpg", THUMBNAIL_QUALITY)
 
 

@@ -44,7 +44,7 @@ WITHDRAWN = "the consent was withdrawn"
 """Reason for which crops are dropped that had consent when they were made."""
 
 POLL_S = 0.2
-"""Longest wait for an adviser before the queue is looked at again."""
+"""Longest wait for an adviser before the queue is checked again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,19 @@ def test_with_another_key_the_node_says_that_nothing_is_kept_and_perception_goes
         assert len(store.search(Query("crowded end"))) == 1, "the event ended when the node was deactivated"
 
 
+def test_the_thumbnail_of_an_extreme_image_is_kept(tmp_path: Path) -> None:
+    settings = memory_settings(tmp_path / "m.db", thumbnails=True)
+    memory = NodeMemory(settings, lambda *_: None, print)
+    frame = Frame(np.zeros((20_000, 4, 3), np.uint8), 0)
+    memory.on_scene(
+        Scene(10**15, "camera", 4, 20_000, (), (), "A wall.", False, {}, Usage(), 10**15, Usage()), frame
+    )
+    memory.close()
+    with closing(MemoryStore(settings)) as store:
+        (kept,) = store.search(Query(kind="caption"))
+    assert kept.thumbnail[:3] == b"\xff\xd8\xff"
+
+
 def test_counts_are_kept_when_they_change_and_every_ten_seconds(tmp_path: Path) -> None:
     settings = memory_settings(tmp_path / "m.db")
     memory = NodeMemory(settings, lambda *_: None, print)

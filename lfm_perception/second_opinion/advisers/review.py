@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adviser `review`: a person, or a program of theirs, who answers by files in a folder.
+"""The adviser `review`: people, or a program of theirs, answer the questions that are written to a folder.
 
     lfm_opinion_ID.jpg          the crop
     lfm_opinion_ID.json         the question; written last, so that the crop is complete when it is there
