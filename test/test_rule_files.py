@@ -60,6 +60,10 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {label: person}, actions: {publish_bool: 'tür'}}", "56: publish_bool takes a ROS name"),
         ("{when: {label: person}, actions: {snapshot: much}}", "52: snapshot is true or false, got 'much'"),
         ("{when: {crosses: door}, actions: {publish_bool: a}}", "32: a moment does not end"),
+        (
+            "{when: {label: box, disappears: 1}, actions: {second_opinion: Read it}}",
+            "44: what has disappeared has no crop",
+        ),
         ("{when: [a, b]}", "9: a condition is a mapping such as {label: person, inside: dock}"),
     ],
 )  # fmt: skip

@@ -100,7 +100,7 @@ class ClipRecorder:
         if 0 <= stamp_ns - self._last_ns < self._period_ns:
             return
         self._last_ns = stamp_ns
-        self._worker.submit(KeptImage(stamp_ns, frame_id, raw))
+        self._counts["clip images left out"] += self._worker.submit(KeptImage(stamp_ns, frame_id, raw))
 
     def record(self, name: str, stamp_ns: int, text: str) -> None:
         """Record the seconds around an event that begins, or add it to the recording that is under way.

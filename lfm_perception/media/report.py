@@ -72,10 +72,9 @@ class Report:
             "latency_s": {stage: distribution(values) for stage, values in times.items() if values},
             "tokens": {part: distribution(values, 1) for part, values in tokens.items()},
             "draft_acceptance_rate": {
-                question: round(accepted / drafted, 3)
+                question: round(sum(usage.accepted_decisions for usage in usages) / drafted, 3)
                 for question, usages in self._usages.items()
                 if (drafted := sum(usage.drafted_decisions for usage in usages))
-                for accepted in [sum(usage.accepted_decisions for usage in usages)]
             },
             "captions": len(self._usages["caption"]),
             "truncated": self._truncated,

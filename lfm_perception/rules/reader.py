@@ -24,6 +24,7 @@ from lfm_perception.rules.schema import (
     ANCHORS,
     ActiveRule,
     Line,
+    Objects,
     Point,
     Problem,
     Rule,
@@ -209,8 +210,12 @@ class _Reader:
             lasting = actions.set_parameter is not None and actions.set_parameter.end is not None
             if actions.publish_bool or actions.call_set_bool or lasting:
                 raise WrongError(
-                    (*path, "actions"), "a moment does not end: use publish_text or call_trigger"
+                    (*path, "actions"),
+                    "a moment does not end: use publish_text, call_trigger, set_parameter without end",
                 )
+        gone = (isinstance(each, Objects) and each.disappears is not None for each in leaves(when))
+        if actions.second_opinion and any(gone):
+            raise WrongError((*path, "actions"), "what has disappeared has no crop: leave second_opinion out")
         return rule
 
     # --- references ------------------------------------------------------------------------------------

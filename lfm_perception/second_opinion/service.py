@@ -154,7 +154,9 @@ class SecondOpinion:
                 return self._drop("the camera does not consent")
             if not again and self._policy.was_asked(track.track_id, question, now_s):
                 return "it was asked already"
-            if self._closing or not self._policy.admit(track.track_id, question, now_s):
+            if self._closing:
+                return self._drop("the adviser has ended")
+            if not self._policy.admit(track.track_id, question, now_s):
                 return self._drop("second_opinion.rate is used up")
         image = cropped(frame, track.box, self._settings.max_side)
         request = Request(

@@ -131,7 +131,7 @@ def test_a_baseline_that_cannot_be_used_is_said_and_perception_goes_on(
             running.show(frame)
 
 
-def test_the_camera_goes_on_while_a_baseline_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_is_there_before_its_baseline_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     found, warnings = threading.Event(), list[str]()
 
     def read(path: Path) -> Baseline:

@@ -171,10 +171,11 @@ def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
     acting: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, go_on, film = threading.Event(), threading.Event(), Film()
+    released = list[bool]()
 
     def slowly(path: Path, known: Known | None) -> RuleFile:
         reading.set()
-        assert go_on.wait(PATIENCE_S)
+        released.append(go_on.wait(PATIENCE_S))
         return read_rules(path, known)
 
     monkeypatch.setattr(ros_rules, "read_rules", slowly)
@@ -186,6 +187,8 @@ def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
         acting.show(film.next(3))
     finally:
         go_on.set()
+    acting.wait(lambda: released, "the reader")
+    assert all(released), "something waited for the reader"
 
 
 def test_rules_come_and_go_with_the_parameter_and_the_topic_with_them(acting: Robot, folder: Path) -> None:
