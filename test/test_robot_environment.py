@@ -136,3 +136,57 @@ def test_checking_changes_nothing_and_ends_with_one_sentence_or_none() -> None:
     assert "Traceback" not in done.stderr
     assert done.returncode == 0 or done.stderr.startswith("error: ")
     assert sorted(ROOT.iterdir()) == before
+
+
+def test_a_link_and_a_path_with_a_space_are_named_before_anything_is_lost(
+    machine: install.Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "others"
+    kept.mkdir()
+    (kept / "file").touch()
+    places = {"VENV": environment.VENV, "PYTHON": environment.PYTHON, "LOG": environment.LOG,
+              "OPTIONS": environment.OPTIONS}  # fmt: skip
+    for name, place in places.items():
+        monkeypatch.setattr(environment, name, place)
+    environment.use(tmp_path / "my ws" / ".venv")
+    with pytest.raises(SetupError, match="has a space"):
+        robot.check_machine(machine, None, cuda=False)
+    (tmp_path / ".venv-ros").symlink_to(kept)
+    environment.use(tmp_path / ".venv-ros")
+    with pytest.raises(SetupError, match="is a link"):
+        environment.create_venv()
+    assert (kept / "file").exists()
+
+
+def test_a_virtual_environment_is_not_the_systems_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/somewhere")
+    with pytest.raises(SetupError, match="in a virtual environment, and ROS uses the system's Python"):
+        robot.check_python()
+
+
+def test_half_an_installation_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    assert robot.is_whole()
+    monkeypatch.setattr(robot, "INSTALLED", ("llama_cpp", "no_such_module"))
+    assert not robot.is_whole()
+    monkeypatch.setattr(environment, "PYTHON", tmp_path / "python")
+    assert not robot.is_whole()
+
+
+@pytest.mark.parametrize(("value", "program"), [("", "c++"), (" ", "c++"), ("ccache g++", "ccache")])
+def test_the_compiler_is_that_of_cxx(value: str, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", value)
+    assert environment.compiler() == program
+
+
+def test_a_venv_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import venv
+
+    def fails(*_: object, **__: object) -> None:
+        """As without Debian's python3-venv, which cannot be taken away from this machine."""
+        raise subprocess.CalledProcessError(1, "ensurepip")
+
+    monkeypatch.setattr(venv, "create", fails)
+    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
+    with pytest.raises(SetupError, match=r"cannot make .*python3-venv"):
+        environment.create_venv()

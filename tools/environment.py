@@ -26,7 +26,6 @@ import signal
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +66,7 @@ def main() -> None:
     restore_build_options()
     stamp = VENV / "complete"
     wanted = fingerprint()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_bytes() == wanted.encode():
         return
     started = time.monotonic()
     check_tools()
@@ -146,19 +145,39 @@ def use_ros() -> None:
         say("no ROS 2 is sourced, and its Python wheels are for Linux on x86_64: the ROS parts are left out")
 
 
+def compiler() -> str:
+    """The C++ compiler's program, of CXX where that names one."""
+    return next(iter(os.environ.get("CXX", "").split()), "c++")
+
+
+def create_venv(*, system_packages: bool = False) -> None:
+    """Make VENV anew. Raises SetupError, also where it is a link: files behind it would be lost."""
+    if VENV.is_symlink():
+        raise SetupError(f"{VENV} is a link: remove it and run make again")
+    check_venv()
+    import venv  # here, because Debian's Python may lack it
+
+    try:
+        venv.create(VENV, clear=True, symlinks=True, with_pip=True, system_site_packages=system_packages)
+    except (subprocess.CalledProcessError, ValueError) as error:
+        raise SetupError(
+            f"Python's venv cannot make {VENV} ({error}): install it anew "
+            "(Debian, Ubuntu: sudo apt install --reinstall python3-venv) and run make again"
+        ) from error
+
+
 def make_venv() -> None:
     say(f"making .venv with Python {platform.python_version()}")
-    venv.create(VENV, clear=True, symlinks=True, with_pip=True)
+    create_venv()
     version = pinned("pip")
     run(f"installing pip {version}", PYTHON, "-m", "pip", "install", f"pip=={version}")
 
 
 def check_tools() -> None:
     """Raise SetupError when the C++ compiler or Python's venv is missing, before anything is changed."""
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    if cached_wheel() is None and shutil.which(compiler) is None:
+    if cached_wheel() is None and shutil.which(compiler()) is None:
         raise SetupError(
-            f"llama.cpp needs a C++ compiler and there is no {compiler}: "
+            f"llama.cpp needs a C++ compiler and there is no {compiler()}: "
             "install one (Debian, Ubuntu: sudo apt install g++) and run make again"
         )
     check_venv()
@@ -166,7 +185,9 @@ def check_tools() -> None:
 
 def check_venv() -> None:
     """Raise SetupError when Python cannot create virtual environments."""
-    if find_spec("ensurepip") is None:  # Debian and Ubuntu leave it out of python3
+    if (
+        find_spec("ensurepip") is None or find_spec("venv") is None
+    ):  # Debian and Ubuntu leave it out of python3
         raise SetupError(
             "this Python cannot create virtual environments: install venv "
             "(Debian, Ubuntu: sudo apt install python3-venv) and run make again"

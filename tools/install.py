@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from environment import compiler
+
 ROOT = Path(__file__).resolve().parent.parent
 
 GB = 1e9
@@ -85,7 +87,7 @@ def inspect(root: Path = Path("/")) -> Machine:
     return Machine(
         processor=platform.machine(),
         python=sys.version_info[:2],
-        compiler=shutil.which(os.environ.get("CXX", "c++").split()[0]) or "",
+        compiler=shutil.which(compiler()) or "",
         nvcc=nvcc,
         cuda=_cuda_version(Path(nvcc)) if nvcc else "",
         gpu=str(gpus[0]) if gpus else "",

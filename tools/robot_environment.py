@@ -30,7 +30,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,6 +57,9 @@ APT = (
 
 ENVIRONMENT_SPACE, COMPILATION_SPACE = 0.6e9, 1.2e9
 """Disk space for the environment and pip's temporary files, and for the compilation of llama.cpp; bytes."""
+
+INSTALLED = ("llama_cpp", "av", "rosbags")
+"""Modules that show whether an environment is whole."""
 
 MAX_SHEBANG = 120
 """Maximum length of the path of Python, which becomes the first line of the programs."""
@@ -93,6 +95,8 @@ def main() -> None:
     cuda = not chosen.cpu and not chosen.like and (machine.jetson or bool(machine.gpu))
     os.environ.update(install.build_options(machine, cuda=cuda))
     check_machine(machine, chosen.wheels, cuda=cuda)
+    if not chosen.like:
+        check_python()
     python = Path(sys.executable)
     found = {} if chosen.like else system_packages(python)
     versions = "".join(f", {name} {found[name]}" for name in KEPT if name in found)
@@ -100,7 +104,7 @@ def main() -> None:
     if chosen.check:
         return
     stamp, wanted = environment.VENV / "complete", fingerprint(found, ros=chosen.ros_wheels)
-    if stamp.is_file() and stamp.read_text() == wanted and environment.PYTHON.exists():
+    if stamp.is_file() and stamp.read_bytes() == wanted.encode() and is_whole():
         say(f"nothing to do: {environment.VENV} is complete")
         return
     environment.CACHE.mkdir(parents=True, exist_ok=True)
@@ -110,6 +114,24 @@ def main() -> None:
         make(chosen.wheels, found, ros=ros, versions=VERSIONS.get(chosen.like))
     stamp.write_text(wanted)
     say(f"{environment.VENV} is ready" + ("" if chosen.like else "; now: colcon build"))
+
+
+def check_python() -> None:
+    """Raise SetupError inside a virtual environment, whose packages .venv-ros would not see."""
+    if sys.prefix != sys.base_prefix:
+        raise SetupError(
+            f"{sys.executable} is in a virtual environment, and ROS uses the system's Python: "
+            "run deactivate, or make robot PYTHON=/usr/bin/python3"
+        )
+
+
+def is_whole() -> bool:
+    """Whether the environment's Python runs and finds what was installed last."""
+    code = f"import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, {INSTALLED})))"
+    try:
+        return subprocess.run([environment.PYTHON, "-c", code], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) -> None:
@@ -126,6 +148,11 @@ def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) 
     if wheels is not None and not list(wheels.glob("*.whl")):
         raise SetupError(
             f"the folder {wheels} holds no wheels: docs/install.md has the commands that fill it"
+        )
+    if any(character.isspace() for character in str(environment.PYTHON)):
+        raise SetupError(
+            f"the path {environment.PYTHON} has a space, which the first line of a program cannot have: move "
+            "the workspace to a path without one"
         )
     if len(str(environment.PYTHON)) > MAX_SHEBANG:
         raise SetupError(
@@ -187,7 +214,7 @@ def make(wheels: Path | None, found: dict[str, str], *, ros: bool, versions: Pat
     """Make the environment anew, and install what the system, or the file `versions` in its place, lacks."""
     folder = environment.VENV
     say(f"making {folder}")
-    venv.create(folder, clear=True, symlinks=True, with_pip=True, system_site_packages=not versions)
+    environment.create_venv(system_packages=not versions)
     (folder / "COLCON_IGNORE").touch()
     pip: list[str | Path] = [environment.PYTHON, "-m", "pip", "install", "--prefer-binary"]
     offline: list[str | Path] = ["--no-index", "--find-links", wheels] if wheels else []
