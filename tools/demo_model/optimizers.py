@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from demo_model.losses import Trainee
 from demo_model.network import VisionLanguageModel
@@ -60,8 +60,8 @@ class Muon(torch.optim.Optimizer):
         for matrix in group["params"]:
             if matrix.grad is not None:
                 alike[matrix.shape].append(matrix)
-        for shape, matrices in alike.items():
-            updates = _orthogonal(torch.stack([self._moved(m, group["momentum"]) for m in matrices]))
+        for place, (shape, matrices) in enumerate(alike.items()):
+            updates = _shared_out(torch.stack([self._moved(m, group["momentum"]) for m in matrices]), place)
             # as large as an AdamW step would be (Moonshot AI, "Muon is scalable", 2025)
             rate = group["lr"] * 0.2 * math.sqrt(max(shape))
             for matrix, update in zip(matrices, updates, strict=True):
@@ -74,6 +74,19 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
         return matrix.grad.lerp(state["momentum_buffer"].lerp_(matrix.grad, 1.0 - momentum), momentum)
+
+
+def _shared_out(stack: Tensor, place: int) -> Tensor:
+    """`_orthogonal` of the stack, of which each process computes its share; `place` says who begins."""
+    if not distributed.is_initialized():
+        return _orthogonal(stack)
+    size = distributed.get_world_size()
+    mine = slice((distributed.get_rank() + place) % size, None, size)
+    updates = torch.zeros_like(stack)
+    if len(stack[mine]):
+        updates[mine] = _orthogonal(stack[mine])
+    distributed.all_reduce(updates)
+    return updates
 
 
 def _orthogonal(stack: Tensor, steps: int = 4) -> Tensor:
