@@ -76,7 +76,7 @@ class Perception:
             from lfm_perception.planning.fovea import Fovea  # costs nothing while it is off
 
             self._fovea = Fovea(settings.fovea)
-        self._schedule.reconfigure(settings.questions.alerts, settings.questions.share)
+        self._schedule.reconfigure(settings.questions.alerts, settings.questions.duty_cycle)
         self._attributes.reconfigure(settings.attributes)
 
     def reset(self) -> None:

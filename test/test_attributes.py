@@ -109,7 +109,7 @@ def test_scenes_carry_attributes_and_detection_is_unchanged(vlm: LlamaVlm) -> No
         {"caption.enabled": False, "sampling.temperature": 0.0, "tracker.min_hits": 1, "budget.tokens": 512}
     )
     entry = "{name: colour, values: [brown, blue, grey]}"
-    asking = plain.with_values({"detect.attributes": [entry], "questions.share": 1.0})
+    asking = plain.with_values({"detect.attributes": [entry], "questions.duty_cycle": 1.0})
     frames = [World(seed=4, width=512, height=512).snapshot(index).frame for index in range(3)]
     scenes = []
     for settings in (plain, asking):

@@ -121,17 +121,17 @@ boxes = st.builds(
     st.integers(1, 5),
     st.sampled_from(["on", "auto"]),
 )
-def test_a_region_is_whole_pixels_of_the_frame_and_of_the_share(
+def test_a_region_is_whole_pixels_of_the_frame_and_of_the_size(
     found: list[Box],
     tentative: list[Box],
     cut: list[Box],
     width: int,
     height: int,
-    share: float,
+    region_size: float,
     every: int,
     mode: str,
 ) -> None:
-    chooser = Fovea(FoveaSettings(mode=mode, share=share, whole_every=every))
+    chooser = Fovea(FoveaSettings(mode=mode, region_size=region_size, whole_every=every))
     tracks = [Track(1, "box", box, 0.9, Velocity(0.1, -0.1), 1.0, 0.5) for box in found]
     pending = Pending(*(np.array([b.xyxy for b in some]).reshape(-1, 4) for some in (tentative, cut)))
     picture = ImagePlan(256, 128)
@@ -144,7 +144,7 @@ def test_a_region_is_whole_pixels_of_the_frame_and_of_the_share(
         assert np.abs(sides - sides.round()).max() < 1e-6
         if choice.region is not None:
             wide, tall = sides[2:] - sides[:2]
-            assert (round(wide), round(tall)) == (round(share * width), round(share * height))
+            assert (round(wide), round(tall)) == (round(region_size * width), round(region_size * height))
             assert view.width * view.region.width == pytest.approx(picture.width)
 
 
@@ -176,7 +176,12 @@ def test_another_resolution_begins_with_the_whole_frame() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("fovea.whole_every", 0), ("fovea.share", 0.1), ("fovea.share", 1.0), ("fovea.mode", "always")],
+    [
+        ("fovea.whole_every", 0),
+        ("fovea.region_size", 0.1),
+        ("fovea.region_size", 1.0),
+        ("fovea.mode", "always"),
+    ],
 )
 def test_a_setting_out_of_range_is_refused_in_one_sentence(name: str, value: object) -> None:
     with pytest.raises(PerceptionError, match=name) as refused:

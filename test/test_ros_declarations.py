@@ -34,7 +34,7 @@ def test_one_image_topic_is_subscribed_to_with_the_reliability_of_the_setting() 
 
 def test_a_recording_holds_all_topics_that_are_always_published() -> None:
     assert [topic.name for topic in PERCEPTION.recorded()] == [
-        *("detections", "tracks", "scene", "raw_answer", "caption", "answer", "/diagnostics")
+        *("detections", "tracks", "scene", "model_output", "caption", "answer", "/diagnostics")
     ]
 
 

@@ -109,10 +109,10 @@ def test_an_alert_waits_for_its_duration_and_ends_below_the_hysteresis() -> None
     assert [alert.update(probability, stamp) for probability, stamp, _ in steps] == [on for *_, on in steps]
 
 
-def test_questions_are_asked_by_their_periods_and_within_their_share() -> None:
+def test_questions_are_asked_by_their_periods_and_within_their_duty_cycle() -> None:
     schedule = QuestionSchedule()
     often, rarely = replace(DOOR, name="a", period_s=1.0), replace(DOOR, name="b", period_s=5.0)
-    schedule.reconfigure((often, rarely), share=0.25)
+    schedule.reconfigure((often, rarely), duty_cycle=0.25)
     asked = []
     for eighth in range(80):
         stamp_s = eighth / 8
@@ -124,7 +124,7 @@ def test_questions_are_asked_by_their_periods_and_within_their_share() -> None:
     assert [stamp_s for name, stamp_s in asked if name == "b"] == [0.375, 5.375]
     assert len([name for name, _ in asked if name == "a"]) == 10
     assert all(later - earlier >= 0.375 for (_, earlier), (_, later) in pairwise(asked))
-    schedule.reconfigure((rarely,), share=0.25)
+    schedule.reconfigure((rarely,), duty_cycle=0.25)
     assert [status.name for status in schedule.statuses] == ["b"]
     schedule.reset()
     assert not schedule.statuses
@@ -134,7 +134,7 @@ def test_scenes_carry_the_latest_answers_and_detection_is_unchanged(vlm: LlamaVl
     entry = {"name": "forklift", "question": "Is there a forklift?", "period": 0.3, "threshold": 0.01}
     entry["hysteresis"] = 0
     plain = Settings().with_values({"caption.enabled": False, "sampling.temperature": 0.0})
-    asking = plain.with_values({"questions.standing": [json.dumps(entry)], "questions.share": 1.0})
+    asking = plain.with_values({"questions.standing": [json.dumps(entry)], "questions.duty_cycle": 1.0})
     frames = [World(seed=4, width=256, height=256).snapshot(index).frame for index in range(4)]
     scenes = []
     for settings in (plain, asking):

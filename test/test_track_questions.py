@@ -40,7 +40,7 @@ def test_a_question_about_a_label_is_an_attribute_of_its_tracks() -> None:
 
 def test_the_likeliest_track_decides_and_an_alert_without_tracks_is_off() -> None:
     schedule = QuestionSchedule()
-    schedule.reconfigure([HELMET], share=1.0)
+    schedule.reconfigure([HELMET], duty_cycle=1.0)
     assert schedule.due(0.0) is None  # it is no question about the frame
     schedule.update_tracks({1, 2}, 0)
     assert not schedule.statuses
@@ -67,7 +67,7 @@ def test_scenes_carry_the_alert_the_track_and_its_attribute(vlm: LlamaVlm) -> No
     entry = {"name": "colour", "question": "What colour?", "options": ["brown", "blue"], "answer": "blue"}
     values = {
         "caption.enabled": False, "sampling.temperature": 0.0, "tracker.min_hits": 1,
-        "questions.share": 1.0, "questions.standing": [json.dumps({**entry, "about": "track"})],
+        "questions.duty_cycle": 1.0, "questions.standing": [json.dumps({**entry, "about": "track"})],
     }  # fmt: skip
     settings = Settings().with_values(values)
     perception = Perception(settings, vlm, open_tracker(settings.tracker))

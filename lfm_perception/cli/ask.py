@@ -79,7 +79,7 @@ def ask(
     asked = _typed(question, code, yes_no=yes_no, choice=choice, number=number)
     with (
         running() as job,
-        open_source(source, topic=topic, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
+        open_source(source, topic=topic, seed=seed, bit_depth=chosen.image.bit_depth) as opened,
     ):
         if source != DEMO and (warning := demo_model_warning(chosen)):
             log_warning(warning)

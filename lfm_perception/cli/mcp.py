@@ -89,7 +89,7 @@ def _source_eyes(opened: ExitStack, source: str, settings: Settings, topic: str 
     from lfm_perception.perception import open_perception
 
     frames = opened.enter_context(
-        open_source(source, topic=topic, seed=seed, depth_bits=settings.image.depth_bits)
+        open_source(source, topic=topic, seed=seed, bit_depth=settings.image.bit_depth)
     )
     if source != DEMO and (warning := demo_model_warning(settings)):
         log_warning(warning)

@@ -57,7 +57,7 @@ def record(
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
-        open_source(source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits) as opened,
+        open_source(source, topic=topic, rate=rate, seed=seed, bit_depth=chosen.image.bit_depth) as opened,
         closing(open_vlm(chosen)) as vlm,
         recording(out, vlm, {"source": opened.name, **provenance(chosen)}) as writer,
     ):

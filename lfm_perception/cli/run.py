@@ -87,7 +87,7 @@ def run(
     with (
         running() as job,
         open_source(
-            source, topic=topic, rate=rate, seed=seed, depth_bits=chosen.image.depth_bits, film=film
+            source, topic=topic, rate=rate, seed=seed, bit_depth=chosen.image.bit_depth, film=film
         ) as opened,
         open_recording(
             out,

@@ -31,7 +31,7 @@ class BitDepth:
     step after `HOLD_IMAGES` images that do not need it, so that brightness is the same from frame to frame.
 
     Args:
-        setting: the parameter `image.depth_bits`, `auto` or a number of bits from 8 to 16.
+        setting: the parameter `image.bit_depth`, `auto` or a number of bits from 8 to 16.
     """
 
     def __init__(self, setting: str = AUTO) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Foveated inference: which region of the frame the next inference sees. Numpy only, no clock, no model.
 
-A small image of the whole frame does not show what is small. Every `whole_every`-th inference sees the whole
-frame, the others a region of half its sides (`share`), with the same number of image tokens, where that is
-worth most:
+A small image of the whole frame does not show what is small. Every `fovea.whole_every`-th inference sees the
+whole frame, the others a region of half its sides (`fovea.region_size`), with the same number of image
+tokens, where that is worth most:
 
 - tracks whose object lies inside the region and is too small in the whole frame's picture, the more the
   longer it was not seen in a region;
@@ -116,14 +116,14 @@ class Fovea:
         shrinkage = size[0] * size[1] / (picture.width * picture.height)
         if shrinkage <= (AUTO_SHRINKAGE if settings.mode == "auto" else 1.0):
             return None
-        if min(size) * settings.share < MIN_SIDE:
+        if min(size) * settings.region_size < MIN_SIDE:
             return None
         if not self._views or self._since_whole + 1 >= settings.whole_every:
             return Choice(None)
         whole = View(WHOLE, picture.width, picture.height, settings.min_object_size)
         seen = [(stamp_s - seen_s, view.region) for seen_s, view in self._views if view.region != WHOLE]
         shown = Shown(np.array([age_s for age_s, _ in seen]), stack(region for _, region in seen))
-        return choose_region(whole, size, settings.share, tracks, pending, shown)
+        return choose_region(whole, size, settings.region_size, tracks, pending, shown)
 
     def record(self, choice: Choice, picture: ImagePlan, stamp_s: float) -> View:
         """The view of the inference of the frame at `stamp_s` after this choice, with this picture."""
@@ -154,7 +154,7 @@ class Shown:
 def choose_region(
     whole: View,
     size: tuple[int, int],
-    share: float,
+    region_size: float,
     tracks: Sequence[Track],
     pending: Pending,
     shown: Shown,
@@ -164,13 +164,13 @@ def choose_region(
     Args:
         whole: view of the whole frame within the budgets.
         size: width and height of the frame, pixels.
-        share: of the region's sides.
+        region_size: width and height of the region, as fractions of the frame's.
         tracks, pending: what is known of the frame.
         shown: the regions of the last seconds.
     """
     boxes = stack(track.box for track in tracks)
     velocity = np.array([track.velocity for track in tracks]).reshape(-1, 2)
-    regions = _candidates(np.concatenate([boxes, pending.tentative, pending.fragments]), size, share)
+    regions = _candidates(np.concatenate([boxes, pending.tentative, pending.fragments]), size, region_size)
     stale = np.array([track.time_since_update_s for track in tracks]).clip(0.0, STALE_AGE_S) / STALE_AGE_S
     small = _smallness(boxes, whole) * shown.ages(boxes, velocity, SMALL_AGE_S) / SMALL_AGE_S
     unseen = shown.ages(CENTRES, np.zeros((len(CENTRES), 2)), CELL_AGE_S) / CELL_AGE_S
@@ -187,10 +187,10 @@ def choose_region(
     return Choice(Box(*regions[best].tolist()), reason)
 
 
-def _candidates(boxes: BoxArray, size: tuple[int, int], share: float) -> BoxArray:
+def _candidates(boxes: BoxArray, size: tuple[int, int], region_size: float) -> BoxArray:
     """Regions on a grid and around boxes, inside the frame and aligned to its pixels."""
     frame = np.array(size, dtype=np.float64)
-    sides = np.round(share * frame)
+    sides = np.round(region_size * frame)
     steps = np.linspace(0.0, 1.0, GRID)
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * (frame - sides)
     around = (boxes[:, :2] + boxes[:, 2:]) / 2.0 * frame - sides / 2.0

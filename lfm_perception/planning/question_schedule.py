@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When standing questions are asked: by their periods, within their share of the time."""
+"""When standing questions are asked: by their periods, within their duty cycle."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ class _State:
 class QuestionSchedule:
     """The standing questions, the latest answer to each, and which is asked next.
 
-    After an answer that took t seconds none is asked for t * (1 / share - 1) seconds, so that all together
-    take at most this share of the time. Times are seconds of the frames' stamps.
+    After an answer that took t seconds none is asked for t * (1 / duty_cycle - 1) seconds, so that all
+    together take at most this share of the time. Times are seconds of the frames' stamps.
     """
 
     def __init__(self) -> None:
         self._states: dict[StandingQuestion, _State] = {}
-        self._share = 1.0
+        self._duty_cycle = 1.0
         self._next_s = 0.0
 
-    def reconfigure(self, questions: Sequence[StandingQuestion], share: float) -> None:
+    def reconfigure(self, questions: Sequence[StandingQuestion], duty_cycle: float) -> None:
         """Applies other questions; those that stay keep their answers and alerts."""
-        self._share = share
+        self._duty_cycle = duty_cycle
         self._states = {
             question: self._states.get(question) or _State(Alert(question)) for question in questions
         }
 
     @property
     def next_s(self) -> float:
-        """Stamp from which on the share of the time lets another question be asked."""
+        """Stamp from which on the duty cycle lets another question be asked."""
         return self._next_s
 
     def spend(self, stamp_s: float, duration_s: float) -> None:
         """A question about the frame of this stamp took so long."""
-        self._next_s = stamp_s + duration_s * (1.0 / self._share - 1.0)
+        self._next_s = stamp_s + duration_s * (1.0 / self._duty_cycle - 1.0)
 
     def reset(self) -> None:
         """Forgets all answers and turns all alerts off."""
@@ -57,7 +57,7 @@ class QuestionSchedule:
         self._next_s = 0.0
 
     def due(self, stamp_s: float) -> StandingQuestion | None:
-        """The question about the frame that is longest overdue; None if none is, or the share is used up."""
+        """The question about the frame that is longest overdue; None without one, or without time for it."""
         about_frame = [question for question in self._states if question.about == FRAME]
         if not about_frame or stamp_s < self._next_s:
             return None

@@ -70,7 +70,7 @@ class NodeEyes:
 
     def snapshot(self, *, boxes: bool) -> bytes:
         """The next image of the overlay, or of the camera."""
-        topic, qos = ("dbg_image", NEWEST) if boxes else ("image_raw", CAMERA)
+        topic, qos = ("debug_image", NEWEST) if boxes else ("image_raw", CAMERA)
         message = self._next(topic, qos)
         return images.encode(images.from_message(message, f"an image on {topic}"), ".jpg")
 

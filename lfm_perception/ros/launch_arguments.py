@@ -21,7 +21,7 @@ from lfm_perception.text import safe_line
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
     "none": {},
-    "nanoowl": {"image_raw": "input_image", "detections": "output_detections", "dbg_image": "output_image"},
+    "nanoowl": {"image_raw": "input_image", "detections": "output_detections", "debug_image": "output_image"},
 }
 """Remappings to the topic names of other nodes; NanoOWL's `input_query` is the same."""
 

@@ -91,7 +91,7 @@ class Session:
         self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
         self._demo_warning = demo_model_warning(settings)
-        self._depth = BitDepth(settings.image.depth_bits)
+        self._depth = BitDepth(settings.image.bit_depth)
         self._size = (0, 0)
         self._track_count = 0
         self._image_age_s = 0.0
@@ -105,7 +105,7 @@ class Session:
         self._overlay = OverlayThread(
             self._model,
             self._decode,
-            lambda image: self._outputs.publish("dbg_image", lambda: image),
+            lambda image: self._outputs.publish("debug_image", lambda: image),
             lambda error: unexpected.record("overlay", error),
             strip=settings.node.overlay_strip,
         )
@@ -259,7 +259,7 @@ class Session:
             rules.submit(image.stamp_ns, image.frame_id, tracks, self._size, self._live.scene, raw)
             shapes = rules.shapes
         self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id), shapes)
-        if self._outputs.wanted("dbg_image"):
+        if self._outputs.wanted("debug_image"):
             self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s, shapes))
 
     def _stamp_problem(self, stamp_ns: int, now_ns: int) -> tuple[str, str] | None:
@@ -322,7 +322,7 @@ class Session:
         publish = self._outputs.publish
         publish("detections", lambda: messages.detections(scene))
         publish("scene", lambda: String(data=json.dumps(scene_to_json(scene), ensure_ascii=False)))
-        publish("raw_answer", lambda: String(data=scene.text))
+        publish("model_output", lambda: String(data=scene.text))
         if self._memory is not None:
             self._memory.on_scene(scene, frame)
         self._question_outputs.publish(scene)

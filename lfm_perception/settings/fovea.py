@@ -17,7 +17,9 @@ class FoveaSettings:
         "inference of regions where they are worth most; auto: where the whole frame is shrunk a lot",
         ("off", "on", "auto"),
     )
-    share: float = parameter(0.5, "width and height of a region, as shares of the frame's", (0.25, 0.9))
+    region_size: float = parameter(
+        0.5, "width and height of a region, as fractions of the frame's", (0.25, 0.9)
+    )
     whole_every: int = parameter(
         2, "inferences from one view of the whole frame to the next; 1: no regions", (1, 100)
     )

@@ -42,7 +42,7 @@ class ImageSettings:
     max_tiles: int = parameter(1, "maximum number of tiles per frame; 1: no tiling", (1, MAX_TILES))
     splitting: bool = parameter(True, "splitting of large frames into tiles, up to image.max_tiles")
     thumbnail: bool = parameter(True, "thumbnail of a tiled frame, within image.max_tokens")
-    depth_bits: str = parameter(
+    bit_depth: str = parameter(
         "auto",
         "significant bits of 16-bit images; auto: measured",
         ("auto", *map(str, range(8, 17))),
@@ -176,10 +176,9 @@ class QuestionSettings:
         "language of questions and attributes that name none, in which a typed answer is asked for",
         tuple(ANSWER_FORMS),
     )
-    share: float = parameter(
-        0.2, "maximum share of the time that standing questions and attributes take", (0.01, 1.0)
+    duty_cycle: float = parameter(
+        0.2, "maximum duty cycle of standing questions and attributes together", (0.01, 1.0)
     )
-
     score_gain: float = parameter(
         1.0, "Platt scaling gain of the probabilities of answers: factor on the log odds", (0.01, 100.0)
     )
@@ -341,7 +340,7 @@ class NodeSettings:
     future_tolerance: float = parameter(
         1.0, "maximum lead of an image's stamp over the clock", (0.0, 3600.0), "s"
     )
-    overlay_strip: bool = parameter(False, "strip with the caption below dbg_image", read_only=STARTED)
+    overlay_strip: bool = parameter(False, "strip with the caption below debug_image", read_only=STARTED)
     image_age_warn: float = parameter(
         2.0, "stamp age on arrival above which the camera is a WARN", (0.0, 3600.0), "s"
     )

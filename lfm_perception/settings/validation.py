@@ -53,6 +53,9 @@ RENAMED = {
     "thermal.tokens": "thermal.token_scale",
     "thermal.duty": "thermal.duty_cycle",
     "node.answer_age_warn": "node.inference_age_warn",
+    "image.depth_bits": "image.bit_depth",
+    "fovea.share": "fovea.region_size",
+    "questions.share": "questions.duty_cycle",
 }
 """New names of the parameters that had another before 0.1. Can be deleted after 0.2."""
 

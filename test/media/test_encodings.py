@@ -130,12 +130,12 @@ def test_the_measured_depth_is_stable_over_time() -> None:
 
 
 def test_the_depth_is_a_setting_as_text_or_number() -> None:
-    assert Settings().image.depth_bits == "auto"
+    assert Settings().image.bit_depth == "auto"
     for value in (12, "12"):
-        assert Settings().with_values({"image.depth_bits": value}).image.depth_bits == "12"
+        assert Settings().with_values({"image.bit_depth": value}).image.bit_depth == "12"
     for wrong in (7, "17", True, 12.0):
-        with pytest.raises(PerceptionError, match=r"image\.depth_bits must be one of auto, 8"):
-            Settings().with_values({"image.depth_bits": wrong})
+        with pytest.raises(PerceptionError, match=r"image\.bit_depth must be one of auto, 8"):
+            Settings().with_values({"image.bit_depth": wrong})
 
 
 @pytest.mark.parametrize(

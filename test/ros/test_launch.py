@@ -189,8 +189,8 @@ def test_two_cameras_run_side_by_side_one_by_the_names_of_nanoowl(
         arrives(user, "/cam2/output_detections", Detection2DArray)
         arrives(user, "/cam2/output_image", Image)
         names = {name for name, _ in user.get_topic_names_and_types()}
-        assert {"/cam1/dbg_image", "/cam2/tracks", "/cam2/input_query"} <= names
-        assert "/cam2/dbg_image" not in names
+        assert {"/cam1/debug_image", "/cam2/tracks", "/cam2/input_query"} <= names
+        assert "/cam2/debug_image" not in names
 
 
 def test_a_bag_is_played_and_the_launch_ends_with_it(tmp_path: Path, quick: str) -> None:

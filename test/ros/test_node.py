@@ -61,9 +61,9 @@ def test_the_scene_follows_its_schema(running: Robot) -> None:
 
 
 def test_the_raw_answer_is_the_models_own_text(running: Robot) -> None:
-    before = len(running.heard["raw_answer"])
+    before = len(running.heard["model_output"])
     detections = running.show(Film().next())
-    text = running.wait(lambda: running.heard["raw_answer"][before:])[0].data
+    text = running.wait(lambda: running.heard["model_output"][before:])[0].data
     assert [found["label"] for found in json.loads(text)] == labels(detections)
 
 
@@ -86,7 +86,7 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
     film = Film()
     running.show(film.next())
     kinds: tuple[tuple[str, type], ...] = (
-        ("dbg_image", Image), ("markers", MarkerArray), ("image_markers", ImageMarker),
+        ("debug_image", Image), ("markers", MarkerArray), ("image_markers", ImageMarker),
     )  # fmt: skip
     for topic, kind in kinds:
         running.listen(topic, kind)
@@ -95,7 +95,7 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
         frame = film.next()
         stamps.add(frame.stamp_ns)
         running.show(frame)
-    picture = running.heard["dbg_image"][-1]
+    picture = running.heard["debug_image"][-1]
     assert picture.encoding == "rgb8"
     assert messages.stamp_ns(picture.header.stamp) in stamps
     assert (picture.width, picture.height) == (frame.width, frame.height)

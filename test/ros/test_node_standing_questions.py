@@ -28,7 +28,7 @@ def alerts(running: Robot, name: str) -> list[bool]:
 
 def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> None:
     film = Film()
-    assert running.set(**{"questions.standing": list(BOTH), "questions.share": 1.0}).successful
+    assert running.set(**{"questions.standing": list(BOTH), "questions.duty_cycle": 1.0}).successful
     running.listen("decisions/there", Classification)
     on = alerts(running, "there")
     running.wait(lambda: on == [False], "the alert before any answer")

@@ -105,7 +105,7 @@ def test_a_bag_played_with_recorded_answers_gives_the_same_messages(vlm: LlamaVl
     for name, chosen in runs.items():
         replay(ReplayOptions(bag), chosen, tmp_path / name)
 
-    for topic in ("/detections", "/tracks", "/caption", "/raw_answer"):
+    for topic in ("/detections", "/tracks", "/caption", "/model_output"):
         said = [test_replay.messages(tmp_path / name / "perception_bag", topic) for name in runs]
         assert len(said[0]) == 6
         assert said[0] == said[1]

@@ -32,7 +32,7 @@ def open_source(
     topic: str | None = None,
     rate: float | None = None,
     seed: int = 0,
-    depth_bits: str = AUTO,
+    bit_depth: str = AUTO,
     film: bool = False,
 ) -> Iterator[Source]:
     """Open the source that `text` names: `demo`, a camera index, or the path of a file, folder or pattern.
@@ -44,7 +44,7 @@ def open_source(
         topic: the image topic, for a bag that has several.
         rate: images per second, for images.
         seed: seed of the demo world.
-        depth_bits: the parameter `image.depth_bits`, for 16-bit images.
+        bit_depth: the parameter `image.bit_depth`, for 16-bit images.
         film: whether images are the frames of a film, and not independent pictures.
 
     Raises:
@@ -58,7 +58,7 @@ def open_source(
         raise PerceptionError(f"a rate ({rate:g}) can be given to images only, and {text} brings its own")
     if kind is not None:
         rejects = Rejects()
-        with kind.open(text, SourceOptions(topic, rate, seed, depth_bits, rejects, film)) as source:
+        with kind.open(text, SourceOptions(topic, rate, seed, bit_depth, rejects, film)) as source:
             yield replace(source, frames=accepted(source, rejects), rejects=rejects)
     elif text and Path(text).is_dir():
         raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")

@@ -52,7 +52,7 @@ def _stamp_ns(message: BagMessage, logged: bool) -> int:
 
 def _frames(reader: Reader, topic: ImageTopic, options: SourceOptions, logged: bool) -> Iterator[Frame]:
     types = get_typestore(Stores.LATEST)  # image messages are the same in every ROS 2 distribution
-    depth = BitDepth(options.depth_bits)
+    depth = BitDepth(options.bit_depth)
     for index, recorded in enumerate(read_messages(reader, topic)):
         with options.rejects.passing_over():
             message = _message(recorded, topic, index, types)

@@ -94,14 +94,14 @@ class SourceOptions:
     """How to read a source.
 
     `topic`: image topic of a bag. `rate`: images per second of a folder. `seed`: of the demo world.
-    `depth_bits`: the parameter `image.depth_bits`. `rejects` takes damaged frames. `film`: images are the
+    `bit_depth`: the parameter `image.bit_depth`. `rejects` takes damaged frames. `film`: images are the
     frames of a film.
     """
 
     topic: str | None = None
     rate: float | None = None
     seed: int = 0
-    depth_bits: str = AUTO
+    bit_depth: str = AUTO
     rejects: Rejects = field(default_factory=Rejects)
     film: bool = False
 

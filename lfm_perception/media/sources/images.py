@@ -46,11 +46,11 @@ def _open(text: str, options: SourceOptions) -> Iterator[Source]:
 
 
 def _frames(paths: list[Path], rate: float, options: SourceOptions) -> Iterator[Frame]:
-    depth = BitDepth(options.depth_bits)
+    depth = BitDepth(options.bit_depth)
     top = os.path.commonpath([path.parent for path in paths])
     for index, path in enumerate(paths):
         with options.rejects.passing_over():
-            image = images.read(path, depth if options.film else BitDepth(options.depth_bits))
+            image = images.read(path, depth if options.film else BitDepth(options.bit_depth))
             yield Frame(image, from_seconds(index / rate), file=os.path.relpath(path, top))
 
 

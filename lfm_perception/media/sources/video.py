@@ -169,7 +169,7 @@ class _Film:
     ) -> None:
         self._is_file = is_file
         self._container, self._stream, self._path = container, stream, path
-        self._rejects, self._depth = options.rejects, BitDepth(options.depth_bits)
+        self._rejects, self._depth = options.rejects, BitDepth(options.bit_depth)
         self._period = 1 / Fraction(rate)
         self._shift = Fraction(0)
         self._last: Fraction | None = None
