@@ -82,9 +82,35 @@ def open_file(path: Path) -> BinaryIO:
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file. Raises OSError with the reason, also for more than `limit` bytes."""
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        expected = min(max(size, _UNSIZED), limit)
-        content = file.read(expected + 1) if size <= limit else b""
+        return _content(file, limit)
+
+
+def read_secret(path: Path, name: str) -> bytes:
+    """The content of a file that nobody but this user and root may read, without its last line feeds.
+
+    Args:
+        name: of the option or parameter that holds the path.
+
+    Raises:
+        PerceptionError: it cannot be read, or others may read it. Never quotes the content.
+    """
+    try:
+        with open_file(path) as file:
+            status, content = os.fstat(file.fileno()), _content(file, MAX_TEXT_BYTES)
+    except OSError as error:
+        raise PerceptionError(f"{name} {path} cannot be read: {os_reason(error)}") from error
+    if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
+        raise PerceptionError(
+            f"{name} {path} has the permissions {status.st_mode & 0o777:04o} of user {status.st_uid}: "
+            f"it must be yours alone, chmod 600 {path}"
+        )
+    return content.rstrip(b"\r\n")
+
+
+def _content(file: BinaryIO, limit: int) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    expected = min(max(size, _UNSIZED), limit)
+    content = file.read(expected + 1) if size <= limit else b""
     if size > limit or len(content) > expected:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes, or it grows")
     return content

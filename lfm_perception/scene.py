@@ -30,9 +30,6 @@ it is decoded. Headers of a few bytes can announce any size."""
 MAX_SIDE = 65_535
 """Maximum width and height of an image, pixels: that of JPEG."""
 
-MAX_SMALL_ASPECT = 4
-"""Maximum height of a small copy in widths; a longer one is compressed."""
-
 
 def check_size(width: int, height: int, name: str) -> None:
     """Raise PerceptionError when an image of this size, called `name`, must not be decoded."""
@@ -52,11 +49,6 @@ def check_image(image: NDArray[Any], name: str) -> None:
             f"convert it first"
         )
     check_size(image.shape[1], image.shape[0], name)
-
-
-def small_size(width: int, height: int, to_width: int) -> tuple[int, int]:
-    """Width and height of a small copy, both bounded, with the aspect ratio unless that is extreme."""
-    return to_width, min(max(round(to_width * height / width), 1), MAX_SMALL_ASPECT * to_width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,6 @@ every response. Certificates are always verified. Redirects are not followed, an
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import re
 import ssl
@@ -20,15 +19,18 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
 from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.files import MAX_TEXT_BYTES, read_bytes, user_path
+from lfm_perception.files import user_path
+from lfm_perception.network import is_loopback, split_url, tls_context
 from lfm_perception.settings import OpenaiSettings
 
 T = TypeVar("T")
+
+EXAMPLE_URL = "http://host:8000/v1 or https://host/v1"
+"""Valid values of `openai.url`, for error messages."""
 
 MASK = "***"
 MASKED_CHARACTERS = 8
@@ -72,13 +74,15 @@ class Endpoint:
     @classmethod
     def of(cls, settings: OpenaiSettings) -> Endpoint:
         """The endpoint of the settings. Raises PerceptionError when they cannot be used."""
-        parts, key = _split(settings.url), _key(settings.key_variable)
-        if key and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        parts = split_url(settings.url, "openai.url", ("http", "https"), EXAMPLE_URL)
+        key = _key(settings.key_variable)
+        if key and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise PerceptionError(
                 f"openai.url {settings.url} would send the API key in ${settings.key_variable} unencrypted: "
                 "use https, or no key"
             )
-        tls = _tls(settings.ca_file) if parts.scheme == "https" else None
+        ca_file = user_path(settings.ca_file) if settings.ca_file else None
+        tls = tls_context(ca_file, "openai.ca_file") if parts.scheme == "https" else None
         return cls(settings.url.rstrip("/"), key, tls)
 
     def masked(self, content: bytes) -> bytes:
@@ -229,30 +233,6 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else os_reason(error)
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # raises when it is not a number
-    except ValueError as error:
-        raise PerceptionError(f"openai.url {url!r} is not an address ({error})") from error
-    plain = not (parts.query or parts.fragment or parts.username or parts.password)
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
-        raise PerceptionError(
-            f"openai.url must be an address like http://host:8000/v1 or https://host/v1, got {url!r}"
-        )
-    return parts
-
-
-def _tls(ca_file: str) -> ssl.SSLContext:
-    if not ca_file:
-        return ssl.create_default_context()
-    try:
-        text = read_bytes(user_path(ca_file), MAX_TEXT_BYTES).decode("ascii", errors="ignore")
-        return ssl.create_default_context(cadata=text or " ")  # an empty text would stand for the system's
-    except (OSError, ValueError) as error:
-        raise PerceptionError(f"openai.ca_file {ca_file} holds no certificates that can be read") from error
-
-
 def _key(variable: str) -> str:
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
@@ -260,10 +240,3 @@ def _key(variable: str) -> str:
     if not (key.isascii() and (key.isprintable())):
         raise PerceptionError(f"the API key in ${variable} holds characters that cannot be sent")
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

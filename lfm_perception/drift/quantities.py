@@ -11,7 +11,8 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from lfm_perception.scene import Frame, Image, Scene, small_size
+from lfm_perception.downscaling import downscale_to_width
+from lfm_perception.scene import Frame, Image, Scene
 from lfm_perception.stamps import to_seconds
 from lfm_perception.tracking.ego_motion import EgoMotionEstimator
 
@@ -86,7 +87,7 @@ class Meter:
             "truncated answers": [float(scene.truncated)],
         }
         if frame is not None:
-            small = _small(frame.image)
+            small = downscale_to_width(frame.image, WIDTH)
             grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255.0)
             variance = float(grey.var())
             found["brightness"] = [float(grey.mean())]
@@ -105,9 +106,3 @@ class Meter:
             return None
         x, y = (motion @ CENTRE - CENTRE)[:2]
         return math.hypot(x, y * frame.height / frame.width) / (self._before_s - before_s)
-
-
-def _small(image: Image) -> Image:
-    """A copy of `WIDTH` pixels."""
-    size = small_size(image.shape[1], image.shape[0], WIDTH)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

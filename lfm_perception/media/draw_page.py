@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import cv2
-
+from lfm_perception.downscaling import downscale_to_side
 from lfm_perception.media import images
 from lfm_perception.media.page import data_uri, rendered
 from lfm_perception.rules.reader import MAX_NAME, MAX_POINTS, MIN_AREA, MIN_LENGTH
@@ -26,9 +25,6 @@ def draw_page(name: str, image: Image, file: RuleFile) -> str:
         file: its zones and lines are there to be changed; empty: none.
     """
     height, width = image.shape[:2]
-    if (scale := MAX_SIDE / max(height, width)) < 1.0:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(image.dtype)
     shapes = [
         *(
             {"kind": "zone", "name": z.name, "points": _rounded(z.points), "anchor": z.anchor}
@@ -49,7 +45,7 @@ def draw_page(name: str, image: Image, file: RuleFile) -> str:
         name=name,
         width=width,
         height=height,
-        source=data_uri("image/jpeg", images.encode(image, ".jpg")),
+        source=data_uri("image/jpeg", images.encode(downscale_to_side(image, MAX_SIDE), ".jpg")),
         data={"shapes": shapes, "anchor": file.anchor, "limits": LIMITS},
     )
 

@@ -40,7 +40,7 @@ class RunOpinions:
         """Ask the questions of the rules whose events begin at this frame about their first tracks."""
         for event in events:
             question = self._questions.get(event.rule)
-            if question and event.state != "end" and event.tracks:
+            if question and event.begins and event.tracks:
                 self.second.ask(frame, event.tracks[0], question, f"rule {event.rule}")
 
     def summary(self, go_on: Callable[[], bool]) -> dict[str, Any]:

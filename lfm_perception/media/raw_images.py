@@ -9,9 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lfm_perception.downscaling import downscale_to_width
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.media.bit_depth import BitDepth
-from lfm_perception.scene import Image, check_size, small_size
+from lfm_perception.scene import Image, check_size
 
 Pixels = Any
 """An array of pixels, uint8 or uint16."""
@@ -99,7 +100,7 @@ def from_raw(message: Any, name: str, width: int | None, depth: BitDepth) -> Ima
         return _semi_planar(pixels, encoding, size[1])
     pixels = pixels.reshape(size[1], size[0], encoding.channels)
     if encoding.separable and width is not None and width < size[0]:
-        pixels = cv2.resize(pixels, small_size(*size, width), interpolation=cv2.INTER_AREA)
+        pixels = downscale_to_width(pixels, width)
     return pixels if encoding.conversion is None else _converted(pixels, encoding.conversion)
 
 

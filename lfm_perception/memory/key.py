@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 
-from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.files import open_file, user_path
+from lfm_perception.errors import PerceptionError
+from lfm_perception.files import read_secret, user_path
 from lfm_perception.settings import MemorySettings
 
 MIN_LENGTH, MAX_LENGTH = 16, 1024
@@ -39,17 +39,6 @@ def read_key(settings: MemorySettings) -> str:
 
 def _from_file(name: str) -> str:
     try:
-        with open_file(user_path(name)) as file:
-            about = os.fstat(file.fileno())
-            text = file.read(4 * MAX_LENGTH + 2)
-    except OSError as error:
-        raise PerceptionError(f"memory.key_file {name} cannot be read: {os_reason(error)}") from error
-    if about.st_mode & 0o077 or about.st_uid not in (os.geteuid(), 0):
-        raise PerceptionError(
-            f"memory.key_file {name} has the permissions {about.st_mode & 0o777:04o} of user {about.st_uid}: "
-            f"it must be yours alone, chmod 600 {name}"
-        )
-    try:
-        return text.decode().rstrip("\r\n")
+        return read_secret(user_path(name), "memory.key_file").decode()
     except UnicodeDecodeError as error:
         raise PerceptionError(f"the key in {name} is no text: make one with openssl rand -hex 32") from error

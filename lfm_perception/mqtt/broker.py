@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from lfm_perception.errors import PerceptionError, os_reason, shown
-from lfm_perception.files import MAX_TEXT_BYTES, read_bytes
+from lfm_perception.errors import PerceptionError
+from lfm_perception.files import read_secret
+from lfm_perception.network import is_loopback, split_url, tls_context
 from lfm_perception.text import is_safe
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -50,28 +49,20 @@ class Broker:
 
         Raises PerceptionError when the address, a file or a credential cannot be used.
         """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise PerceptionError(f"{shown(url)} is no address of a broker ({error})") from error
-        plain = not (
-            parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
-        )
-        if parts.scheme not in PORTS or not parts.hostname or port == 0 or not plain or not is_safe(url):
-            raise PerceptionError(
-                f"a broker is mqtts://host:8883 or mqtt://host:1883 without user and path, not {shown(url)}"
-            )
-        encrypted, host = parts.scheme == "mqtts", parts.hostname
+        example = "mqtts://host:8883 or mqtt://host:1883"
+        parts = split_url(url, "a broker", PORTS, example)
+        if parts.path.strip("/"):
+            raise PerceptionError(f"a broker must be an address like {example}, without a path, got {url!r}")
+        encrypted, host = parts.scheme == "mqtts", parts.hostname or ""
         password = _password(credentials)
         if password and not credentials.username:
             raise PerceptionError("a password belongs to a --username: name it too")
-        if password and not encrypted and not _is_loopback(host):
+        if password and not encrypted and not is_loopback(host):
             raise PerceptionError(f"{url} would send the password unencrypted: use mqtts://")
         if not encrypted and (credentials.ca_file or credentials.certificate or credentials.key):
             raise PerceptionError(f"certificates are for mqtts://, and {url} is not encrypted")
         tls = _tls(credentials) if encrypted else None
-        return cls(url, host, port or PORTS[parts.scheme], tls, credentials.username, password)
+        return cls(url, host, parts.port or PORTS[parts.scheme], tls, credentials.username, password)
 
 
 def _password(credentials: Credentials) -> str:
@@ -85,7 +76,7 @@ def _password(credentials: Credentials) -> str:
                 f"--password-variable names ${variable}, which is not set: export the password"
             )
     elif file:
-        password = _secret(file, "--password-file").decode("utf-8", "surrogateescape").rstrip("\r\n")
+        password = read_secret(file, "--password-file").decode("utf-8", "surrogateescape")
         if not password:
             raise PerceptionError(f"--password-file {file} is empty")
     else:
@@ -95,34 +86,15 @@ def _password(credentials: Credentials) -> str:
     return password
 
 
-def _secret(file: Path, option: str) -> bytes:
-    """The content of a file that nobody else may read."""
-    try:
-        content = read_bytes(file, MAX_TEXT_BYTES)
-        mode = file.stat().st_mode
-    except OSError as error:
-        raise PerceptionError(f"{option} {file} cannot be read: {os_reason(error)}") from error
-    if mode & 0o077:
-        raise PerceptionError(f"{option} {file} may be read by others (mode {mode & 0o777:o}): chmod 600 it")
-    return content
-
-
 def _tls(credentials: Credentials) -> ssl.SSLContext:
     """Verifies the broker always, and shows a certificate of its own where one is given."""
     ca_file, certificate, key = credentials.ca_file, credentials.certificate, credentials.key
-    if ca_file is None:
-        context = ssl.create_default_context()
-    else:
-        try:
-            text = read_bytes(ca_file, MAX_TEXT_BYTES).decode("ascii", errors="ignore")
-            context = ssl.create_default_context(cadata=text or " ")  # an empty text would be the system's
-        except (OSError, ValueError) as error:
-            raise PerceptionError(f"--ca-file {ca_file} holds no certificates that can be read") from error
+    context = tls_context(ca_file, "--ca-file")
     context.sslsocket_class = _Socket
     if (certificate is None) != (key is None):
         raise PerceptionError("a client certificate needs both --certificate and --key")
     if certificate is not None and key is not None:
-        _secret(key, "--key")
+        read_secret(key, "--key")
         try:
             # an encrypted key would ask at a terminal
             context.load_cert_chain(certificate, key, password=lambda: b"")
@@ -142,10 +114,3 @@ class _Socket(ssl.SSLSocket):
         except BaseException:
             self.close()
             raise
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,16 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-import cv2
-import numpy as np
-
+from lfm_perception.downscaling import downscale_to_width
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.images import encode
 from lfm_perception.memory import Entry, MemoryQuestion, MemoryStore, MemoryWriter
 from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.rules import Event
 from lfm_perception.rules.events import event_text, event_to_json
-from lfm_perception.scene import Frame, Image, Scene, small_size
+from lfm_perception.scene import Frame, Image, Scene
 from lfm_perception.settings import MemorySettings
 from lfm_perception.stamps import to_seconds
 
@@ -131,9 +129,7 @@ class NodeMemory:
             image, self._image = self._image, None
         if image is None:
             return b""
-        size = small_size(image.shape[1], image.shape[0], THUMBNAIL_WIDTH)
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return encode(small.astype(np.uint8), ".jpg", THUMBNAIL_QUALITY)
+        return encode(downscale_to_width(image, THUMBNAIL_WIDTH), ".jpg", THUMBNAIL_QUALITY)
 
 
 class UnopenedMemory:

@@ -92,7 +92,7 @@ class RuleActions:
         pictured = []
         for event in events:
             if (found := self._endpoints.get(event.rule)) is not None:
-                begins, actions = event.state != "end", found.rule.actions
+                begins, actions = event.begins, found.rule.actions
                 before = self._active_events[event.rule]
                 if event.state != "moment":
                     self._active_events[event.rule] += 1 if begins else -1
@@ -176,7 +176,7 @@ class RuleActions:
 
     def _publish(self, found: _Endpoints, event: Event, *, changed: bool) -> None:
         """Publish and call; `changed`: the first event of the rule has begun, or the last one has ended."""
-        on = event.state != "end"
+        on = event.begins
         if changed and "publish_bool" in found.publishers:
             found.publishers["publish_bool"].publish(Bool(data=on))
         if on and "publish_text" in found.publishers:

@@ -119,7 +119,17 @@ class RuleOutputs:
             scene: the latest one, for alerts and attributes.
             raw: the serialized image.
         """
-        self._worker.submit(partial(self._evaluate, stamp_ns, frame_id, tracks, size, scene, raw))
+
+        def evaluate() -> None:
+            self._reload()
+            with self._lock:
+                self._frame_id = frame_id
+                aspect = size[1] / size[0] if all(size) else USUAL_ASPECT
+                events = self._engine.update(stamp_ns, tracks, aspect, scene)
+                self.shapes = self._engine.shapes()
+                self._publish(events, raw)
+
+        self._worker.submit(evaluate)
         if (clips := self._clips) is not None:
             clips.submit(stamp_ns, frame_id, raw)
 
@@ -146,28 +156,11 @@ class RuleOutputs:
         if outputs is not None:
             outputs.close()
 
-    def _evaluate(
-        self,
-        stamp_ns: int,
-        frame_id: str,
-        tracks: Sequence[Track],
-        size: tuple[int, int],
-        scene: Scene | None,
-        raw: bytes,
-    ) -> None:
-        self._reload()
-        with self._lock:
-            self._frame_id = frame_id
-            aspect = size[1] / size[0] if all(size) else USUAL_ASPECT
-            events = self._engine.update(stamp_ns, tracks, aspect, scene)
-            self.shapes = self._engine.shapes()
-            self._publish(events, raw)
-
     def _publish(self, events: Sequence[Event], raw: bytes = b"") -> None:
-        self._events += sum(event.state != "end" for event in events)
+        self._events += sum(event.begins for event in events)
         for event in events:
             self._publish_message(event)
-            if self._clips is not None and event.state != "end" and event.rule in self._clipped:
+            if self._clips is not None and event.begins and event.rule in self._clipped:
                 text = event_text(event_to_json(event, self._frame_id))
                 self._clips.record(file_name(event), event.stamp_ns, text)
         self._actions.act(events, raw)

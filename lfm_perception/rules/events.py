@@ -86,6 +86,11 @@ class Event:
     suppressed: int = 0
     answer: Mapping[str, Any] | None = None
 
+    @property
+    def begins(self) -> bool:
+        """Whether the event begins here. A moment begins and has no end."""
+        return self.state in ("begin", "moment")
+
 
 def event_to_json(event: Event, frame_id: str) -> dict[str, Any]:
     """The event by the schema, ready for `event_text`."""

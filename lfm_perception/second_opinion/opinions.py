@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
+from lfm_perception.downscaling import downscale_to_side
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.planning.attribute_schedule import surroundings
@@ -85,12 +85,8 @@ def cropped(frame: Frame, box: Box, max_side: int) -> Image:
     if image.size == 0:
         x, y = int(box.x1 * (frame.width - 1)), int(box.y1 * (frame.height - 1))
         image = frame.image[y : y + 1, x : x + 1]
-    height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(width, height))
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    if scale == 1.0:
-        return image.copy()
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small = downscale_to_side(image, max_side)
+    return image.copy() if small is image else small
 
 
 def encoded(image: Image, max_bytes: int) -> bytes:

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lfm_perception.downscaling import downscale_to_width
 from lfm_perception.geometry import BoxArray
-from lfm_perception.scene import Image, small_size
+from lfm_perception.scene import Image
 from lfm_perception.tracking.ego_motion_history import Affine, identity_affine
 
 PixelAffine = NDArray[np.float64]
@@ -22,7 +23,7 @@ Grey = NDArray[np.uint8]
 
 FLOW_WIDTH = 160
 """Width in pixels of the image that optical flow is computed on; its height keeps the aspect ratio
-(see `scene.small_size`)."""
+(see `downscaling.MAX_ASPECT`)."""
 
 CELL_SIZE = 12
 """Side of the cells in pixels. The best corner of each is tracked, so that a large moving object does not
@@ -159,9 +160,7 @@ class EgoMotionEstimator:
 
 def downscale(image: Image) -> Image:
     """The image at the size that optical flow is computed on."""
-    width, height = small_size(image.shape[1], image.shape[0], FLOW_WIDTH)
-    size = width, max(height, CELL_SIZE)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return downscale_to_width(image, FLOW_WIDTH, min_height=CELL_SIZE)
 
 
 def _normalize(image: Image) -> Grey:

@@ -52,7 +52,7 @@ def events_section(events: Sequence[Event], first_ns: int, last_ns: int) -> Sect
         events: in the order of their frames.
         first_ns, last_ns: stamps of the film's first and last frames.
     """
-    begun = [event for event in events if event.state != "end"]
+    begun = [event for event in events if event.begins]
     end_ns = {event.event_id: event.stamp_ns for event in events}
     film_s = to_seconds(last_ns - first_ns)
     spans: dict[str, list[Span]] = {}

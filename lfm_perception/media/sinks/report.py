@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import cv2
-
+from lfm_perception.downscaling import downscale_to_side
 from lfm_perception.media import images
 from lfm_perception.media.latency import latency_section
 from lfm_perception.media.page import Picture, Section, data_uri, drawing, video_source, write_report
@@ -20,7 +19,7 @@ from lfm_perception.media.sinks.base import AnnotatedFrame, Sink
 from lfm_perception.media.sinks.events import events_section
 from lfm_perception.media.sinks.overlay import VIDEO
 from lfm_perception.media.sinks.pictures import PICTURES, picture_name
-from lfm_perception.scene import Image, Scene, Usage
+from lfm_perception.scene import Scene, Usage
 
 if TYPE_CHECKING:
     from lfm_perception.rules import Event
@@ -58,7 +57,10 @@ class PageSink(Sink, file=PAGE):
             self._usages["caption"].append(scene.caption_usage)
         if name := scene.file:
             file = quote(os.fsencode(f"{PICTURES}/{picture_name(name)}"))  # names of files need not be text
-            shown = _thumbnail(annotated.image) if len(self._pictures) < MAX_EMBEDDED else file
+            shown = file
+            if len(self._pictures) < MAX_EMBEDDED:
+                small = downscale_to_side(annotated.image, THUMBNAIL)
+                shown = data_uri("image/jpeg", images.encode(small, ".jpg"))
             self._pictures.append(Picture(shown, f"{name}: {_objects(scene)}", file))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -79,10 +81,3 @@ def _objects(scene: Scene) -> str:
     """The objects of a picture, and its caption on a line of its own."""
     found = counted(Counter(detection.label for detection in scene.detections)) or "no objects"
     return f"{found}\n{scene.caption}" if scene.caption else found
-
-
-def _thumbnail(image: Image) -> str:
-    scale = min(1.0, THUMBNAIL / max(image.shape[:2]))
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return data_uri("image/jpeg", images.encode(small.astype(image.dtype), ".jpg"))
