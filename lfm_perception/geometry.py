@@ -70,22 +70,31 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 def shares_inside(boxes: BoxArray, regions: BoxArray) -> NDArray[np.float64]:
     """Share of the area of each of N boxes inside each of M regions, shape (N, M); 0 without an area."""
-    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = np.clip(high - low, 0.0, None).prod(axis=2)
-    area = np.broadcast_to(
-        np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)[:, None], shared.shape
-    )
-    share: NDArray[np.float64] = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0.0)
-    return share
+    shared = _shared_areas(boxes, regions)
+    return _ratio(shared, np.broadcast_to(areas(boxes)[:, None], shared.shape))
 
 
 def iou_matrix(first: BoxArray, second: BoxArray) -> NDArray[np.float64]:
     """Intersection over union of every pair, shape (N, M); a pair without area scores 0."""
-    corner_min = np.maximum(first[:, None, :2], second[None, :, :2])
-    corner_max = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(corner_max - corner_min, 0.0, None).prod(axis=2)
-    areas = [np.clip(b[:, 2:] - b[:, :2], 0.0, None).prod(axis=1) for b in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
-    overlap: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0.0)
-    return overlap
+    shared = _shared_areas(first, second)
+    return _ratio(shared, areas(first)[:, None] + areas(second) - shared)
+
+
+def areas(boxes: BoxArray) -> NDArray[np.float64]:
+    """Areas of N boxes, shape (N,); 0 where corners are swapped."""
+    x1, y1, x2, y2 = boxes.T
+    return np.asarray(np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0))
+
+
+def _shared_areas(first: BoxArray, second: BoxArray) -> NDArray[np.float64]:
+    """Areas of the intersections of every pair, shape (N, M): side by side, which is faster."""
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = first.T[:, :, None], second.T
+    width = np.minimum(x2, u2) - np.maximum(x1, u1)
+    height = np.minimum(y2, v2) - np.maximum(y1, v1)
+    return np.asarray(np.maximum(width, 0.0) * np.maximum(height, 0.0))
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of the whole; 0 of what is 0."""
+    share: NDArray[np.float64] = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0.0)
+    return share

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.errors import PerceptionError
-from lfm_perception.geometry import Box, BoxArray
+from lfm_perception.geometry import Box, BoxArray, areas
 from lfm_perception.text import safe_line, safe_text
 
 Image = NDArray[np.uint8]
@@ -171,7 +171,7 @@ class View:
 
     def sizes(self, boxes: BoxArray) -> NDArray[np.float64]:
         """Sizes of N boxes, the square roots of their areas, in picture pixels, shape (N,)."""
-        area = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1) * self.width * self.height
+        area = areas(boxes) * self.width * self.height
         return np.asarray(np.sqrt(area))
 
 
@@ -190,9 +190,8 @@ ZERO_VELOCITY = Velocity(0.0, 0.0)
 ZERO_STD = CoordinateStd(0.0, 0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
-    """A tracked object, with its box at the requested stamp.
+class Track(NamedTuple):
+    """A tracked object, with its box at the requested stamp. A tuple, like `Velocity`.
 
     `age_s` counts from the first detection, `time_since_update_s` from the last one. `velocity_std` is the
     standard deviation of the velocity along each axis; the two are uncorrelated. `camera_velocity` is the

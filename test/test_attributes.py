@@ -75,7 +75,7 @@ def test_names_are_unique_and_few() -> None:
 def test_a_value_is_asked_again_after_its_period_or_when_the_crop_changed() -> None:
     schedule = AttributeSchedule()
     schedule.reconfigure([replace(HELMET, period_s=5.0)])
-    box = replace(PERSON, track_id=8, label="box")
+    box = PERSON._replace(track_id=8, label="box")
 
     def asked(seconds: float, gray: int = 90, track: Track = PERSON) -> bool:
         shown = frame(seconds, gray)
@@ -92,8 +92,8 @@ def test_a_value_is_asked_again_after_its_period_or_when_the_crop_changed() -> N
     assert asked(1.5, gray=255)
     assert not asked(6.0, gray=255)
     assert asked(6.5, gray=255)
-    assert not asked(20.0, track=replace(PERSON, time_since_update_s=0.5))  # not detected in this frame
-    assert not asked(20.0, track=replace(PERSON, box=Box(0.2, 0.2, 0.3, 0.3)))  # 10 pixels
+    assert not asked(20.0, track=PERSON._replace(time_since_update_s=0.5))  # not detected in this frame
+    assert not asked(20.0, track=PERSON._replace(box=Box(0.2, 0.2, 0.3, 0.3)))  # 10 pixels
     assert schedule.values([PERSON])[7]["helmet"].stamp_ns == from_seconds(6.5)
     assert asked(100.0)  # forgotten meanwhile
     schedule.reset()

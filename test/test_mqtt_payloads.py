@@ -97,7 +97,7 @@ def test_what_is_no_event_is_refused_in_a_sentence(change: dict[str, Any]) -> No
 
 
 def scene(*labels: str, first: int = 0) -> Scene:
-    tracks = tuple(replace(track(first + n, 0.5), label=label) for n, label in enumerate(labels))
+    tracks = tuple(track(first + n, 0.5)._replace(label=label) for n, label in enumerate(labels))
     return Scene(0, "camera", 64, 48, (), tracks, None, False, {}, Usage())
 
 

@@ -66,14 +66,20 @@ def associate(
     iou = iou_matrix(predicted, measured)
     score = iou + LIKELIHOOD_WEIGHT * np.exp(-distance / LIKELIHOOD_SCALE)
     tracks, detections = _assign(score * weight, (iou >= min_iou[:, None]) & (iou > 0.0))
-    lost = np.setdiff1d(np.arange(len(predicted)), tracks)
-    free = np.setdiff1d(np.arange(len(measured)), detections)
+    lost, free = remaining(len(predicted), tracks), remaining(len(measured), detections)
     if lost.size and free.size:
         iou = iou_matrix(last[lost], measured[free])
         rows, columns = _assign(iou * weight[np.ix_(lost, free)], iou >= SECOND_STAGE_MIN_IOU)
         tracks = np.concatenate([tracks, lost[rows]])
         detections = np.concatenate([detections, free[columns]])
     return tracks, detections
+
+
+def remaining(count: int, taken: Indices) -> Indices:
+    """The rows of `count` that are not taken, in ascending order."""
+    free = np.ones(count, dtype=bool)
+    free[taken] = False
+    return np.flatnonzero(free)
 
 
 def unique_pairs(

@@ -70,7 +70,8 @@ class ConstantVelocityFilter:
         return int(self.position.shape[-2])
 
     def __getitem__(self, rows: Rows) -> ConstantVelocityFilter:
-        return ConstantVelocityFilter(*(part[..., rows, :] for part in self._parts))
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return ConstantVelocityFilter(*(part.take(rows, axis=-2) for part in self._parts))
 
     def concatenate(self, other: ConstantVelocityFilter) -> ConstantVelocityFilter:
         """The filters of these boxes, followed by the other ones."""
@@ -151,7 +152,9 @@ class ConstantVelocityFilter:
 
     def add_velocity(self, change: Array) -> ConstantVelocityFilter:
         """The same filters with `change` added to the velocities of the centres, shape (N, 2)."""
-        return replace(self, velocity=self.velocity + np.pad(change, ((0, 0), (0, 2))))
+        velocity = self.velocity.copy()
+        velocity[..., :2] += change
+        return replace(self, velocity=velocity)
 
     def shift(self, rows: NDArray[np.intp], origin: Array, target: Array) -> ConstantVelocityFilter:
         """The same filters with the boxes `rows` shifted as from `origin` to `target`, shape (M, 4)."""
@@ -160,12 +163,12 @@ class ConstantVelocityFilter:
         return replace(self, position=position)
 
     def squared_distances(self, expected: Array, measured: Array, noise: Array) -> Array:
-        """Squared distances of N `expected` to M `measured` boxes with variances `noise`, shape (N, M, 4).
+        """Squared distances of N `expected` to M `measured` boxes with variances `noise`, shape (4, N, M).
 
         In standard deviations, along each axis; their sum is the squared Mahalanobis distance.
         """
-        innovation = measured[None] - expected[:, None]
-        distance: Array = innovation**2 / (self.variance[:, None] + noise[None])
+        innovation = measured.T[:, None] - expected.T[:, :, None]
+        distance: Array = innovation**2 / (self.variance.T[:, :, None] + noise.T[:, None])
         return distance
 
     def normalized_innovation(self, measured: Array, noise: Array) -> Array:

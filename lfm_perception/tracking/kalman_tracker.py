@@ -20,7 +20,7 @@ from lfm_perception.geometry import BoxArray, iou_matrix
 from lfm_perception.scene import Detection, Track, View
 from lfm_perception.settings import TrackerSettings
 from lfm_perception.tracking import Pending, register_tracker
-from lfm_perception.tracking.association import Indices, associate, unique_pairs
+from lfm_perception.tracking.association import Indices, associate, remaining, unique_pairs
 from lfm_perception.tracking.ego_motion_history import Affine, EgoMotionHistory, transform_boxes
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, ImmFilter, centre_and_size
 from lfm_perception.tracking.measurements import Measurements, are_leaving, visible_boxes
@@ -94,13 +94,15 @@ class KalmanTracker:
             self.reset()
         step_s = stamp_s - self._stamp_s
         self._predict_filters(stamp_s)
-        seen = seen_parts(self._seen_boxes(), view)
+        boxes = visible_boxes(self._filters.mixed, self._truncated)
+        parts = seen_parts(boxes, view)
+        seen = parts[self._established()]
         measurements = Measurements.from_detections(detections, self._settings, rejects, seen, view)
-        tracks, matched = self._associate(measurements, view)
-        observable = is_observable(visible_boxes(self._filters.mixed, self._truncated), view)
+        tracks, matched = self._associate(measurements, parts, view)
+        observable = is_observable(boxes, view)
         self._update_filters(tracks, matched, measurements)
         self._prune(tracks, observable, step_s)
-        unmatched = np.setdiff1d(np.arange(len(measurements)), matched)
+        unmatched = remaining(len(measurements), matched)
         fragment = measurements.cut[unmatched].any(axis=1)
         self._spawn(unmatched[~fragment], measurements)
         self._fragments = self._fragments.update(measurements.boxes[unmatched[fragment]], view, stamp_s)
@@ -110,7 +112,7 @@ class KalmanTracker:
 
     def predict(self, stamp_s: float) -> tuple[Track, ...]:
         published = self._published
-        if not published.identities or not math.isfinite(stamp_s):
+        if not published.ids or not math.isfinite(stamp_s):
             return ()
         now_s = max(stamp_s, self._stamp_s)
         filters = published.predict(now_s - self._stamp_s)
@@ -154,8 +156,8 @@ class KalmanTracker:
         if self._states:
             looming = self._filters.mixed.looming()
             self._filters = self._filters.predict(step_s, self._process_noise, looming)
-            self._filters = self._filters.map(lambda modes: self._compensate(modes, stamp_s))
             if self._compensating:
+                self._filters = self._filters.map(lambda modes: self._compensate(modes, stamp_s))
                 self._last_boxes = transform_boxes(self._last_boxes, self._ego_motion.at(stamp_s))
         self._stamp_s = stamp_s
         self._ego_motion.rebase(stamp_s)
@@ -193,15 +195,16 @@ class KalmanTracker:
         velocity: Array = filters.position[:, :2] @ rate[:2, :2].T + rate[:2, 2]
         return velocity
 
-    def _associate(self, measurements: Measurements, view: View | None) -> tuple[Indices, Indices]:
-        """Rows of the tracks and of the measurements that belong together."""
+    def _associate(
+        self, measurements: Measurements, boxes: BoxArray, view: View | None
+    ) -> tuple[Indices, Indices]:
+        """Rows of the tracks, of which `boxes` are visible in the view, and of their measurements."""
         if not self._states or not measurements.labels:
             return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
         agreement = self._label_agreement(measurements.labels)
         mismatch_weight = self._settings.label_mismatch_weight
         miss_weight = MISS_WEIGHT ** np.array([state.misses for state in self._states])
         label_weight = mismatch_weight + (1.0 - mismatch_weight) * agreement
-        boxes = seen_parts(visible_boxes(self._filters.mixed, self._truncated), view)
         distances = self._filters.mixed.squared_distances(
             centre_and_size(boxes), measurements.position, measurements.variance
         )
@@ -210,7 +213,7 @@ class KalmanTracker:
             predicted=boxes[active],
             last=seen_parts(self._last_boxes[active], view),
             measured=measurements.boxes,
-            distance=distances[active].sum(axis=2),
+            distance=distances.sum(axis=0)[active],
             weight=(miss_weight[:, None] * label_weight)[active],
             min_iou=np.array([state.settings.min_iou for state in self._states])[active],
         )
@@ -224,7 +227,7 @@ class KalmanTracker:
         allowed = started[:, None] & ~explained.any(axis=0) & (agreement > 0.0)
         allowed[:, matched] = False
         more_tracks, more_matched = unique_pairs(
-            distances[..., :2].sum(axis=2),
+            distances[:2].sum(axis=0),
             centre_and_size(boxes),
             measurements.position,
             allowed,
@@ -232,10 +235,9 @@ class KalmanTracker:
         )
         return np.concatenate([tracks, more_tracks]), np.concatenate([matched, more_matched])
 
-    def _seen_boxes(self) -> BoxArray:
-        """The visible parts of the confirmed tracks with a detection in the last answer."""
-        seen = np.array([s.confirmed and s.misses == 0 for s in self._states], dtype=bool)
-        return np.asarray(visible_boxes(self._filters.mixed, self._truncated)[seen])
+    def _established(self) -> NDArray[np.bool_]:
+        """Which tracks are confirmed and had a detection in the last answer, shape (N,)."""
+        return np.array([state.confirmed and not state.misses for state in self._states], dtype=bool)
 
     def _label_agreement(self, labels: Sequence[str]) -> Array:
         """Shares of the tracks' votes for labels, shape (N, len(labels))."""
@@ -279,14 +281,20 @@ class KalmanTracker:
 
     def _keep(self, keep: NDArray[np.bool_]) -> None:
         """Removes all other tracks."""
+        if keep.all():
+            return
         self._states = [state for state, kept in zip(self._states, keep.tolist(), strict=True) if kept]
         self._filters, self._last_boxes = self._filters[keep], self._last_boxes[keep]
         self._truncated, self._noise_scale = self._truncated[keep], self._noise_scale[keep]
 
     def _spawn(self, unmatched: Indices, measurements: Measurements) -> None:
         """Starts a tentative track for each unmatched measurement that is not on an established track."""
-        iou = iou_matrix(measurements.boxes[unmatched], self._seen_boxes())
-        unmatched = unmatched[(iou < MAX_NEW_IOU).all(axis=1)]
+        if unmatched.size:
+            boxes = visible_boxes(self._filters.mixed, self._truncated)[self._established()]
+            iou = iou_matrix(measurements.boxes[unmatched], boxes)
+            unmatched = unmatched[(iou < MAX_NEW_IOU).all(axis=1)]
+        if not unmatched.size:
+            return
         position, variance = measurements.position[unmatched], measurements.variance[unmatched]
         velocity_std = self._settings.initial_velocity_std * AXIS_SCALE
         spawned = ImmFilter.from_measurements(position, variance, velocity_std)
@@ -312,7 +320,7 @@ class KalmanTracker:
         # sizes are not predicted for so long, unless only a part was visible at last
         part = self._truncated[dormant, :2] | self._truncated[dormant, 2:]
         seen = np.where(np.tile(part, 2), old.position, centre_and_size(self._last_boxes[dormant]))
-        distance = old.squared_distances(old.position, new.position, new.variance)[..., :2].sum(axis=2)
+        distance = old.squared_distances(old.position, new.position, new.variance)[:2].sum(axis=0)
         alike = np.array(
             [[self._states[o].label in self._states[n].label_votes for n in confirmed] for o in dormant]
         )
@@ -322,6 +330,15 @@ class KalmanTracker:
             gone[dormant[o]] = True
         self._keep(~gone)
 
+    def _left(self) -> set[int]:
+        """Rows of the missed tracks whose objects have moved out of the image."""
+        missed = np.flatnonzero([state.misses > 0 for state in self._states])
+        if not missed.size:
+            return set()
+        filters = self._filters.mixed[missed]
+        moving = filters.add_velocity(self._camera_velocity(filters, self._stamp_s))
+        return set(missed[are_leaving(moving, self._truncated[missed])].tolist())
+
     def _publish(self) -> None:
         """Prepares what every prediction needs."""
         for state in self._states:
@@ -329,13 +346,8 @@ class KalmanTracker:
         noise = np.array([state.settings.process_noise for state in self._states])[:, None] * AXIS_SCALE
         self._process_noise = noise
         mixed = self._filters.mixed
-        moving = mixed.add_velocity(self._camera_velocity(mixed, self._stamp_s))
-        leaving = are_leaving(moving, self._truncated).tolist()
-        published = [
-            row
-            for row, state in enumerate(self._states)
-            if state.published and not (state.misses and leaving[row])
-        ]
+        left = self._left()
+        published = [row for row, state in enumerate(self._states) if state.published and row not in left]
         rows = np.array(sorted(published, key=lambda row: self._states[row].track_id), dtype=np.intp)
         states = [self._states[row] for row in rows]
         scaling = PlattScaling(self._settings.score_gain, self._settings.score_bias)
@@ -344,7 +356,9 @@ class KalmanTracker:
         residual = centre_and_size(self._last_boxes[rows]) - mixed.position
         own = np.tile(self._noise_scale.residual_share[rows], 2) * residual
         self._published = PublishedTracks(
-            identities=[(state.track_id, state.label, scaling.apply(state.score)) for state in states],
+            ids=[state.track_id for state in states],
+            labels=[state.label for state in states],
+            scores=np.array([scaling.apply(state.score) for state in states]),
             first_s=np.array([state.first_s for state in states]),
             last_s=np.array([state.last_s for state in states]),
             filters=filters,

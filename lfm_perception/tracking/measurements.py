@@ -124,10 +124,12 @@ class Measurements:
         boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
         iou = iou_matrix(boxes, boxes)
         np.fill_diagonal(iou, 0.0)
-        pair_seen = (iou_matrix(boxes, seen) >= PAIR_IOU).sum(axis=1) > 1
-        single = _without_duplicates(iou, settings.nms_iou, pair_seen)
-        valid = [valid[row] for row in single]
-        boxes = np.array([box for _, box, _, _ in valid]).reshape(-1, 4)
+        duplicate = iou >= settings.nms_iou
+        if duplicate.any():
+            pair_seen = (iou_matrix(boxes, seen) >= PAIR_IOU).sum(axis=1) > 1
+            single = _without_duplicates(duplicate & ~pair_seen)
+            valid = [valid[row] for row in single]
+            boxes, iou = boxes[single], iou[np.ix_(single, single)]
         position = centre_and_size(boxes)
         variance = np.array([variance for _, _, _, variance in valid]).reshape(-1, 4)
         return cls(
@@ -138,7 +140,7 @@ class Measurements:
                 [boxes[:, :2] < TRUNCATION_MARGIN, boxes[:, 2:] > 1.0 - TRUNCATION_MARGIN], axis=1
             ),
             cut=cut_sides(boxes, view),
-            crowded=np.any(iou[np.ix_(single, single)] > CROWDED_IOU, axis=1),
+            crowded=np.any(iou > CROWDED_IOU, axis=1),
             labels=tuple(label for _, _, label, _ in valid),
             scores=tuple(-score for score, _, _, _ in valid),
         )
@@ -164,7 +166,7 @@ class Measurements:
         appeared = ~(truncated[:, :2] | truncated[:, 2:]) & (was_truncated[:, :2] ^ was_truncated[:, 2:])
         low_side = np.where(cut, truncated[:, :2], was_truncated[:, :2])
         beyond = np.where(low_side, -0.5, 0.5) * (cut | appeared)
-        whole = np.select([cut, appeared], [np.maximum(size, track_size), size], track_size)
+        whole = np.where(cut, np.maximum(size, track_size), np.where(appeared, size, track_size))
         centre = position[:, :2] + beyond * (whole - size)
         spanned = truncated[:, :2] & truncated[:, 2:] & (cut_off[:, :2] | cut_off[:, 2:])
         centre_variance = np.where(cut, variance[:, 2:], np.where(spanned, UNMEASURED, variance[:, :2]))
@@ -176,13 +178,16 @@ class Measurements:
         )
 
 
-def _without_duplicates(iou: Array, nms_iou: float, kept: NDArray[np.bool_]) -> list[int]:
-    """Rows that remain of detections, in descending order of their scores, of which some are duplicates."""
+def _without_duplicates(duplicate: NDArray[np.bool_]) -> list[int]:
+    """Rows that remain of D detections in descending order of their scores.
+
+    `duplicate`: whether the second of two goes for the first, shape (D, D); only pairs in order count.
+    """
     dropped = set[int]()
-    for first, second in np.argwhere((np.triu(iou, 1) >= nms_iou) & ~kept).tolist():
-        if first not in dropped:
+    for first, second in np.argwhere(duplicate).tolist():
+        if first < second and first not in dropped:
             dropped.add(second)
-    return [row for row in range(len(iou)) if row not in dropped]
+    return [row for row in range(len(duplicate)) if row not in dropped]
 
 
 def _model_variance(detection: Detection) -> tuple[float, float, float, float]:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import starmap
+from functools import partial
+from itertools import compress, repeat, starmap
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.geometry import Box
-from lfm_perception.scene import CoordinateStd, Track, Velocity
+from lfm_perception.scene import ZERO_VELOCITY, CoordinateStd, Track, Velocity
 from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter
 from lfm_perception.tracking.measurements import visible_boxes
 
@@ -27,17 +28,23 @@ its score by itself.
 """
 
 
+_velocity = partial(tuple.__new__, Velocity)
+"""`Velocity._make` without its check of the length, which takes as long again."""
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedTracks:
     """N published tracks in the order of their ids, with their filters at the last inferred frame.
 
-    `identities`: id, label and calibrated score. `at_update`: the filters with the positions that are
+    `scores` are calibrated. `at_update`: the filters with the positions that are
     published for the inferred frame itself. `unseen`: whether the last view could not show the object.
     `truncated`: which sides the image's edge cuts off, shape (N, 4). `missed`: whether the last answer missed
     the track.
     """
 
-    identities: list[tuple[int, str, float]]
+    ids: list[int]
+    labels: list[str]
+    scores: Array
     first_s: Array
     last_s: Array
     filters: ConstantVelocityFilter
@@ -63,25 +70,25 @@ class PublishedTracks:
         boxes = visible_boxes(filters, self.truncated)
         time_since_update_s = now_s - self.last_s
         velocity_std = np.sqrt(filters.velocity_variance[:, :2])
-        box_std = np.sqrt(filters.variance[:, :2] + filters.variance[:, 2:] / 4.0).tolist()
+        box_std = np.sqrt(filters.variance[:, :2] + filters.variance[:, 2:] / 4.0)
         size, drift = boxes[:, 2:] - boxes[:, :2], velocity_std * time_since_update_s[:, None]
         visible = (size > 0.0).all(axis=1) & (time_since_update_s <= self.max_prediction_s)
         visible &= ~self.unseen | (drift <= MAX_DRIFT * size).all(axis=1)
         fading_s = np.maximum(time_since_update_s - FULL_CONFIDENCE_S, 0.0) * ~self.missed
-        return tuple(
-            Track(track_id, label, Box(*box), score * decay, speed, age_s, since_s, std, camera, sides)
-            for (track_id, label, score), decay, box, speed, age_s, since_s, std, camera, sides, shown in zip(
-                self.identities,
-                np.exp(-fading_s / CONFIDENCE_DECAY_S).tolist(),
-                boxes.tolist(),
-                starmap(Velocity, velocity.tolist()),
-                (now_s - self.first_s).tolist(),
-                time_since_update_s.tolist(),
-                starmap(Velocity, velocity_std.tolist()),
-                starmap(Velocity, camera_velocity.tolist()),
-                (CoordinateStd(*sides, *sides) for sides in box_std),
-                visible.tolist(),
-                strict=True,
-            )
-            if shown
+        confidence = np.exp(-fading_s / CONFIDENCE_DECAY_S) * self.scores
+        columns = zip(
+            self.ids,
+            self.labels,
+            starmap(Box, boxes.tolist()),
+            confidence.tolist(),
+            map(_velocity, velocity.tolist()),
+            (now_s - self.first_s).tolist(),
+            time_since_update_s.tolist(),
+            map(_velocity, velocity_std.tolist()),
+            map(_velocity, camera_velocity.tolist())
+            if camera_velocity.any()
+            else repeat(ZERO_VELOCITY, len(self.ids)),
+            map(CoordinateStd._make, np.tile(box_std, 2).tolist()),
+            strict=True,
         )
+        return tuple(map(Track._make, compress(columns, visible.tolist())))

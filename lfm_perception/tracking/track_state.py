@@ -105,6 +105,9 @@ class TrackState:
 
     def vote(self, label: str) -> None:
         """Adds a vote for a label; the label with the most votes is the track's, with some hysteresis."""
+        if len(self.label_votes) == 1 and label in self.label_votes:  # nearly always
+            self.label_votes[label] = self.label_votes[label] * LABEL_VOTE_DECAY + 1.0
+            return
         decayed = {name: votes * LABEL_VOTE_DECAY for name, votes in self.label_votes.items()}
         self.label_votes = {name: votes for name, votes in decayed.items() if votes >= MIN_LABEL_VOTES}
         self.label_votes[label] = self.label_votes.get(label, 0.0) + 1.0

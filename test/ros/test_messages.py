@@ -7,7 +7,6 @@ import array
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -224,7 +223,7 @@ def test_tracks_carry_their_id() -> None:
 
 
 def test_markers_replace_those_of_before_and_lie_before_the_camera() -> None:
-    shown = messages.markers([TRACK, replace(TRACK, track_id=8)], HEADER, 0.75).markers
+    shown = messages.markers([TRACK, TRACK._replace(track_id=8)], HEADER, 0.75).markers
     assert [marker.action for marker in shown] == [Marker.DELETEALL, *[Marker.ADD] * 8]
     assert len({(marker.ns, marker.id) for marker in shown[1:]}) == 8
     outline, name, arrow, spread = shown[1:5]
