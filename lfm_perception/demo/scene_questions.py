@@ -76,8 +76,8 @@ class _Asked:
 
 
 _WEIGHTS = {
-    "side": 6.0, "which side": 2.5, "next": 4.0, "extreme": 1.3, "largest": 1.5,
-    "count": 3.0, "colour": 1.6, "helmet": 9.0, "helmet choice": 3.0,
+    "several": 1.5, "count": 2.5, "side": 16.0, "which side": 6.0, "next": 4.0, "extreme": 1.3,
+    "colour": 4.0, "helmet": 9.0, "helmet choice": 3.0,
 }  # fmt: skip
 """Frequencies relative to the other kinds: most scenes have no clear answer to some."""
 
