@@ -59,6 +59,7 @@ class Log:
         self.outcomes: list[Outcome] = []
         self.told: list[str] = []
         self.warned: list[str] = []
+        self.unexpected: list[Exception] = []
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -77,6 +78,7 @@ def opened(settings: Settings) -> Iterator[tuple[SecondOpinion, Log]]:
         log.outcomes.append,
         log.told.append,
         lambda kind, sentence: log.warned.append(sentence),
+        log.unexpected.append,
     )
     try:
         yield second, log

@@ -222,11 +222,15 @@ class LivePerception(Generic[T]):
         """Have an adviser asked from the next frame on, or none."""
         self._perception.second_opinion = second_opinion
 
-    def ask_adviser(self, item: T, track: Track, question: str, reason: str) -> None:
-        """Asks for a second opinion about a track that the item shows, where that is allowed; decodes it."""
-        if (second := self._perception.second_opinion) is not None:
+    def ask_adviser(self, item: T, frame_id: str, track: Track, question: str, reason: str) -> None:
+        """Asks for a second opinion about a track that the item of this camera shows.
+
+        The item is decoded only where consent and rate allow the question.
+        """
+        second = self._perception.second_opinion
+        if second is not None and not second.admit(frame_id, track.track_id, question):
             try:
-                second.ask(self._decode(item, None), track, question, reason)
+                second.submit(self._decode(item, None), track, question, reason)
             except PerceptionError as error:
                 self._report("second opinion", str(error))
 

@@ -34,7 +34,10 @@ class RunOpinions:
                 warned.add(kind)
                 log_warning(sentence)
 
-        self.second = SecondOpinion(settings.second_opinion, self._outcomes.append, tell, warn)
+        def on_error(error: Exception) -> None:
+            warn("unexpected", f"unexpected error in the second opinions, please report it: {error!r}")
+
+        self.second = SecondOpinion(settings.second_opinion, self._outcomes.append, tell, warn, on_error)
 
     def on_events(self, frame: Frame, events: Sequence[Event]) -> None:
         """Ask the questions of the rules whose events begin at this frame about their first tracks."""

@@ -22,10 +22,13 @@ class DriftWatch:
 
     Args:
         warn: called as `warn(kind, sentence, period_s)`.
+        on_error: receives unexpected exceptions.
     """
 
-    def __init__(self, settings: Settings, warn: Callable[..., None]) -> None:
-        self._settings, self._warn = settings, warn
+    def __init__(
+        self, settings: Settings, warn: Callable[..., None], on_error: Callable[[Exception], None]
+    ) -> None:
+        self._settings, self._warn, self._on_error = settings, warn, on_error
         self._meter, self._problem, self._said = Meter(), "", ""
         self._monitor: DriftMonitor | None = None
         threading.Thread(target=self._read, name="drift", daemon=True).start()
@@ -35,9 +38,15 @@ class DriftWatch:
         try:
             baseline = read_baseline(user_path(chosen.baseline))
             self._monitor = DriftMonitor(baseline, labels, chosen.window, chosen.warn_psi)
-        except Exception as error:  # any other is a bug, which must not end the thread unseen
-            self._problem = f"drift.baseline: {error if isinstance(error, PerceptionError) else repr(error)}"
-            self._warn("drift", self._problem, 0.0)
+        except PerceptionError as error:
+            self._give_up(str(error))
+        except Exception as error:
+            self._on_error(error)
+            self._give_up(f"it cannot be read: {error!r}")
+
+    def _give_up(self, reason: str) -> None:
+        self._problem = f"drift.baseline: {reason}"
+        self._warn("drift", self._problem, 0.0)
 
     def serves(self, settings: Settings) -> bool:
         """Whether it also does what these settings ask for."""
@@ -45,7 +54,16 @@ class DriftWatch:
         return (mine.drift, mine.detect.labels) == (settings.drift, settings.detect.labels)
 
     def add(self, scene: Scene, frame: Frame) -> None:
-        """Count an inferred frame on the thread of inference: some milliseconds, mostly optical flow."""
+        """Count an inferred frame on the thread of inference: some milliseconds, mostly optical flow.
+
+        An unexpected exception costs this sample, not the frame.
+        """
+        try:
+            self._add(scene, frame)
+        except Exception as error:
+            self._on_error(error)
+
+    def _add(self, scene: Scene, frame: Frame) -> None:
         if self._monitor is None:
             return
         if self._monitor.add(to_seconds(scene.stamp_ns), self._meter.measure(scene, frame)):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 
 from lfm_perception.live import LivePerception
+from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def drift_watch(
-    current: DriftWatch | None, settings: Settings, warn: Callable[..., None]
+    current: DriftWatch | None,
+    settings: Settings,
+    warn: Callable[..., None],
+    unexpected: UnexpectedErrors,
 ) -> DriftWatch | None:
     """The watch of drift while `drift.baseline` names a file; `current` where it serves these settings."""
     if not settings.drift.baseline:
@@ -26,7 +31,7 @@ def drift_watch(
         return current
     from lfm_perception.ros.drift import DriftWatch
 
-    return DriftWatch(settings, warn)
+    return DriftWatch(settings, warn, partial(unexpected.record, "drift"))
 
 
 def opinion_outputs(
@@ -35,6 +40,7 @@ def opinion_outputs(
     settings: Settings,
     live: LivePerception[bytes],
     warn: Callable[..., None],
+    unexpected: UnexpectedErrors,
 ) -> OpinionOutputs | None:
     """The second opinions while `second_opinion.allowed` is true; `current` is reconfigured, or closed."""
     if not settings.second_opinion.allowed:
@@ -46,4 +52,4 @@ def opinion_outputs(
         return current
     from lfm_perception.ros.second_opinion import OpinionOutputs
 
-    return OpinionOutputs(node, settings, live, warn)
+    return OpinionOutputs(node, settings, live, warn, partial(unexpected.record, "second opinion"))

@@ -31,15 +31,15 @@ from lfm_perception.scene import Frame, Track
 from lfm_perception.settings import RulesSettings
 
 MAX_SNAPSHOTS = 200
-"""Maximum number of saved images; the oldest are deleted."""
+"""Maximum number of saved images; the oldest are deleted and counted."""
 
 MAX_PENDING = 8
-"""Calls of a service that may wait for their answer; older ones are given up."""
+"""Calls of a service that may wait for their answer; older ones are given up and counted."""
 
 SNAPSHOT_QUALITY = 90
 
-AskAdviser = Callable[[bytes, Track, str, str], None]
-"""Receives a serialized image, a track that it shows, a question, and the reason of the question."""
+AskAdviser = Callable[[bytes, str, Track, str, str], None]
+"""Receives a serialized image with its frame id, a track that it shows, a question, and its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,12 @@ class RuleActions:
             warn("actions", f"{len(acting)} rules have actions, and rules.actions is false: none is done")
         self._endpoints = {rule.name: self._open(rule) for rule in acting if settings.actions}
 
-    def act(self, events: Sequence[Event], raw: bytes) -> None:
-        """Carry out the actions of the rules of these events; `raw` is the image that they belong to."""
+    def act(self, events: Sequence[Event], raw: bytes, frame_id: str) -> None:
+        """Carry out the actions of the rules of these events.
+
+        Args:
+            raw, frame_id: the serialized image that they belong to, empty without one, and its frame id.
+        """
         pictured = []
         for event in events:
             if (found := self._endpoints.get(event.rule)) is not None:
@@ -100,7 +104,8 @@ class RuleActions:
                 if begins and actions.ask is not None:
                     self._questions.ask(event, actions.ask, about_track=found.rule.of_objects)
                 if begins and actions.second_opinion and event.tracks and raw:
-                    self._ask_adviser(raw, event.tracks[0], actions.second_opinion, f"rule {event.rule}")
+                    reason = f"rule {event.rule}"
+                    self._ask_adviser(raw, frame_id, event.tracks[0], actions.second_opinion, reason)
                 if begins and actions.snapshot:
                     pictured.append(event)
         if pictured and self._folder is not None and raw:
@@ -213,10 +218,14 @@ class RuleActions:
             self._warn(f"action {rule}", f"rule {shown(rule)}: there is no service {client.srv_name}")
             return None
         waiting = [future for future in found.pending.get(name, []) if not future.done()]
-        for future in waiting[: 1 - MAX_PENDING or None]:
+        given_up = max(len(waiting) + 1 - MAX_PENDING, 0)
+        for future in waiting[:given_up]:
             client.remove_pending_request(future)
+            self._counts["calls lost"] += 1
+            said = f"{client.srv_name} has not answered {MAX_PENDING} calls: the oldest is given up"
+            self._warn(f"action {found.rule.name}", f"rule {shown(found.rule.name)}: {said}")
         asked = client.call_async(request)
-        found.pending[name] = [*waiting[1 - MAX_PENDING :], asked]
+        found.pending[name] = [*waiting[given_up:], asked]
         return asked
 
     def _save(self, events: Sequence[Event], raw: bytes, folder: Path) -> None:
@@ -226,9 +235,11 @@ class RuleActions:
             folder.mkdir(parents=True, exist_ok=True)
             for event in events[:MAX_SNAPSHOTS]:
                 write_complete(folder / f"{file_name(event)}.jpg", jpeg)
+            self._counts["snapshots lost"] += len(events[MAX_SNAPSHOTS:])
             saved = [file for file in folder.glob(f"{FILE_PREFIX}*.jpg") if file.is_file()]
             for file in oldest_first(saved)[:-MAX_SNAPSHOTS]:
                 file.unlink(missing_ok=True)  # another node may delete it too
+                self._counts["snapshots deleted"] += 1
         except (OSError, PerceptionError) as error:
             reason = (
                 f"rules.snapshots {folder}: {os_reason(error)}" if isinstance(error, OSError) else str(error)

@@ -45,8 +45,8 @@ MAX_LOGGED = 20
 """Problems of a rule file that are logged at most."""
 
 COUNTED = (
-    *("questions asked", "questions left out", "snapshots lost", "clips", "clips lost"),
-    "clip images left out",
+    *("questions asked", "questions left out", "calls lost", "snapshots deleted", "snapshots lost"),
+    *("clips", "clips lost", "clip images left out"),
 )
 """What is counted of actions."""
 
@@ -163,7 +163,7 @@ class RuleOutputs:
             if self._clips is not None and event.begins and event.rule in self._clipped:
                 text = event_text(event_to_json(event, self._frame_id))
                 self._clips.record(file_name(event), event.stamp_ns, text)
-        self._actions.act(events, raw)
+        self._actions.act(events, raw, self._frame_id)
 
     def _publish_message(self, event: Event) -> None:
         with self._output_lock:

@@ -25,14 +25,20 @@ class OpinionOutputs:
     """
 
     def __init__(
-        self, node: Node, settings: Settings, live: LivePerception[bytes], warn: Callable[..., None]
+        self,
+        node: Node,
+        settings: Settings,
+        live: LivePerception[bytes],
+        warn: Callable[..., None],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._node, self._live, self._chosen = node, live, settings.second_opinion
         self._outputs = Publishers(node, OPINIONS.publishers)
         self._second: SecondOpinion | None = None
         self._problem, self._last_failed = "", 0
         try:
-            self._second = SecondOpinion(self._chosen, self._publish, node.get_logger().info, warn)
+            tell = node.get_logger().info
+            self._second = SecondOpinion(self._chosen, self._publish, tell, warn, on_error)
         except PerceptionError as error:
             self._problem = str(error)
             warn("second opinion", self._problem)

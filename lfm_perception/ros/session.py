@@ -126,9 +126,11 @@ class Session:
         resources.callback(lambda: self._open_or_close_rules(Settings()))
         if self._rules is not None:
             self._rules.wait_read()
-        self._drift = drift_watch(None, settings, warn)
-        self._opinions = opinion_outputs(None, node, settings, self._live, warn)
-        resources.callback(lambda: opinion_outputs(self._opinions, node, Settings(), self._live, warn))
+        self._drift = drift_watch(None, settings, warn, unexpected)
+        self._opinions = opinion_outputs(None, node, settings, self._live, warn, unexpected)
+        resources.callback(
+            lambda: opinion_outputs(self._opinions, node, Settings(), self._live, warn, unexpected)
+        )
         resources.callback(self._clear_outputs)
         resources.callback(self.stop)
 
@@ -189,8 +191,10 @@ class Session:
         self._board.reconfigure(settings.thermal)
         self._question_outputs.reconfigure(settings.questions.alerts)
         self._open_or_close_rules(settings)
-        self._drift = drift_watch(self._drift, settings, self._warn)
-        self._opinions = opinion_outputs(self._opinions, self._node, settings, self._live, self._warn)
+        self._drift = drift_watch(self._drift, settings, self._warn, self._unexpected)
+        self._opinions = opinion_outputs(
+            self._opinions, self._node, settings, self._live, self._warn, self._unexpected
+        )
         self._settings = settings
 
     def start(self) -> None:

@@ -73,6 +73,7 @@ class SecondOpinion:
         on_outcome: receives the outcome of each crop that was handed over, on the thread of this object.
         tell: receives a sentence for each crop before it is handed over: what, to whom, how large, why.
         warn: called as `warn(kind, sentence)` for each failure.
+        on_error: receives unexpected exceptions; the thread goes on.
 
     Raises:
         PerceptionError: the adviser cannot be used.
@@ -84,8 +85,10 @@ class SecondOpinion:
         on_outcome: Callable[[Outcome], None],
         tell: Callable[[str], object],
         warn: Callable[[str, str], object],
+        on_error: Callable[[Exception], object],
     ) -> None:
         self._settings, self._on_outcome, self._tell, self._warn = settings, on_outcome, tell, warn
+        self._on_error = on_error
         self._adviser: Adviser = open_adviser(settings)
         self._changed = threading.Condition()
         self._policy = Policy(settings)
@@ -130,7 +133,7 @@ class SecondOpinion:
                 for track, reason in self._policy.doubtful(scene.tracks, frame.width, frame.height)
                 if not self._policy.was_asked(track.track_id, question, now_s)
             ]
-            room = MAX_QUEUED - len(self._queue) if doubtful and self._consents(frame) else 0
+            room = MAX_QUEUED - len(self._queue) if doubtful and self._consents(frame.frame_id) else 0
         for track, reason in doubtful[:room]:
             if self.ask(frame, track, question, reason):
                 break
@@ -139,25 +142,39 @@ class SecondOpinion:
         return replace(scene, opinions=tuple(each for each in known if each is not None))
 
     def ask(self, frame: Frame, track: Track, question: str, reason: str, *, again: bool = False) -> str:
-        """Queue a question about a track that this frame shows; a full queue loses its oldest.
+        """Queue a question about a track that this frame shows, if it is admitted: `admit` and `submit`."""
+        if refusal := self.admit(frame.frame_id, track.track_id, question, again=again):
+            return refusal
+        self.submit(frame, track, question, reason)
+        return ""
+
+    def admit(self, frame_id: str, track_id: int, question: str, *, again: bool = False) -> str:
+        """Whether consent and rate allow a question, which then counts as asked. Needs no image.
 
         Args:
-            reason: why it is asked.
             again: also where the same was asked less than `second_opinion.repeat` ago.
 
         Returns:
-            Why nothing is asked; empty where the question is queued.
+            Why nothing is asked; empty where the question is to be handed to `submit`.
         """
         now_s = time.monotonic()
         with self._changed:
-            if not self._consents(frame):
+            if not self._consents(frame_id):
                 return self._drop("the camera does not consent")
-            if not again and self._policy.was_asked(track.track_id, question, now_s):
+            if not again and self._policy.was_asked(track_id, question, now_s):
                 return "it was asked already"
             if self._closing:
                 return self._drop("the adviser has ended")
-            if not self._policy.admit(track.track_id, question, now_s):
+            if not self._policy.admit(track_id, question, now_s):
                 return self._drop("second_opinion.rate is used up")
+        return ""
+
+    def submit(self, frame: Frame, track: Track, question: str, reason: str) -> None:
+        """Queue an admitted question about a track that this frame shows; a full queue loses its oldest.
+
+        Args:
+            reason: why it is asked.
+        """
         image = cropped(frame, track.box, self._settings.max_side)
         request = Request(
             request_id=f"{frame.stamp_ns}-{track.track_id}-{uuid.uuid4().hex[:8]}",
@@ -169,7 +186,7 @@ class SecondOpinion:
             question=question,
             reason=reason,
             image=image,
-            asked_s=now_s,
+            asked_s=time.monotonic(),
         )
         with self._changed:
             if len(self._queue) >= MAX_QUEUED:
@@ -177,7 +194,6 @@ class SecondOpinion:
                 self._drop("newer crops wait for the adviser")
             self._queue.append(request)
             self._changed.notify_all()
-        return ""
 
     def reconfigure(self, settings: SecondOpinionSettings) -> None:
         """Apply other limits. The adviser stays; crops without consent are dropped."""
@@ -200,10 +216,10 @@ class SecondOpinion:
             self._changed.notify_all()
         self._thread.join()
 
-    def _consents(self, frame: Frame) -> bool:
-        consents = self._policy.consents(frame.frame_id)
+    def _consents(self, frame_id: str) -> bool:
+        consents = self._policy.consents(frame_id)
         if not consents:
-            self._refused_camera = frame.frame_id
+            self._refused_camera = frame_id
         return consents
 
     def _drop(self, reason: str, count: int = 1) -> str:
@@ -215,14 +231,23 @@ class SecondOpinion:
 
     def _run(self) -> None:
         try:
-            while (request := self._next()) is not None or not self._closing:
-                for reply in self._replies(request):
-                    self._finish(reply)
+            while not self._closing:
+                try:
+                    self._step()
+                except Exception as error:  # noqa: PERF203 - a bug costs one outcome
+                    self._on_error(error)
+                    time.sleep(POLL_S)
         finally:
             self._adviser.close()
             with self._changed:
                 self._busy, self._closing = False, True
                 self._changed.notify_all()
+
+    def _step(self) -> None:
+        request = self._next()
+        if request is not None or not self._closing:
+            for reply in self._replies(request):
+                self._finish(reply)
 
     def _replies(self, request: Request | None) -> Sequence[Reply]:
         """Hand a request over, if there is one, and wait a moment for replies."""
@@ -234,6 +259,7 @@ class SecondOpinion:
         except AdviserError as error:
             failure = error
         except Exception as error:  # a bug of an adviser costs one answer
+            self._on_error(error)
             failure = AdviserError("unexpected", f"{adviser.source} failed unexpectedly: {error!r}")
             time.sleep(POLL_S)
         return () if request is None else (Reply(request, error=failure),)

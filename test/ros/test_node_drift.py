@@ -16,6 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from mqtt_broker import wait
+from opinions import scene_of
 from robot import Robot
 
 from lfm_perception.demo.world import World
@@ -25,7 +26,7 @@ from lfm_perception.ros.drift import DriftWatch
 from lfm_perception.ros.drift_samples import node_samples
 from lfm_perception.scene import Frame
 from lfm_perception.settings import Settings
-from lfm_perception.stamps import from_seconds
+from lfm_perception.stamps import from_seconds, to_seconds
 
 LEVELS = {DiagnosticStatus.OK: "OK", DiagnosticStatus.WARN: "WARN"}
 
@@ -132,7 +133,7 @@ def test_a_baseline_that_cannot_be_used_is_said_and_perception_goes_on(
 
 
 def test_a_watch_is_there_before_its_baseline_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, warnings = threading.Event(), list[str]()
+    found, warnings, unexpected = threading.Event(), list[str](), list[Exception]()
 
     def read(path: Path) -> Baseline:
         assert found.wait(30.0)
@@ -140,8 +141,37 @@ def test_a_watch_is_there_before_its_baseline_is_read(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("lfm_perception.ros.drift.read_baseline", read)
     settings = Settings().with_values({"drift.baseline": "day.json"})
-    watch = DriftWatch(settings, lambda kind, said, period_s: warnings.append(said))
+    watch = DriftWatch(settings, lambda kind, said, period_s: warnings.append(said), unexpected.append)
     assert watch.status().message == "waiting for a whole window of samples"
     found.set()
     wait(lambda: warnings, "the warning")
     assert watch.status().message == warnings[0] == "drift.baseline: day.json is damaged"
+    assert unexpected == []
+
+
+def test_an_unexpected_exception_of_drift_is_recorded_and_costs_no_frame(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    recorded, warnings = list[Exception](), list[str]()
+    recorder = BaselineRecorder()
+    for frame in frames(1000.0, 13):
+        recorder.add(to_seconds(frame.stamp_ns), {"brightness": [0.5]})
+    file = tmp_path / "day.json"
+    settings = Settings().with_values({"drift.baseline": str(file), "drift.window": 10.0})
+    recorder.baseline(settings.detect.labels, "a test").write(file)
+    watch = DriftWatch(settings, lambda kind, said, period_s: warnings.append(said), recorded.append)
+    wait(lambda: watch._monitor or warnings, "the baseline")
+    assert warnings == []
+    monkeypatch.setattr("lfm_perception.drift.Meter.measure", fail)
+    watch.add(scene_of(frame), frame)
+    assert [type(error) for error in recorded] == [ZeroDivisionError]
+
+    monkeypatch.setattr("lfm_perception.ros.drift.read_baseline", fail)
+    watch = DriftWatch(settings, lambda kind, said, period_s: warnings.append(said), recorded.append)
+    wait(lambda: warnings, "the warning")
+    reason = "it cannot be read: ZeroDivisionError('a bug')"
+    assert watch.status().message == warnings[0] == f"drift.baseline: {reason}"
+    assert len(recorded) == 2

@@ -5,11 +5,13 @@
     lfm_opinion_ID.json         the question; written last, so that the crop is complete when it is there
     lfm_opinion_ID.answer.json  the answer, `{"answer": "4711"}`, written by the person
 
-All three are deleted once the answer is read, and crop and question once nobody waits for the answer.
+All three are deleted once the answer is read, and crop and question once nobody waits for the answer. Nodes
+may share a folder: a question is locked (`flock`) while its node waits, and the others do not delete it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -18,9 +20,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from lfm_perception.errors import PerceptionError, os_reason
-from lfm_perception.files import json_problem, parse_json, read_text, typed, user_path, write_complete
+from lfm_perception.files import (
+    json_problem,
+    open_file,
+    parse_json,
+    read_text,
+    typed,
+    user_path,
+    write_complete,
+)
 from lfm_perception.second_opinion.advisers import register_adviser
 from lfm_perception.second_opinion.opinions import AdviserError, Reply, Request, request_to_json
 from lfm_perception.settings import SecondOpinionSettings
@@ -42,6 +53,8 @@ SETTLED_S = 2.0
 class _Waiting:
     request: Request
     until_s: float
+    lock: BinaryIO
+    """The file of the question, locked until it is closed."""
 
 
 class ReviewFolder:
@@ -68,12 +81,15 @@ class ReviewFolder:
             question = json.dumps(request_to_json(request), ensure_ascii=False, indent=1)
             write_complete(self._path(request, ".jpg"), request.jpeg)
             write_complete(self._path(request, ".json"), question.encode())
+            lock = open_file(self._path(request, ".json"))
+            with suppress(OSError):  # a network's file system may have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._delete(request)
             raise AdviserError(
                 "folder", f"second_opinion.folder {self._folder}: {os_reason(error)}"
             ) from error
-        self._waiting[request.request_id] = _Waiting(request, time.monotonic() + self._timeout_s)
+        self._waiting[request.request_id] = _Waiting(request, time.monotonic() + self._timeout_s, lock)
 
     def poll(self, wait_s: float) -> list[Reply]:
         """The answers that have been written, and a failure for each crop that is out of time or gone."""
@@ -82,14 +98,17 @@ class ReviewFolder:
             time.sleep(wait_s)
             replies = list(self._replies())
         for reply in replies:
-            self._delete(reply.request)
-            del self._waiting[reply.request.request_id]
+            self._end(reply.request)
         return replies
 
     def close(self) -> None:
         """Delete the crops that nobody has judged."""
-        for waiting in self._waiting.values():
-            self._delete(waiting.request)
+        for waiting in list(self._waiting.values()):
+            self._end(waiting.request)
+
+    def _end(self, request: Request) -> None:
+        self._delete(request)
+        self._waiting.pop(request.request_id).lock.close()
 
     def _replies(self) -> Iterator[Reply]:
         for waiting in self._waiting.values():
@@ -123,7 +142,7 @@ class ReviewFolder:
             return None, "" if is_being_written else f"{path.name} is no answer: {json_problem(error)}"
 
     def _make_room(self, size: int) -> None:
-        """Delete what is out of time and not waited for here, as a clock may jump.
+        """Delete what is out of time and not waited for, here or by another node, as a clock may jump.
 
         Raises AdviserError where the folder is full.
         """
@@ -131,8 +150,8 @@ class ReviewFolder:
         for path in self._folder.glob(f"{PREFIX}*"):
             with suppress(OSError):
                 status = path.lstat()
-                is_waiting = path.name.removeprefix(PREFIX).partition(".")[0] in self._waiting
-                if now_s - status.st_mtime > self._timeout_s + SETTLED_S and not is_waiting:
+                too_old = now_s - status.st_mtime > self._timeout_s + SETTLED_S
+                if too_old and not self._is_waited_for(path.name.removeprefix(PREFIX).partition(".")[0]):
                     path.unlink()
                     continue
                 count, size = count + (path.suffix == ".jpg"), size + status.st_size
@@ -141,6 +160,19 @@ class ReviewFolder:
                 "folder",
                 f"{self._folder} is full: {count} crops, {size} bytes wait for answers, so none is added",
             )
+
+    def _is_waited_for(self, request_id: str) -> bool:
+        """Whether a node waits for the answer to a question, this one or another."""
+        if request_id in self._waiting:
+            return True
+        try:
+            with open_file(self._folder / f"{PREFIX}{request_id}.json") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def _path(self, request: Request, suffix: str) -> Path:
         return self._folder / f"{PREFIX}{request.request_id}{suffix}"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second opinions under load and beside bugs: what is decoded, what a bug costs, and shared folders."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from opinions import CAMERA, box_track, chosen, opened, reply, shown, wait
+
+from lfm_perception.decisions import Decision
+from lfm_perception.live import LiveCallbacks, LivePerception
+from lfm_perception.scene import Frame, Scene
+from lfm_perception.second_opinion import Outcome, Request, SecondOpinion
+from lfm_perception.second_opinion.advisers.review import PREFIX, ReviewFolder
+from lfm_perception.vlm import Vlm
+
+
+class Unused(LiveCallbacks):
+    """Callbacks of a live perception that is never started."""
+
+    def on_scene(self, scene: Scene, frame: Frame) -> None: ...
+    def on_answer(self, decision: Decision) -> None: ...
+    def on_error(self, kind: str, message: str) -> None: ...
+
+
+def test_an_image_is_decoded_only_where_consent_and_rate_allow_the_question(tmp_path: Path, vlm: Vlm) -> None:
+    settings, decoded = chosen(folder=str(tmp_path), rate=30.0), list[int]()
+
+    def decode(frame: Frame, width: int | None) -> Frame:
+        decoded.append(frame.stamp_ns)
+        return frame
+
+    live = LivePerception(settings, vlm, decode, Unused())
+    with opened(settings) as (second, _):
+        live.set_second_opinion(second)
+        for stamp_ns in range(1, 21):
+            live.ask_adviser(shown(stamp_ns, 64, 48), CAMERA, box_track(stamp_ns), "?", "a rule")
+            live.ask_adviser(shown(stamp_ns, 64, 48), "rear", box_track(stamp_ns), "?", "a rule")
+        assert decoded == [1, 2, 3], "a tenth of the crops of a minute"
+        dropped = second.counts().dropped
+    assert dropped["second_opinion.rate is used up"] == 17
+    assert dropped["the camera does not consent"] == 20
+
+
+def test_an_exception_of_who_receives_the_outcomes_costs_one_outcome(tmp_path: Path) -> None:
+    outcomes, unexpected = list[Outcome](), list[Exception]()
+
+    def receive(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            raise ZeroDivisionError("a bug")
+
+    def reached(count: int) -> bool:
+        return len(outcomes) == count
+
+    settings = chosen(folder=str(tmp_path)).second_opinion
+    second = SecondOpinion(settings, receive, lambda said: None, lambda kind, said: None, unexpected.append)
+    for track in (1, 2):
+        second.ask(shown(), box_track(track), "?", "a rule")
+        reply(tmp_path, {"answer": "4711"})
+        wait(partial(reached, track))
+    second.close()
+    assert [type(error) for error in unexpected] == [ZeroDivisionError]
+    assert second.counts().answered == 2
+
+
+def test_an_exception_of_an_adviser_costs_one_answer_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, failures = ReviewFolder.submit, iter([ZeroDivisionError("a bug")])
+
+    def fail_once(self: ReviewFolder, request: object) -> None:
+        for error in failures:
+            raise error
+        submit(self, request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ReviewFolder, "submit", fail_once)
+    with opened(chosen(folder=str(tmp_path))) as (second, log):
+        second.ask(shown(), box_track(1), "?", "a rule")
+        wait(lambda: log.outcomes)
+        second.ask(shown(), box_track(2), "?", "a rule")
+        reply(tmp_path, {"answer": "4711"})
+        wait(lambda: len(log.outcomes) == 2)
+        counts = second.counts()
+    assert (counts.failed, counts.answered) == ({"unexpected": 1}, 1)
+    assert [type(error) for error in log.unexpected] == [ZeroDivisionError]
+    assert "failed unexpectedly: ZeroDivisionError('a bug')" in log.warned[0]
+
+
+def test_nodes_that_share_a_review_folder_delete_no_question_of_each_other(tmp_path: Path) -> None:
+    """Although the timeout of the other one is over, and the clock may have jumped."""
+    patient, hasty = chosen(folder=str(tmp_path)), chosen(folder=str(tmp_path), timeout=0.1)
+    with opened(patient) as (one, log), opened(hasty) as (other, other_log):
+        one.ask(shown(), box_track(1), "?", "a rule")
+        question = wait(lambda: list(tmp_path.glob("*.json")))[0]
+        wait(lambda: one.counts().asked)
+        for path in tmp_path.iterdir():
+            os.utime(path, (1.0, 1.0))
+        other.ask(shown(), box_track(2), "?", "a rule")
+        wait(lambda: other_log.outcomes)
+        assert len(list(tmp_path.iterdir())) == 2, "the hasty one has deleted its own"
+        question.with_suffix(".answer.json").write_text('{"answer": "kept"}', encoding="utf-8")
+        wait(lambda: log.outcomes)
+    assert log.records[0]["answer"] == "kept"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_whose_node_was_killed_is_deleted_by_another_one(tmp_path: Path) -> None:
+    settings = chosen(folder=str(tmp_path)).second_opinion
+    killed, other = ReviewFolder(settings), ReviewFolder(settings)
+    killed.submit(request("first"))
+    for path in tmp_path.iterdir():
+        os.utime(path, (1.0, 1.0))
+    other.submit(request("second"))
+    assert len(list(tmp_path.glob("*.json"))) == 2, "it still waits"
+    killed._waiting["first"].lock.close()  # as the system does
+    other.submit(request("third"))
+    assert {path.name for path in tmp_path.glob("*.json")} == {
+        f"{PREFIX}second.json", f"{PREFIX}third.json"
+    }  # fmt: skip
+    for folder in (killed, other):
+        folder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def request(name: str) -> Request:
+    track, frame = box_track(), shown()
+    return Request(name, 1, "box", track.box, 1, CAMERA, "?", "a rule", frame.image, 0.0, b"jpeg")
