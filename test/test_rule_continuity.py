@@ -96,3 +96,26 @@ def test_an_object_is_gone_since_its_last_detection_and_not_since_its_track_is_h
     assert goes == [("goes", "moment", 1.6, 1)]
     returns = [*frames[:9], *[[]] * 5, *[[track(2, 0.7)]] * 10]
     assert ("comes", "moment", 1.9, 2) in happened(rules(WATCH), returns), "1.3 s without a detection"
+
+
+def test_an_object_that_starts_to_run_is_continued_by_the_track_that_its_speed_leads_back_to_it() -> None:
+    stood: list[Sequence[Track]] = [[track(1, 0.55, missed=index / RATE_HZ)] for index in range(4)]
+
+    def runs(vx: float) -> list[Sequence[Track]]:
+        return [[track(2, 0.8 + 0.03 * index, age=0.1 * index + 0.2, vx=vx)] for index in range(20)]
+
+    start: list[Sequence[Track]] = [[track(1, 0.55)]] * 10
+    continued = happened(rules(WATCH), [*start, *stood, *runs(0.5)])
+    assert names(continued) == BEGUN
+    another = happened(rules(WATCH), [*start, *stood, *runs(-0.1)])
+    assert sorted(names(another)) == sorted([*BEGUN, *BEGUN, ("goes", "moment"), ("inside", "end")])
+
+
+def test_a_label_that_is_corrected_at_once_counts_from_the_first_detection() -> None:
+    def labelled(change_s: float) -> list[Sequence[Track]]:
+        ages = [round(0.2 + index / RATE_HZ, 3) for index in range(20)]
+        return [[track(1, 0.7, label="box" if age < change_s else "person", age=age)] for age in ages]
+
+    comes = rules("  comes: {when: {label: person, appears: 0.5}}\n")
+    assert happened(comes, labelled(0.4)) == [("comes", "moment", 0.3, 1)]
+    assert happened(comes, labelled(1.2)) == [("comes", "moment", 1.5, 1)], "another object, or a new state"

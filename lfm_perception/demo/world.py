@@ -151,6 +151,19 @@ class World:
         """Of all bodies at frame `index`, by `TrueObject.object_id`; much cheaper than a snapshot."""
         return tuple(self._velocities(index / self.fps))
 
+    def shares_in_image(self, index: int) -> tuple[float, ...]:
+        """The share of each body's outline between the image's edges at frame `index`, hidden or not."""
+        outlines = [
+            outline_of(self._shown(body, index / self.fps), self.stage, self.width, self.height)
+            for body in self.bodies
+        ]
+        return tuple(
+            max(min(x2, self.width) - max(x1, 0.0), 0.0)
+            * max(min(y2, self.height) - max(y1, 0.0), 0.0)
+            / ((x2 - x1) * (y2 - y1))
+            for x1, y1, x2, y2 in outlines
+        )
+
     def _pan(self, seconds: float) -> float:
         return self.pan * (0.7 * math.sin(0.45 * seconds + self.phase) + 0.3 * math.sin(1.1 * seconds))
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +75,16 @@ class DemoSequence:
         self._small = functools.lru_cache(maxsize=4096)(
             lambda index: downscale(self._snapshot(index).frame.image)
         )
-        frames = tuple(
-            tuple(TrueObject(each.object_id, each.label, each.box) for each in self._snapshot(index).objects)
-            for index in range(round(seconds * self._world.fps))
-        )
-        self.sequence = TrackingSequence(f"demo {seed}", self._world.fps, width, height, frames)
+        frames, self._visible = list[tuple[TrueObject, ...]](), list[dict[int, float]]()
+        for index in range(round(seconds * self._world.fps)):
+            seen, inside = self._snapshot(index).objects, self._world.shares_in_image(index)
+            frames.append(tuple(TrueObject(each.object_id, each.label, each.box) for each in seen))
+            self._visible.append({each.object_id: each.visible * inside[each.object_id] for each in seen})
+        self.sequence = TrackingSequence(f"demo {seed}", self._world.fps, width, height, tuple(frames))
+
+    def visible_shares(self, index: int) -> Mapping[int, float]:
+        """The share of each object's body that is in the image and not hidden, by identity."""
+        return self._visible[index]
 
     def detector(self, vlm: Vlm, settings: Settings) -> Detector:
         """The model's calibrated detections; every frame is inferred once at most."""

@@ -36,6 +36,10 @@ ROUNDING_S = 1e-6
 """What sums of durations may lack, seconds."""
 
 
+CORRECTION_S = 1.0
+"""Age up to which another label of a track corrects the first ones, and is no change of its object."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """The tracks of one frame: N columns, of which the first is the scene's and those gone are not `present`.
@@ -293,20 +297,25 @@ class _Moments:
         self._seconds = np.array([seconds - ROUNDING_S for _, seconds in chosen])[:, None]
         self._since_s: Floats = np.full((len(chosen), 1), np.inf)
         self._done = np.zeros((len(chosen), 1), dtype=bool)
+        self._label_ids: Rows = np.zeros(1, dtype=np.intp)
 
     def move(self, source: Rows) -> None:
         self._since_s, self._done = moved(self._since_s, source, np.inf), moved(self._done, source, 0)
+        self._label_ids = moved(self._label_ids, source, -1)
 
     def begin(self, true: Bools, before: Bools, seen: Observation, table: Bools) -> None:
         """Leave those true in the table that have been so for long enough for the first time.
 
         What is true of a track at its first frame counts from its first detection: trackers show a track
-        only once it is confirmed.
+        only once it is confirmed. So does what a label makes true that is corrected within `CORRECTION_S`.
         """
         if not len(self._rows):
             return
         now = true[self._rows]
-        started_s = np.where(np.isinf(self._since_s), seen.now_s - seen.age_s, seen.now_s)
+        corrected = (seen.label_ids != self._label_ids) & (seen.age_s <= CORRECTION_S)
+        self._label_ids = seen.label_ids
+        from_first = np.isinf(self._since_s) | corrected
+        started_s = np.where(from_first, seen.now_s - seen.age_s, seen.now_s)
         self._since_s = np.where(before[self._rows], self._since_s, started_s)
         moment = now & ~self._done & (seen.now_s - self._since_s >= self._seconds)
         self._done |= moment

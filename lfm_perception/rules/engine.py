@@ -202,8 +202,9 @@ class RuleEngine:
     def _continued(self, new: Sequence[int], gone: Mapping[int, float]) -> Iterator[tuple[int, int]]:
         """Pairs of a new track and a lost one that it continues, the nearest first.
 
-        Both have the same label, and their centres are no further apart than the larger one's size: a tracker
-        that loses an object begins another track where it finds it again.
+        Both have the same label, and they are no further apart than the larger one's size: a tracker that
+        loses an object begins another track where it finds it again. An object that starts to move is lost
+        where it stood, so the way that it went since is allowed for by the velocity of either track.
 
         Args:
             new: the tracks that are there for the first time.
@@ -214,21 +215,31 @@ class RuleEngine:
         lost = [track_id for track_id, seconds in gone.items() if seconds <= soonest_s]
         if not new or not lost:
             return
-        missed_s = [gone[each] + self._tracks[each].time_since_update_s for each in lost]
-        gaps_s = np.array(missed_s) - ages_s[:, None]  # from the last detection to the first one
-        boxes = [stack(self._tracks[each].box for each in ids) for ids in (new, lost)]
-        (centres, sizes), (others, other_sizes) = (
-            ((box[:, :2] + box[:, 2:]) / 2.0, np.sqrt(np.prod(box[:, 2:] - box[:, :2], axis=1)))
-            for box in boxes
-        )
-        distances = np.linalg.norm(centres[:, None] - others, axis=2)
-        near = (distances <= np.maximum(sizes[:, None], other_sizes)) & (gaps_s <= HANDOVER_S)
+        coasted_s = np.array([self._tracks[each].time_since_update_s for each in lost])
+        missed_s = np.array([gone[each] for each in lost]) + coasted_s
+        gaps_s = missed_s - ages_s[:, None]  # from the last detection to the first one
+        (now, sizes, own), (last, last_sizes, last_own) = map(self._motion, (new, lost))
+        detected = last - last_own * coasted_s[:, None]
+        ways = np.array([
+            now[:, None] - last,
+            now[:, None] - (detected + last_own * missed_s[:, None]),
+            now[:, None] - own[:, None] * missed_s[:, None] - detected,
+        ])  # fmt: skip
+        distances = np.linalg.norm(ways, axis=-1).min(axis=0)
+        near = (distances <= np.maximum(sizes[:, None], last_sizes)) & (gaps_s <= HANDOVER_S)
         pairs = sorted((distances[i, j], i, j) for i, j in np.argwhere(near).tolist())
         used = set[int]()
         for _, i, j in pairs:
             if not used & {new[i], lost[j]} and self._tracks[new[i]].label == self._tracks[lost[j]].label:
                 used |= {new[i], lost[j]}
                 yield new[i], lost[j]
+
+    def _motion(self, ids: Sequence[int]) -> tuple[Floats, Floats, Floats]:
+        """Centres, sizes and velocities in the image of N tracks; shapes (N, 2), (N,) and (N, 2)."""
+        boxes = stack(self._tracks[each].box for each in ids)
+        velocities = np.array([[(v := self._tracks[each].velocity).x, v.y] for each in ids])
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return (boxes[:, :2] + boxes[:, 2:]) / 2.0, np.sqrt(np.prod(sides, axis=1)), velocities
 
     def _hand_over(self, new: int, old: int) -> None:
         """Let the events of a track go on with the one that continues it."""
