@@ -263,6 +263,13 @@ def check_dds() -> Iterator[Finding]:
             f"/dev/shm has {room >> 20} MB, DDS needs {SHARED_MEMORY_BYTES >> 20} MB for camera images",
             "in docker, give --shm-size=512m or --ipc=host; otherwise mount -o remount,size=512m /dev/shm",
         )
+    try:
+        yield from _measure_dds()
+    except PerceptionError as error:
+        yield Finding("ROS 2", str(error), "then run lfm-perception doctor again")
+
+
+def _measure_dds() -> Iterator[Finding]:
     variables = sorted(name for name in os.environ if name.startswith(("FASTDDS_", "FASTRTPS_", "RMW_")))
     from lfm_perception.ros.dds_check import HEIGHT, RATE_HZ, WIDTH, measure_dds
     from lfm_perception.ros.names import find_shared_names

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +22,11 @@ from rclpy.node import Node
 
 from lfm_perception.demo import FRAME_ID
 from lfm_perception.demo.world import Snapshot, World
+from lfm_perception.errors import PerceptionError
 from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.endpoints import Publishers
+from lfm_perception.ros.executor import starting_ros
 from lfm_perception.ros.topics import DEMO_CAMERA
 from lfm_perception.scene import Track
 from lfm_perception.stamps import from_seconds, to_seconds
@@ -100,13 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end_with_starter()
     transport.use_shared_memory()
     cv2.setNumThreads(1)  # the cores belong to the model
-    rclpy.init(args=None if arguments is None else list(arguments))
     try:
-        camera = DemoCamera()
+        with starting_ros():
+            rclpy.init(args=None if arguments is None else list(arguments))
+            camera = DemoCamera()
         shared_memory.restrict()
         rclpy.spin(camera)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except PerceptionError as error:
+        sys.exit(f"the demo camera cannot start: {error}")
     finally:
         rclpy.try_shutdown()
 

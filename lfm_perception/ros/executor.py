@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.task import Task
 
+from lfm_perception.errors import PerceptionError
+from lfm_perception.ros.environment import environment_problem
 from lfm_perception.ros.unexpected import UnexpectedErrors
 
 START_POLL_S = 0.001
@@ -89,15 +92,36 @@ class CameraExecutor(SingleThreadedExecutor):
 
 
 @contextmanager
+def starting_ros() -> Iterator[None]:
+    """Raise PerceptionError where the environment keeps ROS, or a node, from starting in this block."""
+    if problem := environment_problem():
+        raise PerceptionError(problem)
+    with warnings.catch_warnings():
+        # of rclpy, about a node that it could not make
+        warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)
+        try:
+            yield
+        except RuntimeError as error:
+            if problem := environment_problem(str(error)):
+                raise PerceptionError(problem) from error
+            raise
+
+
+@contextmanager
 def spinning_node(name: str, *, namespace: str = "") -> Iterator[Node]:
     """A node in a context of its own, whose callbacks run in a thread until the block ends.
 
     An exception, of a callback or of a message that cannot be read, costs that message and is logged once.
+
+    Raises:
+        PerceptionError: ROS cannot start in this environment.
     """
     context = Context()
-    rclpy.init(args=[], context=context)
+    with starting_ros():
+        rclpy.init(args=[], context=context)
     try:
-        node = Node(name, namespace=namespace, context=context)
+        with starting_ros():
+            node = Node(name, namespace=namespace, context=context)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         ending = threading.Event()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.files import parse_yaml, read_text, user_path
+from lfm_perception.ros.environment import environment_problem
 from lfm_perception.text import safe_line
 
 REMAP_PRESETS: Mapping[str, Mapping[str, str]] = {
@@ -165,7 +166,9 @@ def parameter_file_problems(arguments: Sequence[str], node: str) -> list[str | N
 
 def start_problem(error: str, arguments: Sequence[str]) -> str:
     """Why ROS cannot start with these arguments, where its own message is hard to read."""
-    for problem in filter(None, parameter_file_problems(arguments, "/perception")):
+    for problem in filter(
+        None, (environment_problem(error), *parameter_file_problems(arguments, "/perception"))
+    ):
         return problem
     if found := re.search(r"Couldn't parse ([a-z ]+): '(.*?)'", error):
         return f"'{found[2]}' is no {found[1]}; {USAGE}"

@@ -10,44 +10,27 @@ cleanup frees the model. A configured node owns a `Session`.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
-from types import FrameType
+from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
-import cv2
-import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from lfm_perception import worker_process
 from lfm_perception.backends import model_name, open_vlm
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LivePerception
-from lfm_perception.ros import messages, shared_memory, transport
+from lfm_perception.ros import messages
 from lfm_perception.ros.diagnostics import NodeState, diagnostic_array
 from lfm_perception.ros.endpoints import Publishers
-from lfm_perception.ros.executor import CameraExecutor
-from lfm_perception.ros.launch_arguments import (
-    USAGE,
-    accepted_arguments,
-    ignored_arguments,
-    parameter_file_problems,
-    start_problem,
-)
 from lfm_perception.ros.names import warn_of_namesakes
 from lfm_perception.ros.parameters import Parameters
 from lfm_perception.ros.session import Session
@@ -65,16 +48,6 @@ ERROR = TransitionCallbackReturn.ERROR
 
 WARNING_PERIOD_S = 5.0
 """Minimum time between two log lines of one kind; diagnostics count every event."""
-
-M_ARENA_MAX, ARENAS = -8, 2
-"""Option of glibc's mallopt and its value. By default glibc keeps up to eight arenas per core for the threads
-that come and go with every session, and their fragmentation adds up to a growing RSS."""
-
-IMPATIENCE_S = 1.0
-"""Time after a signal to end from which another one ends the process: some senders send two."""
-
-END_TIMEOUT_S = 5.0
-"""Longest wait for the callback that runs when the node ends."""
 
 LOADING_PERIOD_S = 5.0
 """Time between log lines about a model that is still loading."""
@@ -334,62 +307,3 @@ def _refused(parameters: Sequence[Parameter]) -> SetParametersResult:
 def _failed(request: Any, response: Response) -> Response:
     response.success, response.message = False, "an unexpected error, see the node's log"
     return response
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run until SIGINT, SIGTERM or the shutdown of the context."""
-    written = sys.argv if arguments is None else arguments
-    if {"-h", "--help"} & set(written):
-        sys.exit(print(USAGE))
-    problem = transport.use_shared_memory()
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
-    cv2.setNumThreads(1)  # the cores belong to the model
-    # the context stays valid until the node has published its end
-    given = written
-    try:
-        given = accepted_arguments(written)
-        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:
-        sys.exit(sentence(f"the node cannot start: {start_problem(str(error), given)}"))
-    node = PerceptionNode()
-    shared_memory.restrict()
-    executor = CameraExecutor(node.transition_group, node.unexpected.record)
-    executor.add_node(node)
-    ending = threading.Event()
-    asked_s: list[float] = []
-
-    def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
-        ending.set()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        asked_s.append(time.monotonic())
-        if asked_s[-1] - asked_s[0] > IMPATIENCE_S:
-            os._exit(1)
-        ending.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    spinning = threading.Thread(target=spin, name="executor", daemon=True)
-    spinning.start()
-    threading.Thread(
-        target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
-    ).start()
-    # beside the loading of the model
-    files = parameter_file_problems(given, node.get_fully_qualified_name())
-    for warning in (problem, ignored_arguments(written), *files):
-        if warning is not None:
-            node.get_logger().warning(sentence(warning))
-    ending.wait()
-    node.unexpected.guarded("end", node.release)()
-    executor.shutdown()
-    spinning.join(END_TIMEOUT_S)
-    node.destroy_node()  # and with it the shared memory
-    rclpy.try_shutdown()
-    shared_memory.remove_own()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,11 @@ The model's worker process starts first, so that it imports the engine beside th
 
 from __future__ import annotations
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports that follow without a traceback
+
 import re
 import sys
 from collections.abc import Sequence
@@ -43,7 +48,7 @@ def main() -> None:
     end_with_starter()
     if loads_at_once(sys.argv):
         worker_process.start_ahead()
-    from lfm_perception.ros.node import main as run
+    from lfm_perception.ros.run_node import run
 
     run()
 

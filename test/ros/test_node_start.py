@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from lfm_perception.doctor import check_dds
+from lfm_perception.errors import PerceptionError
+from lfm_perception.ros.environment import environment_problem
+from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
 
 NEEDED = {"cv2", "lfm_perception", "numpy", "rclpy"}
@@ -28,3 +34,60 @@ def test_until_it_is_active_a_node_imports_only_what_it_needs(
         imported = set(re.findall(r"^import time:.*\| +(\w+)", log.read_text(), re.M))
     assert imported >= NEEDED
     assert sorted(NOT_NEEDED & imported) == []
+
+
+@pytest.mark.parametrize("imported", ["lfm_perception.parent", "rclpy.node", "lfm_perception.ros.run_node"])
+def test_a_node_that_is_interrupted_while_it_starts_ends_without_a_traceback(
+    imported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    log = tmp_path / "log"
+    with NodeProcess(PERCEPTION_MODULE, log, {"node.autostart": True}) as process:
+        wait_for(lambda: re.search(rf"\| +{imported}\n", log.read_text()), 60.0, imported, [process])
+        os.kill(process.pid, signal.SIGINT)
+        with pytest.raises(PerceptionError, match="ended with code"):
+            wait_for(lambda: False, 60.0, "its end", [process])
+    said = [line for line in log.read_text().splitlines() if not line.startswith("import time:")]
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ROS_DOMAIN_ID", "banana", "ROS_DOMAIN_ID is 'banana': set it to a whole number from 0 to 232"),
+        ("ROS_LOG_DIR", "/proc/logs", "ROS cannot write its logs to /proc/logs (no such file or directory): "
+         "set ROS_LOG_DIR to another folder"),
+        ("ROS_LOG_DIR", "/proc", "ROS cannot write its logs to /proc (no such file or directory): "
+         "set ROS_LOG_DIR to another folder"),
+        ("ROS_STATIC_PEERS", ";;x y", "ROS_STATIC_PEERS is ';;x y', and 'x y' is no host: "
+         "give names or addresses of hosts, separated by semicolons"),
+    ],
+)  # fmt: skip
+def test_an_environment_in_which_ros_cannot_start_is_one_sentence(
+    variable: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the node as a process, and from a node that a command makes to look at the graph."""
+    monkeypatch.setenv(variable, value)
+    log = tmp_path / "log"
+    with (
+        NodeProcess(PERCEPTION_MODULE, log) as process,
+        pytest.raises(PerceptionError, match="ended with code 1"),
+    ):
+        wait_for(lambda: False, 60.0, "its end", [process])
+    assert log.read_text() == f"the node cannot start: {said}\n"
+    if variable != "ROS_LOG_DIR":  # this process has opened its logs before
+        with pytest.raises(PerceptionError, match=re.escape(said)), spinning_node("curious"):
+            pass
+        (finding,) = [each for each in check_dds() if each.is_problem]
+        assert finding.found == said
+
+
+@pytest.mark.parametrize("domain", ["233", "9" * 5000, "1.5", "0x1", "٣", " "])
+def test_a_domain_that_does_not_exist_is_refused_before_ros_starts(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    assert re.match("ROS_DOMAIN_ID is .*: set it to a whole number", environment_problem() or "")
+    for valid in ("", "0", "232", "007"):
+        monkeypatch.setenv("ROS_DOMAIN_ID", valid)
+        assert environment_problem() is None

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the perception node in this process, until a signal or the shutdown of the context ends it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+import cv2
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.signals import SignalHandlerOptions
+
+from lfm_perception.errors import PerceptionError
+from lfm_perception.ros import shared_memory, transport
+from lfm_perception.ros.executor import CameraExecutor, starting_ros
+from lfm_perception.ros.launch_arguments import (
+    USAGE,
+    accepted_arguments,
+    ignored_arguments,
+    parameter_file_problems,
+    start_problem,
+)
+from lfm_perception.ros.node import PerceptionNode
+from lfm_perception.text import sentence
+
+M_ARENA_MAX, ARENAS = -8, 2
+"""Option of glibc's mallopt and its value. By default glibc keeps up to eight arenas per core for the threads
+that come and go with every session, and their fragmentation adds up to a growing RSS."""
+
+IMPATIENCE_S = 1.0
+"""Time after a signal to end from which another one ends the process: some senders send two."""
+
+END_TIMEOUT_S = 5.0
+"""Longest wait for the callback that runs when the node ends."""
+
+
+def run() -> None:
+    """Run a node with the arguments of the process. Exits with a sentence if it cannot start."""
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(print(USAGE))
+    problem = transport.use_shared_memory()
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+    cv2.setNumThreads(1)  # the cores belong to the model
+    ending = threading.Event()
+    _end_on_signals(ending)
+    try:
+        given = accepted_arguments(sys.argv)
+        with starting_ros():
+            _start_ros(given)
+            node = PerceptionNode()
+    except PerceptionError as error:
+        sys.exit(sentence(f"the node cannot start: {error}"))
+    shared_memory.restrict()
+    executor = CameraExecutor(node.transition_group, node.unexpected.record)
+    executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+        ending.set()
+
+    spinning = threading.Thread(target=spin, name="executor", daemon=True)
+    spinning.start()
+    if not ending.is_set():
+        threading.Thread(
+            target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
+        ).start()
+    # beside the loading of the model
+    files = parameter_file_problems(given, node.get_fully_qualified_name())
+    for warning in (problem, ignored_arguments(sys.argv), *files):
+        if warning is not None:
+            node.get_logger().warning(sentence(warning))
+    ending.wait()
+    node.unexpected.guarded("end", node.release)()
+    executor.shutdown()
+    spinning.join(END_TIMEOUT_S)
+    node.destroy_node()  # and with it the shared memory
+    rclpy.try_shutdown()
+    shared_memory.remove_own()
+
+
+def _start_ros(arguments: Sequence[str]) -> None:
+    """Initialize rclpy. Raises PerceptionError."""
+    try:
+        # the context stays valid until the node has published its end
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:
+        raise PerceptionError(start_problem(str(error), arguments)) from error
+
+
+def _end_on_signals(ending: threading.Event) -> None:
+    """Set the event at SIGINT and SIGTERM; a signal that comes long after the first one ends the process."""
+    asked_s: list[float] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        asked_s.append(time.monotonic())
+        if asked_s[-1] - asked_s[0] > IMPATIENCE_S:
+            os._exit(1)
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
