@@ -227,5 +227,6 @@ def test_distances_to_zones_are_those_of_the_polygon() -> None:
     l_shape = Zone("l", ((0.1, 0.1), (0.5, 0.1), (0.5, 0.3), (0.3, 0.3), (0.3, 0.9), (0.1, 0.9)))
     places = np.array([(0.2, 0.5), (0.4, 0.4), (0.4, 0.2), (0.45, 0.1), (0.7, 0.2)])
     boxes = np.array([places[:, 0], places[:, 1] - 0.1, places[:, 0], places[:, 1]])
-    distances, _ = Zones([l_shape]).distances(Anchors(boxes, np.zeros((4, 5))))
-    assert distances[0].tolist() == pytest.approx([0.1, -0.1, 0.1, 0.0, -math.inf])
+    near, distances, _ = Zones([l_shape]).distances(Anchors(boxes, np.zeros((4, 5))))
+    assert near.tolist() == [0, 1, 2, 3], "the last one is beyond the bounding box"
+    assert distances.tolist() == pytest.approx([0.1, -0.1, 0.1, 0.0])

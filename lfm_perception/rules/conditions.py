@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.rules.places import Anchors, Bools, Floats, LineCrossings, Zones, moved
+from lfm_perception.rules.places import Anchors, Bools, Floats, LineCrossings, T, Zones, moved
 from lfm_perception.rules.schema import (
     ANCHORS,
     QUANTITIES,
@@ -41,19 +41,30 @@ CORRECTION_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observation:
-    """The tracks of one frame: N columns, of which the first is the scene's and those gone are not `present`.
+class Columns:
+    """What the N columns stand for: the first for the scene, the others for tracks, those gone not `present`.
 
-    `label_ids` are those of `Conditions.label_ids`. `quantities` has the rows of `QUANTITIES`; `attributes` a
-    row for each of `Conditions.attributes`. `age_s` counts from a track's first detection. `aspect` is the
-    image's height over its width. `alerts` are the names of those that are on, `active_rules` the rules with
-    an active event. `now_s` is the rules' own time.
+    The same object while nothing of it changes. `label_ids` are those of `Conditions.label_ids`;
+    `all_present`: none is gone.
+    """
+
+    label_ids: Rows
+    present: Bools
+    all_present: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """The tracks of one frame, a column each.
+
+    `quantities` has the rows of `QUANTITIES`; `attributes` a row for each of `Conditions.attributes`. `age_s`
+    counts from a track's first detection. `aspect` is the image's height over its width. `alerts` are the
+    names of those that are on, `active_rules` the rules with an active event. `now_s` is the rules' own time.
     """
 
     now_s: float
-    present: Bools
+    columns: Columns
     last_detected_s: Floats
-    label_ids: Rows
     quantities: Floats
     anchors: Anchors
     age_s: Floats
@@ -89,9 +100,10 @@ class Conditions:
         ).reshape(len(objects), len(self._labels) + 1)
         self.attributes = list(dict.fromkeys(pair for each in objects for pair in each.attributes))
         self._ranges = [
-            (index, _Ranges([(row, dict(each.ranges)[name]) for row, each in enumerate(objects)
-                             if name in dict(each.ranges)]))
+            (index, _Ranges([(row, ranges[name]) for row, each in enumerate(objects)
+                             if name in (ranges := dict(each.ranges))]))
             for index, name in enumerate(QUANTITIES)
+            if any(name in dict(each.ranges) for each in objects)
         ]  # fmt: skip
         zones = {zone.name: index for index, zone in enumerate(file.zones)}
         self._inside = _Members({row: [zones[z] for z in each.inside] for row, each in enumerate(objects)})
@@ -118,12 +130,13 @@ class Conditions:
         self._counted = np.array(
             [self._rows[each.objects] for each in self._rows if isinstance(each, Count)], dtype=np.intp
         )
-        self._counts_true = np.zeros(len(self._counted), dtype=bool)
+        self._counts_true = np.zeros((len(self._counted), 1), dtype=bool)
         named = (Alert, ActiveRule)
         self._named = [(row, each) for each, row in self._rows.items() if isinstance(each, named)]
         self.asks_about_rules = any(isinstance(each, ActiveRule) for _, each in self._named)
         self._nodes = [_nodes(level, self._rows) for level in self._levels]
         self.inside: Bools = np.zeros((len(file.zones), 1), dtype=bool)
+        self._columns: Columns | None = None
 
     def label_ids(self, labels: Sequence[str]) -> Rows:
         """The numbers of labels; one that no rule names has the last number."""
@@ -156,22 +169,23 @@ class Conditions:
 
     def update(self, seen: Observation) -> Bools:
         """The truth table of a frame, shape (conditions, N)."""
-        self._seen = seen
-        table = np.empty((len(self._rows), len(seen.present)), dtype=bool)
-        before = self._true
+        if seen.columns is not self._columns:
+            self._columns = seen.columns
+            self._labelled = self._has_label[:, seen.columns.label_ids] & seen.columns.present
+        self._seen, before = seen, self._true
+        table = np.empty((len(self._rows), len(seen.columns.present)), dtype=bool)
         true = self._now(seen, before)
-        self._true = np.where(seen.present, true, before)
+        self._true = true if seen.columns.all_present else np.where(seen.columns.present, true, before)
         table[: len(true)] = true
-        self._crossed = self.crossings.update(seen.anchors).reshape(-1, len(seen.present))
+        self._crossed = self.crossings.update(seen.anchors).reshape(-1, table.shape[1])
         if len(self._crosses.rows):
-            table[self._crosses.rows] &= self._crosses.gather(self._crossed, all_of=False)
+            _narrow(table, self._crosses.rows, self._crosses.gather(self._crossed, all_of=False))
         self._appears.begin(true, before, seen, table)
         self._disappears.end(self._true, seen, table)
         if len(self._counted):
-            counts = true[self._counted].sum(axis=1)
-            self._counts_true = self._counts.hold(counts, self._counts_true)
-            self._counts_now = dict(zip(self._counts.rows.tolist(), counts.tolist(), strict=True))
-            table[self._counts.rows] = self._counts_true[:, None]
+            self._counts_now = true.take(self._counted, axis=0).sum(axis=1, keepdims=True)
+            self._counts_true = self._counts.hold(self._counts_now, self._counts_true)
+            table[self._counts.rows] = self._counts_true
         if self._named:
             alerts, rules = set(seen.alerts), set(seen.active_rules)
             for row, each in self._named:
@@ -187,35 +201,41 @@ class Conditions:
 
     def _now(self, seen: Observation, before: Bools) -> Bools:
         """Which objects have the properties of which condition, moments apart; shape (S, N)."""
-        true = self._has_label[:, seen.label_ids]
-        true &= seen.present
+        true = self._labelled.copy()
         for index, ranges in self._ranges:
-            if len(ranges.rows):
-                true[ranges.rows] &= ranges.hold(seen.quantities[index], before[ranges.rows])
+            _narrow(true, ranges.rows, ranges.hold(seen.quantities[index], before, ranges.rows))
         if len(self.inside):
-            distances, margin = self._zones.distances(seen.anchors)
-            self.inside = (distances > 0.0) & seen.present
-            for members, sign in ((self._inside, 1.0), (self._outside, -1.0)):
+            places, distances, margin = self._zones.distances(seen.anchors)
+            shape = len(self.inside), len(seen.anchors.x[0])
+            self.inside = _spread(shape, places, distances > 0.0) & seen.columns.present
+            for members, signed, beyond in ((self._inside, distances, 0), (self._outside, -distances, 2)):
                 if len(members.rows):
-                    clear = members.gather(sign * distances > margin, all_of=sign < 0)
-                    likely = members.gather(sign * distances > -margin, all_of=sign < 0)
-                    true[members.rows] &= clear | (likely & before[members.rows])
+                    # 2 where it is clear, 1 where it is likely, which is enough for what was true
+                    levels = (signed > margin).view(np.uint8) + (signed > -margin)
+                    sure = members.gather(_spread(shape, places, levels, beyond), all_of=beyond > 0)
+                    _narrow(true, members.rows, sure + before.take(members.rows, axis=0) > 1)
         if len(self._attributes.rows):
-            true[self._attributes.rows] &= self._attributes.gather(seen.attributes, all_of=True)
+            _narrow(true, self._attributes.rows, self._attributes.gather(seen.attributes, all_of=True))
         if self._near:
             rows = self._near_ranges.rows
-            true[rows] &= self._near_ranges.hold(self._nearest(true, seen), before[rows])
+            _narrow(true, rows, self._near_ranges.hold(self._nearest(true, seen), before, rows))
         return true
 
     def _nearest(self, true: Bools, seen: Observation) -> Floats:
         """The distance of each track to the nearest other one, for each condition that asks for it."""
-        x, y = seen.anchors.x[self._anchor], seen.anchors.y[self._anchor] * seen.aspect
-        self._distances = np.sqrt(
-            (x[:, None] - x) ** 2 + (y[:, None] - y) ** 2
-        )  # hypot takes 5 times as long
-        np.fill_diagonal(self._distances, np.inf)
-        nearest = [self._distances[:, true[row]].min(axis=1, initial=np.inf) for row in self._others]
+        asked = true[self._others]
+        columns = np.flatnonzero(asked.any(axis=0))
+        distances = self._distances(seen, columns)
+        distances[columns, np.arange(len(columns))] = np.inf  # of a track to itself
+        nearest = [distances[:, each].min(axis=1, initial=np.inf) for each in asked[:, columns]]
         return np.array(nearest)[self._other]
+
+    def _distances(self, seen: Observation, columns: Rows) -> Floats:
+        """The distances of N tracks to those of K columns, shape (N, K)."""
+        x, y = seen.anchors.x[self._anchor], seen.anchors.y[self._anchor] * seen.aspect
+        dx, dy = x[:, None] - x[columns], y[:, None] - y[columns]
+        distances: Floats = np.sqrt(dx * dx + dy * dy)  # hypot takes 5 times as long
+        return distances
 
     # --- what an event tells -----------------------------------------------------------------------------
 
@@ -224,8 +244,9 @@ class Conditions:
         columns, values = [column] if column else [], dict[str, float | str]()
         for leaf in leaves(condition):
             if isinstance(leaf, Count):
-                values["count"] = int(self._counts_now[self._rows[leaf]])
-                columns += np.flatnonzero(self._true[self._rows[leaf.objects]] & self._seen.present).tolist()
+                counted = self._true[self._rows[leaf.objects]] & self._seen.columns.present
+                columns += (found := np.flatnonzero(counted).tolist())
+                values["count"] = len(found)
             elif isinstance(leaf, Objects):
                 self._add_causes(leaf, column, columns, values)
             else:
@@ -247,9 +268,9 @@ class Conditions:
             others = np.flatnonzero(self._true[self._rows[objects.near.objects]])
             others = others[others != column]
             if others.size:
-                nearest = int(others[self._distances[column, others].argmin()])
-                columns.append(nearest)
-                values["distance"] = float(self._distances[column, nearest])
+                distances = self._distances(self._seen, others)[column]
+                columns.append(int(others[distances.argmin()]))
+                values["distance"] = float(distances.min())
 
 
 class _Ranges:
@@ -258,14 +279,17 @@ class _Ranges:
     def __init__(self, ranges: Sequence[tuple[int, Range]]) -> None:
         self.rows = np.array([row for row, _ in ranges], dtype=np.intp)
         bounds = np.array([(r.above, r.below, r.hysteresis) for _, r in ranges], dtype=np.float64)
-        self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T
+        self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T[:, :, None]
+        self._sticky = bool(self._hysteresis.any())
 
-    def hold(self, values: NDArray[Any], before: Bools) -> Bools:
-        """Whether values are in their range, given whether they were; shape (rows,) or (rows, N)."""
-        shape = (-1,) + (1,) * (before.ndim - 1)
-        low, high = self._low.reshape(shape), self._high.reshape(shape)
-        if self._hysteresis.any():
-            slack = self._hysteresis.reshape(shape) * before
+    def hold(self, values: NDArray[Any], before: Bools, rows: Rows | None = None) -> Bools:
+        """Whether values are in their range, given whether they were `before`, in these rows of a table.
+
+        Values are of shape (N,), the same for all rows, or (rows, N).
+        """
+        low, high = self._low, self._high
+        if self._sticky:
+            slack = self._hysteresis * (before if rows is None else before.take(rows, axis=0))
             low, high = low - slack, high + slack
         inside: Bools = (values > low) & (values < high)
         return inside
@@ -280,12 +304,13 @@ class _Members:
         self._flat = np.array([member for found in asked.values() for member in found], dtype=np.intp)
         self._starts = np.cumsum([0, *map(len, asked.values())])[: len(asked)]
 
-    def gather(self, table: Bools, *, all_of: bool) -> Bools:
-        """Whether all or any of its members are true in `table`, for each row."""
-        found = table[self._flat]
+    def gather(self, table: NDArray[T], *, all_of: bool) -> NDArray[T]:
+        """The least (all of), or the greatest (any of), of the values of each row's members in `table`."""
+        found = table.take(self._flat, axis=0)
         if len(self._flat) == len(self.rows):
             return found
-        return (np.logical_and if all_of else np.logical_or).reduceat(found, self._starts, axis=0)
+        extreme: NDArray[T] = (np.minimum if all_of else np.maximum).reduceat(found, self._starts, axis=0)
+        return extreme
 
 
 class _Moments:
@@ -312,8 +337,8 @@ class _Moments:
         if not len(self._rows):
             return
         now = true[self._rows]
-        corrected = (seen.label_ids != self._label_ids) & (seen.age_s <= CORRECTION_S)
-        self._label_ids = seen.label_ids
+        corrected = (seen.columns.label_ids != self._label_ids) & (seen.age_s <= CORRECTION_S)
+        self._label_ids = seen.columns.label_ids
         from_first = np.isinf(self._since_s) | corrected
         started_s = np.where(from_first, seen.now_s - seen.age_s, seen.now_s)
         self._since_s = np.where(before[self._rows], self._since_s, started_s)
@@ -328,10 +353,25 @@ class _Moments:
         """
         if not len(self._rows):
             return
-        was = last_true[self._rows] & ~seen.present
+        if seen.columns.all_present:
+            self._done, table[self._rows] = np.zeros((len(self._rows), table.shape[1]), dtype=bool), False
+            return
+        was = last_true[self._rows] & ~seen.columns.present
         moment = was & ~self._done & (seen.now_s - seen.last_detected_s >= self._seconds)
-        self._done = (self._done | moment) & ~seen.present
+        self._done = (self._done | moment) & ~seen.columns.present
         table[self._rows] = moment
+
+
+def _narrow(table: Bools, rows: Rows, also: Bools) -> None:
+    """Leave true in these rows of a table what is `also` true."""
+    table[rows] = table.take(rows, axis=0) & also
+
+
+def _spread(shape: tuple[int, int], places: Rows, values: NDArray[T], others: int = 0) -> NDArray[T]:
+    """A table with these values at flat places, and at all others the same one."""
+    table = np.full(shape, others, dtype=values.dtype)
+    table.reshape(-1)[places] = values
+    return table
 
 
 def _objects(file: RuleFile) -> list[Objects]:

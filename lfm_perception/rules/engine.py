@@ -14,15 +14,15 @@ The state of a track is kept for a while after it is gone, so that it may come b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lfm_perception.geometry import stack
-from lfm_perception.rules.conditions import ROUNDING_S, Conditions, Observation
+from lfm_perception.rules.conditions import ROUNDING_S, Columns, Conditions, Observation
 from lfm_perception.rules.events import Event
-from lfm_perception.rules.places import Anchors, Bools, Floats, moved
+from lfm_perception.rules.places import Anchors, Bools, Floats, moved, true_places
 from lfm_perception.rules.schema import Count, Objects, RuleFile, leaves
 from lfm_perception.scene import AttributeValue, Scene, Shape, Track
 from lfm_perception.settings import RulesSettings
@@ -85,14 +85,15 @@ class RuleEngine:
         self._present = 0
         self._raw: Floats = np.zeros((13, 1))
         self._last_seen_s = np.full(1, -np.inf)
-        self._running, self._begun = np.zeros((2, *shape), dtype=bool)
+        self._true, self._running, self._begun = np.zeros((3, *shape), dtype=bool)
+        self._labelled: tuple[list[str], int] | None = None
         self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
         self._open: dict[tuple[int, int], Event] = {}
         self._last_begin_s: dict[int, float] = {}
         self._unpublished = Counter[int]()
         self._may_begin = np.full(len(self._file.rules), max(self._max_rate, 1.0))
         self._stamp_ns: int | None = None
-        self._now_s = 0.0
+        self._now_s = self._before_s = 0.0
 
     @property
     def active_events(self) -> tuple[Event, ...]:
@@ -132,7 +133,7 @@ class RuleEngine:
         self._may_begin = np.minimum(more, max(self._max_rate, 1.0))
         ended += self._arrange(tracks)
         seen = self._observation(aspect, scene)
-        return [*ended, *self._episodes(self._conditions.update(seen)[self._conditions.roots], seen)]
+        return [*ended, *self._episodes(self._conditions.update(seen).take(self._conditions.roots, axis=0))]
 
     def end_all(self) -> list[Event]:
         """End the active events, at the stamp of the last frame, and forget everything."""
@@ -165,11 +166,13 @@ class RuleEngine:
 
     def _arrange(self, tracks: Sequence[Track]) -> list[Event]:
         """Give each track its column, those that are gone behind, and end the events of forgotten ones."""
-        self._tracks.update((track.track_id, track) for track in tracks)
-        ids = list(dict.fromkeys(track.track_id for track in tracks))
-        self._present, there = len(ids), set(ids)
+        self._tracks.update(shown := {track.track_id: track for track in tracks})
+        ids = list(shown)
+        self._present, there = len(ids), shown.keys()
+        if ids == self._ids:
+            return []
         columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
-        if not there.issuperset(self._ids):
+        if not there >= columns.keys():
             gone_s = (self._now_s - self._last_seen_s[1:]).tolist()
             gone = {
                 track_id: seconds
@@ -189,7 +192,9 @@ class RuleEngine:
             moved(self._raw, source, 0.0),
             moved(self._last_seen_s, source, -np.inf),
         )
-        self._running, self._begun = moved(self._running, source, 0), moved(self._begun, source, 0)
+        self._true, self._running, self._begun = (
+            moved(each, source, 0) for each in (self._true, self._running, self._begun)
+        )
         self._since_s = moved(self._since_s, source, -np.inf)
         self._last_true_s = moved(self._last_true_s, source, -np.inf)
         self._ids, self._tracks = ids, {track_id: self._tracks[track_id] for track_id in ids}
@@ -253,20 +258,15 @@ class RuleEngine:
     def _observation(self, aspect: float, scene: Scene | None) -> Observation:
         shown = [self._tracks[track_id] for track_id in self._ids[: self._present]]
         if shown:
-            self._raw[:, 1 : 1 + len(shown)] = np.array([_numbers(track) for track in shown]).T
+            self._raw[:, 1 : 1 + len(shown)] = _numbers(shown)
         self._last_seen_s[1 : 1 + len(shown)] = self._now_s
-        present = np.zeros(1 + len(self._ids), dtype=bool)
-        present[1 : 1 + len(shown)] = True
         x1, y1, x2, y2, score, vx, vy = self._raw[:7]
         size = np.sqrt((x2 - x1) * (y2 - y1))
-        quantities = np.array([score, np.hypot(vx, vy * aspect), size])
-        labels = ["", *(self._tracks[track_id].label for track_id in self._ids)]
         return Observation(
             now_s=self._now_s,
-            present=present,
+            columns=self._columns_now(),
             last_detected_s=self._last_seen_s - self._raw[12],
-            label_ids=self._conditions.label_ids(labels),
-            quantities=quantities,
+            quantities=np.array([score, np.hypot(vx, vy * aspect), size]),
             anchors=Anchors(self._raw[:4], self._raw[7:11]),
             age_s=self._raw[11],
             attributes=self._attribute_table(scene.attributes if scene else {}),
@@ -274,6 +274,18 @@ class RuleEngine:
             alerts={status.name for status in scene.alerts if status.active} if scene else (),
             active_rules=self._active_rules() if self._conditions.asks_about_rules else (),
         )
+
+    def _columns_now(self) -> Columns:
+        """What the columns stand for: the last frame's object, if that is still so."""
+        labels = [self._tracks[track_id].label for track_id in self._ids]
+        if (labels, self._present) != self._labelled:
+            self._labelled = labels, self._present
+            columns, gone = np.arange(1 + len(labels)), self._present < len(labels)
+            present = (columns > 0) & (columns <= self._present)
+            self._columns = Columns(self._conditions.label_ids(["", *labels]), present, not gone)
+            self._may_be = self._of_objects & (present | (self._momentary & (columns > 0)))
+            self._may_be |= ~self._of_objects & (columns == 0)
+        return self._columns
 
     def _active_rules(self) -> set[str]:
         return {self._file.rules[row].name for row, _ in self._open}
@@ -293,21 +305,26 @@ class RuleEngine:
 
     # --- events ----------------------------------------------------------------------------------------
 
-    def _episodes(self, true: Bools, seen: Observation) -> list[Event]:
+    def _episodes(self, true: Bools) -> list[Event]:
         """Follow how long each rule has been true of each column; the events that end and begin by it."""
-        scene = np.zeros(len(seen.present), dtype=bool)
-        scene[0] = True
-        true &= np.where(self._of_objects, (seen.present | self._momentary) & ~scene, scene)
-        now_s = self._now_s
-        np.copyto(self._last_true_s, now_s, where=true)
-        np.copyto(self._since_s, now_s, where=~self._running)
-        running = true | (self._running & (now_s - self._last_true_s < self._end_after_s))
-        begins = true & ~self._begun & (now_s - self._since_s >= self._for_s)
+        true &= self._may_be
+        now_s, width = self._now_s, true.shape[1]
+        # times are noted where the truth changes, and durations compared where an event may begin or end
+        self._since_s.reshape(-1)[np.flatnonzero(true & ~self._running)] = now_s
+        self._last_true_s.reshape(-1)[np.flatnonzero(self._true & ~true)] = self._before_s
+        running, begins = true.copy(), true & ~self._begun
+        if (pausing := np.flatnonzero(self._running & ~true)).size:
+            paused_s = now_s - self._last_true_s.reshape(-1)[pausing]
+            running.reshape(-1)[pausing] = paused_s < self._end_after_s[pausing // width, 0]
+        if (waiting := np.flatnonzero(begins)).size:
+            waited_s = now_s - self._since_s.reshape(-1)[waiting]
+            begins.reshape(-1)[waiting] = waited_s >= self._for_s[waiting // width, 0]
         ends = self._begun & ~running
-        self._running, self._begun = running, (self._begun | begins) & running & ~self._momentary
-        keys = [(row, self._ids[column - 1] if column else 0) for row, column in _places(ends)]
+        self._true, self._running, self._before_s = true, running, now_s
+        self._begun = (self._begun | begins) & running & ~self._momentary
+        keys = [(row, self._ids[column - 1] if column else 0) for row, column in true_places(ends)]
         events = [self._ended(key) for key in keys if key in self._open]
-        for row, column in _places(begins):
+        for row, column in true_places(begins):
             if (event := self._beginning(row, column)) is not None:
                 events.append(event)
         return events
@@ -355,13 +372,12 @@ class RuleEngine:
         )
 
 
-def _places(table: Bools) -> list[list[int]]:
-    """Rows and columns of what is true."""
-    return np.argwhere(table).tolist() if table.any() else []
+def _numbers(tracks: Iterable[Track]) -> Floats:
+    """Box, score, own velocity without the camera's, standard deviations of the sides, and times: (13, N).
 
-
-def _numbers(track: Track) -> tuple[float, ...]:
-    """Box, score, own velocity without the camera's, standard deviations of the sides, and times."""
-    box, (vx, vy), (cx, cy) = track.box, track.velocity, track.camera_velocity
-    times = track.age_s, track.time_since_update_s
-    return box.x1, box.y1, box.x2, box.y2, track.score, vx - cx, vy - cy, *track.box_std, *times
+    One flat list is read in half of the time of a tuple for each track.
+    """
+    flat = list[float]()
+    for _, _, box, score, (vx, vy), age_s, missed_s, _, (cx, cy), std in tracks:
+        flat += box.x1, box.y1, box.x2, box.y2, score, vx - cx, vy - cy, *std, age_s, missed_s
+    return np.array(flat).reshape(-1, 13).T
