@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from lfm_perception.tracking import open_tracker
 from lfm_perception.vlm import Vlm
 
 FPS, EVERY, MIN_IOU = 30.0, 6, 0.5
+
+HELD_OUT = 900
+"""Seed of the first film: policy and OCR were tuned on films of other seeds, 500 to 539 among them."""
 
 SETTINGS = Settings().with_values(
     {
@@ -58,11 +62,13 @@ def distance(left: str, right: str) -> int:
     return row[-1]
 
 
-def asked_about(films: int, seconds: float, vlm: Vlm) -> list[tuple[World, Outcome]]:
+def asked_about(seeds: Sequence[int], seconds: float, vlm: Vlm) -> list[tuple[World, Outcome]]:
     """The outcomes of films of the demo world, each with its world. Perception waits for no answer."""
     found, outcomes = [], list[Outcome]()
-    with closing(SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print)) as second:
-        for seed in range(500, 500 + films):
+    with closing(
+        SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print, print)
+    ) as second:
+        for seed in seeds:
             world = World(seed, fps=FPS, numbered=True)
             perception = Perception(SETTINGS, vlm, open_tracker(SETTINGS.tracker))
             perception.second_opinion = second
@@ -98,9 +104,9 @@ def read(world: World, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def reading(films: int, seconds: float, vlm: Vlm) -> dict[str, Any]:
+def reading(seeds: Sequence[int], seconds: float, vlm: Vlm) -> dict[str, Any]:
     """Figures of all answers, and those that are wrong."""
-    rows = [read(world, outcome) for world, outcome in asked_about(films, seconds, vlm)]
+    rows = [read(world, outcome) for world, outcome in asked_about(seeds, seconds, vlm)]
     boxes = [row for row in rows if row["number"]]
     characters = sum(len(row["number"]) for row in boxes)
     return {
@@ -130,7 +136,9 @@ def late(seconds: float, vlm: Vlm, *, asking: bool) -> dict[str, int]:
     live = LivePerception[Frame](SETTINGS, vlm, lambda frame, width: frame, Silent())
     outcomes = list[Outcome]()
     counts = Counter[str](frames=len(frames), late=0)
-    with closing(SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print)) as second:
+    with closing(
+        SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print, print)
+    ) as second:
         live.set_second_opinion(second if asking else None)
         live.start()
         began_s = time.monotonic()
@@ -150,6 +158,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--films", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=HELD_OUT, help="seed of the first film")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--live", type=float, default=0.0, help="seconds of a camera at 30 Hz")
     parser.add_argument("--json", type=Path)
@@ -159,10 +168,17 @@ def main() -> None:
             for asking in (False, True):
                 print(f"second opinion {asking}: {late(options.live, vlm, asking=asking)}")
             return
-        found = reading(options.films, options.seconds, vlm)
+        seeds = range(options.first_seed, options.first_seed + options.films)
+        found = reading(seeds, options.seconds, vlm)
     print(json.dumps(found, indent=1))
     if options.json:
-        inputs = {"films": options.films, "seconds": options.seconds, "every": EVERY, "fps": FPS}
+        inputs = {
+            "films": options.films,
+            "first_seed": options.first_seed,
+            "seconds": options.seconds,
+            "every": EVERY,
+            "fps": FPS,
+        }
         report = {"inputs": inputs, "versions": versions(), "reading": found}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

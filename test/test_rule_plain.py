@@ -172,7 +172,7 @@ def random_frames(rng: random.Random) -> list[list[Track]]:
             place[0] = min(max(place[0] + rng.uniform(-0.1, 0.1), 0.0), 1.0)
             place[1] = min(max(place[1] + rng.uniform(-0.1, 0.1), 0.25), 1.0)
         frames.append([
-            track(number, *place, labels[number], score=rng.random(),
+            track(number, place[0], place[1], labels[number], score=rng.random(),
                   vx=rng.uniform(0, 0.2), vy=rng.uniform(0, 0.1))
             for number, place in places.items()
             if index == 0 or rng.random() < 0.85

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz test: mutated input for every reader of data from outside.
 
-    python test/fuzz/run.py [--inputs 200000] [--readers NAME ...] [--seed 0] [--out FILE]
+    python test/fuzz/run.py [--inputs 200000] [--readers NAME ...] [--seed 0] [--out FILE [--add]]
 
 For each input three things must hold, else it is a failure:
 
@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--jobs", type=int, default=2, help="readers tested at the same time")
     parser.add_argument("--out", type=Path, help="file for the figures, JSON")
+    parser.add_argument("--add", action="store_true", help="keep the figures of other readers in that file")
     options = parser.parse_args()
     chosen = [reader for reader in READERS if reader.name in options.readers]
     results = {}
@@ -239,17 +240,23 @@ def main() -> int:
         print(f"{reader.name:28s}", *(f"{name} {value}" for name, value in line.items()), flush=True)
         for failure in found["shown"]:
             print(f"    input {failure['number']}: {failure['problem']}")
+    seconds = {"seconds": round(time.monotonic() - began)}
+    if options.add and options.out and options.out.is_file():
+        earlier = json.loads(options.out.read_text(encoding="utf-8"))
+        if earlier["seed"] != options.seed:
+            parser.error(f"{options.out} has the seed {earlier['seed']}: give the same one")
+        results, seconds = {**earlier["readers"], **results}, {}
     report = {
         "inputs": sum(each["inputs"] for each in results.values()),
         "failures": sum(each.get("failures", 0) for each in results.values()),
         "seed": options.seed,
-        "seconds": round(time.monotonic() - began),
+        **seconds,
         "limits": {"seconds": LIMIT_S, "memory_bytes": MEMORY_BYTES, "sentence": MAX_SENTENCE},
         "readers": results,
         "versions": versions(),
         "system": platform.platform(),
     }
-    print(f"{report['inputs']} inputs for {len(chosen)} readers, {report['failures']} failures")
+    print(f"{report['inputs']} inputs for {len(results)} readers, {report['failures']} failures")
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 1 if report["failures"] else 0

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -229,18 +229,23 @@ def _cell(row: Any, key: str) -> str:
 
 
 def _drift(found: Any) -> Iterator[tuple[str, str]]:
-    same, changes = found["same"], found["changes"]
-    yield "drift/windows", str(same["windows"])
-    yield "drift/false-alarms", str(sum(same["false_alarms"].values()))
-    rows = [
-        (
-            name,
-            change["expected"],
-            ", ".join(f"{each} after {s:.0f} s" for each, s in change["first_s"].items()),
-        )
-        for name, change in changes.items()
-    ]
+    worlds = found["worlds"]
+    yield "drift/worlds", str(len(worlds))
+    yield "drift/windows", str(sum(world["same"]["windows"] for world in worlds))
+    yield "drift/false-alarms", str(sum(sum(world["same"]["false_alarms"].values()) for world in worlds))
+    rows = []
+    for name, change in worlds[0]["changes"].items():
+        first_s = [world["changes"][name]["first_s"] for world in worlds]
+        named = dict.fromkeys(quantity for each in first_s for quantity in each)
+        rows.append((name, change["expected"], ", ".join(_named(each, first_s) for each in named)))
     yield "drift/changes", table(("change", "is to be named", "named"), rows)
+
+
+def _named(quantity: str, first_s: Sequence[Mapping[str, float]]) -> str:
+    """After how long a quantity was named, and in how many worlds where it was not in all."""
+    times = [f"{each:.0f}" for each in sorted(found[quantity] for found in first_s if quantity in found)]
+    after = " to ".join(dict.fromkeys((times[0], times[-1])))
+    return f"{quantity} after {after} s" + ("" if len(times) == len(first_s) else f" ({len(times)} worlds)")
 
 
 def _second_opinion(found: Any) -> Iterator[tuple[str, str]]:
