@@ -17,4 +17,4 @@ def track_colour(track_id: int, saturation: float = 0.7, value: float = 1.0) -> 
 
 IDLE: Colour = (165, 172, 184)
 ACTIVE: Colour = (255, 96, 64)
-"""Zones and lines of the rules; `ACTIVE` while an event about them is active."""
+"""Colours of the zones and lines of rules: without an active event, and with one (`ACTIVE`)."""

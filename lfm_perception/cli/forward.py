@@ -18,10 +18,10 @@ from lfm_perception.cli.job import running
 from lfm_perception.errors import PerceptionError, os_reason, shown
 
 POLL_S = 0.2
-"""Longest time until a signal is seen."""
+"""Period at which the command checks whether a signal has asked it to end."""
 
 MAX_TOPIC = 200
-"""Maximum length of the beginning of topics, characters."""
+"""Maximum length of the prefix of the MQTT topics, characters."""
 
 
 def forward(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lfm_perception.settings import Settings
 
 DEVICES = {"cpu": 0, "gpu": -1, "cuda": -1}
-"""Values of --device, and the layers on the GPU."""
+"""Values of --device with the number of layers on the GPU; -1: all."""
 
 PIPE_WIDTH = 10_000
 """Width of tables that are not shown on a terminal, characters: nothing is cut or wrapped."""

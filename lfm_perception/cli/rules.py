@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lfm_perception.rules import RuleFile
 
 MAX_SHOWN = 80
-"""Length of a file's name on the page at most, characters."""
+"""Maximum length of a file's name on the page, characters."""
 
 app = typer.Typer(no_args_is_help=True)
 

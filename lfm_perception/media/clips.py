@@ -31,10 +31,10 @@ from lfm_perception.settings import RulesSettings
 from lfm_perception.stamps import from_seconds, split_stamp
 
 MAX_CLIPS = 200
-"""Recordings that are kept at most; the oldest are deleted."""
+"""Maximum number of recordings in the folder; the oldest are deleted."""
 
 MAX_EVENTS = 100
-"""Messages of events in a recording at most."""
+"""Maximum number of events in a recording."""
 
 MEGABYTE = 1_000_000
 
@@ -68,7 +68,7 @@ class ClipRecorder:
         decode: makes a frame of a serialized raw image; None where images are compressed already.
         warn: called as `warn(kind, sentence)`.
         on_error: receives unexpected exceptions.
-        counts: counts the recordings, those lost, and the images that found no room.
+        counts: counts the recordings, those lost, and the images left out.
     """
 
     def __init__(

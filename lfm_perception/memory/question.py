@@ -17,10 +17,10 @@ from lfm_perception.memory.store import KINDS, MAX_ID, Entry, Query
 from lfm_perception.stamps import from_seconds, to_seconds
 
 MAX_LENGTH = 200
-"""Longest text of a question, characters."""
+"""Maximum length of a question, characters."""
 
 MAX_ENTRIES = 20
-"""Most entries in an answer in JSON."""
+"""Maximum number of entries in an answer in JSON."""
 
 _LAST_SEEN = re.compile(
     r"when (?:did (?:you|we|it|the robot) last (?:see|notice) (?P<seen>.+?)"

@@ -33,30 +33,30 @@ BUSY_S = 5.0
 """Longest wait for another process that reads or writes the file."""
 
 MAX_DELETED = 5000
-"""Most entries that one transaction deletes, so that no process waits long."""
+"""Maximum number of entries that one transaction deletes, so that no process waits long."""
 
 CHUNK = 1000
-"""Entries that are deleted at a time where room is needed."""
+"""Number of oldest entries that are deleted at a time where room is needed."""
 
 ROOM = 1 / 8
 """Share of `max_bytes` that is kept free for the next transaction and for merges of the search index."""
 
 CLOCK_TOLERANCE_NS = NANOSECONDS
-"""Entries that are ahead of the clock by more were kept before it was set back."""
+"""Time by which an entry may be ahead of the clock; beyond it, the clock was set back after it was kept."""
 
 MAX_QUERY = 200
-"""Longest words of a search, characters."""
+"""Maximum length of a search text, characters."""
 
 MAX_ID = (1 << 63) - 1
 MAX_TEXT, MAX_DATA = 2000, 4000
 """Longest text and JSON of an entry, characters."""
 
 _REASONS = {
-    "readonly": "it was removed or replaced while it was in use, or cannot be written: see to it, and "
+    "readonly": "it was removed or replaced while it was in use, or cannot be written: make it writable, and "
     "configure the node again",
     "locked": f"another process has held it for {BUSY_S:.0f} s: wait, or end that process",
 }
-"""What SQLite's messages mean here, by a word of theirs."""
+"""The meaning of SQLite's error messages for a memory, by a word in the message."""
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")

@@ -17,16 +17,16 @@ from lfm_perception.settings import MemorySettings
 from lfm_perception.stamps import from_seconds, to_seconds
 
 PERIOD_S = 0.8
-"""Time between two transactions: what is put is on the disk within a second."""
+"""Time between two transactions: an entry is on the disk within a second."""
 
 MAX_BATCH = 500
-"""Most entries of one transaction."""
+"""Maximum number of entries in one transaction."""
 
 MAX_WAITING = 5000
-"""Most entries that wait; a further one replaces the oldest, which is lost."""
+"""Maximum number of entries that wait to be written; a further one replaces the oldest, which is lost."""
 
 MAX_QUESTIONS = 8
-"""Most questions that wait; further ones are refused."""
+"""Maximum number of questions that wait for an answer; further ones are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class _Asked:
 class MemoryWriter:
     """Owns an open store, on a thread of its own. Any thread may call any method; none waits for the disk.
 
-    What cannot be written, because the disk is full for example, is tried again while it finds room among
-    `MAX_WAITING` entries.
+    Entries that cannot be written, on a full disk for example, wait and are tried again.
 
     Args:
         thumbnail: the newest image as a small JPEG, once; empty where there is no new one.

@@ -18,13 +18,13 @@ MAX_PAYLOAD = 2000
 """Maximum size of a message, bytes."""
 
 PAGE_BYTES, LOG_BYTES = 4096, 1 << 20
-"""Size of a page of the file, and of the write-ahead log beside it when it is not in use."""
+"""Size of a page of the database, and size to which SQLite truncates its write-ahead log, bytes."""
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 _TABLE = "messages (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL)"
 
 DAMAGED = ".damaged"
-"""Suffix of a file that was damaged, and was replaced by an empty one."""
+"""Suffix of the name under which a damaged file is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Message:
 class Outbox:
     """Messages that wait to be sent, the oldest first. For any thread; one process at a time.
 
-    A message is in the file when `add` returns: `kill -9` loses none, a power failure the last ones. Beyond
-    `max_messages` or `max_bytes` of payload the oldest are dropped, and counted in `dropped` with those
-    that a full disk kept out. The file itself never grows beyond twice `max_bytes`. A damaged file is moved
-    aside, and the queue begins empty; a file of something else is refused, and left as it is.
+    A message is in the file when `add` returns: `kill -9` loses none, a power failure may lose the last ones.
+    Beyond `max_messages` or `max_bytes` of payload the oldest messages are dropped. `dropped` counts them,
+    and those that could not be written. The file itself never grows beyond twice `max_bytes`. A damaged file
+    is renamed, and the queue begins empty; any other file is refused and left as it is.
 
     Raises PerceptionError when the file cannot be used.
     """
@@ -93,7 +93,7 @@ class Outbox:
                 (MAX_PAYLOAD,),
             ).fetchone()[0]
             if found != "ok" or strange:
-                raise sqlite3.DatabaseError(f"{strange} messages are none" if strange else found)
+                raise sqlite3.DatabaseError(f"{strange} rows are no messages" if strange else found)
         except BaseException as error:
             db.close()
             if not isinstance(error, sqlite3.OperationalError):

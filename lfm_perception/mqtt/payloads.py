@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent: events as they are published, and summaries. `summary.schema.json` defines the latter."""
+"""Payloads of MQTT: events as they are published, and summaries, which `summary.schema.json` defines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_LABELS = 1000
 """Maximum number of labels, and of rules, that are counted for a summary; further ones are not."""
 
 MAX_TRACKS = 10_000
-"""Maximum number of tracks of one label that are told apart in a summary."""
+"""Maximum number of tracks of one label that a summary counts."""
 
 MAX_NAME, MAX_PROBLEM = 60, 150
 """Maximum length of names and of problems in a summary, characters."""
@@ -50,7 +50,7 @@ def event_payload(text: str) -> bytes:
 
 
 class Activity:
-    """What a node has seen since the last summary. Owned by one thread."""
+    """Counts of a node's scenes, tracks and events since the last summary. Not thread-safe."""
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -84,14 +84,14 @@ class Activity:
             self._events[rule] += 1
 
     def set_health(self, health: Mapping[str, tuple[int, str]]) -> None:
-        """The level and the message of each part of the node in its diagnostics; empty: they do not come."""
+        """The level and the message of each part of the node in its diagnostics; empty while none arrive."""
         self._health = health
 
     def summary(self, now_ns: int, queue: Mapping[str, int]) -> bytes:
         """The summary since the last one, as JSON of at most `MAX_PAYLOAD` bytes. Begins the next.
 
         Args:
-            queue: what waits and was dropped, for the fleet to know.
+            queue: counts of the outbox: messages that wait, and messages dropped.
         """
         sec, nanosec = split_stamp(now_ns)
         problems = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends the messages of an outbox to a broker, on a thread of its own, until they are there."""
+"""Publishes the messages of an outbox to an MQTT broker, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from lfm_perception.mqtt.outbox import Message, Outbox
 from lfm_perception.text import sentence
 
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 120.0
-"""Shortest and longest pause before the next connection; it doubles each time, and is scattered by half."""
+"""Shortest and longest back-off before a reconnection. It doubles with each failure; its jitter is a half."""
 
 KEEPALIVE_S = 30
-"""Time without a word after which the broker is asked whether it is there, and takes the robot for gone after
-half as much again."""
+"""Keep-alive interval of MQTT: after so long without traffic the client sends a ping, and after half as much
+again without one the broker publishes the last will."""
 
 CONNECT_TIMEOUT_S, ACKNOWLEDGE_TIMEOUT_S, CLOSE_TIMEOUT_S = 10.0, 30.0, 2.0
-"""Longest wait for a connection, for the acknowledgement of a message, and for the farewell."""
+"""Timeouts of a connection, of the acknowledgement of a message, and of `Sender.close`."""
 
-WINDOW = 20
-"""Maximum number of messages that wait for their acknowledgement."""
+MAX_IN_FLIGHT = 20
+"""Maximum number of messages that are sent and not yet acknowledged."""
 
 MAX_RECEIVED = 1 << 18
-"""Maximum number of bytes that a broker sends in a connection, `ACKNOWLEDGEMENT` aside: nothing is subscribed
-to, and paho-mqtt would keep packets of 256 MB in memory."""
+"""Maximum number of bytes received in a connection, acknowledgements aside: the client subscribes to nothing,
+and paho-mqtt would keep packets of 256 MB in memory."""
 
 ACKNOWLEDGEMENT = 2
-"""Length of an acknowledgement in MQTT 3.1.1 after its header, bytes."""
+"""Length of an acknowledgement (PUBACK) of MQTT 3.1.1 after its header, bytes."""
 
 POLL_S = 0.1
-"""Longest time until a new message is seen."""
+"""Longest wait for the network, after which the outbox is read again."""
 
 ONLINE, OFFLINE = (json.dumps({"online": value}) for value in (True, False))
 
 
 @dataclass(frozen=True, slots=True)
 class SenderStatus:
-    """`problem` is why there is no connection; empty while there is one."""
+    """State and counts of the connection. `problem` says why there is none; empty while there is one."""
 
     connected: bool
     sent: int
@@ -57,7 +57,7 @@ class SenderStatus:
 
 
 class Sender:
-    """Empties an outbox into a broker. To be closed; the outbox is the caller's.
+    """Publishes the messages of an outbox. To be closed; the outbox is the caller's.
 
     Messages are sent with QoS 1, the oldest first, and are removed once the broker has acknowledged them:
     after an interruption some arrive twice, none is lost. While connected, `status_topic` holds
@@ -85,7 +85,7 @@ class Sender:
         return SenderStatus(not problem, self._sent, self._connections, problem)
 
     def close(self) -> None:
-        """Say farewell, if that is possible at once."""
+        """Publish the status offline, if the broker is connected, and disconnect."""
         self._closing.set()
         self._thread.join(CLOSE_TIMEOUT_S)
 
@@ -130,7 +130,7 @@ class Sender:
     def _client(self) -> _Client:
         client = _Client(CallbackAPIVersion.VERSION2, self._client_id, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(WINDOW + 1)
+        client.max_inflight_messages_set(MAX_IN_FLIGHT + 1)
         client.will_set(self._status_topic, OFFLINE, qos=1, retain=True)
         if self._broker.tls is not None:
             client.tls_set_context(self._broker.tls)
@@ -146,7 +146,7 @@ class Sender:
         while (code := client.loop(POLL_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
             now_s = time.monotonic()
             if self._closing.is_set():
-                self._say_farewell(client)
+                self._publish_offline(client)
                 return ""
             if self._acknowledged_s is None:
                 if now_s - began_s > CONNECT_TIMEOUT_S:
@@ -154,7 +154,7 @@ class Sender:
                 continue
             if any(now_s - sent_s > ACKNOWLEDGE_TIMEOUT_S for _, sent_s in tuple(self._pending.values())[:1]):
                 return f"{url} has not acknowledged a message for {ACKNOWLEDGE_TIMEOUT_S:.0f} s"
-            for message in self._outbox.after(self._last, WINDOW - len(self._pending)):
+            for message in self._outbox.after(self._last, MAX_IN_FLIGHT - len(self._pending)):
                 sent = client.publish(message.topic, message.payload, qos=1)
                 self._pending[sent.mid] = message, now_s
                 self._last = message.number
@@ -167,7 +167,7 @@ class Sender:
         )
         return f"{url} closed the connection ({paho.error_string(code).lower().rstrip('.')}){hint}"
 
-    def _say_farewell(self, client: paho.Client) -> None:
+    def _publish_offline(self, client: paho.Client) -> None:
         if self._acknowledged_s is None:
             return
         sent = client.publish(self._status_topic, OFFLINE, qos=1, retain=True)

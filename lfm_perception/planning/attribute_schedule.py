@@ -14,16 +14,16 @@ from lfm_perception.scene import AttributeValue, Frame, Track
 from lfm_perception.stamps import to_seconds
 
 MARGIN = 0.25
-"""Surroundings in the crop of a track on each side, in widths and heights of its box."""
+"""Margin of the crop of a track on each side, in widths and heights of its box."""
 
 MIN_SIDE = 16
-"""Shortest side of a box that is asked about, pixels."""
+"""Minimum width and height of a box that is asked about, pixels."""
 
 CHANGED = 0.35
 """Difference of two crops (see `frame_difference`) from which on an attribute is asked again."""
 
 KEPT_S = 60.0
-"""Time for which the values of a track that is not seen are kept."""
+"""Time for which the values of an undetected track are kept."""
 
 
 @dataclass(slots=True)

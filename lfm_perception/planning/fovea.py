@@ -29,35 +29,35 @@ from lfm_perception.settings import FoveaSettings
 from lfm_perception.tracking import Pending
 
 AUTO_SHRINKAGE = 6.0
-"""Pixels of the frame to those of the whole frame's picture from which on `auto` infers regions."""
+"""Ratio of the frame's pixels to those of its resized image above which mode `auto` infers regions."""
 
 MIN_SIDE = 64
-"""Pixels of the frame on each side of a region at least."""
+"""Minimum width and height of a region, pixels of the frame."""
 
 GRID = 5
-"""Regions of the grid in each direction."""
+"""Number of candidate regions of the grid in each direction."""
 
 CELLS = 8
-"""Cells of the frame in each direction."""
+"""Number of cells of the frame in each direction, whose age without a region is tracked."""
 
 CENTRES = (np.tile([(x, y) for y in range(CELLS) for x in range(CELLS)], 2) + 0.5) / CELLS
 """The cells' centres as boxes without an area, `xyxy`."""
 
 MARGIN = 0.02
-"""Distance to the region's edges, in region sides, of an object that is to be seen whole."""
+"""Minimum distance of an object to the region's edges, in region sides, for the region to show it whole."""
 
 OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])
-"""Direction out of a box, side by side."""
+"""Direction out of a box of each side, `xyxy`."""
 
 SMALL_AGE_S, STALE_AGE_S, CELL_AGE_S = 2.0, 1.0, 4.0
-"""Times at which worths are highest: since a region showed a small track, since any track was detected, and
-since a region showed a cell."""
+"""Ages at which a worth reaches its maximum: time since a region showed a small track, since a track was last
+detected, and since a region showed a cell."""
 
 TRACK_WORTH, STALE_WORTH, SMALL_WORTH = 0.1, 0.3, 1.0
-"""Worth of any track, and what is added to it at most for its age and for its smallness."""
+"""Worth of any track, and the maximum that its age and its smallness add."""
 
 TENTATIVE_WORTH, FRAGMENT_WORTH, CELL_WORTH = 0.6, 0.8, 2.0
-"""Worth of a tentative track and of a fragment, and of all cells of the frame together at most."""
+"""Worth of a tentative track, of a fragment, and maximum worth of all cells of the frame together."""
 
 WHOLE_FRAME, SMALL_OBJECTS, NEW_OBJECTS, CUT_OBJECTS, UNSEEN = (
     "whole frame",
@@ -66,7 +66,7 @@ WHOLE_FRAME, SMALL_OBJECTS, NEW_OBJECTS, CUT_OBJECTS, UNSEEN = (
     "objects cut off",
     "not seen lately",
 )
-"""Reasons of a choice."""
+"""Reasons for the choice of a region."""
 
 
 @dataclass(frozen=True, slots=True)

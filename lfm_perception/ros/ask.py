@@ -21,7 +21,7 @@ DISCOVERY_S = 10.0
 """Maximum time until the node is found."""
 
 ANSWER_S = 30.0
-"""Maximum time until it answers: an image must come, and others may have asked before."""
+"""Maximum time until the node answers: it needs an image, and other questions may come first."""
 
 
 class Asked(Protocol):

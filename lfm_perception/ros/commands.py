@@ -31,7 +31,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.vlm import CommandVlm
 
 MAX_WAITING = 4
-"""Commands that may wait for the model, with the one it reads; further ones are refused."""
+"""Maximum number of commands that wait, with the one being answered; further ones are refused."""
 
 MAX_MESSAGE_LENGTH = 4000
 """Maximum length of a message on `input_command`, characters."""

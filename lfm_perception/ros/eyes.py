@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lfm_perception.memory import MemoryQuestion
 
 SCENE_S = 15.0
-"""Maximum time until the node publishes what is waited for."""
+"""Timeout for a scene or an image of the node."""
 
 
 class NodeEyes:

@@ -25,7 +25,7 @@ from lfm_perception.ros.topics import FORWARD
 from lfm_perception.scene_json import scene_from_json
 
 STATUS_PERIOD_S = 1.0
-"""Period of its status on /diagnostics."""
+"""Period of the forwarder's status on /diagnostics."""
 
 STALE_S = 5.0
 """Age from which on the diagnostics of the node no longer count."""

@@ -187,7 +187,7 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
         description=spec.description,
         additional_constraints=constraints,
         read_only=spec.fixed,
-        # a number without a point is a number too, and [] a list of texts
+        # accepts an integer where a float is expected, and an empty list, whose type ROS does not know
         dynamic_typing=spec.kind in (float, tuple),
         **described,
     )

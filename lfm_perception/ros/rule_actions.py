@@ -34,7 +34,7 @@ MAX_SNAPSHOTS = 200
 """Maximum number of saved images; the oldest are deleted and counted."""
 
 MAX_PENDING = 8
-"""Calls of a service that may wait for their answer; older ones are given up and counted."""
+"""Maximum number of unanswered calls of a service; the oldest are given up and counted."""
 
 SNAPSHOT_QUALITY = 90
 

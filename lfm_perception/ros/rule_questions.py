@@ -16,10 +16,10 @@ from lfm_perception.text import safe_text
 from lfm_perception.typed_questions import TypedQuestion
 
 MAX_OPEN = 4
-"""Questions that may wait for their answers, one of each rule; others are left out and counted."""
+"""Maximum number of unanswered questions, one of each rule; further ones are left out and counted."""
 
 MAX_ANSWER = 400
-"""Characters of a question, an answer or a reason in a message at most."""
+"""Maximum length of a question, an answer or a reason in a message, characters."""
 
 
 class RuleQuestions:

@@ -39,16 +39,16 @@ USUAL_ASPECT = 0.75
 """Height over width of an image whose size is not known yet."""
 
 FILE_PERIOD_S = 1.0
-"""Time between two looks at whether the rule file has changed."""
+"""Period at which the rule file is checked for changes."""
 
 MAX_LOGGED = 20
-"""Problems of a rule file that are logged at most."""
+"""Maximum number of problems of a rule file that are logged."""
 
 COUNTED = (
     *("questions asked", "questions left out", "calls lost", "snapshots deleted", "snapshots lost"),
     *("clips", "clips lost", "clip images left out"),
 )
-"""What is counted of actions."""
+"""The counters of actions in the diagnostics."""
 
 
 class RuleOutputs:

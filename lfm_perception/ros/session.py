@@ -61,7 +61,7 @@ MAX_QUERY_LENGTH = 20_000
 """Maximum length of a message on `input_query`, characters: a question in JSON with 100 long options."""
 
 MAX_SHOWN = 100
-"""Characters of a question that are quoted at most when it is refused."""
+"""Maximum number of characters of a refused question that its refusal quotes."""
 
 
 class Session:

@@ -15,7 +15,7 @@ from lfm_perception.typed_questions import TypedQuestion
 
 ROS_NAME = r"(?a)(?!.*__)/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*"
 MAX_NAME, MAX_TEXT, MAX_VALUES = 200, 1000, 100
-"""Characters of a name and of a parameter's text at most, and values of its list."""
+"""Maximum length of a name and of a text parameter, characters, and maximum number of values in a list."""
 
 
 def read_actions(entry: object, path: Steps, language: str) -> Actions:

@@ -34,7 +34,7 @@ from lfm_perception.rules.schema import (
 from lfm_perception.settings import Settings
 
 MAX_DEPTH = 6
-"""Levels of all, any and not at most."""
+"""Maximum depth of nested `all`, `any` and `not`."""
 
 COUNT_KEYS = ("count", "more_than", "fewer_than", "exactly", "hysteresis")
 OBJECT_KEYS = (

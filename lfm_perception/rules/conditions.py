@@ -33,11 +33,11 @@ from lfm_perception.rules.schema import (
 Rows = NDArray[np.intp]
 
 ROUNDING_S = 1e-6
-"""What sums of durations may lack, seconds."""
+"""Tolerance of sums of durations for rounding errors, seconds."""
 
 
 CORRECTION_S = 1.0
-"""Age up to which another label of a track corrects the first ones, and is no change of its object."""
+"""Age of a track up to which a changed label is a correction, and not another object."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,23 +29,23 @@ from lfm_perception.settings import RulesSettings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds
 
 MAX_STEP_S = 5.0
-"""Longest time between two frames that counts for durations: a camera that was silent, or a clock that
-jumped ahead, fulfils no `for`."""
+"""Maximum time between two frames that counts towards a duration: neither a silent camera nor a forward jump
+of the clock fulfils the `for` of a rule."""
 
 KEEP_S = 2.0
-"""Time for which a track that is gone is remembered, beyond what the rules ask for."""
+"""Time for which a removed track is remembered, beyond the durations of the rules."""
 
 HANDOVER_S = 1.0
-"""Time within which a new track continues one that was lost nearby: longer, and it is another object."""
+"""Maximum time from the last detection of a lost track to the first one of the track that continues it."""
 
 MAX_COLUMNS = 1000
-"""Maximum number of tracks that are remembered, those of the frame apart."""
+"""Maximum number of tracks that are remembered beside those of the frame."""
 
 MAX_TRACKS = 20
 """Maximum number of tracks in an event."""
 
 DEFAULT_RATE = RulesSettings().max_rate
-"""Events of a rule that may begin per second, if nothing else is said."""
+"""Default of `rules.max_rate`: events of a rule that may begin per second."""
 
 MIN_PROBABILITY = 0.5
 """Probability from which on the value of an attribute counts."""

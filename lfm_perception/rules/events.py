@@ -22,17 +22,17 @@ SCHEMA = Path(__file__).parent / "events.schema.json"
 VERSION = 1
 
 MAX_BYTES = 2000
-"""Maximum length of an event as JSON, bytes: tracks beyond are left out and counted, then values, then the
-ends of its texts."""
+"""Maximum length of an event as JSON, bytes. A longer one is shortened: tracks are left out and counted, then
+the values, then texts are cut."""
 
 SHORT = 30
-"""Length of the texts of an event that is too long without tracks and values, characters."""
+"""Length to which the texts of an event are cut that is too long without tracks and values, characters."""
 
 FILE_PREFIX = "lfm_event_"
 """Beginning of the names of files about events: no other file is ever deleted."""
 
 MAX_FILE_NAME = 48
-"""Characters of a rule's name in the name of a file at most: of up to 4 bytes each, and a name has 255."""
+"""Maximum number of characters of a rule's name in a file name, which may have 255 bytes, 4 a character."""
 
 MAX_LABEL = 60
 """Maximum length of a label in an event, characters."""
@@ -42,7 +42,7 @@ MAX_NAME = 130
 """Maximum length of the name of a rule and of the id of an event that others publish, characters."""
 
 MAX_TRACKS = 50
-"""Tracks of which none has room in an event any more."""
+"""Number of tracks that never fit into an event: shortening begins below it."""
 
 STATES = ("begin", "end", "moment", "answer")
 

@@ -36,13 +36,13 @@ from lfm_perception.text import is_safe
 
 MAX_RULES, MAX_ZONES, MAX_LINES = 1000, 200, 200
 MAX_POINTS, MIN_AREA, MIN_LENGTH = 50, 1e-5, 1e-3
-"""Corners of a zone at most; its least area, and the least length of a line, normalized."""
+"""Maximum number of corners of a zone, its minimum area, and the minimum length of a line, normalized."""
 MAX_LEAVES = 32
-"""Conditions of a rule at most."""
+"""Maximum number of conditions in a rule."""
 MAX_NAME, MAX_MESSAGE = 64, 200
 MAX_SECONDS = 86_400.0
 MAX_HINTS = 20
-"""Problems of a file that name the nearest known name at most: to look for it takes a while."""
+"""Maximum number of problems of a file that suggest the nearest known name: the search for it is slow."""
 
 TOP_KEYS = ("units", "image", "anchor", "zones", "lines", "rules")
 RULE_KEYS = ("when", "for", "end_after", "cooldown", "message", "actions")

@@ -21,14 +21,14 @@ EDGE = 0.002
 """Distance to the edge of the image below which an object counts as cut off by it, normalized."""
 
 MARGIN = 0.05
-"""Surroundings in a crop on each side, in widths and heights of the box: what its error may cut off. With
-more, OCR reads what stands beside the object."""
+"""Margin of a crop on each side, in widths and heights of the box, because the box may be too small. With a
+larger one, OCR reads text beside the object."""
 
 MAX_SHARED = 0.02
-"""Largest share of a crop inside the box of an object that hides a part of its own, or has the same label."""
+"""Largest share of a crop that the box of an occluding object, or of one with the same label, may cover."""
 
 MAX_REMEMBERED = 1000
-"""Questions of which it is remembered when they were asked."""
+"""Maximum number of questions whose time is remembered, so that none is repeated too soon."""
 
 
 class Policy:

@@ -32,16 +32,16 @@ from lfm_perception.second_opinion.policy import Policy
 from lfm_perception.settings import SecondOpinionSettings
 
 MAX_QUEUED = 8
-"""Crops that may wait for the adviser; a further one replaces the oldest."""
+"""Maximum number of crops that wait for the adviser; a further one replaces the oldest."""
 
 MAX_OPINIONS = 500
-"""Tracks of which the latest opinion is kept."""
+"""Maximum number of tracks of which the latest opinion is kept."""
 
 MAX_ANSWER = 2000
 """Maximum length of an answer, characters."""
 
 WITHDRAWN = "the consent was withdrawn"
-"""Reason for which crops are dropped that had consent when they were made."""
+"""Reason for dropping crops that had consent when they were made, and have none any more."""
 
 POLL_S = 0.2
 """Longest wait for an adviser before the queue is checked again."""

@@ -22,7 +22,7 @@ Answering = Callable[[Frame, str], tuple[str, float | None]]
 """The answer to a question about a crop, in words, with a confidence if there is one."""
 
 NICENESS = 5
-"""Lowers the priority below that of everything else: perception comes first."""
+"""Niceness of the process: its CPU priority is below that of perception."""
 
 
 def main(memory: int, replies: int, parent: int, kind: str, argument: str) -> None:

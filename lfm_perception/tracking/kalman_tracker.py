@@ -30,24 +30,24 @@ from lfm_perception.tracking.track_state import TrackState
 from lfm_perception.tracking.views import Fragments, is_observable, seen_parts
 
 CLOCK_JUMP_S = 1.0
-"""Seconds before the last stamp from which on a stamp means that the clock was set back, not a late frame."""
+"""Time by which a stamp is older than the last one when the clock was set back; less means a late frame."""
 
 AXIS_SCALE = np.array([1.0, 1.0, 0.5, 0.5])
 """Scale of process noise and initial velocity for centre x, y and width, height: sizes change less."""
 
 MAX_NEW_IOU = 0.7
-"""IoU with an established track, detected in the same answer, from which on no track is started."""
+"""IoU with an established track that was detected in the same answer; from it on, no new track is started."""
 
 START_MARGIN, REENTRY_MARGIN = 4.5, 1.0
 """Margins by which a pair must be the best one (see `unique_pairs`): for the second detection of a track,
 which may as well start another track, and for the return of a dormant track's object."""
 
 MISS_WEIGHT = 0.9
-"""Factor on the association score of a track for each answer in a row that missed it: what is seen goes
-before what may have left."""
+"""Factor on the association score of a track for each consecutive miss: detected tracks take precedence over
+those whose object may have left."""
 
 MIN_SPEED = 0.02
-"""Image widths per second below which an object is taken to stand."""
+"""Speed below which an object counts as standing, image widths per second."""
 
 # Reasons for which a whole frame is rejected, or all tracks are removed
 INVALID_STAMP = "stamp is not finite"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adviser in a worker process: whatever it does, it costs its own answers only.
+"""An adviser in a worker process, whose crashes and hangs cost its own answers only.
 
     submit() ──question, JPEG──► shared memory ──► process: `worker`
              ──line──► its standard input
@@ -29,7 +29,7 @@ from lfm_perception.second_opinion.opinions import AdviserError, Reply, Request
 MODULE = "lfm_perception.second_opinion.worker"
 
 MAX_LINE = 64_000
-"""Most bytes of an answer, as JSON."""
+"""Maximum size of an answer as JSON, bytes."""
 
 LOAD_TIMEOUT_S = 120.0
 """Longest time until the process is ready for a question."""
@@ -42,9 +42,9 @@ class ProcessAdviser:
     """One request at a time, answered by `lfm_perception.second_opinion.worker`.
 
     Args:
-        kind: the function of the worker that answers, such as `ocr`.
-        argument: what it is opened with.
-        source: who it is.
+        kind: module of the adviser in this package, such as `ocr`.
+        argument: passed to its function `answering`.
+        source: the adviser's name in logs and results.
         timeout_s: longest time to an answer; the loading before the first one does not count.
     """
 

@@ -40,13 +40,13 @@ PREFIX = "lfm_opinion_"
 """Beginning of the names of all files: no other file is ever read or deleted."""
 
 MAX_FILES, MAX_FOLDER_BYTES = 100, 50_000_000
-"""Most crops in the folder that wait for an answer, those of other nodes too, and their bytes."""
+"""Maximum number of crops in the folder, those of other nodes too, and of bytes of all its files."""
 
 MAX_ANSWER_BYTES = 16_000
-"""Largest file with an answer."""
+"""Maximum size of the file of an answer, bytes."""
 
 SETTLED_S = 2.0
-"""Age from which on a file that is no answer is not being written any more."""
+"""Age of a file from which on it counts as complete: a younger one may still be written."""
 
 
 @dataclass(frozen=True, slots=True)
