@@ -257,9 +257,10 @@ def test_what_would_leak_or_cannot_be_used_is_refused(
             PerceptionError, match=r"a broker .*(is not an address|must be an address like mqtts://host:8883)"
         ):
             addresses.Broker.of(url, Credentials())
-    with pytest.raises(PerceptionError, match="must not hold a user or a password") as refused:
-        addresses.Broker.of("mqtt://robot:s3cret@fleet", Credentials())
-    assert "s3cret" not in str(refused.value)
+    for url in ("mqtt://robot:s3cret@fleet", "mqtt://s3cret@[x", "mqtt://robot:s3cret@fleet:no"):
+        with pytest.raises(PerceptionError, match="must not hold a user or a password") as refused:
+            addresses.Broker.of(url, Credentials())
+        assert "s3cret" not in str(refused.value)
 
 
 ENDLESS = """

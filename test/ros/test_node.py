@@ -60,7 +60,7 @@ def test_the_scene_follows_its_schema(running: Robot) -> None:
     assert scene["frame_id"] == frame.frame_id
 
 
-def test_the_raw_answer_is_the_models_own_text(running: Robot) -> None:
+def test_the_topic_model_output_is_the_models_own_text(running: Robot) -> None:
     before = len(running.heard["model_output"])
     detections = running.show(Film().next())
     text = running.wait(lambda: running.heard["model_output"][before:])[0].data
