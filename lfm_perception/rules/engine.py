@@ -14,7 +14,7 @@ The state of a track is kept for a while after it is gone, so that it may come b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -166,11 +166,12 @@ class RuleEngine:
 
     def _arrange(self, tracks: Sequence[Track]) -> list[Event]:
         """Give each track its column, those that are gone behind, and end the events of forgotten ones."""
+        if [track.track_id for track in tracks] == self._ids:
+            self._tracks, self._present = dict(zip(self._ids, tracks, strict=True)), len(tracks)
+            return []
         self._tracks.update(shown := {track.track_id: track for track in tracks})
         ids = list(shown)
         self._present, there = len(ids), shown.keys()
-        if ids == self._ids:
-            return []
         columns = {track_id: index + 1 for index, track_id in enumerate(self._ids)}
         if not there >= columns.keys():
             gone_s = (self._now_s - self._last_seen_s[1:]).tolist()
@@ -372,12 +373,12 @@ class RuleEngine:
         )
 
 
-def _numbers(tracks: Iterable[Track]) -> Floats:
+def _numbers(tracks: Sequence[Track]) -> Floats:
     """Box, score, own velocity without the camera's, standard deviations of the sides, and times: (13, N).
 
-    One flat list is read in half of the time of a tuple for each track.
+    `fromiter` reads a flat list in a third of the time of `array`.
     """
     flat = list[float]()
     for _, _, box, score, (vx, vy), age_s, missed_s, _, (cx, cy), std in tracks:
         flat += box.x1, box.y1, box.x2, box.y2, score, vx - cx, vy - cy, *std, age_s, missed_s
-    return np.array(flat).reshape(-1, 13).T
+    return np.fromiter(flat, np.float64, len(flat)).reshape(-1, 13).T

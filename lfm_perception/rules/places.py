@@ -30,6 +30,8 @@ EDGE = 1e-9
 class Anchors:
     """Anchor positions of N tracks, `x` and `y` of shape (2, N) in the order of `ANCHORS`, and their `std`.
 
+    `xy` are both, shape (2, 2, N).
+
     Args:
         boxes: shape (4, N), `xyxy`.
         std: standard deviations of the boxes' sides, shape (4, N).
@@ -37,11 +39,16 @@ class Anchors:
 
     def __init__(self, boxes: Floats, std: Floats) -> None:
         inside = np.minimum(np.maximum(boxes, EDGE), 1.0 - EDGE)
-        middle, centre = (inside[:2] + inside[2:]) / 2.0
-        self.x, self.y = np.array([middle, middle]), np.array([inside[3], centre])
+        self.xy = np.empty((2, 2, boxes.shape[1]))
+        self.x, self.y = self.xy
+        self.xy[:, 1] = (inside[:2] + inside[2:]) / 2.0
+        self.x[0], self.y[0] = self.x[1], inside[3]
         # both sides of a box are measured for themselves
-        across, down = np.sqrt(std[:2] ** 2 + std[2:] ** 2) / 2.0
-        self.std = np.maximum(across, np.array([std[3], down]))
+        variance = std * std
+        across, down = np.sqrt(variance[:2] + variance[2:]) / 2.0
+        self.std = np.empty((2, boxes.shape[1]))
+        np.maximum(across, std[3], out=self.std[0])
+        np.maximum(across, down, out=self.std[1])
 
 
 class Zones:
@@ -76,12 +83,11 @@ class Zones:
         a flat table of shape (Z, N). The uncertainty is at most a part of the zone's width, so that small
         zones can be entered.
         """
-        x, y, std = anchors.x[self._anchor], anchors.y[self._anchor], anchors.std[self._anchor]
-        around = (x + std >= self._low[0]) & (x - std <= self._high[0])
-        around &= (y + std >= self._low[1]) & (y - std <= self._high[1])
-        places = np.flatnonzero(around)
-        zone, track = np.divmod(places, around.shape[1])
-        row = zone if len(x) > 1 else 0
+        at, std = anchors.xy[:, self._anchor], anchors.std[self._anchor]
+        around = (at + std >= self._low) & (at - std <= self._high)
+        places = np.flatnonzero(around[0] & around[1])
+        zone, track = np.divmod(places, around.shape[2])
+        (x, y), row = at, zone if len(std) > 1 else 0
         ax, ay, by, ex, ey, slope = self._edges.take(zone, axis=1)
         px, py = x[row, track][:, None], y[row, track][:, None]
         dx, dy = px - ax, py - ay
