@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import ssl
 from collections.abc import Collection
 from pathlib import Path
@@ -25,15 +24,16 @@ def split_url(url: str, name: str, schemes: Collection[str], example: str) -> Sp
     Raises:
         PerceptionError: the text is no such address.
     """
-    if re.match("[^/]*//[^/]*@", url):  # not quoted: it may hold a password
-        raise PerceptionError(f"{name} must not hold a user or a password: write {example}")
+    if set("@?#") & set(url):  # not quoted: it may hold a password or a key
+        raise PerceptionError(
+            f"{name} must not hold a user or a password, nor any @, ? or #: write {example}"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port  # raises when it is not a number
     except ValueError as error:
         raise PerceptionError(f"{name} {url!r} is not an address ({error}): write {example}") from error
-    surplus = parts.query or parts.fragment
-    if parts.scheme not in schemes or not parts.hostname or port == 0 or surplus or not is_safe(url):
+    if parts.scheme not in schemes or not parts.hostname or port == 0 or not is_safe(url):
         raise PerceptionError(f"{name} must be an address like {example}, got {url!r}")
     return parts
 

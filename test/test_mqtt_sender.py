@@ -257,7 +257,11 @@ def test_what_would_leak_or_cannot_be_used_is_refused(
             PerceptionError, match=r"a broker .*(is not an address|must be an address like mqtts://host:8883)"
         ):
             addresses.Broker.of(url, Credentials())
-    for url in ("mqtt://robot:s3cret@fleet", "mqtt://s3cret@[x", "mqtt://robot:s3cret@fleet:no"):
+    for url in (
+        *("mqtt://robot:s3cret@fleet", "mqtt://s3cret@[x", "mqtt://robot:s3cret@fleet:no"),
+        *("robot:s3cret@fleet:1883", "mqtt:robot:s3cret@fleet", "mqtt://robot:s3cret/4@fleet"),
+        *("mqtt://robot:12/s3cret@fleet", "mqtt://fleet?key=s3cret", "mqtt://fleet#s3cret"),
+    ):
         with pytest.raises(PerceptionError, match="must not hold a user or a password") as refused:
             addresses.Broker.of(url, Credentials())
         assert "s3cret" not in str(refused.value)
