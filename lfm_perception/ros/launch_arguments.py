@@ -151,7 +151,7 @@ def accepted_arguments(arguments: Sequence[str]) -> list[str]:
     """
     accepted = list(arguments)
     for index, (option, value) in enumerate(pairwise(arguments)):
-        if option == "--params-file" and Path(value).is_fifo() and not value.startswith(OPEN_FILES):
+        if option == "--params-file" and _is_pipe(Path(value)) and not value.startswith(OPEN_FILES):
             raise PerceptionError(f"the parameter file {value} is a pipe: give a file")
         if option == "--params-file" and is_settings_file(Path(value)):
             accepted[index : index + 2] = ["-p", f"settings_file:={Path(value).absolute()}"]
@@ -182,6 +182,14 @@ def ignored_arguments(arguments: Sequence[str]) -> str | None:
     if not ignored:
         return None
     return f"'{safe_line(' '.join(ignored))}' is ignored: write --ros-args before the arguments of ROS"
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether a path leads to a named pipe; where it cannot be examined, ROS says why."""
+    try:
+        return path.is_fifo()
+    except OSError:
+        return False
 
 
 def _node_names(content: object, prefix: str = "") -> set[str]:

@@ -45,6 +45,15 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
         accepted_arguments(["node", "--ros-args", "--params-file", str(tmp_path / "pipe")])
 
 
+def test_a_parameter_file_that_cannot_be_examined_is_one_sentence() -> None:
+    arguments = ["node", "--ros-args", "--params-file", "long" * 100]
+    with pytest.raises(RuntimeError) as refused:
+        rclpy.init(args=accepted_arguments(arguments), context=rclpy.Context())
+    problem = start_problem(str(refused.value), arguments)
+    assert problem.startswith("the parameter file longlong")
+    assert "file name too long" in problem
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_node_and_the_command_line_read_the_same_from_a_file_that_ships(file: Path) -> None:
     with parameters(file) as declared:
