@@ -22,7 +22,7 @@ from lfm_perception.evaluation.demo_sequence import DemoSequence
 from lfm_perception.scene import Track
 
 VISIBLE = 0.5
-"""Share of a body that must be visible for its object to be there: the half of it."""
+"""Share of a body that must be visible for its object to be there: half of it."""
 
 OUT_OF_SIGHT_S = 1.0
 """An object that was out of sight for longer is another one."""

@@ -277,7 +277,7 @@ class RuleEngine:
         )
 
     def _columns_now(self) -> Columns:
-        """What the columns stand for: the last frame's object, if that is still so."""
+        """The columns of this frame: the same object as before, unless labels or present tracks changed."""
         labels = [self._tracks[track_id].label for track_id in self._ids]
         if (labels, self._present) != self._labelled:
             self._labelled = labels, self._present
