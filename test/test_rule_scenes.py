@@ -33,29 +33,29 @@ def begins(happens: Sequence[bool], wait_s: float = 0.3, gap_s: float = 0.5) -> 
 def led_to(kind: str, bodies: Sequence[Body]) -> Iterator[Event]:
     """The events, by plain arithmetic on the ways of the person and the forklift."""
     world, times = World(SEED, pan=0.0), [index / FPS for index in range(SECONDS * FPS)]
-    ways = {body.label: [body.at(at).x for at in times] for body in bodies[:2]}
-    in_zone = {label: [0.2 < x < 0.5 for x in way] for label, way in ways.items()}
-    for label, way in ways.items():
+    movers = [body for body in bodies if body.label in ("person", "forklift")]
+    ways = [[body.at(at).x for at in times] for body in movers]
+    in_zone = [[0.2 < x < 0.5 for x in way] for way in ways]
+    for body, way, inside in zip(movers, ways, in_zone, strict=True):
+        label = body.label
         if kind == "walks":
-            yield from (("inside", label, at) for at in begins(in_zone[label]))
+            yield from (("inside", label, at) for at in begins(inside))
             sides = [x < 0.55 for x in way]
             turns = [index for index in range(1, len(way)) if sides[index] != sides[index - 1]]
             yield from (("crosses", label, index / FPS) for index in turns)
         if kind == "doors":
             there = [0.0 < x < 1.0 for x in way]
             yield from (("comes", label, at) for at in begins(there, 0.5))
-            if not there[0]:
-                there = there[there.index(True) :]
-            gone = [not each for each in there]
-            yield from (("goes", label, at + (len(way) - len(there)) / FPS) for at in begins(gone, 1.0))
+            first = there.index(True)
+            gone = [not each for each in there[first:]]
+            yield from (("goes", label, at + first / FPS) for at in begins(gone, 1.0))
     if kind == "walks":
-        yield from (("loiters", "person", at) for at in begins(in_zone["person"], 2.0))
+        yield from (("loiters", "person", at) for at in begins(in_zone[0], 2.0))
     if kind == "meetings":
-        feet = [outline_of(body, world.stage, 640, 480)[3] / 640 for body in bodies[:2]]
-        apart = [math.hypot(a - b, feet[0] - feet[1]) for a, b in zip(*ways.values(), strict=True)]
+        feet = [outline_of(body, world.stage, 640, 480)[3] / 640 for body in movers]
+        apart = [math.hypot(a - b, feet[0] - feet[1]) for a, b in zip(*ways, strict=True)]
         yield from (("close", "person", at) for at in begins([each < 0.2 for each in apart]))
-        both = [all(each) for each in zip(*in_zone.values(), strict=True)]
-        yield from (("counts", "", at) for at in begins(both))
+        yield from (("counts", "", at) for at in begins([all(each) for each in zip(*in_zone, strict=True)]))
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

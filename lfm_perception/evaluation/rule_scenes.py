@@ -131,17 +131,17 @@ def _walks(rng: random.Random) -> tuple[Body, ...]:
 
 def _doors(rng: random.Random) -> tuple[Body, ...]:
     """A person and a forklift come and go at the edges of the image, and stay away for longer than a tracker
-    recognizes them; another person runs past behind the forklift, hidden for less than a second; a box and a
-    cone stand there all the time."""
+    recognizes them; before that another person runs past behind the forklift, hidden for less than a second,
+    and out; a box and a cone stand there all the time."""
     left, right = -AWAY, 1.0 + AWAY
     person = _Way(left).wait(rng.uniform(2.0, 3.0)).go(rng.uniform(0.4, 0.46), rng.uniform(*RUN))
     person.wait(rng.uniform(2.0, 3.0)).go(rng.choice((left, right)), rng.uniform(*RUN))
     person.wait(rng.uniform(5.0, 6.0))
     person.go(rng.uniform(0.4, 0.46), rng.uniform(*RUN)).wait(rng.uniform(2.0, 3.0))
     person.go(left, rng.uniform(*RUN))
-    forklift = _Way(0.72).wait(rng.uniform(7.0, 8.0)).go(right, rng.uniform(*RUN))
-    forklift.wait(rng.uniform(5.0, 6.0)).go(0.72, rng.uniform(*RUN))
-    passing = _Way(0.25).wait(rng.uniform(4.5, 5.5)).go(0.86, rng.uniform(*RUN))
+    forklift = _Way(0.66).wait(rng.uniform(7.5, 8.5)).go(right, rng.uniform(*RUN))
+    forklift.wait(rng.uniform(5.0, 6.0)).go(0.66, rng.uniform(*RUN))
+    passing = _Way(0.25).wait(rng.uniform(2.5, 3.0)).go(right, RUN[1])
     return (
         _walker(rng, "person", 0.9, person),
         _walker(rng, "forklift", 0.55, forklift),
