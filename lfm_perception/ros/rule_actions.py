@@ -230,12 +230,13 @@ class RuleActions:
 
     def _save(self, events: Sequence[Event], raw: bytes, folder: Path) -> None:
         """Save the image of events under their ids, and delete the oldest ones beyond `MAX_SNAPSHOTS`."""
+        lost = len(events)
         try:
             jpeg = images.encode(self._decode(raw, None).image, ".jpg", SNAPSHOT_QUALITY)
             folder.mkdir(parents=True, exist_ok=True)
             for event in events[:MAX_SNAPSHOTS]:
                 write_complete(folder / f"{file_name(event)}.jpg", jpeg)
-            self._counts["snapshots lost"] += len(events[MAX_SNAPSHOTS:])
+                lost -= 1
             saved = [file for file in folder.glob(f"{FILE_PREFIX}*.jpg") if file.is_file()]
             for file in oldest_first(saved)[:-MAX_SNAPSHOTS]:
                 file.unlink(missing_ok=True)  # another node may delete it too
@@ -244,5 +245,5 @@ class RuleActions:
             reason = (
                 f"rules.snapshots {folder}: {os_reason(error)}" if isinstance(error, OSError) else str(error)
             )
-            self._counts["snapshots lost"] += len(events)
             self._warn("snapshot", reason)
+        self._counts["snapshots lost"] += lost

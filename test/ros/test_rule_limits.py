@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -121,3 +122,20 @@ def test_saved_images_are_bounded_the_oldest_deleted_and_counted(
         assert (counts["snapshots deleted"], counts["snapshots lost"]) == (5, 2)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["holiday.jpg", *(f"{FILE_PREFIX}acts-{number}.jpg" for number in (5, 6, 7))]
+
+
+def test_images_that_are_saved_are_not_lost_where_old_ones_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(files: list[Path]) -> list[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(rule_actions, "MAX_SNAPSHOTS", 2)
+    monkeypatch.setattr(rule_actions, "oldest_first", refuse)
+    settings = RulesSettings(actions=True, snapshots=str(tmp_path))
+    rules, warnings = "rules: {acts: {when: {appears: 0}, actions: {snapshot: true}}}", list[str]()
+    with acting(rules, settings, warnings) as (_, actions, counts):
+        actions.act([moment(number) for number in range(3)], b"image", "camera")
+        assert counts["snapshots lost"] == 1
+    assert len(list(tmp_path.iterdir())) == 2
+    assert "permission denied" in warnings[0]
