@@ -61,4 +61,5 @@ def test_parameters_on_the_command_line_count_and_a_missing_file_does_not() -> N
     assert not loads_at_once(
         ["node", "--ros-args", "-p", "node.autostart:=true", "-p", "engine.backend:=openai"]
     )
-    assert not loads_at_once(["node", "--ros-args", "--params-file", "/nowhere.yaml"])
+    for file in ("/nowhere.yaml", "long" * 100):
+        assert not loads_at_once(["node", "--ros-args", "--params-file", file])

@@ -36,8 +36,8 @@ def loads_at_once(arguments: Sequence[str]) -> bool:
     """
     text = list(arguments)
     for option, value in pairwise(arguments):
-        if option == "--params-file" and Path(value).is_file():  # a pipe can be read only once
-            with suppress(OSError, UnicodeDecodeError):
+        with suppress(OSError, UnicodeDecodeError):
+            if option == "--params-file" and Path(value).is_file():  # a pipe can be read only once
                 text.append(Path(value).read_text("utf-8"))
     return any(map(AUTOSTART.search, text)) and not any(map(OTHER_BACKEND.search, text))
 
