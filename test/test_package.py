@@ -183,7 +183,7 @@ def test_the_page_of_the_launch_files_names_every_argument_and_profile() -> None
 
 @pytest.mark.parametrize(
     "modules",
-    ["lfm_perception.backends.worker, lfm_perception.backends.llama_vlm", "lfm_perception.ros.node"],
+    ["lfm_perception.backends.worker, lfm_perception.backends.llama_vlm", "lfm_perception.ros.run_node"],
     ids=["worker", "node"],
 )
 def test_a_start_does_not_wait_for_imports_of_what_is_needed_later(modules: str) -> None:
