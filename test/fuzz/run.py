@@ -225,7 +225,11 @@ def main() -> int:
     parser.add_argument("--add", action="store_true", help="keep the figures of other readers in that file")
     options = parser.parse_args()
     chosen = [reader for reader in READERS if reader.name in options.readers]
-    results = {}
+    results, earlier = {}, dict[str, Any]()
+    if options.add and options.out and options.out.is_file():
+        earlier = json.loads(options.out.read_text(encoding="utf-8"))
+        if earlier["seed"] != options.seed:
+            parser.error(f"{options.out} has the seed {earlier['seed']}: give the same one")
     began = time.monotonic()
     share, rest = divmod(options.inputs, len(chosen))
 
@@ -240,17 +244,15 @@ def main() -> int:
         print(f"{reader.name:28s}", *(f"{name} {value}" for name, value in line.items()), flush=True)
         for failure in found["shown"]:
             print(f"    input {failure['number']}: {failure['problem']}")
-    seconds = {"seconds": round(time.monotonic() - began)}
-    if options.add and options.out and options.out.is_file():
-        earlier = json.loads(options.out.read_text(encoding="utf-8"))
-        if earlier["seed"] != options.seed:
-            parser.error(f"{options.out} has the seed {earlier['seed']}: give the same one")
-        results, seconds = {**earlier["readers"], **results}, {}
+    ended: dict[str, Any] = {"seconds": round(time.monotonic() - began)}
+    if earlier:
+        results = earlier["readers"] | results
+        ended = {name: earlier[name] for name in ("ended",) if name in earlier}
     report = {
         "inputs": sum(each["inputs"] for each in results.values()),
         "failures": sum(each.get("failures", 0) for each in results.values()),
         "seed": options.seed,
-        **seconds,
+        **ended,
         "limits": {"seconds": LIMIT_S, "memory_bytes": MEMORY_BYTES, "sentence": MAX_SENTENCE},
         "readers": results,
         "versions": versions(),
