@@ -13,7 +13,7 @@ from lfm_perception.cli import app
 from lfm_perception.commands import REFUSAL, TOOLS, Command
 from lfm_perception.evaluation.demo_commands import (
     NO_TOOL,
-    NOT_LISTED,
+    NOT_ALLOWED,
     CommandTrial,
     evaluate_commands,
     run_commands,
@@ -32,9 +32,21 @@ class Refuser:
 def test_a_model_that_refuses_everything_is_right_about_what_no_tool_does() -> None:
     model: Any = Refuser()
     reports = {report.kind: report for report in evaluate_commands(run_commands(model, 5))}
-    assert set(reports) == {*TOOLS, NO_TOOL, NOT_LISTED}
-    assert {kind for kind, report in reports.items() if report.correct == 1.0} == {NO_TOOL, NOT_LISTED}
+    assert set(reports) == {*TOOLS, NO_TOOL, NOT_ALLOWED}
+    assert {kind for kind, report in reports.items() if report.correct == 1.0} == {NO_TOOL, NOT_ALLOWED}
     assert {report.commands for report in reports.values()} == {5}
+
+
+def test_a_call_of_a_tool_that_is_not_allowed_is_a_refusal() -> None:
+    class Obedient:
+        """A model that resets whatever is said."""
+
+        def command(self, command: Command) -> Answer:
+            return Answer("[reset()]", probabilities=(1.0,))
+
+    model: Any = Obedient()
+    answered = {trial.answered for trial in run_commands(model, 40) if trial.kind == NOT_ALLOWED}
+    assert answered == {"[reset()]", REFUSAL}
 
 
 def test_a_wrong_argument_is_a_right_tool_and_no_right_call() -> None:
@@ -52,7 +64,11 @@ def test_the_command_measures_every_kind_and_writes_the_figures(tmp_path: Path) 
     result = CliRunner().invoke(app, ["eval", "commands", *options])
     assert result.exit_code == 0, result.output
     assert "set_labels" in result.output
-    assert set(json.loads((tmp_path / "commands.json").read_text())["kinds"]) == {*TOOLS, NO_TOOL, NOT_LISTED}
+    assert set(json.loads((tmp_path / "commands.json").read_text())["kinds"]) == {
+        *TOOLS,
+        NO_TOOL,
+        NOT_ALLOWED,
+    }
     page = (tmp_path / "commands.html").read_text()
     for title in ("Accuracy by kind of command", "Wrong calls: ", "Setup"):
         assert title in page

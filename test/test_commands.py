@@ -96,8 +96,9 @@ def test_a_question_is_built_of_the_name_or_copied() -> None:
 
 
 def test_every_call_of_a_command_is_parsed_and_no_other() -> None:
-    command = said("set the labels to dog and use 7 %: Is it?", "set_labels", "set_duty_cycle", "add_alert")
-    texts = list(calls(command))
+    allowed = ("set_labels", "set_duty_cycle", "add_alert")
+    command = said("set the labels to dog and use 7 %: Is it?", *allowed)
+    texts = [text for text in calls(command) if text.startswith(tuple(f"[{name}(" for name in allowed))]
     assert '[set_labels(labels=["dog", "box"])]' in texts
     assert "[set_duty_cycle(share=0.07)]" in texts
     assert '[add_alert(name="dog", question="Is it?")]' in texts
@@ -141,7 +142,7 @@ def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
             continue
         if call is not None:
             parsed += 1
-            assert call.tool in command.tools
+            assert call.tool in command.allowed
             assert list(call.arguments) == list(TOOLS[call.tool].parameters)
             for value in call.arguments.values():
                 assert value == 64 or all(item in (*LABELS, "dog") or item in command.words for item in value)

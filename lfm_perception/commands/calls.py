@@ -69,7 +69,8 @@ class Command:
 
     Args:
         words: in any language; the model sees nothing else but the tools.
-        tools: names of the allowed tools.
+        allowed: names of the tools that it may call. The model chooses among all tools: one that saw these
+            alone would take the nearest of them for whatever the operator wants.
         labels: names that an argument may have although the operator did not say them.
         alerts: names of alerts, likewise.
 
@@ -78,7 +79,7 @@ class Command:
     """
 
     words: str
-    tools: tuple[str, ...]
+    allowed: tuple[str, ...]
     labels: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
 
@@ -88,31 +89,33 @@ class Command:
                 f"a command of {len(self.words)} characters is longer than {MAX_COMMAND_LENGTH}: shorten it"
             )
         check_prompt_text("a command", self.words)
-        check_tools(self.tools)
-        if not self.tools:
+        check_tools(self.allowed)
+        if not self.allowed:
             raise PerceptionError("no tool is allowed: name some in commands.allowed")
 
     @property
     def system(self) -> str:
         """The text of the system turn."""
-        return tool_list(self.tools)
+        return tool_list(TOOLS)
 
     def steps(self) -> Iterator[Step]:
         """The first steps of all calls."""
-        for name in self.tools:
-            yield from self._argument(TOOLS[name], {}, f"[{name}(")
+        for name, tool in TOOLS.items():
+            yield from self._argument(tool, {}, f"[{name}(")
 
     def parse(self, text: str) -> Call | None:
         """The call in a model's answer; None for `REFUSAL`.
 
         Raises:
-            PerceptionError: the text is neither, or the call is not one of this command's.
+            PerceptionError: the text is neither, or the call is not one of this command's, or not allowed.
         """
         if text == REFUSAL:
             return None
         call = parse_call(text)
-        if call.tool not in self.tools:
-            raise PerceptionError(f"the tool {shown(call.tool)} is not in commands.allowed")
+        if call.tool not in self.allowed:
+            raise PerceptionError(
+                f"the command means {call.tool}, which is not in commands.allowed: {', '.join(self.allowed)}"
+            )
         earlier: dict[str, str] = {}
         for name, given in call.texts.items():
             allowed = slots.values(TOOLS[call.tool].parameters[name], self, earlier)

@@ -76,8 +76,8 @@ class _Asked:
 
 
 _WEIGHTS = {
-    "several": 1.5, "count": 2.5, "side": 16.0, "which side": 6.0, "next": 4.0, "extreme": 1.3,
-    "colour": 4.0, "helmet": 9.0, "helmet choice": 3.0,
+    "several": 4.0, "count": 2.0, "side": 9.0, "which side": 3.0, "next": 12.0, "largest": 2.0,
+    "colour": 3.0, "helmet": 5.0, "helmet choice": 1.5,
 }  # fmt: skip
 """Frequencies relative to the other kinds: most scenes have no clear answer to some."""
 

@@ -62,7 +62,7 @@ class CallDecoder:
         if text_tokens > TEXT_CONTEXT - ANSWER_TOKENS:
             raise PerceptionError(
                 f"the tools and the command have {text_tokens} tokens, more than "
-                f"{TEXT_CONTEXT - ANSWER_TOKENS}: shorten the command or commands.allowed"
+                f"{TEXT_CONTEXT - ANSWER_TOKENS}: shorten the command"
             )
         self.kv_cache.abort_on(stop)
         self.kv_cache.prefill([tuple(before)], after, cache_end=False)

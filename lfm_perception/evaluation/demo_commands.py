@@ -12,14 +12,15 @@ from rich.table import Table
 
 from lfm_perception.commands import REFUSAL, TOOLS, Command
 from lfm_perception.demo import commands as demo
+from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.tables import new_table
 from lfm_perception.media.charts import bars
 from lfm_perception.media.page import Section
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CommandVlm
 
-NO_TOOL, NOT_LISTED = "(no tool does it)", "(tool not listed)"
-"""Kinds of commands that are to be refused."""
+NO_TOOL, NOT_ALLOWED = "(no tool does it)", "(tool not allowed)"
+"""Kinds of commands that are to be refused: by the model, or because the tool is not allowed."""
 
 COLUMNS = ("given", "right tool", "right call")
 
@@ -27,7 +28,7 @@ MAX_MISTAKES = 30
 """Maximum number of wrong calls on the page."""
 
 KINDS_NOTE = (
-    "Commands for each tool, commands that no tool can do, and those for a tool that is not listed, in "
+    "Commands for each tool, commands that no tool can do, and those for a tool that is not allowed, in "
     "English wordings that the demo model was not trained on. Right tool: share of the calls of the right "
     "tool, or of right refusals; right call: of those with the right arguments too."
 )
@@ -35,7 +36,7 @@ KINDS_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class CommandTrial:
-    """A command of a kind: a tool, `NO_TOOL` or `NOT_LISTED`. `meant`, `answered`: a call, or `REFUSAL`."""
+    """A command of a kind: a tool, `NO_TOOL` or `NOT_ALLOWED`. `meant`, `answered`: a call, or `REFUSAL`."""
 
     kind: str
     words: str
@@ -57,16 +58,26 @@ def run_commands(vlm: CommandVlm, count: int, seed: int = 0) -> Iterator[Command
     """Give this number of commands of each kind."""
     rng = random.Random(f"commands {seed}")
     labels, tools = Settings().detect.labels, tuple(TOOLS)
-    for kind in (*TOOLS, NO_TOOL, NOT_LISTED):
+    for kind in (*TOOLS, NO_TOOL, NOT_ALLOWED):
         for _ in range(count):
-            listed, tool = tools, kind if kind in TOOLS else ""
-            if kind == NOT_LISTED:
+            allowed, tool = tools, kind if kind in TOOLS else ""
+            if kind == NOT_ALLOWED:
                 tool = rng.choice(tools)
-                listed = tuple(name for name in tools if name != tool)
-            said = demo.command(rng, listed, True, tool)
-            answered = vlm.command(Command(said.text, listed, labels)).text
+                allowed = tuple(name for name in tools if name != tool)
+            said = demo.command(rng, allowed, True, tool)
+            command = Command(said.text, allowed, labels)
+            answered = _carried_out(command, vlm.command(command).text)
             meant = said.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
             yield CommandTrial(kind, said.text, meant, answered)
+
+
+def _carried_out(command: Command, answered: str) -> str:
+    """The call that is carried out, or `REFUSAL`."""
+    try:
+        command.parse(answered)
+    except PerceptionError:
+        return REFUSAL
+    return answered
 
 
 def evaluate_commands(trials: Iterable[CommandTrial]) -> list[CommandReport]:

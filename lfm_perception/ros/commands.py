@@ -141,7 +141,7 @@ class CommandInput:
         answer["probability"] = round(reply.probabilities[0], 4)
         call = command.parse(reply.text)
         if call is None:
-            raise PerceptionError(f"no tool in commands.allowed does that: {', '.join(command.tools)}")
+            raise PerceptionError(f"no tool does that; commands.allowed is {', '.join(command.allowed)}")
         answer["call"] = {"tool": call.tool, "arguments": call.arguments}
         if settings.commands.dry_run:
             answer["dry_run"] = True

@@ -110,7 +110,7 @@ def test_what_the_camera_sees_and_what_is_asked_is_no_command(operator: Operator
         ("[set_token_budget(tokens=5)]", "use 5 tokens", "budget.tokens 5 is too small"),
         ("[set_token_budget(tokens=64)]", "use 128 tokens", "does not stand in the command"),
         ("[reset()]", "reset", "not in commands.allowed"),
-        ("I cannot do that.", "fly", "no tool in commands.allowed does that"),
+        ("I cannot do that.", "fly", "no tool does that"),
         ("[status()]", "", "must not be blank"),
     ],
 )
