@@ -198,6 +198,8 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
             }
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
+    if run.processes > 1:
+        distributed.destroy_process_group()  # its threads must not outlive this one
 
 
 def loosen(embedding: torch.Tensor) -> None:
