@@ -7,8 +7,7 @@
 The simulated detector (`lfm_perception.evaluation.pixel_limited`) sees an object if it is large enough in
 picture pixels, and models nothing else: 1280x720, half of the objects of 14 picture pixels are seen, 95% at
 best, with noise on the sides, false boxes and wrong labels. The demo model sees frames of 1920x1080 of its
-own world, drawn with small objects; it judges partly by size relative to the picture, so that its gains are
-larger and less believable.
+own world, drawn with small objects; it was trained on crops too, and judges by picture pixels.
 
 An inference every 240 ms, answers 240 ms late, the real tracker and planner. The seeds of the films were
 not used for tuning (`planning/fovea.py` was tuned on seeds 0 to 7). Milliseconds are printed, as the machine

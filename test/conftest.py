@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 _RUN = os.getppid() + int(_WORKER.removeprefix("gw")) if _WORKER else os.getpid()
 os.environ["ROS_DOMAIN_ID"] = str(1 + _RUN % 100)
+
+# What a shell runs in the background is born with SIGINT ignored, and the processes of tests would be too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests judge values, not the speed of a busy machine.
 settings.register_profile("everyday", deadline=None)

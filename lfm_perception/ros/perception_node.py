@@ -6,8 +6,12 @@ The model's worker process starts first, so that it imports the engine beside th
 
 from __future__ import annotations
 
-import re
 import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports that follow without a traceback
+
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,8 +44,6 @@ def loads_at_once(arguments: Sequence[str]) -> bool:
 
 def main() -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without a traceback
     sys.modules[GENERATOR] = None  # type: ignore[assignment]  # imports as if it were missing
     end_with_starter()
     if loads_at_once(sys.argv):

@@ -239,7 +239,8 @@ def test_images_with_old_stamps_are_processed_with_a_warning(running: Robot) -> 
 
     def warned() -> bool:
         running.show(film.next())  # stamped an hour ago
-        return "old on arrival" in running.diagnosis("camera").message
+        camera = running.diagnosis("camera")
+        return camera is not None and "old on arrival" in camera.message
 
     running.wait(warned, "the warning")
     assert running.diagnosis("camera").level == DiagnosticStatus.WARN
