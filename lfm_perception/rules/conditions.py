@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lfm_perception.rules.places import Anchors, Bools, Floats, LineCrossings, T, Zones, moved
+from lfm_perception.rules.places import Anchors, Bools, Floats, LineCrossings, Zones, moved
 from lfm_perception.rules.schema import (
     ANCHORS,
     QUANTITIES,
@@ -29,8 +27,7 @@ from lfm_perception.rules.schema import (
     RuleFile,
     leaves,
 )
-
-Rows = NDArray[np.intp]
+from lfm_perception.rules.tables import Members, Ranges, Rows, narrow, spread
 
 ROUNDING_S = 1e-6
 """Tolerance of sums of durations for rounding errors, seconds."""
@@ -100,31 +97,31 @@ class Conditions:
         ).reshape(len(objects), len(self._labels) + 1)
         self.attributes = list(dict.fromkeys(pair for each in objects for pair in each.attributes))
         self._ranges = [
-            (index, _Ranges([(row, ranges[name]) for row, each in enumerate(objects)
+            (index, Ranges([(row, ranges[name]) for row, each in enumerate(objects)
                              if name in (ranges := dict(each.ranges))]))
             for index, name in enumerate(QUANTITIES)
             if any(name in dict(each.ranges) for each in objects)
         ]  # fmt: skip
         zones = {zone.name: index for index, zone in enumerate(file.zones)}
-        self._inside = _Members({row: [zones[z] for z in each.inside] for row, each in enumerate(objects)})
-        self._outside = _Members({row: [zones[z] for z in each.outside] for row, each in enumerate(objects)})
-        self._attributes = _Members(
+        self._inside = Members({row: [zones[z] for z in each.inside] for row, each in enumerate(objects)})
+        self._outside = Members({row: [zones[z] for z in each.outside] for row, each in enumerate(objects)})
+        self._attributes = Members(
             {row: [self.attributes.index(a) for a in each.attributes] for row, each in enumerate(objects)}
         )
         self._near = [(row, each.near) for row, each in enumerate(objects) if each.near]
         others = [self._rows[near.objects] for _, near in self._near]
         self._others = list(dict.fromkeys(others))
         self._other = [self._others.index(row) for row in others]
-        self._near_ranges = _Ranges(
+        self._near_ranges = Ranges(
             [(row, Range(below=n.within, hysteresis=n.hysteresis)) for row, n in self._near]
         )
         self._lines = {line.name: index for index, line in enumerate(file.lines)}
-        self._crosses = _Members({row: self._crossings_of(each) for row, each in enumerate(objects)})
+        self._crosses = Members({row: self._crossings_of(each) for row, each in enumerate(objects)})
         self._appears = _Moments([(row, each.appears) for row, each in enumerate(objects)])
         self._disappears = _Moments([(row, each.disappears) for row, each in enumerate(objects)])
         self._true = np.zeros((len(objects), 1), dtype=bool)
         self.roots = np.array([self._compile(rule.when) for rule in file.rules], dtype=np.intp)
-        self._counts = _Ranges(
+        self._counts = Ranges(
             [(row, each.range) for each, row in self._rows.items() if isinstance(each, Count)]
         )
         self._counted = np.array(
@@ -179,7 +176,7 @@ class Conditions:
         table[: len(true)] = true
         self._crossed = self.crossings.update(seen.anchors).reshape(-1, table.shape[1])
         if len(self._crosses.rows):
-            _narrow(table, self._crosses.rows, self._crosses.gather(self._crossed, all_of=False))
+            narrow(table, self._crosses.rows, self._crosses.gather(self._crossed, all_of=False))
         self._appears.begin(true, before, seen, table)
         self._disappears.end(self._true, seen, table)
         if len(self._counted):
@@ -201,22 +198,22 @@ class Conditions:
         """Which objects have the properties of which condition, moments apart; shape (S, N)."""
         true = self._labelled.copy()
         for index, ranges in self._ranges:
-            _narrow(true, ranges.rows, ranges.hold(seen.quantities[index], before, ranges.rows))
+            narrow(true, ranges.rows, ranges.hold(seen.quantities[index], before, ranges.rows))
         if len(self.inside):
             places, distances, margin = self._zones.distances(seen.anchors)
             shape = len(self.inside), len(seen.anchors.x[0])
-            self.inside = _spread(shape, places, distances > 0.0) & seen.columns.present
+            self.inside = spread(shape, places, distances > 0.0) & seen.columns.present
             for members, signed, beyond in ((self._inside, distances, 0), (self._outside, -distances, 2)):
                 if len(members.rows):
                     # 2 where it is clear, 1 where it is likely, which is enough for what was true
                     levels = (signed > margin).view(np.uint8) + (signed > -margin)
-                    sure = members.gather(_spread(shape, places, levels, beyond), all_of=beyond > 0)
-                    _narrow(true, members.rows, sure + before.take(members.rows, axis=0) > 1)
+                    sure = members.gather(spread(shape, places, levels, beyond), all_of=beyond > 0)
+                    narrow(true, members.rows, sure + before.take(members.rows, axis=0) > 1)
         if len(self._attributes.rows):
-            _narrow(true, self._attributes.rows, self._attributes.gather(seen.attributes, all_of=True))
+            narrow(true, self._attributes.rows, self._attributes.gather(seen.attributes, all_of=True))
         if self._near:
             rows = self._near_ranges.rows
-            _narrow(true, rows, self._near_ranges.hold(self._nearest(true, seen), before, rows))
+            narrow(true, rows, self._near_ranges.hold(self._nearest(true, seen), before, rows))
         return true
 
     def _nearest(self, true: Bools, seen: Observation) -> Floats:
@@ -273,47 +270,6 @@ class Conditions:
                 values["distance"] = float(distances.min())
 
 
-class _Ranges:
-    """Open ranges with hysteresis, of the values of these rows."""
-
-    def __init__(self, ranges: Sequence[tuple[int, Range]]) -> None:
-        self.rows = np.array([row for row, _ in ranges], dtype=np.intp)
-        bounds = np.array([(r.above, r.below, r.hysteresis) for _, r in ranges], dtype=np.float64)
-        self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T[:, :, None]
-        self._sticky = bool(self._hysteresis.any())
-        self._lower, self._upper = bool((self._low > -np.inf).any()), bool((self._high < np.inf).any())
-
-    def hold(self, values: NDArray[Any], before: Bools, rows: Rows | None = None) -> Bools:
-        """Whether values are in their range, given whether they were `before`, in these rows of a table.
-
-        Values are of shape (N,), the same for all rows, or (rows, N).
-        """
-        low, high = self._low, self._high
-        if self._sticky:
-            slack = self._hysteresis * (before if rows is None else before.take(rows, axis=0))
-            low, high = low - slack if self._lower else low, high + slack if self._upper else high
-        inside: Bools = values > low if self._lower else values < high
-        return inside & (values < high) if self._lower and self._upper else inside
-
-
-class _Members:
-    """The members that each row asks for, of rows that ask for any."""
-
-    def __init__(self, members: Mapping[int, Sequence[int]]) -> None:
-        asked = {row: found for row, found in members.items() if found}
-        self.rows = np.array(list(asked), dtype=np.intp)
-        self._flat = np.array([member for found in asked.values() for member in found], dtype=np.intp)
-        self._starts = np.cumsum([0, *map(len, asked.values())])[: len(asked)]
-
-    def gather(self, table: NDArray[T], *, all_of: bool) -> NDArray[T]:
-        """The least (all of), or the greatest (any of), of the values of each row's members in `table`."""
-        found = table.take(self._flat, axis=0)
-        if len(self._flat) == len(self.rows):
-            return found
-        extreme: NDArray[T] = (np.minimum if all_of else np.maximum).reduceat(found, self._starts, axis=0)
-        return extreme
-
-
 class _Moments:
     """Rows that are true for one frame: when an object appears, or when it disappears."""
 
@@ -361,18 +317,6 @@ class _Moments:
         moment = was & ~self._done & (seen.now_s - seen.last_detected_s >= self._seconds)
         self._done = (self._done | moment) & ~seen.columns.present
         table[self._rows] = moment
-
-
-def _narrow(table: Bools, rows: Rows, also: Bools) -> None:
-    """Leave true in these rows of a table what is `also` true."""
-    table[rows] = table.take(rows, axis=0) & also
-
-
-def _spread(shape: tuple[int, int], places: Rows, values: NDArray[T], others: int = 0) -> NDArray[T]:
-    """A table with these values at flat places, and at all others the same one."""
-    table = np.full(shape, others, dtype=values.dtype)
-    table.reshape(-1)[places] = values
-    return table
 
 
 def _objects(file: RuleFile) -> list[Objects]:
