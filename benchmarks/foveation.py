@@ -95,7 +95,7 @@ def draw_curves(file: Path, models: Mapping[str, Results]) -> None:
                 for plan, colour, marker, dashes in LOOKS:
                     axes.plot(
                         *points(results, plan, value),
-                        color=colour, marker=marker, linestyle=dashes, label=plan,
+                        color=colour, marker=marker, linestyle=dashes, label=plan, clip_on=False,
                     )  # fmt: skip
                 axes.set(title=f"{title}, %", xlabel=TOKEN_AXIS, xlim=(0, None), ylim=(0, 100))
             row[0].set_ylabel(model)

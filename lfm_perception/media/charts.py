@@ -361,6 +361,7 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
             linestyle=line.dashes,
             marker=line.marker or None,
             markersize=3 if not line.width else None,
+            clip_on=not (line.marker and line.width),  # the last marker of a curve may lie on the edge
             label=safe_line(line.label, MAX_LABEL) or None,
         )
         if line.text:
