@@ -19,6 +19,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from lfm_perception.files import user_path
 from lfm_perception.parent import PARENT_VARIABLE
 from lfm_perception.ros import launch_arguments as arguments
 from lfm_perception.ros import transport
@@ -46,7 +47,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node and rviz, as the arguments say. Raises RuntimeError for files or an rviz that do not exist."""
+    """The node and rviz, as the arguments say. Raises PerceptionError for what does not exist."""
     given = {each.name: LaunchConfiguration(each.name).perform(context) for each in ARGUMENTS}
     arguments.check_rviz(given, get_packages_with_prefixes())
     sim_time = {"use_sim_time": boolean("use_sim_time")}
@@ -73,7 +74,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace=given["namespace"],
         parameters=[sim_time],
         remappings=remappings,
-        arguments=["-d", given["rviz_config"], "-f", given["rviz_fixed_frame"]],
+        arguments=["-d", str(user_path(given["rviz_config"])), "-f", given["rviz_fixed_frame"]],
         condition=IfCondition(LaunchConfiguration("use_rviz")),
     )
     return [node, rviz]

@@ -21,6 +21,7 @@ from launch.actions import (
 from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import ExecutableInPackage
 
+from lfm_perception.files import user_path
 from lfm_perception.ros.launch_arguments import REPLAY_ARGUMENTS, replay_command, see_packages_of
 
 PACKAGE = "lfm_perception"
@@ -54,7 +55,7 @@ def play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     see_packages_of(PROGRAM)
     from lfm_perception.media.bags import image_topic, open_bag
 
-    bag = Path(given["bag"])
+    bag = user_path(given["bag"])
     with open_bag(bag) as reader:
         compressed = image_topic(reader, bag, given["topic"] or None).compressed
     player = ExecuteProcess(

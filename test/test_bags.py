@@ -98,6 +98,14 @@ def test_a_database_with_a_transaction_by_half_is_not_read(tmp_path: Path) -> No
         assert len(list(reader.messages())) == 5
 
 
+def test_a_path_that_cannot_be_examined_is_no_bag(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PerceptionError, match=r"cannot be read: file name too long$"),
+        open_bag(tmp_path / ("b" * 300)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("column", ["name", "type"])
 def test_a_topic_without_name_or_type_is_refused(tmp_path: Path, column: str) -> None:
     database = only_file(recorded(tmp_path / "bag", StoragePlugin.SQLITE3), ".db3")

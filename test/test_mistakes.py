@@ -145,7 +145,7 @@ MISTAKES = {
     "record demo --out missing/answers.jsonl": "name a file in a folder that exists",
     "record text.png --out text.png": "text.png is the source: choose another file",
     "replay ros1.bag --out new": "it is a bag of ROS 1",
-    "replay demo --out new": "there is no bag demo",
+    "replay demo --out new": "bag demo cannot be read: there is no such file or folder",
     "memory search door": "$LFM_PERCEPTION_MEMORY_KEY is not set: export its key",
     "memory info --path missing.db --set memory.encrypted=false": "there is no memory",
     "memory info --path number.yaml --set memory.encrypted=false": "is encrypted, or no memory",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lfm_perception.errors import PerceptionError
 from lfm_perception.ros.launch_arguments import (
     DEMO_ARGUMENTS,
     REPLAY_ARGUMENTS,
@@ -41,6 +42,7 @@ def test_a_recording_holds_all_topics_that_are_always_published() -> None:
 # --- launch arguments ---------------------------------------------------------------------------------
 
 CONFIG = ROOT / "config"
+PLAYED = {"bag": "b", "out": "o", "namespace": "/cam1/", "pace": "0", "loops": "1", "topic": ""}
 EMPTY = dict.fromkeys(("model", "mmproj", "image_transport", "image_reliability"), "")
 
 
@@ -53,7 +55,7 @@ def test_the_launch_page_names_every_argument() -> None:
 def test_rviz_is_looked_up_before_anything_starts() -> None:
     check_rviz({"use_rviz": "false"}, {"rclpy"})
     check_rviz({"use_rviz": "True"}, {"rclpy", "rviz2"})
-    with pytest.raises(RuntimeError, match="needs the package rviz2, which is not installed"):
+    with pytest.raises(PerceptionError, match="needs the package rviz2, which is not installed"):
         check_rviz({"use_rviz": "true"}, {"rclpy"})
 
 
@@ -62,7 +64,7 @@ def test_a_parameter_file_is_a_path_or_the_name_of_an_installed_one(tmp_path: Pa
     own.write_text("/**: {ros__parameters: {}}")
     assert parameter_file(str(own), CONFIG) == str(own)
     assert parameter_file("cpu", CONFIG) == str(CONFIG / "cpu.yaml")
-    with pytest.raises(RuntimeError, match="params_file orin_nano is no file and none of agx_orin, cpu, or"):
+    with pytest.raises(PerceptionError, match=r"'orin_nano' cannot be read \(.*\) and is none of agx_"):
         parameter_file("orin_nano", CONFIG)
 
 
@@ -75,17 +77,49 @@ def test_empty_arguments_set_no_parameter() -> None:
 
 def test_a_model_is_used_with_the_only_vision_tower_beside_it(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
-    with pytest.raises(RuntimeError, match=r"model .*model\.gguf is no file"):
+    with pytest.raises(PerceptionError, match=r"model .*model\.gguf cannot be read \(no such file"):
         parameter_overrides({**EMPTY, "model": str(model)})
     model.touch()
-    with pytest.raises(RuntimeError, match=r"holds 0 files mmproj\*\.gguf: name one with mmproj:="):
+    with pytest.raises(PerceptionError, match=r"holds 0 files mmproj\*\.gguf: name one with mmproj:="):
         parameter_overrides({**EMPTY, "model": str(model)})
     mmproj = tmp_path / "mmproj-F16.gguf"
     mmproj.touch()
     expected = {"model.path": str(model), "mmproj.path": str(mmproj)}
     assert parameter_overrides({**EMPTY, "model": str(model)}) == expected
-    with pytest.raises(RuntimeError, match=r"mmproj /a\.gguf was given without model"):
+    with pytest.raises(PerceptionError, match=r"mmproj '/a\.gguf' was given without model"):
         parameter_overrides({**EMPTY, "mmproj": "/a.gguf"})
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("a" * 300, "file name too long"),  # at which `Path.is_file` raises, as at a folder of another user
+        ("a\0b", "not a valid path"),
+        ("~nobody-of-this-name/a", "no such file or directory"),
+        ("", "is a directory"),
+    ],
+)
+def test_a_path_that_cannot_be_examined_is_one_sentence(given: str, reason: str, tmp_path: Path) -> None:
+    path = str(tmp_path / given) if not given.startswith("~") else given
+    with pytest.raises(PerceptionError, match=rf"^params_file .* \({reason}\) and is none of agx_orin"):
+        parameter_file(path, CONFIG)
+    with pytest.raises(PerceptionError, match=rf"^model .* \({reason}\): give the path of a GGUF file"):
+        parameter_overrides({**EMPTY, "model": path})
+    with pytest.raises(PerceptionError, match=rf"^mmproj .* \({reason}\): give the path of a GGUF file"):
+        parameter_overrides({**EMPTY, "model": str(CONFIG / "cpu.yaml"), "mmproj": path})
+
+
+def test_a_tilde_in_an_argument_is_the_home_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell replaces it after `bag:=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("/**: {ros__parameters: {}}")
+    assert parameter_file("~/mine.yaml", CONFIG) == str(tmp_path / "mine.yaml")
+    given = {**EMPTY, "model": "~/mine.yaml", "mmproj": "~/mine.yaml"}
+    assert set(parameter_overrides(given).values()) == {str(tmp_path / "mine.yaml")}
+    command = replay_command({**PLAYED, "bag": "~/b", "out": "~/o"})
+    assert command[:4] == ["replay", str(tmp_path / "b"), "--out", str(tmp_path / "o")]
 
 
 def test_the_camera_topic_is_remapped_with_its_compressed_topic() -> None:
@@ -96,10 +130,9 @@ def test_the_camera_topic_is_remapped_with_its_compressed_topic() -> None:
 
 
 def test_a_bag_is_played_to_the_node_in_its_namespace() -> None:
-    given = {"bag": "b", "out": "o", "namespace": "/cam1/", "pace": "0", "loops": "1", "topic": ""}
-    assert replay_command(given)[:6] == ["replay", "b", "--out", "o", "--node", "/cam1/perception"]
-    assert "--topic" not in replay_command(given)
-    assert "/perception" in replay_command({**given, "namespace": ""})
+    assert replay_command(PLAYED)[:6] == ["replay", "b", "--out", "o", "--node", "/cam1/perception"]
+    assert "--topic" not in replay_command(PLAYED)
+    assert "/perception" in replay_command({**PLAYED, "namespace": ""})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +157,7 @@ def test_a_parameter_file_that_is_not_for_the_node_is_told(
     problem = parameter_file_problem(file, node)
     assert problem is None if said is None else said in str(problem)
     if said is not None:
-        with pytest.raises(RuntimeError, match=said):
+        with pytest.raises(PerceptionError, match=said):
             parameter_file(str(file), CONFIG, node.rpartition("/")[0])
 
 

@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lfm_perception.cdr import header_stamp_ns
-from lfm_perception.errors import PerceptionError, shown
+from lfm_perception.errors import PerceptionError, os_reason, shown
 from lfm_perception.files import parse_yaml, read_text
 from lfm_perception.media import bag_compression
 from lfm_perception.media.images import reason
@@ -99,12 +99,6 @@ class BagMessage:
 @contextmanager
 def open_bag(path: Path) -> Iterator[Reader]:
     """A rosbag2, mcap or sqlite3, file or folder. Raises PerceptionError when it cannot be read."""
-    if not path.exists():
-        raise PerceptionError(f"there is no bag {path}")
-    if path.is_dir() and not (path / "metadata.yaml").exists():
-        raise PerceptionError(
-            f"bag {path} has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
-        )
     bag_compression.limit()
     try:
         _check_files(path)
@@ -112,6 +106,8 @@ def open_bag(path: Path) -> Iterator[Reader]:
         reader.open()
     except PerceptionError as error:
         raise PerceptionError(f"bag {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise PerceptionError(f"bag {path} cannot be read: {os_reason(error)}") from error
     except Exception as error:  # a damaged file surfaces as whatever its parser stumbles over
         raise PerceptionError(f"bag {path} cannot be read: {reason(error)}{_recovery(path)}") from error
     with closing(reader):
@@ -121,8 +117,14 @@ def open_bag(path: Path) -> Iterator[Reader]:
 
 def _check_files(path: Path) -> None:
     """Refuses recordings that rosbags cannot read, would not survive, or would read in part."""
+    if not path.exists():
+        raise PerceptionError("there is no such file or folder")
     files = [path]
     if path.is_dir():
+        if not (path / "metadata.yaml").exists():
+            raise PerceptionError(
+                "it has no metadata.yaml: give one of its files, or make it with 'ros2 bag reindex'"
+            )
         content = parse_yaml(read_text(path / "metadata.yaml", MAX_METADATA_BYTES), MAX_METADATA_NODES)
         found = content.get("rosbag2_bagfile_information") if isinstance(content, dict) else None
         about: Mapping[str, Any] = found if isinstance(found, dict) else {}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from lfm_perception.errors import PerceptionError
-from lfm_perception.files import parse_yaml, read_text, user_path
+from lfm_perception.errors import PerceptionError, os_reason, shown
+from lfm_perception.files import open_file, parse_yaml, read_text, user_path
 from lfm_perception.ros.environment import environment_problem
 from lfm_perception.text import safe_line
 
@@ -106,16 +106,19 @@ def parameter_file(given: str, config: Path, namespace: str = "") -> str | dict[
     """The file at this path, or the installed one of this name; a settings file as the parameter for it.
 
     Raises:
-        RuntimeError: there is neither, or the file has no entry for the node in this namespace.
+        PerceptionError: neither can be read, or the file has no entry for the node in this namespace.
     """
-    for path in (user_path(given), config / f"{given}.yaml"):
-        if path.is_file():
+    own = user_path(given)
+    for path in (own, config / f"{given}.yaml"):
+        if not _unreadable(path):
             if is_settings_file(path):
                 return {"settings_file": str(path.absolute())}
             if problem := parameter_file_problem(path, perception_name(namespace)):
-                raise RuntimeError(problem)
+                raise PerceptionError(problem)
             return str(path)
-    raise RuntimeError(f"params_file {given} is no file and none of {_names(config)}")
+    raise PerceptionError(
+        f"params_file {shown(given)} cannot be read ({_unreadable(own)}) and is none of {_names(config)}"
+    )
 
 
 def parameter_file_problem(path: Path, node: str) -> str | None:
@@ -184,6 +187,15 @@ def ignored_arguments(arguments: Sequence[str]) -> str | None:
     return f"'{safe_line(' '.join(ignored))}' is ignored: write --ros-args before the arguments of ROS"
 
 
+def _unreadable(path: Path) -> str:
+    """Why there is no regular file at a path that can be opened; empty where there is one."""
+    try:
+        open_file(path).close()
+    except OSError as error:
+        return os_reason(error)
+    return ""
+
+
 def _is_pipe(path: Path) -> bool:
     """Whether a path leads to a named pipe; where it cannot be examined, ROS says why."""
     try:
@@ -214,25 +226,24 @@ def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
     """The parameters that the arguments set; empty arguments set none.
 
     Raises:
-        RuntimeError: a model file is missing or cannot be chosen.
+        PerceptionError: a model file cannot be read or chosen.
     """
     overrides = {
         f"node.{name}": given[name] for name in ("image_transport", "image_reliability") if given[name]
     }
     if given["model"]:
-        model = user_path(given["model"]).absolute()
-        if not model.is_file():
-            raise RuntimeError(f"model {model} is no file")
-        overrides |= {"model.path": str(model), "mmproj.path": given["mmproj"] or str(_mmproj_beside(model))}
+        model = _gguf_file("model", given["model"])
+        mmproj = _gguf_file("mmproj", given["mmproj"]) if given["mmproj"] else _mmproj_beside(model)
+        overrides |= {"model.path": str(model), "mmproj.path": str(mmproj)}
     elif given["mmproj"]:
-        raise RuntimeError(f"mmproj {given['mmproj']} was given without model")
+        raise PerceptionError(f"mmproj {shown(given['mmproj'])} was given without model")
     return overrides
 
 
 def check_rviz(given: Mapping[str, str], packages: Collection[str]) -> None:
-    """Raise RuntimeError when rviz is wanted and not among the installed packages."""
+    """Raise PerceptionError when rviz is wanted and not among the installed packages."""
     if given["use_rviz"].lower() in ("true", "1") and "rviz2" not in packages:
-        raise RuntimeError(
+        raise PerceptionError(
             "use_rviz:=true needs the package rviz2, which is not installed: "
             "sudo apt install ros-$ROS_DISTRO-rviz2, or leave use_rviz out"
         )
@@ -256,17 +267,24 @@ def perception_name(namespace: str) -> str:
 def replay_command(given: Mapping[str, str]) -> list[str]:
     """The arguments of `lfm-perception` that play the bag to the launched node."""
     return [
-        *("replay", given["bag"], "--out", given["out"]),
+        *("replay", str(user_path(given["bag"])), "--out", str(user_path(given["out"]))),
         *("--node", perception_name(given["namespace"])),
         *("--pace", given["pace"], "--loops", given["loops"]),
         *(["--topic", given["topic"]] if given["topic"] else []),
     ]
 
 
+def _gguf_file(name: str, given: str) -> Path:
+    path = user_path(given).absolute()
+    if reason := _unreadable(path):
+        raise PerceptionError(f"{name} {path} cannot be read ({reason}): give the path of a GGUF file")
+    return path
+
+
 def _mmproj_beside(model: Path) -> Path:
     found = sorted(model.parent.glob("mmproj*.gguf"))
     if len(found) != 1:
-        raise RuntimeError(f"{model.parent} holds {len(found)} files mmproj*.gguf: name one with mmproj:=")
+        raise PerceptionError(f"{model.parent} holds {len(found)} files mmproj*.gguf: name one with mmproj:=")
     return found[0]
 
 

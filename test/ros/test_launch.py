@@ -208,10 +208,10 @@ def test_a_bag_is_played_and_the_launch_ends_with_it(tmp_path: Path, quick: str)
     [
         (
             "params_file:=orin_nano",
-            "params_file orin_nano is no file and none of agx_orin, cpu, orin_nano_8gb",
+            "params_file 'orin_nano' cannot be read (no such file or directory) and is none of agx_orin, cpu",
         ),
-        ("model:=/no/model.gguf", "model /no/model.gguf is no file"),
-        ("mmproj:=/no/mmproj.gguf", "mmproj /no/mmproj.gguf was given without model"),
+        ("model:=/no/model.gguf", "model /no/model.gguf cannot be read (no such file or directory)"),
+        ("mmproj:=/no/mmproj.gguf", "mmproj '/no/mmproj.gguf' was given without model"),
     ],
 )
 def test_a_file_that_is_not_there_stops_the_launch_with_a_sentence(
