@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 
@@ -19,7 +20,7 @@ def environment_problem(error: str = "") -> str | None:
         error: what rclpy said; empty: it has not been started yet.
     """
     domain = os.environ.get("ROS_DOMAIN_ID", "")
-    if domain and not (re.fullmatch(r"-?\d{1,9}", domain, re.ASCII) and int(domain) <= MAX_DOMAIN):
+    if domain and not 0 <= _number(domain) <= MAX_DOMAIN:
         return f"ROS_DOMAIN_ID is {shown(domain)}: set it to a whole number from 0 to {MAX_DOMAIN}"
     if found := re.search(r"Failed to create log directory '(.*?)': (\d+)", error, re.DOTALL):
         return _log_problem(found[1], os.strerror(int(found[2])))
@@ -31,7 +32,23 @@ def environment_problem(error: str = "") -> str | None:
             f"ROS_STATIC_PEERS is {shown(peers)}, and {shown(found[1])} is no host: "
             "give names or addresses of hosts, separated by semicolons"
         )
+    if error and os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
+        return (
+            "ROS cannot start with ROS_SECURITY_ENABLE=true: check ROS_SECURITY_KEYSTORE, "
+            "ROS_SECURITY_STRATEGY and the enclave, or unset it"
+        )
     return None
+
+
+def _number(text: str) -> int:
+    """The number that rcl reads in a text, also in ` 5`, `0x10` and `5abc`; -1 where it finds none.
+
+    One with a minus is huge, as in C: Fast DDS has no ports for it, or those of another domain.
+    """
+    strtoul, rest = ctypes.CDLL(None).strtoul, ctypes.c_char_p()
+    strtoul.restype = ctypes.c_ulong
+    number: int = strtoul(os.fsencode(text), ctypes.byref(rest), 0)
+    return number if number or not rest.value else -1
 
 
 def _log_problem(folder: str, reason: str) -> str:

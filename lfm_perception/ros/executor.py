@@ -93,7 +93,7 @@ class CameraExecutor(SingleThreadedExecutor):
 
 @contextmanager
 def starting_ros() -> Iterator[None]:
-    """Raise PerceptionError where the environment keeps ROS, or a node, from starting in this block."""
+    """Raise PerceptionError where ROS, or a node, cannot start in this block."""
     if problem := environment_problem():
         raise PerceptionError(problem)
     with warnings.catch_warnings():
@@ -104,6 +104,8 @@ def starting_ros() -> Iterator[None]:
         except RuntimeError as error:
             if problem := environment_problem(str(error)):
                 raise PerceptionError(problem) from error
+            if isinstance(error, rclpy_implementation.RCLError):
+                raise PerceptionError(f"ROS cannot start: {error}") from error
             raise
 
 

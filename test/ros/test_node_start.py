@@ -9,10 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 from lfm_perception.doctor import check_dds
 from lfm_perception.errors import PerceptionError
-from lfm_perception.ros.environment import environment_problem
+from lfm_perception.ros.environment import MAX_DOMAIN, environment_problem
 from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
 
@@ -82,12 +85,31 @@ def test_an_environment_in_which_ros_cannot_start_is_one_sentence(
         assert finding.found == said
 
 
-@pytest.mark.parametrize("domain", ["233", "9" * 5000, "1.5", "0x1", "٣", " "])
-def test_a_domain_that_does_not_exist_is_refused_before_ros_starts(
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("0", "232", "007", " 5", "5 ", "+5", "0x10", "1.5", "5abc", "5\n"),
+        *("233", "9" * 5000, "08", "0 ", "0x", "٣", " ", "banana", "-5", "4294967301"),
+    ],
+)
+def test_a_domain_is_valid_where_rcl_reads_one_that_has_ports(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", domain)
-    assert re.match("ROS_DOMAIN_ID is .*: set it to a whole number", environment_problem() or "")
-    for valid in ("", "0", "232", "007"):
-        monkeypatch.setenv("ROS_DOMAIN_ID", valid)
-        assert environment_problem() is None
+    context = Context()
+    try:
+        rclpy.init(args=[], context=context)
+        expected = context.get_domain_id() <= MAX_DOMAIN
+        rclpy.try_shutdown(context=context)
+    except rclpy_implementation.RCLError:
+        expected = False
+    problem = environment_problem()
+    assert (problem is None) is expected
+    assert expected or re.match("ROS_DOMAIN_ID is .*: set it to a whole number from 0 to 232", problem or "")
+
+
+def test_security_without_its_files_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    monkeypatch.setenv("ROS_SECURITY_STRATEGY", "Enforce")
+    with pytest.raises(PerceptionError, match="check ROS_SECURITY_KEYSTORE"), spinning_node("curious"):
+        pass
