@@ -89,6 +89,21 @@ def test_ctrl_c_before_the_first_frame_leaves_no_results(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == RESULTS  # the first frame may win
 
 
+def test_ctrl_c_while_the_command_line_is_imported_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    process = start("run", "demo")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.endswith(" typer._click\n"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    assert [line for line in err.splitlines() if not line.startswith("import time:")] == []
+
+
 def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

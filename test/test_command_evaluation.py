@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 from lfm_perception.commands import REFUSAL, TOOLS, Command
 from lfm_perception.evaluation.demo_commands import (
     NO_TOOL,

@@ -17,7 +17,7 @@ import yaml
 from documentation.pages import generated, stale
 from typer.main import get_command
 
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.evaluation.languages import languages
 from lfm_perception.questions import BBOX

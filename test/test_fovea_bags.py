@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.foveation import run_film

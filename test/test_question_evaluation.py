@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 from lfm_perception.decisions import Decision, decide
 from lfm_perception.demo.scene_questions import KINDS, SceneQuestion
 from lfm_perception.evaluation.demo_questions import advice, evaluate_questions, scene_with_questions

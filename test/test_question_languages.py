@@ -15,7 +15,7 @@ import lfm_perception
 from lfm_perception.answer_forms import ANSWER_FORMS
 from lfm_perception.attributes import attributes
 from lfm_perception.backends.llama_vlm import LlamaVlm
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 from lfm_perception.decisions import decision_text
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.scene_questions import COLOURS, STRANGERS, TRANSLATIONS

@@ -92,9 +92,7 @@ def test_a_rule_that_asks_with_no_question_is_refused(value: str) -> None:
 
 
 def test_without_consent_nothing_of_second_opinions_is_imported() -> None:
-    modules = (
-        "lfm_perception.ros.run_node, lfm_perception.cli.run, lfm_perception.perception, lfm_perception.live"
-    )
+    modules = "lfm_perception.ros.run_node, lfm_perception.cli.application, lfm_perception.live"
     names = (
         "('lfm_perception.second_opinion', 'lfm_perception.ros.second_opinion', 'rapidocr', 'onnxruntime')"
     )

@@ -6,11 +6,6 @@ The model's worker process starts first, so that it imports the engine beside th
 
 from __future__ import annotations
 
-import signal
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports that follow without a traceback
-
 import re
 import sys
 from collections.abc import Sequence
@@ -18,8 +13,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from lfm_perception import worker_process
-from lfm_perception.parent import end_with_starter
+from lfm_perception.interruption import quiet_interruption
 
 OTHER_BACKEND = re.compile(r"backend\W+(openai|recorded)")
 AUTOSTART = re.compile(r"autostart\W+true", re.IGNORECASE)
@@ -44,13 +38,17 @@ def loads_at_once(arguments: Sequence[str]) -> bool:
 
 def main() -> None:
     """Run until SIGINT, SIGTERM or the shutdown of the context."""
-    sys.modules[GENERATOR] = None  # type: ignore[assignment]  # imports as if it were missing
-    end_with_starter()
-    if loads_at_once(sys.argv):
-        worker_process.start_ahead()
-    from lfm_perception.ros.run_node import run
+    with quiet_interruption():
+        from lfm_perception import worker_process
+        from lfm_perception.parent import end_with_starter
 
-    run()
+        sys.modules[GENERATOR] = None  # type: ignore[assignment]  # imports as if it were missing
+        end_with_starter()
+        if loads_at_once(sys.argv):
+            worker_process.start_ahead()
+        from lfm_perception.ros.run_node import run
+
+        run()
 
 
 if __name__ == "__main__":

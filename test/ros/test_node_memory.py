@@ -199,7 +199,7 @@ def test_counts_are_kept_when_they_change_and_every_ten_seconds(tmp_path: Path) 
 
 def test_without_memory_nothing_of_it_is_imported() -> None:
     names = "('lfm_perception.memory', 'lfm_perception.ros.memory', 'sqlcipher3')"
-    modules = "lfm_perception.ros.run_node, lfm_perception.cli, lfm_perception.agents.eyes"
+    modules = "lfm_perception.ros.run_node, lfm_perception.cli.application, lfm_perception.agents.eyes"
     code = f"import sys, {modules}; print([each for each in sys.modules if each.startswith({names})])"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ}

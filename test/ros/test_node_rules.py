@@ -221,7 +221,7 @@ def test_a_replay_of_a_bag_records_the_events(tmp_path: Path) -> None:
 
 def test_without_rules_nothing_of_them_is_imported() -> None:
     modules = (
-        "lfm_perception.ros.run_node, lfm_perception.cli, "
+        "lfm_perception.ros.run_node, lfm_perception.cli.application, "
         "lfm_perception.media.run, lfm_perception.media.sinks"
     )
     names = "('lfm_perception.rules', 'lfm_perception.ros.rule')"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from lfm_perception.doctor import check_dds
 from lfm_perception.errors import PerceptionError
 from lfm_perception.ros.environment import MAX_DOMAIN, environment_problem
 from lfm_perception.ros.executor import spinning_node
-from lfm_perception.ros.processes import PERCEPTION_MODULE, NodeProcess, wait_for
+from lfm_perception.ros.processes import DEMO_CAMERA_MODULE, PERCEPTION_MODULE, NodeProcess, wait_for
 
 NEEDED = {"cv2", "lfm_perception", "numpy", "rclpy"}
 NOT_NEEDED = {
@@ -39,19 +41,34 @@ def test_until_it_is_active_a_node_imports_only_what_it_needs(
     assert sorted(NOT_NEEDED & imported) == []
 
 
-@pytest.mark.parametrize("imported", ["lfm_perception.parent", "rclpy.node", "lfm_perception.ros.run_node"])
-def test_a_node_that_is_interrupted_while_it_starts_ends_without_a_traceback(
-    imported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        (PERCEPTION_MODULE, "multiprocessing"),
+        (PERCEPTION_MODULE, "rclpy.node"),
+        (PERCEPTION_MODULE, "lfm_perception.ros.run_node"),
+        (DEMO_CAMERA_MODULE, "rclpy.node"),
+    ],
+)
+def test_a_node_that_is_interrupted_while_it_imports_ends_without_a_traceback(
+    module: str, imported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "log"
-    with NodeProcess(PERCEPTION_MODULE, log, {"node.autostart": True}) as process:
+    with NodeProcess(module, log, {"node.autostart": True}) as process:
         wait_for(lambda: re.search(rf"\| +{imported}\n", log.read_text()), 60.0, imported, [process])
         os.kill(process.pid, signal.SIGINT)
-        with pytest.raises(PerceptionError, match="ended with code"):
+        with pytest.raises(PerceptionError, match="ended with code 130"):
             wait_for(lambda: False, 60.0, "its end", [process])
     said = [line for line in log.read_text().splitlines() if not line.startswith("import time:")]
     assert said == []
+
+
+def test_the_import_of_a_program_changes_no_signal() -> None:
+    code = "import signal; before = signal.getsignal(signal.SIGINT)"
+    code += f"; import {PERCEPTION_MODULE}, {DEMO_CAMERA_MODULE}"
+    code += "; assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 from typer.main import get_command
 
 from documentation.marks import table
-from lfm_perception.cli import app
+from lfm_perception.cli.application import app
 
 
 def text() -> str:
