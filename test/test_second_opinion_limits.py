@@ -11,6 +11,7 @@ import pytest
 from opinions import CAMERA, box_track, chosen, opened, reply, shown, wait
 
 from lfm_perception.decisions import Decision
+from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.second_opinion import Outcome, Request, SecondOpinion
@@ -43,6 +44,32 @@ def test_an_image_is_decoded_only_where_consent_and_rate_allow_the_question(tmp_
         dropped = second.counts().dropped
     assert dropped["second_opinion.rate is used up"] == 17
     assert dropped["the camera does not consent"] == 20
+
+
+def test_a_question_whose_image_cannot_be_decoded_does_not_count_as_asked(tmp_path: Path, vlm: Vlm) -> None:
+    settings, decoded = chosen(folder=str(tmp_path), rate=1.0), list[int]()
+
+    def decode(frame: Frame, width: int | None) -> Frame:
+        decoded.append(frame.stamp_ns)
+        if len(decoded) == 1:
+            raise PerceptionError("a damaged image")
+        return frame
+
+    live = LivePerception(settings, vlm, decode, Unused())
+    with opened(settings) as (second, _):
+        live.set_second_opinion(second)
+        for stamp_ns in (1, 2, 3):
+            live.ask_adviser(shown(stamp_ns, 64, 48), CAMERA, box_track(), "?", "a rule")
+        assert decoded == [1, 2], "neither the rate nor the repetition keeps the second one back"
+        wait(lambda: second.counts().asked == 1)
+
+
+def test_a_crop_that_comes_after_the_end_is_dropped(tmp_path: Path) -> None:
+    with opened(chosen(folder=str(tmp_path))) as (second, _):
+        assert not second.admit(CAMERA, 1, "?")
+    second.submit(shown(), box_track(), "?", "a rule")
+    counts = second.counts()
+    assert (counts.queued, counts.dropped) == (0, {"the adviser has ended": 1})
 
 
 def test_an_exception_of_who_receives_the_outcomes_costs_one_outcome(tmp_path: Path) -> None:

@@ -225,13 +225,15 @@ class LivePerception(Generic[T]):
     def ask_adviser(self, item: T, frame_id: str, track: Track, question: str, reason: str) -> None:
         """Asks for a second opinion about a track that the item of this camera shows.
 
-        The item is decoded only where consent and rate allow the question.
+        The item is decoded only where consent and rate allow the question, and one that cannot be decoded
+        does not count as asked.
         """
         second = self._perception.second_opinion
         if second is not None and not second.admit(frame_id, track.track_id, question):
             try:
                 second.submit(self._decode(item, None), track, question, reason)
             except PerceptionError as error:
+                second.withdraw(track.track_id, question)
                 self._report("second opinion", str(error))
 
     def set_degradation(self, level: DegradationLevel) -> None:

@@ -88,3 +88,8 @@ class Policy:
             del self._asked_s[next(iter(self._asked_s))]
         self._asked_s[track_id, question] = now_s
         return True
+
+    def withdraw(self, track_id: int, question: str) -> None:
+        """Take back an admitted question that could not be asked."""
+        self._tokens += 1.0
+        self._asked_s.pop((track_id, question), None)

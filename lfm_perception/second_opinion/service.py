@@ -40,6 +40,9 @@ MAX_OPINIONS = 500
 MAX_ANSWER = 2000
 """Maximum length of an answer, characters."""
 
+ENDED = "the adviser has ended"
+"""Reason for dropping crops that come too late."""
+
 WITHDRAWN = "the consent was withdrawn"
 """Reason for dropping crops that had consent when they were made, and have none any more."""
 
@@ -155,7 +158,7 @@ class SecondOpinion:
             again: also where the same was asked less than `second_opinion.repeat` ago.
 
         Returns:
-            Why nothing is asked; empty where the question is to be handed to `submit`.
+            Why nothing is asked; empty where the question is to be handed to `submit`, or to `withdraw`.
         """
         now_s = time.monotonic()
         with self._changed:
@@ -164,10 +167,15 @@ class SecondOpinion:
             if not again and self._policy.was_asked(track_id, question, now_s):
                 return "it was asked already"
             if self._closing:
-                return self._drop("the adviser has ended")
+                return self._drop(ENDED)
             if not self._policy.admit(track_id, question, now_s):
                 return self._drop("second_opinion.rate is used up")
         return ""
+
+    def withdraw(self, track_id: int, question: str) -> None:
+        """Take back an admitted question, whose image cannot be had: it may be asked again at once."""
+        with self._changed:
+            self._policy.withdraw(track_id, question)
 
     def submit(self, frame: Frame, track: Track, question: str, reason: str) -> None:
         """Queue an admitted question about a track that this frame shows; a full queue loses its oldest.
@@ -189,6 +197,9 @@ class SecondOpinion:
             asked_s=time.monotonic(),
         )
         with self._changed:
+            if self._closing:
+                self._drop(ENDED)
+                return
             if len(self._queue) >= MAX_QUEUED:
                 self._queue.popleft()
                 self._drop("newer crops wait for the adviser")
@@ -210,11 +221,14 @@ class SecondOpinion:
     def close(self) -> None:
         """Drop the crops that wait and end the adviser."""
         with self._changed:
-            self._closing = True
-            self._drop(WITHDRAWN, len(self._queue))
-            self._queue.clear()
-            self._changed.notify_all()
+            self._end()
         self._thread.join()
+
+    def _end(self) -> None:
+        self._closing = True
+        self._drop(WITHDRAWN, len(self._queue))
+        self._queue.clear()
+        self._changed.notify_all()
 
     def _consents(self, frame_id: str) -> bool:
         consents = self._policy.consents(frame_id)
@@ -240,8 +254,8 @@ class SecondOpinion:
         finally:
             self._adviser.close()
             with self._changed:
-                self._busy, self._closing = False, True
-                self._changed.notify_all()
+                self._busy = False
+                self._end()
 
     def _step(self) -> None:
         request = self._next()
