@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Platt scaling (logistic calibration, Platt 1999): from raw scores to probabilities of being right."""
+"""Platt scaling (logistic calibration, Platt 1999): from raw scores to probabilities of being correct."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_BIAS = 20.0
 """Bound of a fitted bias, in both directions."""
 
 REGULARIZATION = 1.0
-"""L2 penalty of a fit towards gain 1 and bias 0. Without it the fit to scores that are all right diverges."""
+"""L2 penalty of a fit towards gain 1 and bias 0. Without it a fit diverges where all are correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class PlattScaling:
         return PlattScaling(1.0 / self.gain, -self.bias / self.gain).apply(score)
 
     @classmethod
-    def fit(cls, scores: NDArray[np.float64], right: NDArray[np.bool_]) -> PlattScaling:
-        """Fits gain and bias to raw `scores`, shape (N,), and whether each was `right`, shape (N,)."""
+    def fit(cls, scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> PlattScaling:
+        """Fits gain and bias to raw `scores`, shape (N,), and whether each is `correct`, shape (N,)."""
         clipped = scores.clip(1.0 - MAX_SCORE, MAX_SCORE)
         features = np.stack([np.log(clipped / (1.0 - clipped)), np.ones(len(clipped))], axis=1)
         prior = weights = np.array([1.0, 0.0])
         for _ in range(50):  # Newton's method for logistic regression
             probability = 1.0 / (1.0 + np.exp(-(features @ weights).clip(-30.0, 30.0)))
-            gradient = features.T @ (right - probability) - REGULARIZATION * (weights - prior)
+            gradient = features.T @ (correct - probability) - REGULARIZATION * (weights - prior)
             variance = probability * (1.0 - probability)
             hessian = (features * variance[:, None]).T @ features + REGULARIZATION * np.eye(2)
             step = np.linalg.solve(hessian, gradient)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serialized ROS messages (CDR), read in place: header stamps and image messages, without ROS or a copy.
+"""Deserialization of CDR in place: header stamps, images and strings of ROS messages, without ROS or a copy.
 
 Offsets count from the start of the message. The 4 bytes of encapsulation before its fields do not change the
 alignment of 4-byte values.

@@ -55,7 +55,7 @@ class Box:
         return np.array((self.x1, self.y1, self.x2, self.y2), dtype=np.float64)
 
     def in_pixels(self, width: int, height: int) -> BoxArray:
-        """The corners in pixels of a `width` x `height` image, shape (4,), not rounded."""
+        """The corners in pixel coordinates of a `width` x `height` image, shape (4,), not rounded."""
         return self.xyxy * np.array((width, height, width, height), dtype=np.float64)
 
 

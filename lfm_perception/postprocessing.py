@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the detections of an answer to those that are used: calibrated, and without the usual false ones."""
+"""Postprocessing of detections: calibration, minimum score, maximum area, non-maximum suppression (NMS)."""
 
 from __future__ import annotations
 

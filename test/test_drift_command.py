@@ -48,7 +48,7 @@ def test_a_recording_is_compared_with_a_baseline_on_a_page_with_a_plot_for_each_
     made = command("drift", "baseline", usual, "--out", baseline, *WINDOW)
     assert made.code == 0
     assert "warning" not in made.err
-    assert made.out == f"a baseline of 80 s in {baseline}: name it in drift.baseline\n"
+    assert made.out == f"a baseline of 80 s in {baseline}: set drift.baseline to this file\n"
     jsonschema.validate(json.loads(baseline.read_text()), json.loads(SCHEMA.read_text()))
 
     shown = command("drift", "report", baseline, worse, "--out", out, *WINDOW)

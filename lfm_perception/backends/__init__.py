@@ -34,8 +34,8 @@ class Backend:
         provenance: Files and checksums, or server and model name, as JSON for reports.
         check: Examines settings and files without opening the model; returns what was checked in a phrase.
             Raises PerceptionError for the first problem.
-        remedy: Advice for the case that no answer comes.
-        any_frame: Whether it answers about any frame, and not only about those it knows.
+        remedy: Advice to the user when inference fails.
+        any_frame: Whether it can infer any frame; false for a recording, which knows only its own.
     """
 
     name: str

@@ -4,11 +4,11 @@
     describe() ──image────► shared memory ───► worker process: LlamaVlm
                ──request──► pipe
                ◄─response──
-    thread `supervisor`: starts the worker, receives its heartbeat, kills it when it hangs, restarts it
+    thread `supervisor`: watchdog: receives the worker's heartbeat, kills it when it hangs, restarts it
 
 llama.cpp and CUDA abort their process on some inputs, some drivers hang, and the kernel kills the largest
 process when memory runs out. The worker is then restarted, at once after some answers, else with an
-increasing back-off, and when it ends twice in the same way, the sentence says what to try. The shared memory
+increasing back-off, and when it ends twice in the same way, the message names a remedy. The shared memory
 and the socket have no names, so that neither can be left behind; the worker ends with this process, however
 that ends.
 """

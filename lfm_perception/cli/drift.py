@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lfm_perception.settings import Settings
 
 NODE_SECONDS = 1800.0
-"""Default time for which a running node is recorded: baselines need three times drift.window."""
+"""Default duration of a recording of a running node: a baseline needs three times drift.window."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,10 +51,10 @@ def baseline(
     rate: options.Rate = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Record what is usual: scores, labels, rejected objects, truncated answers, light, sharpness and motion.
+    """Record a baseline: scores, labels, rejected objects, truncated answers, light, sharpness and motion.
 
-    A running node is recorded for half an hour, or --seconds, at the rate at which it infers; Ctrl-C ends
-    that early and keeps what there is.
+    A running node is recorded for half an hour, or --seconds, at its inference rate; Ctrl-C ends the
+    recording early and keeps the samples so far.
     """
     from lfm_perception.backends import log_warning
     from lfm_perception.drift import BaselineRecorder, DriftMonitor
@@ -72,7 +72,7 @@ def baseline(
         else:
             if labels or every or rate:
                 raise PerceptionError(
-                    "--labels, --every and --rate are for other sources: a node has its own"
+                    "--labels, --every and --rate are for other sources: a running node has its own"
                 )
             options.require_ros()
             from lfm_perception.ros.drift_samples import node_samples
@@ -88,9 +88,9 @@ def baseline(
     made.write(out)
     try:
         DriftMonitor(made, asked, chosen.drift.window, chosen.drift.warn_psi)
-    except PerceptionError as error:  # it may do for a shorter window
+    except PerceptionError as error:  # it may be long enough for a shorter window
         log_warning(str(error))
-    options.tell(f"a baseline of {made.seconds:.0f} s in {out}: name it in drift.baseline")
+    options.tell(f"a baseline of {made.seconds:.0f} s in {out}: set drift.baseline to this file")
     job.finish(out)
 
 

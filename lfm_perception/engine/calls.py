@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool call that a command means: text only, in a KV cache of its own, constrained to possible calls.
+"""Constrained decoding of the tool call that a command asks for: text only, in a KV cache of its own.
 
 All calls of a command, and the refusal, form a tree of tokens (`commands.calls.Step`), tokenized as the model
-would have written them. The model decides at each branch, by its likeliest token among those that lead on;
-what is certain is read in one batch with the next decision. So a malformed call is impossible, as is a tool
-that is not allowed, and a number or name that the operator did not say.
+would have written them. The model decides at each branch, by the likeliest of the allowed tokens; forced
+tokens are decoded in one batch with the next decision. So a malformed call is impossible, as is a tool that
+is not allowed, and a number or name that the operator did not say.
 
-The tool list is read once and kept; a command costs its own words and the decisions of its call.
+The tool list is prefilled once and kept (prefix cache); a command costs its own words and the decisions of
+its call.
 """
 
 from __future__ import annotations
@@ -109,11 +110,11 @@ class CallDecoder:
 
 
 class _Walk:
-    """The way through the tree of tokens, from the root to one answer."""
+    """The path through the tree of allowed tokens, from the root to one answer."""
 
     def __init__(self, decode: DecodeFunction) -> None:
         self._decode = decode
-        self._read = 0
+        self._decoded = 0
         self.tokens: list[int] = []
         """The tokens so far."""
         self.log_probability = 0.0
@@ -140,11 +141,11 @@ class _Walk:
         """The likeliest of the allowed next tokens."""
         if len(allowed) == 1:
             return allowed[0]
-        unread = self.tokens[self._read :]
-        rows = self._decode(self._read, unread, [len(unread) - 1])
+        pending = self.tokens[self._decoded :]
+        rows = self._decode(self._decoded, pending, [len(pending) - 1])
         if rows is None:
             raise CancelledError("the command was cancelled")
-        self._read = len(self.tokens)
+        self._decoded = len(self.tokens)
         values = rows[0][list(allowed)].astype(np.float64)
         if not np.isfinite(values).all():
             raise PerceptionError(

@@ -7,8 +7,8 @@ draft tokens are rolled back.
 
 Sampling follows llama.cpp's order, on the allowed tokens only: repetition penalty, then top_k, then min_p,
 then temperature; temperature 0 takes the likeliest token. The penalty covers the tokens decided in this
-answer and holds for free text only: in boxes it would change digits, names that are there twice, and the
-choice between another object and the end.
+answer and applies to free text only: in boxes it would change digits, repeated labels, and the choice between
+another object and the end.
 
 The log-probability of a decision is that of the model's own distribution at temperature 1, over all tokens:
 it is low where the grammar excluded the model's choice. The tokens of a closed label are compared with the
@@ -59,11 +59,11 @@ class DecodeFunction(Protocol):
     def __call__(
         self, start: int, tokens: Sequence[int], outputs: Sequence[int], /
     ) -> Sequence[Logits] | None:
-        """Decode tokens number `start` and following of the answer; later ones are rolled back before.
+        """Roll the answer back to its first `start` tokens, then decode `tokens` after them.
 
         Args:
             start: number of the first token in the answer.
-            tokens: known tokens, then draft tokens.
+            tokens: accepted tokens, then draft tokens.
             outputs: ascending indices of the tokens after which logits are wanted; -1 before the first token
                 of the answer is the end of the prompt.
 
@@ -153,7 +153,7 @@ class DecodeStream:
     Args:
         decode: the model at the end of the prompt.
         prompt_tokens: tokens at the end of the prompt that the first batch decodes too.
-        limit: most tokens of the answer.
+        limit: maximum number of tokens of the answer.
     """
 
     def __init__(self, decode: DecodeFunction, prompt_tokens: int, limit: int) -> None:
@@ -205,8 +205,8 @@ class DecodeStream:
 
         Args:
             propose: draft tokens for the same batch, see `Speculator.propose`.
-            is_near_tie: whether logits that may be rounded otherwise than in plain decoding are to be
-                computed again.
+            is_near_tie: whether rounding could change the decision, so that logits of a large batch are
+                computed again in a small one.
 
         Returns: None when a stop was requested.
         """
@@ -247,7 +247,7 @@ def decode_boxes(
     requested, the array is closed after the last whole one.
 
     Args:
-        speculator: proposes draft tokens; they change the time of the answer and nothing in it.
+        speculator: proposes draft tokens; they change the latency of the answer, never its content.
         prompt_tokens, decode, limit: see `DecodeStream`.
         sampler: a new one.
         draft: the objects that the answer is expected to hold.

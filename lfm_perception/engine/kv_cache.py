@@ -226,7 +226,7 @@ class KvCache:
         return logits
 
     def clear(self, *, data: bool = False) -> None:
-        """Empty the memory. `data` overwrites it too, for the case that it holds NaN, which would spread."""
+        """Empty the memory of the sequence; `data` overwrites it too: NaN in it would spread."""
         llama_cpp.llama_memory_clear(self._memory, data)
         self._length = 0
         self._prefix.clear()
@@ -251,7 +251,7 @@ class KvCache:
         llama_cpp.llama_free(self._context)
 
     def _rollback(self, batch: _Batch) -> _Batch:
-        """Roll back the tokens from the batch's start on.
+        """Roll back the rejected draft tokens: all that were decoded from the batch's start on.
 
         Returns: the batch with the tokens before it that a restored checkpoint needs decoded again.
         """

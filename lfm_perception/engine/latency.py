@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a batch on this machine, and the number of threads that keeps it low.
+"""Latency model of batches on this machine, and tuning of the number of threads.
 
-`LatencyModel` is measured once, when the model is loaded. `ThreadTuner` follows every batch: while other
-programs occupy cores, fewer threads are faster than threads that wait for each other.
+`LatencyModel` is measured once, when the model is loaded. `ThreadTuner` observes every batch: while other
+programs occupy cores, fewer threads are faster, because threads wait for each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MEASURED_SIZES = (1, 2, 3, 4, 8, 12, 15, 16, 32, 48)
 """Batch sizes, in tokens, that are measured for the fit."""
 
 _SETTLING_BATCHES = 6
-"""Batches after a change of threads before their speed is judged."""
+"""Number of batches after a change of threads before the change is kept or undone."""
 
 _SLOWDOWN = 1.7
 """Slowdown against the baseline from which fewer threads are tried."""
@@ -37,12 +37,12 @@ class LatencyModel:
         weights = np.linalg.lstsq(features / seconds[:, None], np.ones(len(_MEASURED_SIZES)), rcond=None)[0]
         self._weights: list[float] = np.maximum(weights, 0.0).tolist()
         self.batch_cost = cache(self._batch_cost)
-        """Seconds of a batch of so many tokens, with logits after one of them, on an idle machine."""
+        """Seconds of a batch by its number of tokens, with logits after one of them, on an idle machine."""
         several_s = _measure(kv_cache, BLOCK_TOKENS, MAX_EXACT_OUTPUTS)
         one_s = seconds[_MEASURED_SIZES.index(BLOCK_TOKENS)]
         self.output_cost = float(max(0.0, several_s - one_s)) / (MAX_EXACT_OUTPUTS - 1)
-        """Seconds of the logits after one more token of a batch. On a CPU, llama.cpp goes through the whole
-        output matrix for each of them: with 65,536 tokens in Q6_K, a quarter of what a single token costs."""
+        """Seconds of the logits after one more token of a batch. On a CPU, llama.cpp multiplies by the
+        whole output matrix for each of them: with 65,536 tokens in Q6_K, a quarter of the cost of a token."""
 
     def _batch_cost(self, tokens: int) -> float:
         return sum(weight * count for weight, count in zip(self._weights, _features(tokens), strict=True))
@@ -55,7 +55,7 @@ def _features(tokens: int) -> tuple[int, int, int, int]:
 
 
 def _measure(kv_cache: KvCache, size: int, outputs: int = 1) -> float:
-    """Seconds of the fastest of three batches of so many tokens and outputs. Leaves the memory empty."""
+    """Seconds of the fastest of three batches of `size` tokens with `outputs` logits. Empties the cache."""
     times = []
     for _ in range(3):
         began_s = time.perf_counter()
@@ -73,7 +73,7 @@ class ThreadTuner:
         self._max_threads = self.threads = threads
         self._baseline: dict[int, float] = {}  # lowest slowdown by number of threads
         self._slowdown: dict[int, float] = {}  # moving average by number of threads
-        self._previous: int | None = None  # threads before a change that is not judged yet
+        self._previous: int | None = None  # threads before a change that may still be undone
         self._batches = 0
         self._backoff_s = _BACKOFF_S[0]
         self._monitor, self._changed_s = CoreMonitor(), time.monotonic()

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speculative decoding: draft tokens for the next batch, and how many of them pay.
+"""Speculative decoding: draft tokens for the next batch, and how many of them are worth their cost.
 
-A batch of tokens costs little more than one token. So draft tokens are decoded in the same batch as the known
-ones, and verified against the logits of that batch. A rejected draft costs some time; it never changes the
-answer, for every token is sampled from the logits after the true tokens before it.
+A batch of tokens costs little more than one token. So draft tokens are decoded in the same batch as the last
+accepted ones, and verified against the logits of that batch. A rejected draft costs some time; it never
+changes the answer, because every token is sampled from the logits after the accepted tokens.
 
 Draft tokens of a box answer come from a draft (the objects that the tracker predicts, with their boxes) and
-from the form of the answer: most often there is a further object, and a coordinate begins with 0. Where a
-draft token is rejected, the logits behind it tell what the model would decide next after nearly the same
-text: these decisions replace the draft (Jacobi decoding: Song et al., "Accelerating feedforward computation
+from the syntax of the answer: most often there is a further object, and a coordinate begins with 0. Where a
+draft token is rejected, the logits behind it show the model's next decisions after nearly the same text:
+these decisions replace the draft (Jacobi decoding: Song et al., "Accelerating feedforward computation
 via parallel nonlinear equation solving", 2021; Santilli et al., "Accelerating transformer inference for
 translation via parallel decoding", 2023). `speculative_text` does the same for free text.
 
 The length of a proposal follows from the acceptance rate at each state of the automaton, which is also
 learned where nothing was proposed, from the measured batch cost, and from the cost of a token that is left
-out: next to nothing where a long batch will decode it, a batch of its own otherwise.
+out: almost none where a long batch will decode it anyway, else that of a batch of its own.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from lfm_perception.geometry import Box
 from lfm_perception.questions import Draft
 
 INITIAL_ACCEPTANCE_RATE = 0.75
-"""Acceptance rate of a state where no draft token has been verified yet."""
+"""Acceptance rate assumed in a state where no draft token has been verified yet."""
 
 SMOOTHING = 1 / 12
-"""Weight of the latest observation in every moving average: a few frames."""
+"""Weight of the latest observation in every moving average, which covers a few frames."""
 
 _MIN_PATH_PROBABILITY = 0.02
 """Probability of all draft tokens together below which a proposal is not extended."""
@@ -44,13 +44,13 @@ Proposal = tuple[list[int], list[int]]
 TokenPath = Mapping[State, int]
 """The tokens in which an object is written, by the states in which they are chosen."""
 
-_Place = tuple[State, Literal["none", "predicted", "corrected"]]
-"""A state of the automaton, and where its draft token comes from."""
+_RateKey = tuple[State, Literal["none", "predicted", "corrected"]]
+"""Key of the learned averages: a state of the automaton, and the source of its draft token."""
 
-_Guess = tuple[int, _Place]
+_Candidate = tuple[int, _RateKey]
 
 Corrections = tuple[tuple[State, int], ...]
-"""Coming decisions, by their states, with the tokens that the model prefers behind a rejected draft."""
+"""States of coming decisions, each with the token that the model prefers behind a rejected draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class _DraftRun:
     """A draft token with the forced tokens after it.
 
     `corrected_rate` is the acceptance rate that it has once its logits behind a rejection have corrected it.
-    `deferred_s` are the seconds that the last 0, 1, .. tokens cost when they are left out of the batch.
+    `deferred_s`: cost in seconds of leaving the last 0, 1, .. tokens out of the batch.
     """
 
     tokens: list[int]
@@ -70,7 +70,7 @@ class _DraftRun:
 class Speculator:
     """Proposes draft tokens for the answers of one grammar and learns their acceptance rates.
 
-    `batch_cost(n)` are the seconds of a batch of n tokens with logits after one, `output_cost` those of the
+    `batch_cost(n)`: seconds of a batch of n tokens with logits after one. `output_cost`: seconds of the
     logits after one more.
     """
 
@@ -81,9 +81,9 @@ class Speculator:
         self._output_cost = output_cost
         self._batch_cost = batch_cost
         self._marginal_cost = (batch_cost(2 * BLOCK_TOKENS) - batch_cost(BLOCK_TOKENS)) / BLOCK_TOKENS
-        self._acceptance_rates: dict[_Place, float] = {}
-        self._solo_shares: dict[_Place, float] = {}
-        self._verified: list[tuple[_Place, int]] = []  # since the last proposal, with the tokens of each
+        self._acceptance_rates: dict[_RateKey, float] = {}
+        self._solo_shares: dict[_RateKey, float] = {}
+        self._verified: list[tuple[_RateKey, int]] = []  # since the last proposal, with the tokens of each
         self._cost_per_token = 0.0  # expected seconds in the last proposed batch
         names = grammar.labels or ("object", "area")
         one, other = (names[0], Box(0.1, 0.2, 0.3, 0.4)), (names[-1], Box(0.5, 0.6, 0.7, 0.8))
@@ -94,26 +94,26 @@ class Speculator:
         self._next_object, self._close = _fork(grammar, [one, one], [one])
 
     def start(self, draft: Draft | None) -> DraftState:
-        """The state of a draft at the beginning of an answer; objects end early where the grammar does."""
+        """The state of a draft at the beginning of an answer."""
         self._verified.clear()
         paths = None if draft is None else tuple(self._path(found) for found in draft)
         return DraftState(paths, (0.0,) * len(draft or ()))
 
-    def draft(self, state: State, draft: DraftState) -> _Guess | None:
+    def draft(self, state: State, draft: DraftState) -> _Candidate | None:
         """The likeliest draft token in a state, None where there is none."""
-        return max(self._guesses(state, draft), key=lambda guess: self._rate(guess[1]), default=None)
+        return max(self._candidates(state, draft), key=lambda each: self._rate(each[1]), default=None)
 
-    def _guesses(self, state: State, draft: DraftState) -> Iterator[_Guess]:
+    def _candidates(self, state: State, draft: DraftState) -> Iterator[_Candidate]:
         if (corrected := draft.correction(state)) is not None:
             yield corrected, (state, "corrected")
         if (predicted := self._predicted(state, draft)) is not None:
             yield predicted, (state, "none" if draft.paths is None else "predicted")
 
-    def _rate(self, place: _Place) -> float:
-        return self._acceptance_rates.get(place, INITIAL_ACCEPTANCE_RATE)
+    def _rate(self, key: _RateKey) -> float:
+        return self._acceptance_rates.get(key, INITIAL_ACCEPTANCE_RATE)
 
     def _predicted(self, state: State, draft: DraftState) -> int | None:
-        """The draft token from the expected objects, or from the form of the answer."""
+        """The draft token from the expected objects, or from the syntax of the answer."""
         if draft.paths is None:
             return self._common_path.get(state)
         if state is self._first_object and not draft.paths:
@@ -132,10 +132,10 @@ class Speculator:
     def verify(self, state: State, token: int, draft: DraftState) -> bool | None:
         """Learn from a decision. Returns: whether the draft token is accepted, None where there was none."""
         chosen = self.draft(state, draft)
-        for guess, place in self._guesses(state, draft):
-            _observe(self._acceptance_rates, place, guess == token, INITIAL_ACCEPTANCE_RATE)
-        place = chosen[1] if chosen else (state, "none")
-        self._verified.append((place, len(_forced(state, token)[0])))
+        for candidate, key in self._candidates(state, draft):
+            _observe(self._acceptance_rates, key, candidate == token, INITIAL_ACCEPTANCE_RATE)
+        key = chosen[1] if chosen else (state, "none")
+        self._verified.append((key, len(_forced(state, token)[0])))
         return chosen and chosen[0] == token
 
     def correct(
@@ -163,30 +163,30 @@ class Speculator:
         Args:
             state: where the draft tokens begin.
             draft: state of the draft there.
-            known: tokens that are decoded in the batch in any case, before the draft tokens.
-            room: most draft tokens.
+            known: number of tokens that the batch decodes in any case, before the draft tokens.
+            room: maximum number of draft tokens.
         """
         verified, self._verified = self._verified, []
-        for place, count in verified[:-1]:  # their tokens were in the last batch, as accepted drafts
-            self._learn_deferred_cost(place, count)
+        for key, count in verified[:-1]:  # their tokens were in the last batch, as accepted drafts
+            self._learn_deferred_cost(key, count)
         runs = self._draft_runs(state, draft)
         proposal, self._cost_per_token = _best_proposal(
             runs, self._batch_cost, self._output_cost, known, room
         )
-        for place, count in verified[-1:]:
-            self._learn_deferred_cost(place, count)
+        for key, count in verified[-1:]:
+            self._learn_deferred_cost(key, count)
         return proposal
 
     def _draft_runs(self, state: State, draft: DraftState) -> Iterator[_DraftRun]:
-        """The draft from a state on, as long as it is not improbable."""
+        """The draft from a state on, until its acceptance becomes improbable."""
         accepted, corrected = 1.0, 0.0
         for _ in range(MAX_OUTPUTS - 1):
-            guess = self.draft(state, draft)
-            if guess is None or accepted + corrected <= _MIN_PATH_PROBABILITY:
+            candidate = self.draft(state, draft)
+            if candidate is None or accepted + corrected <= _MIN_PATH_PROBABILITY:
                 return
-            token, place = guess
-            rate, corrected_rate = self._rate(place), self._rate((state, "corrected"))
-            solo_share = self._solo_shares.get(place, 1.0)
+            token, key = candidate
+            rate, corrected_rate = self._rate(key), self._rate((state, "corrected"))
+            solo_share = self._solo_shares.get(key, 1.0)
             corrected = corrected * corrected_rate + accepted * (1.0 - rate)
             accepted *= rate
             draft = self.advance(state, token, draft)
@@ -202,12 +202,12 @@ class Speculator:
             return 0.0
         return solo_share * self._batch_cost(tokens) + (1.0 - solo_share) * self._marginal_cost * tokens
 
-    def _learn_deferred_cost(self, place: _Place, tokens: int) -> None:
-        """Learn from the last batch which share of a batch of their own the tokens after a decision cost."""
+    def _learn_deferred_cost(self, key: _RateKey, tokens: int) -> None:
+        """Learn from the last batch the cost of a decision's tokens, as a share of a batch of their own."""
         least, most = self._deferred_cost(tokens, 0.0), self._deferred_cost(tokens, 1.0)
-        if least < most and place in self._acceptance_rates:
+        if least < most and key in self._acceptance_rates:
             share = min(max((self._cost_per_token * tokens - least) / (most - least), 0.0), 1.0)
-            _observe(self._solo_shares, place, share, 1.0)
+            _observe(self._solo_shares, key, share, 1.0)
 
     def _path(self, found: tuple[str, Box]) -> TokenPath:
         path: dict[State, int] = {}
@@ -264,7 +264,7 @@ def _best_proposal(
 class DraftState:
     """The objects of a draft that are not written yet; `paths` is None without a draft.
 
-    `distances` from the tokens written of the current object to each path.
+    `distances`: from the tokens of the current object so far to each path.
     """
 
     paths: tuple[TokenPath, ...] | None
@@ -273,12 +273,12 @@ class DraftState:
 
     def correction(self, state: State) -> int | None:
         """The corrected token for a state, None where there is none."""
-        return next((token for place, token in self.corrections if place is state), None)
+        return next((token for corrected, token in self.corrections if corrected is state), None)
 
     def past_correction(self, state: State) -> DraftState:
         """Without the correction for a state, and those before it."""
-        for index, (place, _) in enumerate(self.corrections):
-            if place is state:
+        for index, (corrected, _) in enumerate(self.corrections):
+            if corrected is state:
                 return replace(self, corrections=self.corrections[index + 1 :])
         return self
 
@@ -315,10 +315,10 @@ def _distance(state: State, token: int, path: TokenPath) -> float:
     return 1.0
 
 
-def _observe(averages: dict[_Place, float], place: _Place, value: float, initial: float) -> None:
-    """Update the moving average of a place."""
-    average = averages.get(place, initial)
-    averages[place] = average + SMOOTHING * (value - average)
+def _observe(averages: dict[_RateKey, float], key: _RateKey, value: float, initial: float) -> None:
+    """Update the moving average of a key."""
+    average = averages.get(key, initial)
+    averages[key] = average + SMOOTHING * (value - average)
 
 
 def _forced(state: State, token: int) -> tuple[list[int], State]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection metrics against the ground truth: precision, recall, F1, reliability. Pure functions.
+"""Detection metrics against the ground truth: precision, recall, F1, calibration error, AUROC. All pure.
 
 A detection is a true positive when it is matched with an object of the same label at an IoU of at least the
-threshold; each object and each detection is matched once. Among all matchings the one with the most pairs
-is taken, and among those the one with the highest total IoU.
+threshold; each object and each detection is matched at most once. The matching (a linear assignment) has the
+highest number of pairs, and with that number the highest total IoU.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ class DetectionReport:
     positives, 0 without any. `count_exact`: share of scenes with as many detections as objects. `by_label`:
     counts in alphabetical order. `reliability`: bins that hold detections. `calibration_error`: expected
     calibration error over those bins. `auroc`: how well the confidence separates true from false positives
-    (0.5 by chance), None without both. `fitted`: Platt scaling fitted to the raw scores;
+    (0.5 by chance), None unless there are both. `fitted`: Platt scaling fitted to the raw scores;
     `held_out_error`: the calibration error that it leaves, fitted to every other scene and evaluated on the
-    rest, None where these have no detections.
+    rest, None where either has no detections; `held_out_error_before`: that of the same scores without it.
     """
 
     scenes: int
@@ -146,7 +146,7 @@ def match(
     iou_of = iou_matrix(stack(d.box for d in detections), stack(t.box for t in truth))
     same = np.array([[d.label == t.label for t in truth] for d in detections])
     allowed = same & (iou_of >= iou)
-    # A pair outweighs any sum of overlaps: more pairs always win over better ones.
+    # One pair outweighs any sum of IoUs: more pairs always win over better ones.
     most = 1 + min(iou_of.shape)
     rows, columns = linear_sum_assignment(np.where(allowed, most + iou_of, 0.0), maximize=True)
     return tuple(
@@ -250,7 +250,7 @@ def calibration_advice(
         fitted: the scaling fitted to all scores.
         count: number of the scores.
         before, after: calibration error of scores held out from a fit, as they are and with the fit.
-        scored: what has the scores, in the plural.
+        scored: plural noun for the scored items.
     """
     names, fit = (
         f"{group}.score_gain and {group}.score_bias",
@@ -304,7 +304,7 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 def auroc(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> float | None:
     """Probability that a true positive has the higher confidence than a false one, ties counting half.
 
-    None without both.
+    None unless there are both.
     """
     right, wrong = np.sort(confidences[correct]), confidences[~correct]
     if not right.size or not wrong.size:

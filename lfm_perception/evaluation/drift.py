@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lfm-perception drift`: the samples of a source, and how far they are from a baseline as JSON and page."""
+"""`lfm-perception drift`: the samples of a source, and their drift from a baseline as JSON and HTML page."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Course:
                 course.states.append(monitor.state)
         if not any(each.psi is not None for state in course.states for each in state):
             raise PerceptionError(
-                "the source is shorter than drift.window, or has too few samples: take more of it, or set a "
-                "shorter window"
+                "the source is shorter than drift.window, or has too few samples: use a longer recording, or "
+                "a shorter window"
             )
         return course
 
@@ -104,7 +104,7 @@ class Course:
         return {"ends_s": [round(at_s, 3) for at_s in self.stamps_s], "quantities": found}
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The outcome of each quantity, for the terminal."""
+        """The result for each quantity, for the terminal."""
         return [
             (
                 name,
@@ -119,10 +119,10 @@ class Course:
 
 
 def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
-    """The page: the table of all quantities, and for each its course and its worst window."""
+    """The page: a table of all quantities, and for each the PSI over time and the worst window."""
     found = [each for name in QUANTITIES if (each := course.worst(name))]
     drifted = {name for name in QUANTITIES if any(each.drifted for each in course.of_quantity(name))}
-    told = ", ".join(sorted(drifted)) or "nothing"
+    names = ", ".join(sorted(drifted)) or "nothing"
     rows = [
         (
             each.name, QUANTITIES[each.name].description, f"{each.psi:.3f}", f"{each.limit:.3f}",
@@ -132,10 +132,10 @@ def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
     ]  # fmt: skip
     missing = ", ".join(name for name in QUANTITIES if course.worst(name) is None)
     notes = [
-        f"Drifted: {told}. The baseline is of {baseline.source}, over {baseline.seconds:.0f} s.",
+        f"Drifted: {names}. The baseline is of {baseline.source}, over {baseline.seconds:.0f} s.",
         *([f"Not compared, without enough samples on both sides: {missing}."] if missing else []),
     ]
-    heads = ("quantity", "what it is", "worst PSI", "limit", "samples", "what to do")
+    heads = ("quantity", "description", "worst PSI", "limit", "samples", "remedy")
     yield Section("Drift", notes=notes, heads=heads, rows=rows, texts=True)
     for each in found:
         psi = [float("nan") if state.psi is None else state.psi for state in course.of_quantity(each.name)]

@@ -81,7 +81,7 @@ class LiveReport:
 
     `detections` are evaluated at the inferred frames, `tracks` at every camera frame against the ground
     truth of the same frame; both at IoU 0.5. `velocity_error` is the median norm of the difference between a
-    track's and its object's velocity, `speed` the median speed of those objects; None without any.
+    track's and its object's velocity, `speed` the median speed of those objects; None without matches.
     """
 
     seconds: float
@@ -174,9 +174,9 @@ def _speeds(
             continue
         objects, true = truth[stamp_ns], velocities(stamp_ns)
         for pair in match(tracks, objects):
-            seen, right = tracks[pair.detection].velocity, true[objects[pair.truth].identity]
-            errors.append(float(np.hypot(seen.x - right.x, seen.y - right.y)))
-            speeds.append(float(np.hypot(right.x, right.y)))
+            estimate, actual = tracks[pair.detection].velocity, true[objects[pair.truth].identity]
+            errors.append(float(np.hypot(estimate.x - actual.x, estimate.y - actual.y)))
+            speeds.append(float(np.hypot(actual.x, actual.y)))
     return errors, speeds
 
 

@@ -49,16 +49,16 @@ class EngineSettings:
         "inference backend: llama.cpp, an OpenAI-compatible server, or a recording",
         ("llama", "openai", "recorded"),
     )
-    n_gpu_layers: int = parameter(0, "number of layers on the GPU; 0: CPU only, -1: all", (-1, 999))
+    n_gpu_layers: int = parameter(0, "number of layers offloaded to the GPU; 0: CPU only, -1: all", (-1, 999))
     vision_gpu: bool = parameter(
-        True, "vision tower and projector on the GPU too, where layers are; false saves GPU memory"
+        True, "offload vision tower and projector too where layers are offloaded; false saves GPU memory"
     )
     n_ctx: int = parameter(4096, "KV cache size: image, prompt and answer together", (256, 32768), "tokens")
-    n_threads: int = parameter(0, "number of CPU threads; 0: chosen from the cores", (0, 256))
+    n_threads: int = parameter(0, "number of CPU threads; 0: automatic, by the idle cores", (0, 256))
     n_batch: int = parameter(512, "maximum batch size of the prefill", (32, 4096), "tokens")
     flash_attn: str = parameter("auto", "use of flash attention", ("auto", "on", "off"))
     isolation: str = parameter(
-        "process", "place of the model: supervised worker process or thread", ("process", "thread")
+        "process", "isolation of the model: supervised worker process, or thread", ("process", "thread")
     )
     answer_timeout: float = parameter(
         30.0, "maximum duration of an inference before the worker process is killed", (1.0, 600.0), "s"
@@ -78,13 +78,13 @@ class OpenaiSettings:
         "", "PEM file of the certificate authority; empty: the system's authorities", fixed=True
     )
     timeout: float = parameter(
-        10.0, "maximum duration of a request, where budget.latency allows more", (0.01, 600.0), "s"
+        10.0, "maximum duration of a request; less where budget.latency is shorter", (0.01, 600.0), "s"
     )
     retries: int = parameter(1, "maximum number of retries of a request, within the timeout", (0, 10))
     jpeg_quality: int = parameter(95, "JPEG quality of the images sent; 0: lossless PNG", (0, 100))
     constraint: str = parameter(
         "auto",
-        "enforcement of the dialect's JSON; auto: the first that the server has",
+        "enforcement of the dialect's JSON; auto: the first one that the server supports",
         ("auto", "json_schema", "json_object", "none"),
     )
     score: float = parameter(0.5, "score of detections where the server returns no probabilities", (0.0, 1.0))
@@ -97,6 +97,6 @@ class RecordedSettings:
     path: str = parameter("", "file written by lfm-perception record")
     match: str = parameter(
         "image",
-        "key of a frame's answers: its pixels, or its stamp where decoders differ",
+        "key of the recorded answers: the frame's pixels, or its stamp where video decoders differ",
         ("image", "stamp"),
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Association of detections with tracks by IoU and Kalman likelihood, in three stages.
+"""Data association: detections to tracks, by IoU and Kalman likelihood, in three stages.
 
-The first two are assignment problems (`associate`). The third (`unique_pairs`) pairs tracks with a single
-detection, whose velocity is still unknown, with what is left, by the distance of the centres.
+The first two are linear assignment problems, as the Hungarian algorithm solves them (`associate`). The third
+(`unique_pairs`) pairs tracks with a single detection, whose velocity is still unknown, with the remaining
+detections, by the distance of the centres.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MAX_SIZE_RATIO = 1.6
 """Largest ratio of widths, and of heights, in the third stage."""
 
 SECOND_STAGE_MIN_IOU = 0.5
-"""Minimum IoU with a track's last measured box; less would associate neighbours of what has moved on."""
+"""Minimum IoU with a track's last measured box; less would match neighbours of an object that moved on."""
 
 
 def associate(
@@ -112,6 +113,7 @@ def unique_pairs(
 
 
 def _assign(score: Matrix, gate: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """The linear assignment with the highest total score, without the pairs outside the gate."""
     try:  # the function that `scipy.optimize` exports
         module = extension_module("scipy.optimize._lsap")
     except ImportError:  # it is private: another scipy may have it elsewhere

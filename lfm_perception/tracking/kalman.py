@@ -7,9 +7,9 @@ predicted and updated by a few array operations, which take 11 us and 25 us for 
 `filterpy.kalman.KalmanFilter` objects of 8 x 8 take 190 us and 850 us (`benchmarks/tracking.py`, x86-64). The
 tests hold the results to those of filterpy, to 1e-9.
 
-Objects that move on are tracked best with low process noise, objects that turn round with high process noise.
+Objects that move steadily are tracked best with low process noise, objects that turn with high process noise.
 `ImmFilter` runs both filters and weighs them by their likelihood, which halves the velocity error of objects
-that move on.
+that move steadily.
 
 Positions are in image sides (see `geometry`), velocities in image sides per second, times in seconds.
 """
@@ -123,7 +123,7 @@ class ConstantVelocityFilter:
         return np.asarray(np.maximum(low, 0.0) + np.minimum(high, 0.0))
 
     def update(self, rows: NDArray[np.intp], measured: Array, noise: Array) -> ConstantVelocityFilter:
-        """Update of the boxes `rows` with `measured` boxes of variances `noise`, both of shape (M, 4)."""
+        """Update of the boxes `rows` with `measured` boxes and their measurement noise, variances (M, 4)."""
         prior = self[rows]
         innovation = measured - prior.position
         innovation_variance = prior.variance + noise

@@ -36,7 +36,7 @@ AXIS_SCALE = np.array([1.0, 1.0, 0.5, 0.5])
 """Scale of process noise and initial velocity for centre x, y and width, height: sizes change less."""
 
 MAX_NEW_IOU = 0.7
-"""IoU with an established track that was detected in the same answer; from it on, no new track is started."""
+"""IoU with an established track, detected in the same answer, from which on no new track is started."""
 
 START_MARGIN, REENTRY_MARGIN = 4.5, 1.0
 """Margins by which a pair must be the best one (see `unique_pairs`): for the second detection of a track,
@@ -179,13 +179,13 @@ class KalmanTracker:
             self._filters = self._filters.map(lambda modes: modes.add_velocity(before - after))
 
     def _compensate(self, filters: ConstantVelocityFilter, stamp_s: float) -> ConstantVelocityFilter:
-        """Filters of the last inferred frame in the image at a stamp."""
+        """Filters of the last inferred frame, warped by the camera motion up to a stamp."""
         if not self._compensating or not self._ego_motion or not len(filters):
             return filters
         return filters.transform(self._ego_motion.at(stamp_s))
 
     def _camera_velocity(self, filters: ConstantVelocityFilter, stamp_s: float) -> Array:
-        """What the camera adds to the velocity of each centre, shape (N, 2); 0 without compensation.
+        """Image velocity of each centre due to camera motion, shape (N, 2); 0 without compensation.
 
         The filters are those of the last inferred frame, not yet compensated.
         """
@@ -268,7 +268,7 @@ class KalmanTracker:
             self._states[row].match(measurements.labels[column], measurements.scores[column], self._stamp_s)
 
     def _prune(self, matched: Indices, observable: NDArray[np.bool_], step_s: float) -> None:
-        """Counts the misses of all other tracks that could be seen, and removes those that are lost."""
+        """Counts a miss of each unmatched track that was observable, and removes the lost tracks."""
         keep = np.zeros(len(self._states), dtype=bool)
         keep[matched] = True
         for row in np.flatnonzero(~keep).tolist():
@@ -280,7 +280,7 @@ class KalmanTracker:
         self._keep(keep)
 
     def _keep(self, keep: NDArray[np.bool_]) -> None:
-        """Removes all other tracks."""
+        """Removes the tracks outside the mask."""
         if keep.all():
             return
         self._states = [state for state, kept in zip(self._states, keep.tolist(), strict=True) if kept]
@@ -288,7 +288,7 @@ class KalmanTracker:
         self._truncated, self._noise_scale = self._truncated[keep], self._noise_scale[keep]
 
     def _spawn(self, unmatched: Indices, measurements: Measurements) -> None:
-        """Starts a tentative track for each unmatched measurement that is not on an established track."""
+        """Starts a tentative track with a new id for each unmatched measurement off established tracks."""
         if unmatched.size:
             boxes = visible_boxes(self._filters.mixed, self._truncated)[self._established()]
             iou = iou_matrix(measurements.boxes[unmatched], boxes)
@@ -310,7 +310,7 @@ class KalmanTracker:
             self._states.append(state)
 
     def _reidentify(self) -> None:
-        """Gives a track that was confirmed just now the identity of the dormant track that it continues."""
+        """Gives a track that was confirmed just now the track id of the dormant track that it continues."""
         confirmed = np.flatnonzero([s.misses == 0 and s.hits == s.settings.min_hits for s in self._states])
         dormant = np.flatnonzero([s.may_return(self._stamp_s) for s in self._states])
         if not (confirmed.size and dormant.size):
@@ -340,7 +340,7 @@ class KalmanTracker:
         return set(missed[are_leaving(moving, self._truncated[missed])].tolist())
 
     def _publish(self) -> None:
-        """Prepares what every prediction needs."""
+        """Updates the published tracks, from which `predict` extrapolates."""
         for state in self._states:
             state.settings = self._label_settings.get(state.label, self._settings)
         noise = np.array([state.settings.process_noise for state in self._states])[:, None] * AXIS_SCALE

@@ -18,24 +18,25 @@ from lfm_perception.tracking.kalman import Array, ConstantVelocityFilter, centre
 from lfm_perception.tracking.views import cut_sides
 
 MAX_DETECTIONS = 256
-"""Most detections of one frame; of more, those with the highest scores are used."""
+"""Maximum number of detections per frame; of more, those with the highest scores are used."""
 
 MAX_LABEL_LENGTH = 64
 """Characters after which a label is cut."""
 
 TRUNCATION_MARGIN = 0.005
-"""Image sides. A side of a box this near to the image's edge is that of the image, not of the object."""
+"""Distance from the image's edge, in image sides, below which the edge truncates a side of a box."""
 
 IMAGE_EDGES = np.array([0.0, 0.0, 1.0, 1.0])
 
 CROWDED_IOU = 0.7
-"""IoU with another detection from which on the boxes of a crowd err in ways that noise does not."""
+"""IoU with another detection above which a box is crowded: its errors are systematic, so they do not adapt
+the measurement noise."""
 
 PAIR_IOU = 0.5
-"""IoU with two tracks from which on a detection is that of a pair, not a duplicate."""
+"""IoU with each of two tracks from which on a detection is one of two objects, not a duplicate."""
 
 UNMEASURED = 1e6
-"""Variance, in image sides squared, of what a detection does not measure."""
+"""Variance, in image sides squared, of a component that a detection does not measure."""
 
 LEAVING_SHARE = 0.7
 """Visible share of the width or height of an object that moves out of the image, below which a miss means
@@ -70,7 +71,7 @@ class WholeObjects:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """The valid detections of a frame, in an order that does not depend on theirs.
+    """The valid detections of a frame, sorted: their original order has no influence.
 
     `boxes`: `xyxy`, shape (D, 4). `position`: [cx, cy, w, h], shape (D, 4), and `variance` its measurement
     noise. `truncated`: which sides the image's edge cuts off, shape (D, 4); `cut`: which the region's edge
@@ -100,8 +101,9 @@ class Measurements:
     ) -> Measurements:
         """Measurements of the valid detections in a view; the others are added to `rejects` by reason.
 
-        Of two detections with an IoU of `nms_iou` or more, of any label, the better one remains, unless two
-        of the tracks `seen`, `xyxy` of shape (N, 4), are there.
+        Class-agnostic non-maximum suppression: of two detections with an IoU of `nms_iou` or more, the one
+        with the higher score remains; both where the other one overlaps two of the tracks `seen`, `xyxy` of
+        shape (N, 4).
         """
         valid = []
         boxes = stack(detection.box for detection in detections)
@@ -151,8 +153,8 @@ class Measurements:
         """Whole boxes of the objects that an edge cuts off, which move as their visible side does.
 
         A truncated object is as large as its track, or as its visible part where that is larger. A track that
-        must grow for that keeps the place of its visible side, as it does when its other side appears. Where
-        both sides are cut off and one of them by a region, the box tells nothing.
+        must grow for that keeps the position of its visible side, as it does when its other side appears.
+        Where both sides are cut off and one of them by a region, the box measures nothing.
 
         Args:
             rows: measurements, shape (M,).
@@ -179,9 +181,9 @@ class Measurements:
 
 
 def _without_duplicates(duplicate: NDArray[np.bool_]) -> list[int]:
-    """Rows that remain of D detections in descending order of their scores.
+    """Greedy non-maximum suppression: the rows that remain of D detections, sorted by descending score.
 
-    `duplicate`: whether the second of two goes for the first, shape (D, D); only pairs in order count.
+    `duplicate`: which pairs overlap too much, shape (D, D); the second one of a pair is suppressed.
     """
     dropped = set[int]()
     for first, second in np.argwhere(duplicate).tolist():

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurement noise that fits: a factor for each track, from the autocorrelation of its innovations.
+"""Adaptive measurement noise: a factor for each track, from the autocorrelation of its innovations.
 
 The innovations of a filter with the right gain are white. Where each resembles the one before, the filter
 lags behind good measurements: their noise is less than assumed. Where they alternate, it is more (Mehra,
 1970).
 
-What a box does anew in every frame, as a person's width does at each step, is as white as noise. But noise is
-the same share of width and height: the axis with the smaller innovations bounds it, and what the other axis
-has beyond that is the object's own (`residual_share`). It tells nothing of the next frame, so the filters
-smooth it, and only the box that is published for this very frame has it.
+Real changes of a box from frame to frame, such as a person's width at each step, are as white as noise. But
+noise is the same share of width and height: the axis with the smaller innovations bounds it, and the excess
+of the other axis is real (`residual_share`). It does not predict the next frame, so the filters smooth it;
+only the box that is published for the inferred frame itself includes it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ PRIOR = 0.005
 """Squared normalized innovations that the prior adds for an autocorrelation of 0."""
 
 SIDE_MARGIN = 1.3
-"""Times the smaller mean square of the two axes that may be noise along the other one as well."""
+"""Largest ratio of the mean squares along the two axes that noise alone explains."""
 
 FIRST_SIDE_POWER, MIN_SIDE_POWER = 0.1, 1e-4
-"""Mean square of the sides' innovations of the first tracks, and its least value."""
+"""Mean square of the sides' innovations: initial value of the first tracks, and minimum."""
 
 MAX_SQUARED_ERROR = 9.0
-"""Times the usual mean square of the sides' innovations from which on a box may be that of something else."""
+"""Ratio to the usual mean square of the sides' innovations above which a box may be another object's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +50,8 @@ class NoiseScale:
     `log_scale`: logarithms of the factors. `last`: last innovations in standard deviations, shape (N, 4).
     `power`, `correlation`: smoothed squares, and products of two innovations in a row, shape (N,).
     `side_power`: smoothed squared innovations of the sides, in measurement variances. `residual_share`: share
-    of the last residual that is the object's own, 0 without a detection in the last frame. Both are along x
-    and y, shape (N, 2).
+    of the last residual that is a real change of the box, 0 without a detection in the last frame. Both are
+    along x and y, shape (N, 2).
     """
 
     log_scale: Array

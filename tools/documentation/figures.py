@@ -136,7 +136,7 @@ def _synthetic(found: Any) -> Iterator[tuple[str, str]]:
     yield (
         "tracking/synthetic",
         table(
-            ("trial", "what happens", "HOTA", "coverage, %", "identity kept, %"),
+            ("trial", "scenario", "HOTA", "coverage, %", "identity kept, %"),
             [
                 (f"`{trial}`", TRIALS[trial], *(f"{figures[name]:.1f}" for name in names))
                 for trial, figures in found["trials"].items()
