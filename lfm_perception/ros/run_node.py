@@ -29,6 +29,7 @@ from lfm_perception.ros.launch_arguments import (
     start_problem,
 )
 from lfm_perception.ros.node import PerceptionNode
+from lfm_perception.ros.remappings import remapping_problems
 from lfm_perception.text import sentence
 
 M_ARENA_MAX, ARENAS = -8, 2
@@ -76,7 +77,8 @@ def run() -> None:
         ).start()
     # beside the loading of the model
     files = parameter_file_problems(given, node.get_fully_qualified_name())
-    for warning in (problem, ignored_arguments(sys.argv), *files):
+    remapped = remapping_problems(given, of_rules=bool(node.get_parameter("rules.actions").value))
+    for warning in (problem, ignored_arguments(sys.argv), *files, *remapped):
         if warning is not None:
             node.get_logger().warning(sentence(warning))
     ending.wait()

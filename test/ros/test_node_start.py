@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_node_that_is_interrupted_while_it_imports_ends_without_a_traceback(
             wait_for(lambda: False, 60.0, "its end", [process])
     said = [line for line in log.read_text().splitlines() if not line.startswith("import time:")]
     assert said == []
+
+
+def test_a_node_says_once_that_a_remapping_has_no_effect() -> None:
+    command = [sys.executable, "-m", PERCEPTION_MODULE, "--ros-args", "-r", "dbg_image:=seen"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as node:
+        assert node.stderr is not None
+        give_up = threading.Timer(60.0, node.kill)
+        give_up.start()
+        said = next((line for line in node.stderr if "dbg_image" in line), "")
+        node.send_signal(signal.SIGINT)
+        assert "dbg_image" not in node.stderr.read()
+        give_up.cancel()
+    assert "[WARN]" in said
+    assert "the remapping dbg_image:=seen has no effect: this topic is now called debug_image" in said
 
 
 def test_the_import_of_a_program_changes_no_signal() -> None:
