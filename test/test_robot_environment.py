@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,12 @@ def interpreter(folder: Path, **versions: str) -> Path:
     program.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
     program.chmod(0o755)
     return program
+
+
+def made_wheel(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("module.py", "text = 'of the module'\n" * 100)
+    return path
 
 
 def test_two_sourced_distributions_are_named(
@@ -101,11 +108,36 @@ def test_missing_compiler_cuda_and_wheels_are_named(
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SetupError, match=r"sudo apt install g\+\+"):
         robot.check_machine(machine, None, cuda=False)
-    (tmp_path / f"llama_cpp_python-{environment.pinned('llama-cpp-python')}-py3-none-any.whl").touch()
+    made_wheel(tmp_path / f"llama_cpp_python-{environment.pinned('llama-cpp-python')}-py3-none-any.whl")
     robot.check_machine(machine, tmp_path, cuda=False)
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match="sudo apt install python3-venv"):
         robot.check_machine(machine, tmp_path, cuda=False)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "crossed out"])
+def test_a_damaged_wheel_is_named_before_anything_is_installed(
+    damage: str, machine: install.Machine, tmp_path: Path
+) -> None:
+    content = made_wheel(tmp_path / "av-1-py3-none-any.whl").read_bytes()
+    begin = content.index(b"module.py") + len("module.py")
+    damaged = made_wheel(tmp_path / "rosbags-1-py3-none-any.whl")
+    damaged.write_bytes({
+        "cut": content[:-40],
+        "changed": content[:begin + 8] + bytes([content[begin + 8] ^ 1]) + content[begin + 9:],
+        "empty": b"",
+        "crossed out": content[:begin] + b"\xff" * 8 + content[begin + 8:],
+    }[damage])  # fmt: skip
+    with pytest.raises(SetupError, match=f"the wheel {damaged} is damaged or cut short: copy or download it"):
+        robot.check_machine(machine, tmp_path, cuda=False)
+
+
+def test_a_folder_without_permission_is_a_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"^error: /sys/\.venv: .*, clone the repository to one, not /"):
+        environment.guarded(lambda: Path("/sys/.venv").mkdir())
+    monkeypatch.setattr(environment, "CACHE", Path("/sys/cache/lfm_perception"))
+    with pytest.raises(SystemExit, match="you may write is needed, set XDG_CACHE_HOME to one"):
+        environment.guarded(lambda: Path("/sys/cache").mkdir())
 
 
 def test_a_numpy_2_over_the_systems_is_named(tmp_path: Path) -> None:

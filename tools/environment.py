@@ -15,6 +15,7 @@ uv itself comes by pip. That is more code than there is here.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -285,6 +286,16 @@ def say(text: str, passing: bool = False) -> None:
         print(f"-- {text}", flush=True)
 
 
+def problem(error: OSError) -> str:
+    """What the system refused, in a sentence with the remedy where there is one."""
+    text = ": ".join(str(part) for part in (error.filename, (error.strerror or str(error)).lower()) if part)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        in_cache = Path(str(error.filename)).is_relative_to(CACHE.parent)
+        way_out = "set XDG_CACHE_HOME to one" if in_cache else f"clone the repository to one, not {ROOT}"
+        return f"{text}: a folder in which you may write is needed, {way_out}"
+    return f"{text}: free space there" if error.errno == errno.ENOSPC else text
+
+
 def guarded(program: Callable[[], None]) -> None:
     """Run a program that ends with a sentence when it cannot go on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -293,7 +304,7 @@ def guarded(program: Callable[[], None]) -> None:
     except SetupError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.strerror}: {error.filename}")
+        sys.exit(f"error: {problem(error)}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
 

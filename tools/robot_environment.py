@@ -30,6 +30,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -145,10 +147,8 @@ def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) 
             f"ROS 2 {os.environ['ROS_DISTRO']} is for another Python than {sys.executable} "
             f"({machine.python[0]}.{machine.python[1]}): run make robot PYTHON=/usr/bin/python3"
         )
-    if wheels is not None and not list(wheels.glob("*.whl")):
-        raise SetupError(
-            f"the folder {wheels} holds no wheels: docs/install.md has the commands that fill it"
-        )
+    if wheels is not None:
+        check_wheels(wheels)
     if any(character.isspace() for character in str(environment.PYTHON)):
         raise SetupError(
             f"the path {environment.PYTHON} has a space, which the first line of a program cannot have: move "
@@ -170,6 +170,23 @@ def check_machine(machine: install.Machine, wheels: Path | None, *, cuda: bool) 
         environment.check_tools()
     else:
         environment.check_venv()
+
+
+def check_wheels(folder: Path) -> None:
+    """Raise SetupError when a folder has no wheels, or a damaged one."""
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise SetupError(
+            f"the folder {folder} holds no wheels: docs/install.md has the commands that fill it"
+        )
+    for wheel in wheels:
+        try:
+            with zipfile.ZipFile(wheel) as file:
+                damaged = file.testzip() is not None
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            damaged = True
+        if damaged:
+            raise SetupError(f"the wheel {wheel} is damaged or cut short: copy or download it again")
 
 
 def check_space(needed: float) -> None:
@@ -225,7 +242,15 @@ def make(wheels: Path | None, found: dict[str, str], *, ros: bool, versions: Pat
     constraints.write_text("\n".join(constrained(found)) + "\n")
     llama = llama_wheel(wheels) or environment.llama_wheel()
     lacking = [*pip, *offline, "--constraint", constraints, *requirements(), llama]
-    run("installing what the system lacks", *lacking)
+    try:
+        run("installing what the system lacks", *lacking)
+    except SetupError as error:
+        if wheels is None:
+            raise
+        raise SetupError(
+            f"{error}\n{wheels} lacks wheels, or has those of another kind of computer: docs/install.md has "
+            "the commands that fill it"
+        ) from error
     if ros:
         tests = TESTS if versions else ()
         run("installing ROS 2", *pip, "--constraint", constraints, *tests, "--editable", f"{ROOT}[ros]")
