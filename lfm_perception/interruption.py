@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C while a program still imports its modules, for up to a second: an end without a traceback."""
+"""Signals that end a program: while it still imports its modules, for up to a second, and while it runs."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+IMPATIENCE_S = 1.0
+"""Time after a signal to end from which another one ends the process: some senders send two."""
 
 
 @contextmanager
@@ -29,3 +34,39 @@ def quiet_interruption() -> Iterator[None]:
 
 def _end(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
+
+
+class EndRequest:
+    """Waits for one of these signals, or for `put`. For the main thread, once for a process.
+
+    The system writes a signal to a pipe. A signal that comes just before `Event.wait` would not end that, and
+    `Event.set` in a handler can wait for the `Event.wait` that it interrupts. A further signal that comes
+    long after the first one ends the process.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._first_s: float | None = None
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        signal.set_wakeup_fd(self._writing)
+        for number in numbers:
+            signal.signal(number, self._on_signal)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the program is to end. It stays true."""
+        return bool(select.select([self._reading], (), (), 0.0)[0])
+
+    def put(self) -> None:
+        """Ask for the end, from any thread."""
+        os.write(self._writing, b"\0")
+
+    def wait(self) -> None:
+        """Wait until the program is to end."""
+        select.select([self._reading], (), ())
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        self._first_s = self._first_s or now_s
+        if now_s - self._first_s > IMPATIENCE_S:
+            os._exit(1)

@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
 
 import cv2
 import rclpy
@@ -19,6 +16,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 
 from lfm_perception.errors import PerceptionError
+from lfm_perception.interruption import EndRequest
 from lfm_perception.ros import shared_memory, transport
 from lfm_perception.ros.executor import CameraExecutor, starting_ros
 from lfm_perception.ros.launch_arguments import (
@@ -36,9 +34,6 @@ M_ARENA_MAX, ARENAS = -8, 2
 """Option of glibc's mallopt and its value. By default glibc keeps up to eight arenas per core for the threads
 that come and go with every session, and their fragmentation adds up to a growing RSS."""
 
-IMPATIENCE_S = 1.0
-"""Time after a signal to end from which another one ends the process: some senders send two."""
-
 END_TIMEOUT_S = 5.0
 """Longest wait for the callback that runs when the node ends."""
 
@@ -51,8 +46,7 @@ def run() -> None:
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     cv2.setNumThreads(1)  # the cores belong to the model
-    ending = threading.Event()
-    _end_on_signals(ending)
+    ending = EndRequest(signal.SIGINT, signal.SIGTERM)
     try:
         given = accepted_arguments(sys.argv)
         with starting_ros():
@@ -67,11 +61,11 @@ def run() -> None:
     def spin() -> None:
         with suppress(ExternalShutdownException):
             executor.spin()
-        ending.set()
+        ending.put()
 
     spinning = threading.Thread(target=spin, name="executor", daemon=True)
     spinning.start()
-    if not ending.is_set():
+    if not ending.is_there:
         threading.Thread(
             target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
         ).start()
@@ -97,17 +91,3 @@ def _start_ros(arguments: Sequence[str]) -> None:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         raise PerceptionError(start_problem(str(error), arguments)) from error
-
-
-def _end_on_signals(ending: threading.Event) -> None:
-    """Set the event at SIGINT and SIGTERM; a signal that comes long after the first one ends the process."""
-    asked_s: list[float] = []
-
-    def end(number: int, frame: FrameType | None) -> None:
-        asked_s.append(time.monotonic())
-        if asked_s[-1] - asked_s[0] > IMPATIENCE_S:
-            os._exit(1)
-        ending.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
