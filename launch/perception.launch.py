@@ -51,7 +51,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {each.name: LaunchConfiguration(each.name).perform(context) for each in ARGUMENTS}
     arguments.check_rviz(given, get_packages_with_prefixes())
     sim_time = {"use_sim_time": boolean("use_sim_time")}
-    remappings = arguments.remappings(given["remap_preset"], given["input_image_topic"])
+    remappings = arguments.remappings(
+        given["remap_preset"], given["input_image_topic"], given["input_depth_topic"]
+    )
     overrides = {**arguments.parameter_overrides(given), **sim_time, "node.autostart": boolean("autostart")}
     parameters = arguments.parameter_file(given["params_file"], CONFIG, given["namespace"])
     node = Node(

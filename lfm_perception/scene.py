@@ -196,7 +196,8 @@ class Track(NamedTuple):
     `age_s` counts from the first detection, `time_since_update_s` from the last one. `velocity_std` is the
     standard deviation of the velocity along each axis; the two are uncorrelated. `camera_velocity` is the
     part of the velocity that the camera's motion causes, as far as it is compensated. `box_std` is the
-    standard deviation of the box's sides, as the filter predicts it.
+    standard deviation of the box's sides, as the filter predicts it. `distance` is that from the camera along
+    its optical axis, metres, None where it is not known (see `depth`).
     """
 
     track_id: int
@@ -209,6 +210,7 @@ class Track(NamedTuple):
     velocity_std: Velocity = ZERO_VELOCITY
     camera_velocity: Velocity = ZERO_VELOCITY
     box_std: CoordinateStd = ZERO_STD
+    distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ def _as_track(entry: object) -> Track:
         age_s=_float(fields["age_s"]),
         time_since_update_s=_float(fields["time_since_update_s"]),
         velocity_std=Velocity(*_numbers(fields["velocity_std"], 2)),
+        distance=_float(fields["distance_m"]) if "distance_m" in fields else None,
     )
 
 
@@ -290,6 +291,7 @@ def _object(track: Track, scene: Scene) -> dict[str, Any]:
         "velocity_std_px": _rounded(track.velocity_std.in_pixels(width, height), 1),
         "age_s": round(track.age_s, 6),
         "time_since_update_s": round(track.time_since_update_s, 6),
+        **({} if track.distance is None else {"distance_m": round(track.distance, 3)}),
         **({"attributes": attributes} if attributes else {}),
     }
 

@@ -44,7 +44,7 @@ def test_a_recording_holds_all_topics_that_are_always_published() -> None:
 
 CONFIG = ROOT / "config"
 PLAYED = {"bag": "b", "out": "o", "namespace": "/cam1/", "pace": "0", "loops": "1", "topic": ""}
-EMPTY = dict.fromkeys(("model", "mmproj", "image_transport", "image_reliability"), "")
+EMPTY = dict.fromkeys(("model", "mmproj", "input_depth_topic", "image_transport", "image_reliability"), "")
 
 
 def test_the_launch_page_names_every_argument() -> None:
@@ -74,6 +74,10 @@ def test_empty_arguments_set_no_parameter() -> None:
     assert parameter_overrides({**EMPTY, "image_transport": "compressed"}) == {
         "node.image_transport": "compressed"
     }
+
+
+def test_a_depth_topic_turns_depth_on() -> None:
+    assert parameter_overrides({**EMPTY, "input_depth_topic": "/front/depth"}) == {"node.depth": "true"}
 
 
 def test_a_model_is_used_with_the_only_vision_tower_beside_it(tmp_path: Path) -> None:
@@ -127,6 +131,7 @@ def test_the_camera_topic_is_remapped_with_its_compressed_topic() -> None:
     expected = [("image_raw", "/front/image"), ("image_raw/compressed", "/front/image/compressed")]
     assert remappings("none", "/front/image") == remappings("none", "/front/image/compressed") == expected
     assert remappings("none", "") == []
+    assert remappings("none", "", "/front/depth") == [("input_depth", "/front/depth")]
     assert dict(remappings("nanoowl", ""))["image_raw/compressed"] == "input_image/compressed"
 
 
@@ -219,6 +224,7 @@ def test_a_remapping_of_a_name_that_the_node_does_not_have_is_told(rule: str, sa
     [
         *("__ns:=/cam1", "__node:=eyes", "perception:__name:=eyes", "/cam1/image_raw/compressed:=/c"),
         *("~/enable:=/on", "/diagnostics:=/d", "decisions/door:=/d", "alerts/door:=/d", "events:=/e"),
+        "input_depth:=/camera/depth",
         *("rostopic://~/x:=y", "/tf_[12]:=y", ":=", ""),
     ],
 )

@@ -53,9 +53,12 @@ def test_a_film_is_replayed_with_zones_events_and_a_timeline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tmp_path / "rules.yaml", tmp_path / "out"
-    file.write_text(RULES + "  bad: {when: {inside: nowhere}}\n", encoding="utf-8")
+    wrong = "  bad: {when: {inside: nowhere}}\n  close: {when: {distance: {below: 2}}}\n"
+    file.write_text(RULES + wrong, encoding="utf-8")
     assert command("rules", "replay", "demo", "--rules", file, "--seconds", "0.3", "--out", out) == 0
-    assert "line 4, column 24, rule 'bad': there is no zone 'nowhere'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "line 4, column 24, rule 'bad': there is no zone 'nowhere'" in said
+    assert "rule 'close': the distance from the camera is known only to a node" in said
     written = json.loads((out / "events.json").read_text(encoding="utf-8"))
     begin, *rest = written["events"]
     jsonschema.validate(begin, json.loads(SCHEMA.read_text(encoding="utf-8")))

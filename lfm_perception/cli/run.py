@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,7 +158,7 @@ def _rule_engine(settings: Settings) -> tuple[RuleEngine, dict[str, str]]:
     from lfm_perception.rules import Known, RuleEngine, read_rules
 
     path = user_path(settings.rules.file)
-    file = read_rules(path, Known.of(settings))
+    file = read_rules(path, replace(Known.of(settings), depth=False))  # films have no depth images
     for problem in file.problems:
         log_warning(f"{path}: {problem}")
     asking = [rule for rule in file.rules if settings.rules.actions and rule.actions.second_opinion]

@@ -305,7 +305,8 @@ def _marks(view: View) -> list[_Mark]:
 
 def _track_mark(track: Track, attributes: Mapping[str, AttributeValue]) -> _Mark:
     values = "".join(f", {name} {attribute.value}" for name, attribute in attributes.items())
-    text = f"{track.label} #{track.track_id} {track.score:.0%}{values}"
+    away = "" if track.distance is None else f" {track.distance:.1f} m"
+    text = f"{track.label} #{track.track_id} {track.score:.0%}{away}{values}"
     # an object that stands has no velocity of its own, however the camera moves
     own = Velocity(track.velocity.x - track.camera_velocity.x, track.velocity.y - track.camera_velocity.y)
     strength = max(1.0 - track.time_since_update_s / FADED_S, MIN_STRENGTH)

@@ -86,8 +86,7 @@ def from_raw(message: Any, name: str, width: int | None, depth: BitDepth) -> Ima
     encoding = ENCODINGS.get(message.encoding)
     if problem := _problem(message, data.size, encoding):
         raise PerceptionError(
-            f"{name} cannot be converted to RGB ({message.width} x {message.height}, encoding "
-            f"{shown(message.encoding)}, {data.size} bytes in rows of {message.step}): {problem}"
+            f"{name} cannot be converted to RGB ({described(message, data.size)}): {problem}"
         )
     assert encoding is not None
     size = message.width, message.height
@@ -104,6 +103,20 @@ def from_raw(message: Any, name: str, width: int | None, depth: BitDepth) -> Ima
     return pixels if encoding.conversion is None else _converted(pixels, encoding.conversion)
 
 
+def described(message: Any, size: int) -> str:
+    """The fields of a message with `size` bytes of data, for error messages."""
+    pixels = f"{message.width} x {message.height}, encoding {shown(message.encoding)}"
+    return f"{pixels}, {size} bytes in rows of {message.step}"
+
+
+def layout_problem(message: Any, size: int, rows: int, row: int) -> str:
+    """Why so many rows, of `row` bytes each, cannot lie in the data of `size` bytes; empty if they can."""
+    if message.step < row:
+        return f"a row has {row} bytes"
+    least = (rows - 1) * message.step + row
+    return f"it has {least} bytes" if size < least else ""
+
+
 def _rows(message: Any, encoding: Encoding) -> int:
     height = int(message.height)
     return height + -(-height // 2) if encoding.chroma_rows else height
@@ -116,11 +129,8 @@ def _problem(message: Any, size: int, encoding: Encoding | None) -> str:
     if message.width % 2 and (encoding.channels == 2 or encoding.chroma_rows):
         return "two pixels share a colour, so the width must be even"
     row = message.width * encoding.channels * encoding.sample_bytes
-    least = (_rows(message, encoding) - 1) * message.step + row
-    if message.step < row:
-        return f"a row has {row} bytes"
-    if size < least:
-        return f"it has {least} bytes"
+    if problem := layout_problem(message, size, _rows(message, encoding), row):
+        return problem
     if encoding.conversion in BAYER.values() and min(message.width, message.height) < MIN_BAYER_SIDE:
         return f"a Bayer mosaic has at least {MIN_BAYER_SIDE} x {MIN_BAYER_SIDE} pixels"
     return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to check when a camera is silent or loses images, from what ROS knows about its topic."""
+"""What is wrong with a camera: its stamps, and what to check when it is silent or loses images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from lfm_perception.live import LiveStatistics
 from lfm_perception.ros.transport import PROFILE
+from lfm_perception.stamps import Rejection, to_seconds, unstamped
 
 MAX_LOST_SHARE = 0.5
 """Share of lost images from which a camera is a WARN."""
@@ -18,6 +19,25 @@ MAX_LOST_SHARE = 0.5
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 SENDER_PROFILE = f"give the camera's process the Fast DDS profile {PROFILE.name} (docs: Large images)"
+
+
+def stamp_problem(stamp_ns: int, now_ns: int, tolerance_s: float) -> Rejection | None:
+    """Why the stamp of an image is rejected, None if it is not.
+
+    Args:
+        now_ns: time of the node's clock; 0 before the first message of simulated time.
+        tolerance_s: maximum lead of the stamp over it.
+    """
+    if rejection := unstamped(stamp_ns):
+        return rejection
+    ahead_s = to_seconds(stamp_ns - now_ns)
+    if now_ns and ahead_s > tolerance_s:
+        return Rejection(
+            "from the future",
+            f"a frame is stamped {ahead_s:.3f} s in the future, over node.future_tolerance {tolerance_s:g}, "
+            f"and is rejected: compare the clocks of camera and node",
+        )
+    return None
 
 
 def silence(topic: str, live: LiveStatistics, hint: str) -> str:

@@ -59,6 +59,8 @@ def perception_arguments(config: Path) -> tuple[Argument, ...]:
         Argument("mmproj", "", "GGUF file of the vision tower (parameter mmproj.path); "
                  "empty: the only file mmproj*.gguf beside model"),
         Argument("input_image_topic", "", "camera topic; empty: image_raw"),
+        Argument("input_depth_topic", "", "topic of depth images aligned to the camera's "
+                 "(sets node.depth); empty: no depth, unless params_file sets node.depth"),
         Argument("image_transport", "", "compressed: subscribe to input_image_topic/compressed "
                  "(parameter node.image_transport)", ("", "raw", "compressed")),
         Argument("image_reliability", "", "reliability of the image subscription "
@@ -231,6 +233,8 @@ def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
     overrides = {
         f"node.{name}": given[name] for name in ("image_transport", "image_reliability") if given[name]
     }
+    if given["input_depth_topic"]:
+        overrides["node.depth"] = "true"
     if given["model"]:
         model = _gguf_file("model", given["model"])
         mmproj = _gguf_file("mmproj", given["mmproj"]) if given["mmproj"] else _mmproj_beside(model)
@@ -249,13 +253,15 @@ def check_rviz(given: Mapping[str, str], packages: Collection[str]) -> None:
         )
 
 
-def remappings(preset: str, image_topic: str) -> list[tuple[str, str]]:
-    """The topic remappings of a preset, with the camera topic in place of image_raw if one is given."""
+def remappings(preset: str, image_topic: str, depth_topic: str = "") -> list[tuple[str, str]]:
+    """The topic remappings of a preset, with the topics of images and of depth images that are given."""
     names = dict(REMAP_PRESETS[preset])
     if image_topic:
         names["image_raw"] = image_topic.removesuffix("/compressed")
     if "image_raw" in names:
         names["image_raw/compressed"] = f"{names['image_raw']}/compressed"
+    if depth_topic:
+        names["input_depth"] = depth_topic
     return list(names.items())
 
 

@@ -14,8 +14,20 @@ from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.settings import Settings
 
 if TYPE_CHECKING:
+    from lfm_perception.ros.depth import DepthInput
     from lfm_perception.ros.drift import DriftWatch
     from lfm_perception.ros.second_opinion import OpinionOutputs
+
+
+def depth_input(
+    node: Node, settings: Callable[[], Settings], warn: Callable[..., None], unexpected: UnexpectedErrors
+) -> DepthInput | None:
+    """The input of depth images, if `node.depth` is true, which is fixed while the node is configured."""
+    if not settings().node.depth:
+        return None
+    from lfm_perception.ros.depth import DepthInput
+
+    return DepthInput(node, settings, warn, unexpected)
 
 
 def drift_watch(

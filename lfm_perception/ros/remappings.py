@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import dropwhile, pairwise
 
-from lfm_perception.ros.topics import COMMANDS, OPINIONS, PERCEPTION, RULES
+from lfm_perception.ros.topics import COMMANDS, DEPTH, OPINIONS, PERCEPTION, RULES
 from lfm_perception.settings.validation import suggestion
 from lfm_perception.text import safe_line
 
@@ -44,7 +44,7 @@ def _problems(arguments: Sequence[str], of_rules: bool) -> Iterator[str]:
 
 
 def _known_names() -> list[str]:
-    interfaces = PERCEPTION, COMMANDS, RULES, OPINIONS
+    interfaces = PERCEPTION, COMMANDS, DEPTH, RULES, OPINIONS
     names = [topic.name for each in interfaces for topic in (*each.publishers, *each.subscriptions)]
     names += [service.name for each in interfaces for service in each.services]
     return [*(name.removeprefix("~").lstrip("/") for name in names), *OF_ROS]

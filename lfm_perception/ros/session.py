@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,10 @@ from lfm_perception.live import LivePerception
 from lfm_perception.media.bit_depth import BitDepth
 from lfm_perception.planning.thermal import DegradationLevel
 from lfm_perception.ros import messages
-from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss, silence, silence_hint
+from lfm_perception.ros.camera_watch import MAX_LOST_SHARE, loss, silence, silence_hint, stamp_problem
 from lfm_perception.ros.diagnostics import NodeStatus, PartStatus, part_statuses
 from lfm_perception.ros.endpoints import Publishers, subscribe
-from lfm_perception.ros.optional_parts import drift_watch, opinion_outputs
+from lfm_perception.ros.optional_parts import depth_input, drift_watch, opinion_outputs
 from lfm_perception.ros.overlay import OverlayInput, OverlayThread
 from lfm_perception.ros.question_outputs import QuestionOutputs
 from lfm_perception.ros.topics import perception_subscriptions
@@ -42,7 +43,7 @@ from lfm_perception.ros.unexpected import UnexpectedErrors
 from lfm_perception.scene import Frame, Scene, Shape, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
-from lfm_perception.stamps import STAMP_RESET_S, to_seconds, unstamped
+from lfm_perception.stamps import STAMP_RESET_S, to_seconds
 from lfm_perception.text import sentence
 from lfm_perception.vlm import CommandVlm, OnText, Vlm
 
@@ -91,7 +92,7 @@ class Session:
         self._topic = node.resolve_topic_name("image_raw/compressed" if self._compressed else "image_raw")
         self._model = model_name(settings)
         self._demo_warning = demo_model_warning(settings)
-        self._depth = BitDepth(settings.image.bit_depth)
+        self._bit_depth = BitDepth(settings.image.bit_depth)
         self._size = (0, 0)
         self._track_count = 0
         self._image_age_s = 0.0
@@ -126,6 +127,7 @@ class Session:
         resources.callback(lambda: self._open_or_close_rules(Settings()))
         if self._rules is not None:
             self._rules.wait_read()
+        self._depth = depth_input(node, lambda: self._settings, warn, unexpected)
         self._drift = drift_watch(None, settings, warn, unexpected)
         self._opinions = opinion_outputs(None, node, settings, self._live, warn, unexpected)
         resources.callback(
@@ -212,11 +214,15 @@ class Session:
             self._subscriptions.append(subscribe(self._node, topic, callback, self._group))
         if self._commands is not None:
             self._commands.start(self._group)
+        if self._depth is not None:
+            self._depth.start(self._group)
 
     def stop(self) -> None:
         """Unsubscribe, cancel the inference under way and delete the markers. Tracks and caption are kept."""
         if self._commands is not None:
             self._commands.stop()
+        if self._depth is not None:
+            self._depth.stop()
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
@@ -249,12 +255,14 @@ class Session:
             self._live.reject("unreadable", str(error))
             return
         now_ns = self._node.get_clock().now().nanoseconds
-        if problem := self._stamp_problem(image.stamp_ns, now_ns):
+        if problem := stamp_problem(image.stamp_ns, now_ns, self._settings.node.future_tolerance):
             self._live.reject(*problem)
             return
         tracks = self._live.submit(raw, image.stamp_ns)
         if tracks is None:
             return
+        if (depth := self._depth) is not None:
+            tracks = depth.on_frame(tracks, image.stamp_ns, image.frame_id)
         self._image_age_s = to_seconds(now_ns - image.stamp_ns) if now_ns else 0.0
         if image.width and image.height:
             self._size = image.width, image.height
@@ -266,18 +274,6 @@ class Session:
         if self._outputs.wanted("debug_image"):
             self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s, shapes))
 
-    def _stamp_problem(self, stamp_ns: int, now_ns: int) -> tuple[str, str] | None:
-        """The reason for which a stamp is rejected, in short and as a sentence; None for a valid stamp."""
-        if rejection := unstamped(stamp_ns):
-            return rejection
-        ahead_s, tolerance_s = to_seconds(stamp_ns - now_ns), self._settings.node.future_tolerance
-        if now_ns and ahead_s > tolerance_s:  # simulated time is 0 before the first /clock message
-            return "from the future", (
-                f"a frame is stamped {ahead_s:.3f} s in the future, over node.future_tolerance "
-                f"{tolerance_s:g}, and is rejected: compare the clocks of camera and node"
-            )
-        return None
-
     def _publish_tracks(self, tracks: Sequence[Track], header: Header, shapes: Sequence[Shape]) -> None:
         width, height = self._size
         self._track_count = len(tracks)
@@ -288,7 +284,9 @@ class Session:
 
     def _decode(self, raw: bytes, width: int | None) -> Frame:
         """Decode a serialized image, reduced to about `width` pixels if given. Raises PerceptionError."""
-        return messages.frame(raw, self.topic, compressed=self._compressed, width=width, depth=self._depth)
+        return messages.frame(
+            raw, self.topic, compressed=self._compressed, width=width, depth=self._bit_depth
+        )
 
     def _on_query(self, raw: bytes) -> None:
         try:
@@ -321,6 +319,9 @@ class Session:
     def on_scene(self, scene: Scene, frame: Frame) -> None:
         """Publish the result of an inference."""
         self._size = frame.width, frame.height
+        if (depth := self._depth) is not None:
+            tracks = depth.with_distances(scene.tracks, scene.stamp_ns, scene.frame_id)
+            scene = replace(scene, tracks=tracks)
         if self._demo_warning and frame.frame_id != DEMO_FRAME_ID:
             self._warn("demo model", f"{self.topic}: {self._demo_warning}", math.inf)
         publish = self._outputs.publish
@@ -390,5 +391,6 @@ class Session:
         )
         before, self._last_status = self._last_status, status
         parts = part_statuses(status, before, self._settings.node)
-        extras = (self._rules, self._drift, self._memory or self._unopened_memory, self._opinions)
+        memory = self._memory or self._unopened_memory
+        extras = (self._depth, self._rules, self._drift, memory, self._opinions)
         return [*parts, *(extra.status() for extra in extras if extra is not None)]

@@ -174,6 +174,16 @@ COMMANDS = NodeInterface(
 """The topics of commands, which exist while a command is allowed."""
 
 
+DEPTH = NodeInterface(
+    publishers=(),
+    subscriptions=(
+        Topic("input_depth", "sensor_msgs/Image", CAMERA, "`node.depth` is true",
+              "depth images aligned to the camera's", serialized=True),
+    ),
+)  # fmt: skip
+"""The topic of depth images, which is subscribed to while `node.depth` is true."""
+
+
 RULES = NodeInterface(
     publishers=(
         Topic("events", "std_msgs/String", Qos(100), "each begin and end of an event",

@@ -39,19 +39,23 @@ MAX_DEPTH = 6
 COUNT_KEYS = ("count", "more_than", "fewer_than", "exactly", "hysteresis")
 OBJECT_KEYS = (
     *("label", *QUANTITIES, "attributes", "inside", "outside", "near"),
-    *("crosses", "appears", "disappears", "distance"),
+    *("crosses", "appears", "disappears"),
 )
 CONDITIONS = ("all", "any", "not", "count", "alert", "rule", *OBJECT_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Names that rules may use beside those of their file, None: any; the language of their questions."""
+    """Names that rules may use beside those of their file, None: any; the language of their questions.
+
+    `depth`: whether distances from the camera are measured, None: they may be.
+    """
 
     labels: Collection[str] | None = None
     attributes: Mapping[str, Collection[str]] | None = None
     alerts: Collection[str] | None = None
     language: str = "en"
+    depth: bool | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Known:
@@ -61,6 +65,7 @@ class Known:
             attributes={each.name: each.values for each in attributes(settings.detect.attributes)},
             alerts=tuple(each.name for each in settings.questions.alerts),
             language=settings.questions.language,
+            depth=settings.node.depth,
         )
 
 
@@ -141,11 +146,11 @@ class ConditionReader:
         return Count(objects, Range(low, high, numbers.get("hysteresis", 0.0)))
 
     def _objects(self, given: Mapping[str, Any], path: Steps) -> Objects:
-        if "distance" in given:
+        if "distance" in given and self._known.depth is False:
             raise WrongError(
                 (*path, "distance"),
-                "the distance from the camera is not measured, as there is no depth: use size, or near for "
-                "distances in the image",
+                "the distance from the camera is known only to a node with depth images: set node.depth, or "
+                "use size, or near for distances in the image",
             )
         labels = as_names(given.get("label", ()), (*path, "label"))
         for label in labels:
@@ -211,7 +216,7 @@ class ConditionReader:
         quantity = path[-1]
         given = as_mapping(entry, path, ("above", "below", "hysteresis"), f"the range of {quantity}")
         scale = 1.0
-        if self._sides and quantity != "score":
+        if self._sides and quantity not in ("score", "distance"):
             scale = self._sides[0] if quantity == "speed" else math.sqrt(self._sides[0] * self._sides[1])
         ends = {
             key: as_number(value, (*path, key), 0.0, 100.0 * scale) / scale for key, value in given.items()

@@ -7,6 +7,7 @@ belongs to the scene: what is about the scene is the same in all columns, what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ ROUNDING_S = 1e-6
 """Tolerance of sums of durations for rounding errors, seconds."""
 
 
+VALUE_NAMES = {"distance": "distance_m"}
+"""Names of quantities in events, where they are others: `distance` is that of `near`, in image widths."""
+
 CORRECTION_S = 1.0
 """Age of a track up to which a changed label is a correction, and not another object."""
 
@@ -54,9 +58,10 @@ class Columns:
 class Observation:
     """The tracks of one frame, a column each.
 
-    `quantities` has the rows of `QUANTITIES`; `attributes` a row for each of `Conditions.attributes`. `age_s`
-    counts from a track's first detection. `aspect` is the image's height over its width. `alerts` are the
-    names of those that are on, `active_rules` the rules with an active event. `now_s` is the rules' own time.
+    `quantities` has the rows of `QUANTITIES`, NaN where unknown; `attributes` a row for each of
+    `Conditions.attributes`. `age_s` counts from a track's first detection. `aspect` is the image's height
+    over its width. `alerts` are the names of those that are on, `active_rules` the rules with an active
+    event. `now_s` is the rules' own time.
     """
 
     now_s: float
@@ -254,7 +259,9 @@ class Conditions:
         self, objects: Objects, column: int, columns: list[int], values: dict[str, float | str]
     ) -> None:
         for name, _ in objects.ranges:
-            values[name] = float(self._seen.quantities[QUANTITIES.index(name), column])
+            value = float(self._seen.quantities[QUANTITIES.index(name), column])
+            if not math.isnan(value):  # an unknown distance
+                values[VALUE_NAMES.get(name, name)] = value
         if objects.inside:
             values["inside"] = ", ".join(objects.inside)
         values.update(objects.attributes)

@@ -30,6 +30,7 @@ from lfm_perception.rules.schema import (
     Rule,
     RuleFile,
     Zone,
+    certain,
     leaves,
 )
 from lfm_perception.text import is_safe
@@ -189,7 +190,7 @@ class _Reader:
         given = as_mapping(entry, path, RULE_KEYS, "a rule")
         if "when" not in given:
             raise WrongError(path, "a rule needs `when`, its condition")
-        when = conditions.read(given["when"], (*path, "when"))
+        when = certain(conditions.read(given["when"], (*path, "when")))
         if len(leaves(when)) > MAX_LEAVES:
             raise WrongError((*path, "when"), f"more than {MAX_LEAVES} conditions: make several rules")
         seconds = {

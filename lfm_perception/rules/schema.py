@@ -2,7 +2,7 @@
 """The values of a rule file: zones, lines, conditions over tracks, and rules. Frozen and hashable.
 
 Points are normalized (see `geometry`). Lengths are in image widths, speeds in image widths per second, sizes
-are the square root of a box's normalized area. Durations are in seconds.
+are the square root of a box's normalized area, distances from the camera in metres. Durations are in seconds.
 
 A condition is either about single objects (`Objects`) and is true or false for each of them, or about the
 scene (`Count`, `Alert`, `ActiveRule`). `Combined` is about objects where any of its parts is.
@@ -11,7 +11,7 @@ scene (`Count`, `Alert`, `ActiveRule`). `Combined` is about objects where any of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lfm_perception.typed_questions import TypedQuestion
 
@@ -20,8 +20,9 @@ Point = tuple[float, float]
 ANCHORS = ("foot", "centre")
 """The points of a box that can stand for its object: the middle of the lower edge, and the centre."""
 
-QUANTITIES = ("score", "speed", "size")
-"""What a condition can bound: the track's score, its own speed without the camera's, its size."""
+QUANTITIES = ("score", "speed", "size", "distance")
+"""What a condition can bound: the track's score, its own speed without the camera's, its size, its distance
+from the camera, which may be unknown."""
 
 SIDES = ("left", "right")
 """The sides of a line, as seen in the image from its first point towards its second one."""
@@ -48,11 +49,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """An open range. A value that was inside stays so up to `hysteresis` beyond either end."""
+    """An open range. A value that was inside stays so up to `hysteresis` beyond either end.
+
+    `or_unknown`: an unknown value is inside, too (see `certain`).
+    """
 
     above: float = -math.inf
     below: float = math.inf
     hysteresis: float = 0.0
+    or_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,30 @@ def leaves(condition: Condition) -> list[Objects | Count | Alert | ActiveRule]:
     if isinstance(condition, Combined):
         return [leaf for part in condition.parts for leaf in leaves(part)]
     return [condition]
+
+
+def certain(condition: Condition, negated: bool = False) -> Condition:
+    """The condition, true only where no unknown distance may make it false.
+
+    An unknown distance is outside a range that is asked for, and inside one that is excluded: below a `not`,
+    or in a count of fewer than so many. This is Kleene's logic of true, false and unknown.
+    """
+    if isinstance(condition, Combined):
+        inverts = condition.kind == "not"
+        return replace(condition, parts=tuple(certain(each, negated != inverts) for each in condition.parts))
+    if isinstance(condition, Count):
+        inverts = condition.range.above == -math.inf
+        return replace(condition, objects=_certain(condition.objects, negated != inverts))
+    return _certain(condition, negated) if isinstance(condition, Objects) else condition
+
+
+def _certain(objects: Objects, negated: bool) -> Objects:
+    near, ranges = objects.near, objects.ranges
+    if near is not None:
+        near = replace(near, objects=_certain(near.objects, negated))
+    if negated:
+        ranges = tuple((name, replace(each, or_unknown=name == "distance")) for name, each in ranges)
+    return replace(objects, near=near, ranges=ranges)
 
 
 ParameterValue = bool | int | float | str | tuple[bool | int | float | str, ...]

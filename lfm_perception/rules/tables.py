@@ -22,20 +22,24 @@ class Ranges:
         self.rows = np.array([row for row, _ in ranges], dtype=np.intp)
         bounds = np.array([(r.above, r.below, r.hysteresis) for _, r in ranges], dtype=np.float64)
         self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T[:, :, None]
+        self._or_unknown = np.array([[r.or_unknown] for _, r in ranges], dtype=bool).reshape(-1, 1)
+        self._any_unknown = bool(self._or_unknown.any())
         self._sticky = bool(self._hysteresis.any())
         self._lower, self._upper = bool((self._low > -np.inf).any()), bool((self._high < np.inf).any())
 
     def hold(self, values: NDArray[Any], before: Bools, rows: Rows | None = None) -> Bools:
         """Whether values are in their range, given whether they were `before`, in these rows of a table.
 
-        Values are of shape (N,), the same for all rows, or (rows, N).
+        Values are of shape (N,), the same for all rows, or (rows, N); NaN where unknown.
         """
         low, high = self._low, self._high
         if self._sticky:
             slack = self._hysteresis * (before if rows is None else before.take(rows, axis=0))
             low, high = low - slack if self._lower else low, high + slack if self._upper else high
         inside: Bools = values > low if self._lower else values < high
-        return inside & (values < high) if self._lower and self._upper else inside
+        if self._lower and self._upper:
+            inside &= values < high
+        return inside | (self._or_unknown & np.isnan(values)) if self._any_unknown else inside
 
 
 class Members:

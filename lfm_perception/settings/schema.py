@@ -329,6 +329,13 @@ class NodeSettings:
         "best_effort", "QoS reliability of the image subscription", ("best_effort", "reliable"),
         read_only=SUBSCRIBED,
     )  # fmt: skip
+    depth: bool = parameter(
+        False, "subscription to depth images on input_depth, which give tracks their distance",
+        read_only=SUBSCRIBED,
+    )  # fmt: skip
+    depth_tolerance: float = parameter(
+        0.1, "maximum difference of the stamps of a camera image and its depth image", (0.0, 10.0), "s"
+    )
     camera_timeout: float = parameter(
         1.0, "time without an image after which the camera is an ERROR", (0.1, 2.0), "s"
     )

@@ -91,4 +91,4 @@ class PublishedTracks:
             map(CoordinateStd._make, np.tile(box_std, 2).tolist()),
             strict=True,
         )
-        return tuple(map(Track._make, compress(columns, visible.tolist())))
+        return tuple(starmap(Track, compress(columns, visible.tolist())))

@@ -11,6 +11,7 @@ from lfm_perception.commands.tools import Tool
 from lfm_perception.ros.topics import (
     COMMANDS,
     DEMO_CAMERA,
+    DEPTH,
     FORWARD,
     OPINIONS,
     PERCEPTION,
@@ -28,6 +29,7 @@ def texts() -> dict[str, str]:
         "topics/publishers": _topics(PERCEPTION.publishers, "rate"),
         "topics/standing-questions": _topics(STANDING_QUESTION, "rate"),
         "topics/commands": _topics([*COMMANDS.subscriptions, *COMMANDS.publishers], "when"),
+        "topics/depth": _topics(DEPTH.subscriptions, "when"),
         "topics/rules": _topics(RULES.publishers, "when"),
         "topics/forward": _topics([*FORWARD.subscriptions, *FORWARD.publishers], "when"),
         "topics/opinions": _topics(OPINIONS.publishers, "when"),
