@@ -35,10 +35,9 @@ gaps and beside it, which may be half of the middle and more; the nearest sample
 MIN_KNOWN = 0.2
 """Minimum share of the samples that are known."""
 
-MAX_IMAGES = 64
-SPACING_S = 0.05
-"""The depth images that are kept, and the least time between them, apart from the newest: those of 3 s, for
-the scene of a frame whose inference takes long."""
+KEEP_S, MAX_IMAGES = 3.0, 128
+"""Seconds for which depth images are kept, for the scene of a frame whose inference takes long, and their
+maximum number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,9 +57,8 @@ class DepthImages:
 
     def add(self, image: DepthImage) -> None:
         """Keep an image, and none that is newer by its stamp: the clock was set back."""
-        kept = [each for each in self._images if each.stamp_ns < image.stamp_ns]
-        if len(kept) > 1 and to_seconds(kept[-1].stamp_ns - kept[-2].stamp_ns) < SPACING_S:
-            kept.pop()
+        ages_s = [to_seconds(image.stamp_ns - each.stamp_ns) for each in self._images]
+        kept = [each for each, age_s in zip(self._images, ages_s, strict=True) if 0.0 < age_s <= KEEP_S]
         self._images = (*kept[1 - MAX_IMAGES :], image)
 
     def nearest(self, stamp_ns: int, tolerance_s: float) -> DepthImage | None:

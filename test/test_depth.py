@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from opinions import scene_of
 
-from lfm_perception.depth import MAX_IMAGES, DepthImage, DepthImages, distances, with_distances
+from lfm_perception import cdr
+from lfm_perception.depth import KEEP_S, MAX_IMAGES, DepthImage, DepthImages, distances, with_distances
 from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box, stack
 from lfm_perception.media import depth_images
@@ -98,6 +101,27 @@ def test_an_image_that_contradicts_itself_is_one_sentence(sent: Any, reason: str
     assert len(str(raised.value)) < 300
 
 
+def test_damaged_messages_are_refused_or_read_and_nothing_else() -> None:
+    """Bytes of a serialized image, changed and cut off anywhere."""
+    values = (5, 7, 7, b"camera", 12, 8, 6, b"16UC1", 0, 16, 192)
+    fields = b"\0\1\0\0" + struct.pack("<iII7sxIII6sBxII", *values)
+    random, outcomes = np.random.default_rng(0), Counter[str]()
+    for _ in range(1000):
+        raw = np.frombuffer(fields + bytes(192), np.uint8).copy()
+        places = random.integers(0, random.choice((len(fields), len(raw))), random.integers(1, 4))
+        raw[places] = random.choice((0, 1, 127, 128, 255), len(places))
+        data = raw[: random.choice((len(raw), random.integers(0, len(raw))))].tobytes()
+        try:
+            header = cdr.image_header(data, "/depth", compressed=False)
+            found = depth_images.from_message(cdr.image_fields(data, header, "/depth"), "an image")
+        except PerceptionError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+            assert max(found.shape) <= depth_images.LONGEST_SIDE
+    assert min(outcomes["refused"], outcomes["read"]) > 100
+
+
 # --- boxes ----------------------------------------------------------------------------------------------
 
 
@@ -173,14 +197,18 @@ def test_a_frame_takes_the_image_of_the_nearest_stamp_within_the_tolerance() -> 
     assert nearest(images, 1.01, 0.0) is None
 
 
-def test_images_of_a_few_seconds_are_kept_at_any_rate_and_the_newest_always() -> None:
+def test_images_of_a_few_seconds_are_kept_and_a_bounded_number_of_them() -> None:
     images = DepthImages()
-    for index in range(1000):
-        images.add(depth_image(10 + index / 90))
-        assert nearest(images, 10 + index / 90, 0.001) is not None
-    assert len(images._images) == MAX_IMAGES
-    end_s = 10 + 999 / 90
-    assert all(nearest(images, end_s - back / 10) is not None for back in range(30))
+    for index in range(200):
+        images.add(depth_image(10 + index / 30))
+    end_s = 10 + 199 / 30
+    kept = [index for index in range(200) if nearest(images, 10 + index / 30, 0.001)]
+    assert kept == [*range(200 - len(kept), 200)]
+    assert end_s - (10 + kept[0] / 30) == pytest.approx(KEEP_S, abs=0.04)
+    for index in range(200):
+        images.add(depth_image(end_s + index / 1000))
+        assert nearest(images, end_s + index / 1000, 0.0001)
+    assert not nearest(images, end_s + (199 - MAX_IMAGES) / 1000, 0.0001)
 
 
 def test_a_clock_that_is_set_back_leaves_no_image_of_the_future() -> None:

@@ -149,6 +149,15 @@ def test_a_box_fades_with_the_age_of_its_prediction() -> None:
     assert strengths[-1] > 0
 
 
+def test_a_known_distance_is_written_behind_the_score() -> None:
+    box = Box(0.2, 0.3, 0.6, 0.7)
+    widths = [
+        int(drawn_tracks(track(1, box, distance=metres))[: 144 - 2].any(axis=0).sum())
+        for metres in (None, 2.4, 12.4)
+    ]
+    assert widths == sorted(set(widths))
+
+
 def test_a_standing_object_has_no_arrow_while_the_camera_pans() -> None:
     box, pan = Box(0.2, 0.3, 0.6, 0.7), Velocity(0.4, 0.0)
     middle = np.s_[220:260, 200:500]

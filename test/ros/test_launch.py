@@ -157,9 +157,11 @@ def test_the_demo_comes_up_by_itself_and_ends_with_ctrl_c(tmp_path: Path, user: 
 
 
 def test_a_node_that_is_killed_comes_back_active(tmp_path: Path, user: Node, quick: str) -> None:
-    arguments = (quick, "use_respawn:=true", "namespace:=killed")  # the dead one is remembered for a while
+    # the dead one is remembered for a while
+    arguments = (quick, "use_respawn:=true", "namespace:=killed", "input_depth_topic:=depth/aligned")
     with launched(tmp_path / "log", "perception.launch.py", *arguments) as running:
         becomes_active(user, "/killed/perception")
+        assert user.count_subscribers("/killed/depth/aligned") == 1, "the topic of depth images"
         os.kill(processes(running, "perception_node")[-1], signal.SIGKILL)
         wait_for(
             lambda: running.said.count("subscribed to /killed/image_raw") == 2,
