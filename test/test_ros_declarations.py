@@ -77,7 +77,7 @@ def test_empty_arguments_set_no_parameter() -> None:
 
 
 def test_a_depth_topic_turns_depth_on() -> None:
-    assert parameter_overrides({**EMPTY, "input_depth_topic": "/front/depth"}) == {"node.depth": "true"}
+    assert parameter_overrides({**EMPTY, "input_depth_topic": "/front/depth"}) == {"node.depth": True}
 
 
 def test_a_model_is_used_with_the_only_vision_tower_beside_it(tmp_path: Path) -> None:

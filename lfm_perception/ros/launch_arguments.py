@@ -224,17 +224,17 @@ def _matches(pattern: str, node: str) -> bool:
     return re.fullmatch(expression, node) is not None
 
 
-def parameter_overrides(given: Mapping[str, str]) -> dict[str, str]:
+def parameter_overrides(given: Mapping[str, str]) -> dict[str, str | bool]:
     """The parameters that the arguments set; empty arguments set none.
 
     Raises:
         PerceptionError: a model file cannot be read or chosen.
     """
-    overrides = {
+    overrides: dict[str, str | bool] = {
         f"node.{name}": given[name] for name in ("image_transport", "image_reliability") if given[name]
     }
     if given["input_depth_topic"]:
-        overrides["node.depth"] = "true"
+        overrides["node.depth"] = True
     if given["model"]:
         model = _gguf_file("model", given["model"])
         mmproj = _gguf_file("mmproj", given["mmproj"]) if given["mmproj"] else _mmproj_beside(model)
