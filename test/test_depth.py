@@ -110,7 +110,7 @@ def test_damaged_messages_are_refused_or_read_and_nothing_else() -> None:
         raw = np.frombuffer(fields + bytes(192), np.uint8).copy()
         places = random.integers(0, random.choice((len(fields), len(raw))), random.integers(1, 4))
         raw[places] = random.choice((0, 1, 127, 128, 255), len(places))
-        data = raw[: random.choice((len(raw), random.integers(0, len(raw))))].tobytes()
+        data = raw[: random.choice([len(raw), int(random.integers(0, len(raw)))])].tobytes()
         try:
             header = cdr.image_header(data, "/depth", compressed=False)
             found = depth_images.from_message(cdr.image_fields(data, header, "/depth"), "an image")
