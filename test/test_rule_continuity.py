@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from rule_scenes import RATE_HZ, happened, rules, track
 
 from lfm_perception.rules import RuleEngine
@@ -109,6 +110,25 @@ def test_an_object_that_starts_to_run_is_continued_by_the_track_that_its_speed_l
     assert names(continued) == BEGUN
     another = happened(rules(WATCH), [*start, *stood, *runs(-0.1)])
     assert sorted(names(another)) == sorted([*BEGUN, *BEGUN, ("goes", "moment"), ("inside", "end")])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "continues"),
+    [
+        (0.2, -0.2, False),  # one walks out of a door, another one in
+        (-0.1, 0.3, False),
+        (0.2, 0.15, True),
+        (0.2, 0.0, True),  # one stops
+        (0.0, -0.2, True),  # one starts
+        (0.05, -0.05, True),  # one sways
+    ],
+)
+def test_a_track_is_not_continued_by_one_that_moves_the_opposite_way(
+    before: float, after: float, continues: bool
+) -> None:
+    frames = film([track(1, 0.7, vx=before)], 0.3, [track(2, 0.7 + 0.3 * (before + after) / 2, vx=after)])
+    expected = [] if continues else [*BEGUN, ("goes", "moment"), ("inside", "end")]
+    assert sorted(names(happened(rules(WATCH), frames))) == sorted([*BEGUN, *expected])
 
 
 def test_a_label_that_is_corrected_at_once_counts_from_the_first_detection() -> None:

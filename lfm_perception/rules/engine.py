@@ -38,6 +38,10 @@ KEEP_S = 2.0
 HANDOVER_S = 1.0
 """Maximum time from the last detection of a lost track to the first one of the track that continues it."""
 
+OPPOSED = 0.25
+"""Scalar product of opposite velocities, in sizes per second, from which on one track does not continue the
+other: of two people who walk past each other, or in and out of a door, one is lost and another one found."""
+
 MAX_COLUMNS = 1000
 """Maximum number of tracks that are remembered beside those of the frame."""
 
@@ -233,6 +237,7 @@ class RuleEngine:
         ])  # fmt: skip
         distances = np.linalg.norm(ways, axis=-1).min(axis=0)
         near = (distances <= np.maximum(sizes[:, None], last_sizes)) & (gaps_s <= HANDOVER_S)
+        near &= own @ last_own.T >= -OPPOSED * sizes[:, None] * last_sizes
         pairs = sorted((distances[i, j], i, j) for i, j in np.argwhere(near).tolist())
         used = set[int]()
         for _, i, j in pairs:
