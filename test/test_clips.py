@@ -104,12 +104,12 @@ def test_a_bag_holds_the_seconds_before_and_after_and_the_events_meanwhile(tmp_p
 
 def test_a_storm_of_events_makes_a_bag_of_twice_the_seconds_after_at_most(tmp_path: Path) -> None:
     with recording(tmp_path / "clips") as made:
-        for at in np.arange(0.0, 20.0, 0.1).tolist():
+        for at in np.arange(0.0, 8.0, 0.1).tolist():
             made.show([at])
             for number in range(30):
                 made.recorder.record(f"lfm_event_{at:.1f}_{number}", stamp(at), "{}")
     bags = sorted(made.folder.iterdir())
-    assert 9 <= len(bags) <= 11
+    assert 3 <= len(bags) <= 5
     assert all(len(frames(bag)) <= 33 for bag in bags)
     assert all(len(texts(bag)) <= 100 for bag in bags)
 
