@@ -30,7 +30,7 @@ EDGE = 1e-9
 class Anchors:
     """Anchor positions of N tracks, `x` and `y` of shape (2, N) in the order of `ANCHORS`, and their `std`.
 
-    `xy` are both, shape (2, 2, N).
+    `xy` are both, shape (2, 2, N), and `homogeneous` the same with a row of ones behind, shape (5, N).
 
     Args:
         boxes: shape (4, N), `xyxy`.
@@ -39,7 +39,9 @@ class Anchors:
 
     def __init__(self, boxes: Floats, std: Floats) -> None:
         inside = np.minimum(np.maximum(boxes, EDGE), 1.0 - EDGE)
-        self.xy = np.empty((2, 2, boxes.shape[1]))
+        self.homogeneous = np.empty((5, boxes.shape[1]))
+        self.homogeneous[4] = 1.0
+        self.xy = self.homogeneous[:4].reshape(2, 2, -1)
         self.x, self.y = self.xy
         self.xy[:, 1] = (inside[:2] + inside[2:]) / 2.0
         self.x[0], self.y[0] = self.x[1], inside[3]
@@ -52,28 +54,27 @@ class Anchors:
 
 
 class Zones:
-    """The polygons of `zones` as arrays of edges, shape (Z, E), filled up with edges that change nothing."""
+    """The polygons of `zones` as arrays of edges, shape (E, Z), filled up with edges that change nothing."""
 
     def __init__(self, zones: Sequence[Zone]) -> None:
         self._anchor = _anchors_of(zones)
         corners = max((len(zone.points) for zone in zones), default=0)
-        self._edges = np.full((6, len(zones), corners), 0.0)
-        self._far = np.full((len(zones), corners), np.inf)
+        self._edges = np.zeros((8, corners, len(zones)))
+        self._edges[7] = np.inf
         self._low, self._high = np.zeros((2, 2, len(zones), 1))
         for row, zone in enumerate(zones):
             ax, ay, bx, by = np.array(_edges(zone.points)).T
             ex, ey, used = bx - ax, by - ay, len(zone.points)
+            length = np.hypot(ex, ey)
             slope = np.divide(ex, ey, out=np.zeros(used), where=ey != 0.0)
-            self._edges[:, row, :used] = ax, ay, by, ex, ey, slope
             # nothing is beyond the image: an edge that lies on the image's edge is none to be near to
             on_edge = ((ex == 0.0) & np.isin(ax, (0.0, 1.0))) | ((ey == 0.0) & np.isin(ay, (0.0, 1.0)))
-            self._far[row, :used] = np.where(on_edge, np.inf, 0.0)
+            far = np.where(on_edge, np.inf, 0.0)
+            self._edges[:, :used, row] = ax, ay, by, slope, ex / length, ey / length, length, far
             self._low[:, row, 0], self._high[:, row, 0] = (
                 np.min(zone.points, axis=0),
                 np.max(zone.points, axis=0),
             )
-        length = self._edges[3] ** 2 + self._edges[4] ** 2
-        self._inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0.0)
         self._max_margin = np.array([area(z.points) / _perimeter(z.points) for z in zones])
 
     def distances(self, anchors: Anchors) -> tuple[NDArray[np.intp], Floats, Floats]:
@@ -88,15 +89,15 @@ class Zones:
         places = np.flatnonzero(around[0] & around[1])
         zone, track = np.divmod(places, around.shape[2])
         (x, y), row = at, zone if len(std) > 1 else 0
-        ax, ay, by, ex, ey, slope = self._edges.take(zone, axis=1)
-        px, py = x[row, track][:, None], y[row, track][:, None]
+        ax, ay, by, slope, ux, uy, length, far = self._edges.take(zone, axis=2)
+        px, py = x[row, track], y[row, track]
         dx, dy = px - ax, py - ay
         passed = ((dy < 0.0) != (py < by)) & (dx < dy * slope)
-        inside = np.logical_xor.reduce(passed, axis=1)
-        along = np.minimum(np.maximum((dx * ex + dy * ey) * self._inverse.take(zone, axis=0), 0.0), 1.0)
-        dx -= along * ex
-        dy -= along * ey
-        nearest = np.sqrt((dx * dx + dy * dy + self._far.take(zone, axis=0)).min(axis=1, initial=np.inf))
+        inside = np.logical_xor.reduce(passed, axis=0)
+        along = np.minimum(np.maximum(dx * ux + dy * uy, 0.0), length)
+        dx -= along * ux
+        dy -= along * uy
+        nearest = np.sqrt((dx * dx + dy * dy + far).min(axis=0, initial=np.inf))
         margin = np.minimum(std[row, track], self._max_margin[zone])
         return places, np.where(inside, nearest, -nearest), margin
 
@@ -104,26 +105,26 @@ class Zones:
 class LineCrossings:
     """Crossings of `lines` by tracks, from one frame to the next. `totals` counts them by line and side.
 
-    For each line and track: on which side it was when it was clearly on one last, and where it was then: its
-    distance beside the line, and its offset from the line's first end.
+    For each line and track, where it was when it was clearly on one side last: its distance beside the line,
+    positive on the right and 0 if there was no such time, and its distance along the line from its start.
     """
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self._anchor = _anchors_of(lines)
         ends = np.array([(*line.start, *line.end) for line in lines], dtype=np.float64).reshape(-1, 4)
-        self._ax, self._ay, bx, by = ends.T[:, :, None]
-        length = np.hypot(bx - self._ax, by - self._ay)
-        self._length, self._ux, self._uy = length, (bx - self._ax) / length, (by - self._ay) / length
+        ax, ay, bx, by = ends.T
+        self._length = np.hypot(bx - ax, by - ay)
+        ux, uy = (bx - ax) / self._length, (by - ay) / self._length
+        rows, x = np.arange(len(lines)), np.resize(self._anchor, len(lines))
+        self._place = np.zeros((2, len(lines), 5))  # of homogeneous anchors; y runs downwards
+        self._place[:, rows, x], self._place[:, rows, x + 2] = (-uy, ux), (ux, uy)
+        self._place[:, rows, 4] = ax * uy - ay * ux, -ax * ux - ay * uy
         self.totals = np.zeros((len(lines), 2), dtype=np.int64)
-        self._left, self._right = np.zeros((2, len(lines), 1), dtype=bool)
-        self._beside, self._dx, self._dy = np.zeros((3, len(lines), 1))
+        self._beside, self._along = np.zeros((2, len(lines), 1))
 
     def move(self, source: NDArray[np.intp]) -> None:
         """Put the state of the tracks `source` in this order; -1 is a new track."""
-        self._left, self._right = moved(self._left, source, 0), moved(self._right, source, 0)
-        self._beside, self._dx, self._dy = (
-            moved(each, source, 0.0) for each in (self._beside, self._dx, self._dy)
-        )
+        self._beside, self._along = moved(self._beside, source, 0.0), moved(self._along, source, 0.0)
 
     def update(self, anchors: Anchors) -> Bools:
         """Whether each track crosses each line now, to its left and to its right, shape (L, 2, N).
@@ -131,26 +132,19 @@ class LineCrossings:
         A track is on the side where it was clearly seen last. It crosses the line where the way from there to
         the clear other side leads between the line's ends.
         """
-        std = anchors.std[self._anchor]
-        dx, dy = anchors.x[self._anchor] - self._ax, anchors.y[self._anchor] - self._ay
-        beside = dy * self._ux - dx * self._uy  # positive on the right: y runs downwards
-        left, right = beside < -std, beside > std
-        crossed = np.zeros((len(left), 2, left.shape[1]), dtype=bool)
-        for line, track in true_places(left & self._right | right & self._left):
-            ux, uy = self._ux[line, 0], self._uy[line, 0]
-            begin = self._dx[line, track] * ux + self._dy[line, track] * uy
-            end = dx[line, track] * ux + dy[line, track] * uy
-            share = self._beside[line, track] / (self._beside[line, track] - beside[line, track])
-            if 0.0 <= begin + share * (end - begin) <= self._length[line, 0]:
-                crossed[line, int(right[line, track]), track] = True
-                self.totals[line, int(right[line, track])] += 1
-        between = ~(left | right)
-        for now, before in (
-            *((left, self._left), (right, self._right)),
-            *((beside, self._beside), (dx, self._dx), (dy, self._dy)),
-        ):
-            np.copyto(now, before, where=between)
-        self._left, self._right, self._beside, self._dx, self._dy = left, right, beside, dx, dy
+        beside, along = self._place @ anchors.homogeneous
+        unclear = np.flatnonzero(np.abs(beside) <= anchors.std[self._anchor])
+        for now, before in ((beside, self._beside), (along, self._along)):
+            now.reshape(-1)[unclear] = before.take(unclear)
+        crossed = np.zeros((len(beside), 2, beside.shape[1]), dtype=bool)
+        for line, track in true_places(beside * self._beside < 0.0):
+            before, now = self._beside[line, track], beside[line, track]
+            share, begin = before / (before - now), self._along[line, track]
+            at = begin + share * (along[line, track] - begin)
+            if 0.0 <= at <= self._length[line]:
+                crossed[line, int(now > 0.0), track] = True
+                self.totals[line, int(now > 0.0)] += 1
+        self._beside, self._along = beside, along
         return crossed
 
 
