@@ -33,6 +33,11 @@ from lfm_perception.rules.tables import Members, Ranges, Rows, narrow, spread
 ROUNDING_S = 1e-6
 """Tolerance of sums of durations for rounding errors, seconds."""
 
+SPEED = QUANTITIES.index("speed")
+
+MARGIN = 0.5
+"""Uncertainty of a speed and of a distance between tracks, in their standard deviations. Most of these is
+what may have changed since the last detection: a whole one would delay the events of objects that start."""
 
 VALUE_NAMES = {"distance": "distance_m"}
 """Names of quantities in events, where they are others: `distance` is that of `near`, in image widths."""
@@ -58,7 +63,8 @@ class Columns:
 class Observation:
     """The tracks of one frame, a column each.
 
-    `quantities` has the rows of `QUANTITIES`, NaN where unknown; `attributes` a row for each of
+    `quantities` are those of `QUANTITIES`, NaN where unknown; `speed_std` is the standard deviation of the
+    speed, image widths per second. `attributes` has a row for each of
     `Conditions.attributes`. `age_s` counts from a track's first detection. `aspect` is the image's height
     over its width. `alerts` are the names of those that are on, `active_rules` the rules with an active
     event. `now_s` is the rules' own time.
@@ -67,7 +73,8 @@ class Observation:
     now_s: float
     columns: Columns
     last_detected_s: Floats
-    quantities: Floats
+    quantities: tuple[Floats, ...]
+    speed_std: Floats
     anchors: Anchors
     age_s: Floats
     attributes: Bools
@@ -116,7 +123,8 @@ class Conditions:
         self._near = [(row, each.near) for row, each in enumerate(objects) if each.near]
         others = [self._rows[near.objects] for _, near in self._near]
         self._others = list(dict.fromkeys(others))
-        self._other = [self._others.index(row) for row in others]
+        # one for all rows is not repeated
+        self._other = [self._others.index(row) for row in others] if len(self._others) > 1 else slice(None)
         self._near_ranges = Ranges(
             [(row, Range(below=n.within, hysteresis=n.hysteresis)) for row, n in self._near]
         )
@@ -203,7 +211,11 @@ class Conditions:
         """Which objects have the properties of which condition, moments apart; shape (S, N)."""
         true = self._labelled.copy()
         for index, ranges in self._ranges:
-            narrow(true, ranges.rows, ranges.hold(seen.quantities[index], before, ranges.rows))
+            values, margin = seen.quantities[index], MARGIN * seen.speed_std if index == SPEED else None
+            held = ranges.hold(values, before, ranges.rows, margin)
+            if index == SPEED and (unknown := np.isnan(values)).any():
+                held |= unknown & before.take(ranges.rows, axis=0)
+            narrow(true, ranges.rows, held)
         if len(self.inside):
             places, distances, margin = self._zones.distances(seen.anchors)
             shape = len(self.inside), len(seen.anchors.x[0])
@@ -218,17 +230,29 @@ class Conditions:
             narrow(true, self._attributes.rows, self._attributes.gather(seen.attributes, all_of=True))
         if self._near:
             rows = self._near_ranges.rows
-            narrow(true, rows, self._near_ranges.hold(self._nearest(true, seen), before, rows))
+            distances, std = self._nearest(true, seen)
+            narrow(true, rows, self._near_ranges.hold(distances, before, rows, MARGIN * std))
         return true
 
-    def _nearest(self, true: Bools, seen: Observation) -> Floats:
-        """The distance of each track to the nearest other one, for each condition that asks for it."""
+    def _nearest(self, true: Bools, seen: Observation) -> tuple[Floats, Floats]:
+        """The distance of each track to the nearest other one, for each condition that asks for it, and its
+        standard deviation."""
         asked = true.take(self._others, axis=0)
+        asked[:, 0] = True  # the scene is the nearest where there is no other track
         columns = np.flatnonzero(asked.any(axis=0))
         distances = self._distances(seen, columns)
+        distances[0] = np.inf
         distances[np.arange(len(columns)), columns] = np.inf  # of a track to itself
-        nearest = [distances[each].min(axis=0, initial=np.inf) for each in asked.take(columns, axis=1)]
-        return np.array(nearest)[self._other]
+        found, others = [], []
+        every = np.arange(len(true[0]))
+        for each in asked.take(columns, axis=1):
+            among = distances[each]
+            nearest = among.argmin(axis=0)
+            found.append(among[nearest, every])
+            others.append(columns[each][nearest])
+        variance = seen.anchors.std[self._anchor] ** 2
+        std = np.sqrt(variance + variance[np.array(others)])
+        return np.array(found)[self._other], std[self._other]
 
     def _distances(self, seen: Observation, columns: Rows) -> Floats:
         """The distances of K columns to all N, shape (K, N)."""
@@ -259,8 +283,8 @@ class Conditions:
         self, objects: Objects, column: int, columns: list[int], values: dict[str, float | str]
     ) -> None:
         for name, _ in objects.ranges:
-            value = float(self._seen.quantities[QUANTITIES.index(name), column])
-            if not math.isnan(value):  # an unknown distance
+            value = float(self._seen.quantities[QUANTITIES.index(name)][column])
+            if not math.isnan(value):  # an unknown distance or speed
                 values[VALUE_NAMES.get(name, name)] = value
         if objects.inside:
             values["inside"] = ", ".join(objects.inside)

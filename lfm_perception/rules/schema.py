@@ -22,7 +22,10 @@ ANCHORS = ("foot", "centre")
 
 QUANTITIES = ("score", "speed", "size", "distance")
 """What a condition can bound: the track's score, its own speed without the camera's, its size, its distance
-from the camera, which may be unknown."""
+from the camera."""
+
+UNCERTAIN = ("speed", "distance")
+"""The quantities that may be unknown."""
 
 SIDES = ("left", "right")
 """The sides of a line, as seen in the image from its first point towards its second one."""
@@ -139,9 +142,9 @@ def leaves(condition: Condition) -> list[Objects | Count | Alert | ActiveRule]:
 
 
 def certain(condition: Condition, negated: bool = False) -> Condition:
-    """The condition, true only where no unknown distance may make it false.
+    """The condition, true only where no unknown distance or speed may make it false.
 
-    An unknown distance is outside a range that is asked for, and inside one that is excluded: below a `not`,
+    An unknown value is outside a range that is asked for, and inside one that is excluded: below a `not`,
     or in a count of fewer than so many. This is Kleene's logic of true, false and unknown.
     """
     if isinstance(condition, Combined):
@@ -158,7 +161,7 @@ def _certain(objects: Objects, negated: bool) -> Objects:
     if near is not None:
         near = replace(near, objects=_certain(near.objects, negated))
     if negated:
-        ranges = tuple((name, replace(each, or_unknown=name == "distance")) for name, each in ranges)
+        ranges = tuple((name, replace(each, or_unknown=name in UNCERTAIN)) for name, each in ranges)
     return replace(objects, near=near, ranges=ranges)
 
 

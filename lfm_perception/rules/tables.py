@@ -9,37 +9,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfm_perception.rules.places import Bools, T
+from lfm_perception.rules.places import Bools, Floats, T
 from lfm_perception.rules.schema import Range
 
 Rows = NDArray[np.intp]
 
 
 class Ranges:
-    """Open ranges with hysteresis, of the values of these rows."""
+    """Open ranges with hysteresis, of the values of these rows.
+
+    A value that is uncertain by a margin is in a range once it is that far inside, and stays so until it is
+    as far outside, or by the hysteresis where that is more. The margin is at most half as wide as the range,
+    or as what is below it, so that every range can be entered and left.
+    """
 
     def __init__(self, ranges: Sequence[tuple[int, Range]]) -> None:
         self.rows = np.array([row for row, _ in ranges], dtype=np.intp)
         bounds = np.array([(r.above, r.below, r.hysteresis) for _, r in ranges], dtype=np.float64)
-        self._low, self._high, self._hysteresis = bounds.reshape(-1, 3).T[:, :, None]
+        low, high, self._hysteresis = bounds.reshape(-1, 3).T[:, :, None]
+        self._low, self._high = low, high
         self._or_unknown = np.array([[r.or_unknown] for _, r in ranges], dtype=bool).reshape(-1, 1)
         self._any_unknown = bool(self._or_unknown.any())
         self._sticky = bool(self._hysteresis.any())
-        self._lower, self._upper = bool((self._low > -np.inf).any()), bool((self._high < np.inf).any())
+        self._lower, self._upper = bool((low > -np.inf).any()), bool((high < np.inf).any())
+        self._max_margin = np.minimum(np.where(np.isinf(low), high, low), (high - low) / 2.0) / 2.0
 
-    def hold(self, values: NDArray[Any], before: Bools, rows: Rows | None = None) -> Bools:
+    def hold(
+        self, values: NDArray[Any], before: Bools, rows: Rows | None = None, margin: Floats | None = None
+    ) -> Bools:
         """Whether values are in their range, given whether they were `before`, in these rows of a table.
 
-        Values are of shape (N,), the same for all rows, or (rows, N); NaN where unknown.
+        Values and their margins are of shape (N,), the same for all rows, or (rows, N); NaN where unknown.
         """
         low, high = self._low, self._high
-        if self._sticky:
-            slack = self._hysteresis * (before if rows is None else before.take(rows, axis=0))
+        if self._sticky or margin is not None:
+            slack = self._slack(before if rows is None else before.take(rows, axis=0), margin)
             low, high = low - slack if self._lower else low, high + slack if self._upper else high
         inside: Bools = values > low if self._lower else values < high
         if self._lower and self._upper:
             inside &= values < high
         return inside | (self._or_unknown & np.isnan(values)) if self._any_unknown else inside
+
+    def _slack(self, before: Bools, margin: Floats | None) -> Floats:
+        """How far beyond their range values are still in it; how far inside they must be, if negative."""
+        if margin is None:
+            slack: Floats = self._hysteresis * before
+            return slack
+        margin = np.minimum(margin, self._max_margin)
+        return np.where(before, np.maximum(margin, self._hysteresis) if self._sticky else margin, -margin)
 
 
 class Members:
