@@ -47,7 +47,8 @@ def _number(text: str) -> int:
     """
     strtoul, rest = ctypes.CDLL(None).strtoul, ctypes.c_char_p()
     strtoul.restype = ctypes.c_ulong
-    number: int = strtoul(os.fsencode(text), ctypes.byref(rest), 0)
+    encoded = os.fsencode(text)  # `rest` points into it
+    number: int = strtoul(encoded, ctypes.byref(rest), 0)
     return number if number or not rest.value else -1
 
 
