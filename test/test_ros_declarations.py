@@ -21,7 +21,6 @@ from lfm_perception.ros.launch_arguments import (
     remappings,
     replay_command,
 )
-from lfm_perception.ros.remappings import remapping_problems
 from lfm_perception.ros.topics import PERCEPTION, perception_subscriptions
 
 ROOT = Path(__file__).parents[1]
@@ -198,36 +197,3 @@ def test_arguments_that_ros_ignores_are_told() -> None:
     assert ignored_arguments(["node", "--ros-args", "--log-level", "info"]) is None
     said = ignored_arguments(["node", "--params-file", "mine.yaml"])
     assert said == "'--params-file mine.yaml' is ignored: write --ros-args before the arguments of ROS"
-
-
-@pytest.mark.parametrize(
-    ("rule", "said"),
-    [
-        ("dbg_image:=x", "has no effect: this topic is now called debug_image"),
-        ("/cam1/raw_answer:=x", "has no effect: this topic is now called model_output"),
-        ("perception:detection:=x", "no topic or service is called detection: did you mean 'detections'?"),
-        ("~/enabled:=x", "no topic or service is called enabled: did you mean 'enable'?"),
-        ("camera/image:=x", "no topic or service is called camera/image: known are detections, "),
-    ],
-)
-def test_a_remapping_of_a_name_that_the_node_does_not_have_is_told(rule: str, said: str) -> None:
-    arguments = ["node", "--ros-args", "-r", rule, "--remap", rule, "-r", "image_raw:=/camera"]
-    (problem,) = remapping_problems(arguments, of_rules=False)
-    assert problem.startswith(f"the remapping {rule} has no effect: ")
-    assert said in problem
-    acting = remapping_problems(arguments, of_rules=True)
-    assert acting == ([problem] if "now called" in said else []), "an action may publish on this topic"
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        *("__ns:=/cam1", "__node:=eyes", "perception:__name:=eyes", "/cam1/image_raw/compressed:=/c"),
-        *("~/enable:=/on", "/diagnostics:=/d", "decisions/door:=/d", "alerts/door:=/d", "events:=/e"),
-        "input_depth:=/camera/depth",
-        *("rostopic://~/x:=y", "/tf_[12]:=y", ":=", ""),
-    ],
-)
-def test_a_remapping_that_has_an_effect_or_is_an_expression_is_not_told(rule: str) -> None:
-    assert remapping_problems(["node", "--ros-args", "-r", rule], of_rules=False) == []
-    assert remapping_problems(["node", "-r", "dbg_image:=x"], of_rules=False) == []

@@ -70,8 +70,8 @@ def run() -> None:
             target=node.unexpected.guarded("start", node.bring_up), name="transition", daemon=True
         ).start()
     # beside the loading of the model
-    files = parameter_file_problems(given, node.get_fully_qualified_name())
-    remapped = remapping_problems(given, of_rules=bool(node.get_parameter("rules.actions").value))
+    name, of_rules = node.get_fully_qualified_name(), bool(node.get_parameter("rules.actions").value)
+    files, remapped = parameter_file_problems(given, name), remapping_problems(given, name, of_rules=of_rules)
     for warning in (problem, ignored_arguments(sys.argv), *files, *remapped):
         if warning is not None:
             node.get_logger().warning(sentence(warning))
