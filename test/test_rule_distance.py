@@ -51,6 +51,10 @@ def test_pixels_as_units_do_not_change_metres() -> None:
         (f"{{count: {BELOW}, fewer_than: 1}}", False, True),
         (f"{{not: {{count: {BELOW}, more_than: 0}}}}", False, True),
         (f"{{not: {{count: {BELOW}, fewer_than: 1}}}}", True, False),
+        (f"{{count: {BELOW}, exactly: 1}}", True, False),
+        (f"{{count: {BELOW}, exactly: 0}}", False, True),
+        (f"{{not: {{count: {BELOW}, exactly: 1}}}}", False, True),
+        (f"{{count: {BELOW}, more_than: 0, fewer_than: 9}}", True, False),
     ],
 )
 def test_what_is_not_known_makes_no_rule_true(when: str, near: bool, far: bool) -> None:
@@ -63,6 +67,12 @@ def test_what_is_known_decides_where_it_can() -> None:
     assert true_of(f"{{count: {BELOW}, more_than: 0}}", 1.0, None)
     assert not true_of(f"{{count: {BELOW}, fewer_than: 2}}", 1.0, None)
     assert true_of(f"{{count: {BELOW}, fewer_than: 3}}", 1.0, None)
+    assert not true_of(f"{{count: {BELOW}, exactly: 1}}", 1.0, None)
+    assert true_of(f"{{count: {BELOW}, exactly: 1}}", 1.0, 3.0)
+    assert not true_of(f"{{not: {{count: {BELOW}, exactly: 1}}}}", None)
+    assert true_of(f"{{not: {{count: {BELOW}, exactly: 1}}}}", 1.0, 1.0, None)
+    assert true_of(f"{{count: {BELOW}, more_than: 0, fewer_than: 3}}", 1.0, None)
+    assert not true_of(f"{{count: {BELOW}, more_than: 0, fewer_than: 2}}", 1.0, None)
 
 
 def test_a_near_object_may_have_a_distance_too() -> None:

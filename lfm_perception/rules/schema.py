@@ -151,8 +151,14 @@ def certain(condition: Condition, negated: bool = False) -> Condition:
         inverts = condition.kind == "not"
         return replace(condition, parts=tuple(certain(each, negated != inverts) for each in condition.parts))
     if isinstance(condition, Count):
-        inverts = condition.range.above == -math.inf
-        return replace(condition, objects=_certain(condition.objects, negated != inverts))
+        sure, possible = (_certain(condition.objects, each) for each in (negated, not negated))
+        bounds = condition.range
+        if bounds.above == -math.inf:
+            return Count(possible, bounds)
+        if bounds.below == math.inf or sure == possible:
+            return Count(sure, bounds)
+        fewer, more = replace(bounds, above=-math.inf), replace(bounds, below=math.inf)
+        return Combined("all", (Count(possible, fewer), Count(sure, more)))
     return _certain(condition, negated) if isinstance(condition, Objects) else condition
 
 
