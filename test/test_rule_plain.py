@@ -156,7 +156,7 @@ def random_condition(rng: random.Random, depth: int = 0) -> str:
     if kind == "objects":
         return random_objects(rng)
     if kind == "count":
-        limits = f"more_than: {rng.randint(0, 2)}, hysteresis: {rng.randint(0, 1)}"
+        limits = f"more_than: {(least := rng.randint(0, 2))}, hysteresis: {rng.randint(0, min(least, 1))}"
         return f"{{count: {random_objects(rng)}, {limits}}}"
     if kind == "not":
         return f"{{not: {random_condition(rng, depth + 1)}}}"

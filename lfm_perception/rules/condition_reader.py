@@ -20,6 +20,7 @@ from lfm_perception.rules.reading import (
     as_number,
 )
 from lfm_perception.rules.schema import (
+    MAXIMA,
     QUANTITIES,
     SIDES,
     ActiveRule,
@@ -143,7 +144,7 @@ class ConditionReader:
             raise WrongError(path, "a count needs more_than, fewer_than or exactly")
         if high <= max(low + 1, 0):
             raise WrongError(path, f"no number is more than {low:g} and fewer than {high:g}")
-        return Count(objects, Range(low, high, numbers.get("hysteresis", 0.0)))
+        return Count(objects, _range(low, high, numbers.get("hysteresis", 0.0), path))
 
     def _objects(self, given: Mapping[str, Any], path: Steps) -> Objects:
         if "distance" in given and self._known.depth is False:
@@ -224,9 +225,9 @@ class ConditionReader:
         low, high = ends.get("above", -math.inf), ends.get("below", math.inf)
         if low == -math.inf and high == math.inf:
             raise WrongError(path, f"the range of {quantity} needs `above` or `below`")
-        if not low < high or (quantity == "score" and low >= 1.0):
+        if high <= max(low, 0.0) or low >= MAXIMA.get(str(quantity), math.inf):
             raise WrongError(path, f"no {quantity} is in this range: {shown(dict(given))}")
-        return Range(low, high, ends.get("hysteresis", 0.0))
+        return _range(low, high, ends.get("hysteresis", 0.0), path)
 
     def _attributes(self, entry: object, path: Steps) -> tuple[tuple[str, str], ...]:
         given = as_mapping(entry, path, None, "attributes by name")
@@ -239,3 +240,10 @@ class ConditionReader:
             as_name(text, (*path, name), None if known is None else known[name], "value")
             pairs.append((name, text))
         return tuple(pairs)
+
+
+def _range(low: float, high: float, hysteresis: float, path: Steps) -> Range:
+    """A range of values of at least 0. Raises WrongError where none is low enough to end an event."""
+    if hysteresis > low and high == math.inf:
+        raise WrongError((*path, "hysteresis"), "over the lower limit, so that no event ends: use less")
+    return Range(low, high, hysteresis)

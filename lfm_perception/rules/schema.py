@@ -27,6 +27,9 @@ from the camera."""
 UNCERTAIN = ("speed", "distance")
 """The quantities that may be unknown."""
 
+MAXIMA = {"score": 1.0, "distance": 65.535}
+"""Values that a quantity does not exceed; of distances, what depth images of 16 bits hold in millimetres."""
+
 SIDES = ("left", "right")
 """The sides of a line, as seen in the image from its first point towards its second one."""
 
