@@ -7,10 +7,11 @@ from lfm_perception.interruption import quiet_interruption
 
 
 def main() -> None:
-    """Run until SIGINT or the shutdown of the context."""
+    """Run until SIGINT, SIGTERM or the shutdown of the context."""
     with quiet_interruption():
         from lfm_perception.ros.simulated_camera import run
-    run()
+
+        run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import cv2
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from lfm_perception.demo import FRAME_ID
 from lfm_perception.demo.world import Snapshot, World
 from lfm_perception.errors import PerceptionError
+from lfm_perception.interruption import EndRequest
 from lfm_perception.parent import end_with_starter
 from lfm_perception.ros import messages, shared_memory, transport
 from lfm_perception.ros.endpoints import Publishers
@@ -31,6 +34,9 @@ from lfm_perception.scene import Track
 from lfm_perception.stamps import from_seconds, to_seconds
 
 JPEG_QUALITY = 90
+
+END_POLL_S = 0.2
+"""Longest wait for a frame that is due before a signal to end is looked for."""
 
 
 class DemoCamera(Node):
@@ -50,7 +56,7 @@ class DemoCamera(Node):
         rate = self._number("rate", 30.0, "frames per second", 0.1, 240.0)
         self._world = World(seed, width, height, rate, bodies)
         self._epoch_ns = epoch or self.get_clock().now().nanoseconds
-        self._publishers = Publishers(self, DEMO_CAMERA.publishers)
+        self._outputs = Publishers(self, DEMO_CAMERA.publishers)
         self._prepared: tuple[int, Snapshot] | None = None
         time.sleep(-self._seconds() * rate % 1.0 / rate)  # so that the timer fires when a frame is due
         self.create_timer(1.0 / rate, self._on_frame_due)
@@ -79,7 +85,7 @@ class DemoCamera(Node):
             for body in snapshot.objects
         ]
         size = self._world.width, self._world.height
-        publish = self._publishers.publish
+        publish = self._outputs.publish
         publish("image_raw", lambda: messages.image(rgb, header))
         publish("image_raw/compressed", lambda: messages.jpeg(rgb, header, JPEG_QUALITY))
         publish("ground_truth", lambda: messages.tracks(truth, header, *size))
@@ -98,17 +104,22 @@ class DemoCamera(Node):
 
 
 def run() -> None:
-    """Run the camera with the arguments of the process, until SIGINT or the shutdown of the context."""
+    """Run the camera with the arguments of the process, until a signal or the shutdown of the context."""
+    ending = EndRequest(signal.SIGINT, signal.SIGTERM)
     end_with_starter()
     transport.use_shared_memory()
     cv2.setNumThreads(1)  # the cores belong to the model
     try:
         with starting_ros():
-            rclpy.init()
+            # a signal must not end the context within a callback
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
             camera = DemoCamera()
         shared_memory.restrict()
-        rclpy.spin(camera)
-    except (KeyboardInterrupt, ExternalShutdownException):
+        executor = SingleThreadedExecutor()
+        executor.add_node(camera)
+        while not ending.is_there:
+            executor.spin_once(timeout_sec=END_POLL_S)
+    except ExternalShutdownException:
         pass
     except PerceptionError as error:
         sys.exit(f"the demo camera cannot start: {error}")
