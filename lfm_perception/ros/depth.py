@@ -102,14 +102,11 @@ class DepthInput:
                 f"depth in the frame {shown(image.frame_id)} is not aligned to the camera's images in "
                 f"{shown(frame_id)}: use the driver's topic of aligned (registered) depth",
             )
-        return self.with_distances(tracks, stamp_ns, frame_id)
+        return _measured(tracks, image, frame_id)
 
     def with_distances(self, tracks: Sequence[Track], stamp_ns: int, frame_id: str) -> tuple[Track, ...]:
         """The tracks of a frame of the last seconds, with their distances where they are known."""
-        image = self._nearest(stamp_ns)
-        if image is None or image.frame_id != frame_id:
-            return tuple(tracks)
-        return with_distances(tracks, image.millimetres)
+        return _measured(tracks, self._nearest(stamp_ns), frame_id)
 
     def _nearest(self, stamp_ns: int) -> DepthImage | None:
         return self._images.nearest(stamp_ns, self._settings().node.depth_tolerance)
@@ -137,7 +134,16 @@ class DepthInput:
     def _hint(self) -> str:
         if not self._node.count_publishers(self._topic):
             return f"nothing publishes {self._topic}: check the topic's name"
+        if not self._received:
+            return f"no image comes on {self._topic}: check that it carries {self._declared.type}"
         return (
             f"the stamps on {self._topic} and those of the camera differ by more than node.depth_tolerance "
-            f"({self._settings().node.depth_tolerance:g} s)"
+            f"({self._settings().node.depth_tolerance:g} s), or depth images do not come any more"
         )
+
+
+def _measured(tracks: Sequence[Track], image: DepthImage | None, frame_id: str) -> tuple[Track, ...]:
+    """The tracks with their distances in an image, if there is one and it is of the camera's frame."""
+    if image is None or image.frame_id != frame_id:
+        return tuple(tracks)
+    return with_distances(tracks, image.millimetres)
