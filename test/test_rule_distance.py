@@ -100,5 +100,10 @@ def test_a_rule_with_a_distance_is_refused_where_no_depth_is_measured(
     assert (without.problems[0].line, without.problems[0].column) == (2, 33)
     assert not parse_rules(text, Known.of(settings)).problems
     path = tmp_path / "rules.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(f"{text}  asked: {{when: {{alert: spill}}}}\n", encoding="utf-8")
     assert command("rules", "check", path).code == 0
+    assert command("rules", "check", path, "--labels", "person").code == 0, "of settings nothing is known"
+    (tmp_path / "settings.yaml").write_text("detect: {labels: [person]}", encoding="utf-8")
+    refused = command("rules", "check", path, "--settings", tmp_path / "settings.yaml")
+    assert "set node.depth" in refused.out
+    assert "there is no standing question 'spill'" in refused.out

@@ -36,12 +36,13 @@ def check(
 ) -> None:
     """Check a rule file, and list its rules; each problem is printed with its line and column.
 
-    With settings or labels, it is also checked that labels, attributes and standing questions are those that
-    perception asks for.
+    With labels, it is also checked that no others are named; with settings, that labels, attributes, standing
+    questions and depth are those that perception has.
     """
     from lfm_perception.rules import Known, read_rules
 
-    known = Known.of(options.load_settings(settings, None, labels=labels)) if settings or labels else None
+    chosen = options.load_settings(settings, None, labels=labels)
+    known = Known.of(chosen) if settings else Known(labels=chosen.detect.labels if labels else None)
     found = read_rules(file, known)
     table = Table(box=None, pad_edge=False)
     for head in ("rule", "event for", "for (s)", "end after (s)", "cooldown (s)"):
