@@ -50,9 +50,8 @@ def loss(topic: str, live: LiveStatistics) -> str:
     return f"about {live.lost_share:.0%} of the images on {topic} are lost, by their stamps: {SENDER_PROFILE}"
 
 
-def silence_hint(node: Node, subscription: Any, live: LiveStatistics) -> str:
-    """What to check first when a subscription of images receives no usable one."""
-    topic = subscription.topic_name
+def silence_hint(node: Node, topic: str, subscription: Any, live: LiveStatistics) -> str:
+    """What to check first when the subscription of images on a topic receives no usable one."""
     wanted = _type_name(subscription.msg_type)
     publishers: Sequence[Any] = node.get_publishers_info_by_topic(topic)
     if not publishers:

@@ -299,11 +299,11 @@ class Session:
 
     def watch_camera(self) -> None:
         """Warn of a camera that is silent or loses images, and delete the markers of a silent one."""
-        if not self._subscriptions:
+        if not (subscriptions := self._subscriptions):  # another thread may stop the session meanwhile
             return
         live = self._live.statistics()
         silent = live.time_since_frame_s > self._settings.node.camera_timeout
-        self._camera_hint = silence_hint(self._node, self._subscriptions[0], live) if silent else ""
+        self._camera_hint = silence_hint(self._node, self._topic, subscriptions[0], live) if silent else ""
         if silent:
             if not self._silent:
                 self._delete_markers()

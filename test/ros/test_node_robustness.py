@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +25,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
 from lfm_perception import backends
+from lfm_perception.live import LiveStatistics
 from lfm_perception.ros import diagnostics, messages
 from lfm_perception.ros import node as node_module
 from lfm_perception.ros.parameters import plain
@@ -167,6 +170,24 @@ def test_a_bug_in_a_callback_is_logged_once_counted_and_ends_nothing(
         assert started.show(film.next()).detections
         started.wait(lambda: started.diagnosis("node").level == DiagnosticStatus.ERROR, "the ERROR")
         assert started.counted("node", "unexpected errors") >= 5
+
+
+def test_the_camera_may_be_watched_while_the_node_deactivates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with robot() as started:
+        session = started.bring_up().node._session
+        assert session is not None
+        real, silent = session.live.statistics, replace(session.live.statistics(), time_since_frame_s=9.0)
+
+        def deactivated() -> LiveStatistics:  # widens the window of the race
+            if threading.current_thread() is not threading.main_thread():
+                return real()
+            assert started.change(Transition.TRANSITION_DEACTIVATE)
+            return silent
+
+        monkeypatch.setattr(session.live, "statistics", deactivated)
+        session.watch_camera()
+        monkeypatch.undo()
+        assert started.state() == "inactive"
 
 
 def test_cleanup_does_not_disturb_the_diagnostics(monkeypatch: pytest.MonkeyPatch) -> None:
