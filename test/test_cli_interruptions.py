@@ -104,6 +104,15 @@ def test_ctrl_c_while_the_command_line_is_imported_ends_it_without_a_traceback(
     assert [line for line in err.splitlines() if not line.startswith("import time:")] == []
 
 
+def test_ctrl_c_while_the_commands_are_built_ends_it_without_a_traceback() -> None:
+    code = (
+        "import signal, typer.main as typer; typer.get_command_from_info = lambda *_, **__: "
+        "signal.raise_signal(signal.SIGINT); from lfm_perception.cli import main; main(['run', 'demo'])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
 def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
     def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

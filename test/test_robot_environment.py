@@ -115,17 +115,18 @@ def test_missing_compiler_cuda_and_wheels_are_named(
         robot.check_machine(machine, tmp_path, cuda=False)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "crossed out"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "crossed out", "another method"])
 def test_a_damaged_wheel_is_named_before_anything_is_installed(
     damage: str, machine: install.Machine, tmp_path: Path
 ) -> None:
     content = made_wheel(tmp_path / "av-1-py3-none-any.whl").read_bytes()
-    begin = content.index(b"module.py") + len("module.py")
+    begin, listed = content.index(b"module.py") + len("module.py"), content.index(b"PK\1\2")
     damaged = made_wheel(tmp_path / "rosbags-1-py3-none-any.whl")
     damaged.write_bytes({
         "cut": content[:-40],
         "changed": content[:begin + 8] + bytes([content[begin + 8] ^ 1]) + content[begin + 9:],
         "empty": b"",
+        "another method": content[:listed + 10] + b"\xff\0" + content[listed + 12:],
         "crossed out": content[:begin] + b"\xff" * 8 + content[begin + 8:],
     }[damage])  # fmt: skip
     with pytest.raises(SetupError, match=f"the wheel {damaged} is damaged or cut short: copy or download it"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 import lfm_perception
 from lfm_perception.cli import drift, evaluate, memory, models, rules
@@ -47,7 +48,7 @@ def run_application(arguments: Sequence[str] | None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     logging.getLogger(lfm_perception.__name__).addHandler(_WARNINGS)
     try:
-        app(arguments, prog_name="lfm-perception")
+        _COMMAND(arguments, prog_name="lfm-perception")
     except PerceptionError as error:
         print(f"lfm-perception: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -72,3 +73,6 @@ def _options(
     ] = False,
 ) -> None:
     """Detect, track and describe objects in camera images with a vision-language model."""
+
+
+_COMMAND = get_command(app)  # while the interruption of imports is quiet: it takes as long as one
