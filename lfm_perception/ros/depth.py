@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -24,7 +25,7 @@ from lfm_perception.ros.diagnostics import OK, WARN, PartStatus
 from lfm_perception.ros.endpoints import subscribe
 from lfm_perception.ros.topics import DEPTH
 from lfm_perception.ros.unexpected import UnexpectedErrors
-from lfm_perception.scene import Track
+from lfm_perception.scene import Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import StampFilter
 
@@ -65,6 +66,10 @@ class DepthInput:
         if subscription is not None:
             self._node.destroy_subscription(subscription)
 
+    def reset(self) -> None:
+        """Accept any stamp next: the clock was set back."""
+        self._stamps.reset()
+
     def _on_image(self, raw: bytes) -> None:
         if self._subscription is None:
             return  # the callback was scheduled before the subscription was stopped
@@ -104,9 +109,9 @@ class DepthInput:
             )
         return _measured(tracks, image, frame_id)
 
-    def with_distances(self, tracks: Sequence[Track], stamp_ns: int, frame_id: str) -> tuple[Track, ...]:
-        """The tracks of a frame of the last seconds, with their distances where they are known."""
-        return _measured(tracks, self._nearest(stamp_ns), frame_id)
+    def on_scene(self, scene: Scene) -> Scene:
+        """The scene of a frame of the last seconds, with the distances of its tracks where they are known."""
+        return replace(scene, tracks=_measured(scene.tracks, self._nearest(scene.stamp_ns), scene.frame_id))
 
     def _nearest(self, stamp_ns: int) -> DepthImage | None:
         return self._images.nearest(stamp_ns, self._settings().node.depth_tolerance)

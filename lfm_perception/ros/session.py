@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -113,9 +112,10 @@ class Session:
         resources.callback(self._overlay.close)
         self._board = BoardMonitor(settings.thermal, unexpected.guarded("board", self._on_level))
         resources.callback(self._board.close)
+        self._depth = depth_input(node, lambda: self._settings, warn, unexpected)
         # ROS time jumps back when a bag starts over or a simulation is reset.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-STAMP_RESET_S))
-        reset = unexpected.guarded("clock jump", lambda _: self._live.reset())
+        reset = unexpected.guarded("clock jump", lambda _: self._on_clock_jump())
         resources.callback(node.get_clock().create_jump_callback(threshold, post_callback=reset).unregister)
         self._question_outputs = QuestionOutputs(node, settings.questions.alerts)
         resources.callback(self._question_outputs.close)
@@ -127,7 +127,6 @@ class Session:
         resources.callback(lambda: self._open_or_close_rules(Settings()))
         if self._rules is not None:
             self._rules.wait_read()
-        self._depth = depth_input(node, lambda: self._settings, warn, unexpected)
         self._drift = drift_watch(None, settings, warn, unexpected)
         self._opinions = opinion_outputs(None, node, settings, self._live, warn, unexpected)
         resources.callback(
@@ -173,6 +172,11 @@ class Session:
         elif self._rules is not None:
             rules, self._rules = self._rules, None
             rules.close()
+
+    def _on_clock_jump(self) -> None:
+        self._live.reset()
+        if self._depth is not None:
+            self._depth.reset()
 
     @property
     def topic(self) -> str:
@@ -320,8 +324,7 @@ class Session:
         """Publish the result of an inference."""
         self._size = frame.width, frame.height
         if (depth := self._depth) is not None:
-            tracks = depth.with_distances(scene.tracks, scene.stamp_ns, scene.frame_id)
-            scene = replace(scene, tracks=tracks)
+            scene = depth.on_scene(scene)
         if self._demo_warning and frame.frame_id != DEMO_FRAME_ID:
             self._warn("demo model", f"{self.topic}: {self._demo_warning}", math.inf)
         publish = self._outputs.publish

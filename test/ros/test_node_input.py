@@ -18,7 +18,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from robot import RELIABLE, Film, Robot, image_message, robot, track_ids  # isort: split - chooses how messages travel
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from lfm_perception.ros import messages
 from lfm_perception.scene import Frame
@@ -118,7 +118,8 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
 
 
 def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
-    with robot({"use_sim_time": True}) as started:
+    with robot({"use_sim_time": True, "node.depth": True}) as started:
+        depth = started.user.create_publisher(Image, "input_depth", RELIABLE)
         clock = started.user.create_publisher(Clock, "/clock", RELIABLE)
         started.wait(lambda: clock.get_subscription_count() > 0)
         started.bring_up()
@@ -128,9 +129,15 @@ def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
         def at(seconds: int, image: np.ndarray) -> list[int]:
             clock.publish(Clock(clock=Time(sec=seconds)))
             started.wait(lambda: started.node.get_clock().now().nanoseconds == seconds * SECOND_NS)
-            frame = Frame(image, seconds * SECOND_NS, "front")
+            frame, before = Frame(image, seconds * SECOND_NS, "front"), depth_images()
+            depth.publish(image_message(np.full((48, 64), seconds, np.uint16), "16UC1", frame, 64, 48, 128))
+            started.wait(lambda: depth_images() > before, "the depth image")
             started.show(frame)
+            assert started.scene(frame.stamp_ns)["objects"][0]["distance_m"] == seconds / 1000
             return track_ids(started, frame)
+
+        def depth_images() -> int:
+            return started.counted("depth", "depth images received")
 
         first, second = at(100, images[0]), at(101, images[1])
         assert set(first) & set(second)
