@@ -107,7 +107,7 @@ def test_a_trained_model_writes_what_it_learned_token_for_token(vocabulary: Voca
     rng = random.Random(2)
     start, end = map(vocabulary.special_token, (TOOL_CALL_START, TOOL_CALL_END))
     for _ in range(60):
-        lesson = demo.command(rng, list(TOOLS), held)
+        lesson = demo.command(rng, held)
         text = lesson.answer.removeprefix(TOOL_CALL_START).removesuffix(TOOL_CALL_END)
         tokens = vocabulary.tokenize(text)
         if text != REFUSAL:

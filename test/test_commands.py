@@ -43,7 +43,7 @@ def test_what_the_demo_model_learns_is_a_call_of_its_command(held: bool) -> None
     rng = random.Random(1)
     seen = set()
     for _ in range(400):
-        lesson = demo.command(rng, ALL, held)
+        lesson = demo.command(rng, held)
         answer = lesson.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
         call = said(lesson.text).parse(answer)
         assert (call is None) == (answer == REFUSAL)
@@ -131,7 +131,7 @@ def test_every_call_of_a_command_is_parsed_and_no_other() -> None:
 def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
     rng = random.Random(5)
     command = said("set labels to dog, use 64 tokens", "set_labels", "set_token_budget", "status")
-    whole = [demo.command(rng, ALL, False).answer for _ in range(50)]
+    whole = [demo.command(rng, False).answer for _ in range(50)]
     whole = [text.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END) for text in whole]
     whole += ['[set_labels(labels=["dog"])]', "[set_token_budget(tokens=64)]", "[status()]", REFUSAL]
     parsed = 0

@@ -23,7 +23,7 @@ def commands(
 ) -> None:
     """Give the model commands in words, and compare its calls with those that the words mean.
 
-    Commands for each tool, commands that no tool can do, and those for a tool that is not listed, in English
+    Commands for each tool, commands that no tool can do, and those for a tool that is not allowed, in English
     wordings that the demo model was not trained on. With `--out` it writes `commands.html` and
     `commands.json`.
     """

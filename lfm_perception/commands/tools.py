@@ -16,7 +16,7 @@ from typing import Any
 from lfm_perception.errors import PerceptionError, shown
 
 REFUSAL = "I cannot do that."
-"""The model's answer to what none of the listed tools can do."""
+"""The model's answer to what none of the tools can do."""
 
 SCHEMAS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -2,7 +2,7 @@
 """Commands to the node in everyday English and the tool calls that they mean, in LFM2's format.
 
 Numbers and names in a call are those of the command. The wordings under `held` are never trained on. A
-command that none of the listed tools can carry out is refused with a sentence.
+command that no tool can carry out is refused with a sentence.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ _CONTENT = read_wordings("commands.yaml")
 WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
 """Wordings by tool and set."""
 
+INVENTED = 0.33
+"""Share of the names of things, in the training, that are no words."""
+
+_NAMING = ("set_labels", "add_alert", "remove_alert")
+"""Tools whose arguments are copied words: the hardest ones, given three times as often in the training."""
+
 CALL_START, CALL_END = "<|tool_call_start|>", "<|tool_call_end|>"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """`text` is the operator's turn. `tool` is the one that it means, empty where there is none;
-    `answer` is a call of it, or a refusal where it is not among the listed tools.
+    `answer` is a call of it, or a refusal where there is none.
     """
 
     tool: str
@@ -35,44 +41,48 @@ class Command:
     answer: str
 
 
-def command(rng: random.Random, listed: Sequence[str], held: bool, tool: str | None = None) -> Command:
+def command(rng: random.Random, held: bool, tool: str | None = None) -> Command:
     """A command that means `tool`, or any tool where it is None; empty: nothing that a tool could do.
 
     Args:
-        listed: names of the tools from which the model chooses.
         held: whether wording and names are ones that are not trained.
     """
     if tool is None:
-        tool = rng.choice([*TOOLS, *listed, "set_labels", "add_alert", "", ""])
+        tool = rng.choice([*TOOLS, *_NAMING, *_NAMING, "", "", ""])
     wordings = SETS[held]
     if tool:
-        slots, arguments = _slots(rng, tool, _CONTENT["nouns"][wordings])
+        slots, arguments = _slots(rng, tool, _nouns(rng, held))
         fitting = [w for w in WORDINGS[tool][wordings] if ("{question}" in w) == ("question" in slots)]
     else:
         slots, arguments = _things(rng), {}
         fitting = _CONTENT["unknown"][wordings]
-    text = alternative(rng, rng.choice(fitting)).format(**slots)
+    text = " ".join(alternative(rng, rng.choice(fitting)).format(**slots).split())
     if rng.random() < 0.5:
         text = rng.choice(_CONTENT["before"]) + text
     if text[-1] not in "?." and rng.random() < 0.5:
         text += rng.choice(_CONTENT["after"])
     if rng.random() < 0.6:
         text = text[0].upper() + text[1:]
-    return Command(tool, text, _call(tool, arguments) if tool in listed else REFUSAL)
-
-
-def some_tools(rng: random.Random) -> list[str]:
-    """Names of the tools of a list: all of them in the usual order, or some in any order."""
-    names = list(TOOLS)
-    if rng.random() < 0.4:
-        return names
-    rng.shuffle(names)
-    return names[: rng.randint(2, len(names))]
+    return Command(tool, text, _call(tool, arguments) if tool else REFUSAL)
 
 
 def _call(tool: str, arguments: dict[str, object]) -> str:
     spelled = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     return f"{CALL_START}[{tool}({', '.join(spelled)})]{CALL_END}"
+
+
+def _nouns(rng: random.Random, held: bool) -> list[str]:
+    """Names of things. In the training a third of them are invented, so that it learns to copy any word."""
+    if held:
+        return list(_CONTENT["nouns"]["held_out"])
+    nouns: list[str] = _CONTENT["nouns"]["trained"]
+    return [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 12)]
+
+
+def _invented(rng: random.Random) -> str:
+    """A word that can be pronounced and means nothing."""
+    sounds = (rng.choice(part) for _ in range(rng.choice((1, 2, 2, 3))) for part in _CONTENT["syllables"])
+    return "".join(sounds)
 
 
 def _things(rng: random.Random) -> dict[str, str]:

@@ -28,6 +28,7 @@ MIN_HELMET_HEIGHT_PX = 40
 """Minimum height of a person who is asked about for a helmet, of which it takes a twelfth."""
 CLEAR_OFFSET = 0.04
 """Minimum horizontal distance, in image widths, of centres that are compared."""
+NOTHING = "nothing"
 CLEAR_AREA = 1.4
 """Minimum ratio of the areas of the largest object and of the next one."""
 
@@ -123,6 +124,25 @@ def scene_questions(rng: random.Random, snapshot: Snapshot, count: int) -> list[
         if question := scene_question(rng, snapshot, held=False):
             found.setdefault(question.text, question)
     return list(found.values())
+
+
+def neighbour(snapshot: Snapshot, thing: TrueObject, side: str) -> str | None:
+    """The label of the object of another label whose centre is the next one left or right of the centre of
+    this one, NOTHING where there is none; None where centres are too near each other to tell.
+    """
+    sign = 1 if side == "right" else -1
+    offsets = sorted(
+        (sign * (_centre(other) - _centre(thing)), other.label)
+        for other in snapshot.objects
+        if other.label != thing.label
+    )
+    if any(abs(offset) < CLEAR_OFFSET for offset, _ in offsets):
+        return None
+    beyond = [(offset, label) for offset, label in offsets if offset > 0]
+    nearest = {label for offset, label in beyond if offset < beyond[0][0] + CLEAR_OFFSET}
+    if len(nearest) > 1:
+        return None
+    return nearest.pop() if nearest else NOTHING
 
 
 def plural(label: str) -> str:
@@ -239,24 +259,12 @@ def _next(rng: random.Random, snapshot: Snapshot) -> _Asked | None:
     if not single:
         return None
     a, side = rng.choice(sorted(single)), rng.choice(("left", "right"))
-    sign = 1 if side == "right" else -1
-    offsets = sorted(
-        (sign * (_centre(thing) - _centre(single[a])), thing.label)
-        for thing in snapshot.objects
-        if thing.label != a
-    )
-    if any(abs(offset) < CLEAR_OFFSET for offset, _ in offsets):
+    true = neighbour(snapshot, single[a], side)
+    if true is None or (true == NOTHING and rng.random() < 0.5):  # or nothing would be too frequent an answer
         return None
-    beyond = [(offset, label) for offset, label in offsets if offset > 0]
-    if not beyond and rng.random() < 0.5:  # or nothing would be too frequent an answer
-        return None
-    nearest = [label for offset, label in beyond if offset < beyond[0][0] + CLEAR_OFFSET]
-    if len(set(nearest)) > 1:
-        return None
-    true = nearest[0] if nearest else "nothing"
     others = rng.sample([label for label in LABELS if label != a], rng.randint(1, 4))
-    options = _shuffled(rng, (true, "nothing", *others))
-    sentence = f"A {true}." if nearest else "Nothing."
+    options = _shuffled(rng, (true, NOTHING, *others))
+    sentence = "Nothing." if true == NOTHING else f"A {true}."
     return _Asked({"a": a, "side": side}, options, true, sentence)
 
 

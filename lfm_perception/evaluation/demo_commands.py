@@ -64,10 +64,12 @@ def run_commands(vlm: CommandVlm, count: int, seed: int = 0) -> Iterator[Command
             if kind == NOT_ALLOWED:
                 tool = rng.choice(tools)
                 allowed = tuple(name for name in tools if name != tool)
-            said = demo.command(rng, allowed, True, tool)
+            said = demo.command(rng, True, tool)
             command = Command(said.text, allowed, labels)
             answered = _carried_out(command, vlm.command(command).text)
-            meant = said.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
+            meant = REFUSAL
+            if tool in allowed:
+                meant = said.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
             yield CommandTrial(kind, said.text, meant, answered)
 
 

@@ -65,13 +65,8 @@ def measure_questions(
 def measure_commands(model: VisionLanguageModel, tokenizer: Tokenizer, each: int, seed: int = 0) -> Figures:
     """By tool: share of right functions and of answers that are right to the last token."""
     rng = random.Random(f"commands {seed}")
-    listed = list(TOOLS)
-    said = [command(rng, listed, True, tool) for tool in [*TOOLS, ""] for _ in range(each)]
-    results = _by_tool(said, _told(model, tokenizer, listed, said))
-    few = rng.sample(listed, 6)
-    unlisted = [command(rng, few, True, tool) for tool in TOOLS if tool not in few for _ in range(each)]
-    refused = [hits[0] for hits in _told(model, tokenizer, few, unlisted)]
-    return results | {"not listed": {"function": round(mean(refused), 4), "commands": len(refused)}}
+    said = [command(rng, True, tool) for tool in [*TOOLS, ""] for _ in range(each)]
+    return _by_tool(said, _told(model, tokenizer, said))
 
 
 def _probabilities(
@@ -91,11 +86,9 @@ def _probabilities(
     return results
 
 
-def _told(
-    model: VisionLanguageModel, tokenizer: Tokenizer, listed: list[str], said: list[Command]
-) -> list[list[bool]]:
+def _told(model: VisionLanguageModel, tokenizer: Tokenizer, said: list[Command]) -> list[list[bool]]:
     """Of each command, whether its function and its whole answer are the likeliest ones."""
-    start = model.language.embedding(start_of_commands(tokenizer, listed))
+    start = model.language.embedding(start_of_commands(tokenizer))
     pairs = [(0, each.text, each.answer) for each in said]
     results = []
     answers = _answers(model, start, turns(tokenizer, TEXT_TURN, pairs))

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model import tokenizer as vocabulary
-from lfm_perception.commands import tool_list
+from lfm_perception.commands import TOOLS, tool_list
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE
-from lfm_perception.demo.commands import command, some_tools
+from lfm_perception.demo.commands import command
 from lfm_perception.demo.questions import Lesson, lesson
-from lfm_perception.demo.scene_questions import MIN_HELMET_HEIGHT_PX, scene_questions
+from lfm_perception.demo.scene_questions import MIN_HELMET_HEIGHT_PX, NOTHING, neighbour, scene_questions
 from lfm_perception.demo.world import Snapshot, TrueObject, crop, still
 from lfm_perception.geometry import Box
 
@@ -78,8 +78,9 @@ class Batch:
     and positions that predict the answer's tokens; `numbers` (N, 2) the coordinates there and the
     extents of their boxes (-1: none) and `tables` (N) which spelling they use. `centres` (M, 3) are row,
     image token and rank of the objects, `openings` (K, 2) row and position where an object begins in
-    the answer. `centre_attribute` (M) is the colour or helmet, -1 where there is none. `questions` go on
-    from the images, `commands` from `tools` (1, S).
+    the answer. `centre_attribute` (M) is the colour or helmet, -1 where there is none; `centre_neighbour`
+    (M, 2) the class of the next object to the left and to the right, counted from 1, 0 for nothing, -1 where
+    it is not clear. `questions` go on from the images, `commands` from `tools` (1, S).
     """
 
     images: Tensor
@@ -94,6 +95,7 @@ class Batch:
     centre_class: Tensor
     centre_box: Tensor
     centre_attribute: Tensor
+    centre_neighbour: Tensor
     openings: Tensor
     opening_class: Tensor
     opening_box: Tensor
@@ -134,14 +136,13 @@ def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank:
         for row, snapshot in enumerate(snapshots)
         for question in scene_questions(rng, snapshot, run.questions)
     ]
-    listed = some_tools(rng)
-    said = [command(rng, listed, held=False) for _ in range(run.commands // run.processes * (step % 2))]
+    said = [command(rng, held=False) for _ in range(run.commands // run.processes * (step % 2))]
     return collate(
         tokenizer,
         snapshots,
         [each for _, each in first],
         turns(tokenizer, IMAGE_TURN, typed),
-        start_of_commands(tokenizer, listed),
+        start_of_commands(tokenizer),
         turns(tokenizer, TEXT_TURN, [(0, each.text, each.answer) for each in said]),
     )
 
@@ -215,9 +216,9 @@ def turns(tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[int, str, s
     return Turns(ids, targets, lengths, start, order)
 
 
-def start_of_commands(tokenizer: Tokenizer, listed: Sequence[str]) -> Tensor:
-    """Token ids (1, S) of the system turn that lists these tools."""
-    system = f"<|im_start|>system\n{tool_list(listed)}<|im_end|>\n"
+def start_of_commands(tokenizer: Tokenizer) -> Tensor:
+    """Token ids (1, S) of the system turn that lists the tools."""
+    system = f"<|im_start|>system\n{tool_list(TOOLS)}<|im_end|>\n"
     return torch.tensor([[vocabulary.BOS, *_ids(tokenizer, system)]])
 
 
@@ -245,7 +246,7 @@ def collate(
     sequences: list[list[int]] = []
     answer, numbers, tables = [], [], []
     openings, opening_class, opening_box = [], [], []
-    centres, centre_class, centre_box, centre_attribute = [], [], [], []
+    centres, centre_class, centre_box, centre_attribute, centre_neighbour = [], [], [], [], []
     patch_class, patch_box = [], []
     for row, (snapshot, asked) in enumerate(zip(snapshots, lessons, strict=False)):
         ids = _request_ids(tokenizer, asked, rows * columns)
@@ -270,6 +271,7 @@ def collate(
             centre_class.append(LABELS.index(thing.label))
             centre_box.append(thing.box.xyxy)
             centre_attribute.append(_attribute(thing, height))
+            centre_neighbour.append([_neighbour(snapshot, thing, side) for side in ("left", "right")])
         kinds, boxes = _patches(snapshot)
         patch_class.append(kinds)
         patch_box.append(boxes)
@@ -289,6 +291,7 @@ def collate(
         centre_class=torch.tensor(centre_class, dtype=torch.long),
         centre_box=box(centre_box),
         centre_attribute=torch.tensor(centre_attribute, dtype=torch.long),
+        centre_neighbour=torch.tensor(centre_neighbour, dtype=torch.long).reshape(-1, 2),
         openings=torch.tensor(openings, dtype=torch.long).reshape(-1, 2),
         opening_class=torch.tensor(opening_class, dtype=torch.long),
         opening_box=box(opening_box),
@@ -303,6 +306,11 @@ def _attribute(thing: TrueObject, height: int) -> int:
     if thing.helmet is not None and (thing.box.y2 - thing.box.y1) * height >= MIN_HELMET_HEIGHT_PX:
         return ATTRIBUTES.index("helmet" if thing.helmet else "no helmet")
     return ATTRIBUTES.index(thing.colour) if thing.colour else -1
+
+
+def _neighbour(snapshot: Snapshot, thing: TrueObject, side: str) -> int:
+    label = neighbour(snapshot, thing, side)
+    return -1 if label is None else 0 if label == NOTHING else 1 + LABELS.index(label)
 
 
 def _request_ids(tokenizer: Tokenizer, asked: Lesson, image_tokens: int) -> list[int]:

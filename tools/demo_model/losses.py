@@ -43,6 +43,7 @@ class Trainee(nn.Module):
         self.centre_rank = nn.Linear(shape.hidden, RANKS)
         self.centre_object = nn.Linear(shape.hidden, 1)
         self.centre_attribute = nn.Linear(shape.hidden, len(ATTRIBUTES))
+        self.centre_neighbour = nn.Linear(shape.hidden, 2 * (1 + len(LABELS)))
         self.opening_head = nn.Linear(shape.hidden, len(LABELS) + 4)
         ids = [[tokenizer.token_to_id(form.format(n)) for n in range(BINS)] for form in ("{:03d}", "{}")]
         self.register_buffer("tables", torch.tensor(ids), persistent=False)
@@ -161,6 +162,11 @@ def _vision_losses(
         if (attribute >= 0).any():
             guess = trainee.centre_attribute(at).float()
             terms["centre_attribute"] = 0.5 * fn.cross_entropy(guess, attribute, ignore_index=-1)
+        if (batch.centre_neighbour >= 0).any():
+            sides = trainee.centre_neighbour(at).float().unflatten(-1, (2, -1))
+            terms["centre_neighbour"] = 0.5 * fn.cross_entropy(
+                sides.flatten(0, 1), batch.centre_neighbour.flatten(), ignore_index=-1
+            )
         terms["centre_rank"] = fn.cross_entropy(trainee.centre_rank(at).float(), rank)
         soft = distance = torch.zeros(())
         x1, y1, x2, y2 = batch.centre_box.T
