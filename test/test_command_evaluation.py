@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from lfm_perception.cli.application import app
 from lfm_perception.commands import REFUSAL, TOOLS, Command
 from lfm_perception.evaluation.demo_commands import (
+    ALL_CALLS,
+    ALL_REFUSALS,
     NO_TOOL,
     NOT_ALLOWED,
     CommandTrial,
@@ -19,6 +21,8 @@ from lfm_perception.evaluation.demo_commands import (
     run_commands,
 )
 from lfm_perception.scene import Answer
+
+KINDS = {*TOOLS, NO_TOOL, NOT_ALLOWED, ALL_CALLS, ALL_REFUSALS}
 
 
 class Refuser:
@@ -32,9 +36,13 @@ class Refuser:
 def test_a_model_that_refuses_everything_is_right_about_what_no_tool_does() -> None:
     model: Any = Refuser()
     reports = {report.kind: report for report in evaluate_commands(run_commands(model, 5))}
-    assert set(reports) == {*TOOLS, NO_TOOL, NOT_ALLOWED}
-    assert {kind for kind, report in reports.items() if report.correct == 1.0} == {NO_TOOL, NOT_ALLOWED}
-    assert {report.commands for report in reports.values()} == {5}
+    assert set(reports) == KINDS
+    right = {kind for kind, report in reports.items() if report.correct == 1.0}
+    assert right == {NO_TOOL, NOT_ALLOWED, ALL_REFUSALS}
+    assert {kind: each.commands for kind, each in reports.items() if each.commands != 5} == {
+        ALL_CALLS: 5 * len(TOOLS),
+        ALL_REFUSALS: 10,
+    }
 
 
 def test_a_call_of_a_tool_that_is_not_allowed_is_a_refusal() -> None:
@@ -55,8 +63,11 @@ def test_a_wrong_argument_is_a_right_tool_and_no_right_call() -> None:
         CommandTrial("set_token_budget", "64 of 128", call, call),
         CommandTrial("set_token_budget", "64 of 128", call, "[set_token_budget(tokens=128)]"),
     ]
-    (report,) = evaluate_commands(trials)
-    assert (report.right_tool, report.correct) == (1.0, 0.5)
+    reports = evaluate_commands(trials)
+    assert [(each.kind, each.right_tool, each.correct) for each in reports] == [
+        ("set_token_budget", 1.0, 0.5),
+        (ALL_CALLS, 1.0, 0.5),
+    ]
 
 
 def test_the_command_measures_every_kind_and_writes_the_figures(tmp_path: Path) -> None:
@@ -64,11 +75,7 @@ def test_the_command_measures_every_kind_and_writes_the_figures(tmp_path: Path) 
     result = CliRunner().invoke(app, ["eval", "commands", *options])
     assert result.exit_code == 0, result.output
     assert "set_labels" in result.output
-    assert set(json.loads((tmp_path / "commands.json").read_text())["kinds"]) == {
-        *TOOLS,
-        NO_TOOL,
-        NOT_ALLOWED,
-    }
+    assert set(json.loads((tmp_path / "commands.json").read_text())["kinds"]) == KINDS
     page = (tmp_path / "commands.html").read_text()
     for title in ("Accuracy by kind of command", "Wrong calls: ", "Setup"):
         assert title in page

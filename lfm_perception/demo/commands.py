@@ -21,7 +21,7 @@ _CONTENT = read_wordings("commands.yaml")
 WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
 """Wordings by tool and set."""
 
-INVENTED = 0.33
+INVENTED = 0.5
 """Share of the names of things, in the training, that are no words."""
 
 _NAMING = ("set_labels", "add_alert", "remove_alert")
@@ -72,11 +72,11 @@ def _call(tool: str, arguments: dict[str, object]) -> str:
 
 
 def _nouns(rng: random.Random, held: bool) -> list[str]:
-    """Names of things. In the training a third of them are invented, so that it learns to copy any word."""
+    """Names of things. In the training half of them are invented, so that it learns to copy any word."""
     if held:
         return list(_CONTENT["nouns"]["held_out"])
     nouns: list[str] = _CONTENT["nouns"]["trained"]
-    return [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 12)]
+    return [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
 
 
 def _invented(rng: random.Random) -> str:

@@ -22,6 +22,9 @@ from lfm_perception.vlm import CommandVlm
 NO_TOOL, NOT_ALLOWED = "(no tool does it)", "(tool not allowed)"
 """Kinds of commands that are to be refused: by the model, or because the tool is not allowed."""
 
+ALL_CALLS, ALL_REFUSALS = "(all calls)", "(all refusals)"
+"""Kinds of reports on all commands that mean a call, and on all that are to be refused."""
+
 COLUMNS = ("given", "right tool", "right call")
 
 MAX_MISTAKES = 30
@@ -83,10 +86,12 @@ def _carried_out(command: Command, answered: str) -> str:
 
 
 def evaluate_commands(trials: Iterable[CommandTrial]) -> list[CommandReport]:
-    """Compare the calls, by kind of command."""
+    """Compare the calls, by kind of command and in all."""
     groups: defaultdict[str, list[CommandTrial]] = defaultdict(list)
+    in_all: defaultdict[str, list[CommandTrial]] = defaultdict(list)
     for trial in trials:
         groups[trial.kind].append(trial)
+        in_all[ALL_REFUSALS if trial.meant == REFUSAL else ALL_CALLS].append(trial)
     return [
         CommandReport(
             kind,
@@ -94,7 +99,7 @@ def evaluate_commands(trials: Iterable[CommandTrial]) -> list[CommandReport]:
             sum(_tool(trial.answered) == _tool(trial.meant) for trial in group) / len(group),
             sum(trial.answered == trial.meant for trial in group) / len(group),
         )
-        for kind, group in groups.items()
+        for kind, group in (*groups.items(), *in_all.items())
     ]
 
 

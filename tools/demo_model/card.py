@@ -107,15 +107,12 @@ def _answers(results: Mapping[str, Any]) -> Iterator[str]:
             ],
         )
     if commands := results.get("commands"):
-        yield "\n### Commands, Q4_0\n"
-        yield "Held-out wordings, its weights in PyTorch (`demo_model.answer_trials`): right functions,"
-        yield "and answers right in every token, where nothing holds names and numbers to the command's.\n"
-        measures = ("function", "answer")
+        yield "\n### Commands, Q4_0\n\nHeld-out wordings, from `lfm-perception eval commands`.\n"
         yield table(
-            ("command", "asked", *measures),
+            ("command for", "given", "right tool", "right call"),
             [
-                (tool, str(each["commands"]), *(_share(each.get(name)) for name in measures))
-                for tool, each in commands.items()
+                (each["kind"], str(each["commands"]), _share(each["right_tool"]), _share(each["correct"]))
+                for each in commands
             ],
         )
 

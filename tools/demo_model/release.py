@@ -23,13 +23,13 @@ import torch
 
 from demo_model import card
 from demo_model import tokenizer as vocabulary
-from demo_model.answer_trials import measure_commands
-from demo_model.export import load_checkpoint, load_files, write_all
+from demo_model.export import load_checkpoint, write_all
 from demo_model.parity import SIZES, compare
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.demo import TRIALS, as_json, evaluate_trial, run_trial
+from lfm_perception.evaluation.demo_commands import evaluate_commands, run_commands
 from lfm_perception.evaluation.demo_questions import evaluate_questions, run_questions
 from lfm_perception.provenance import sha256
 from lfm_perception.settings import QuestionSettings, Settings
@@ -63,11 +63,9 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
                 "sizes": len(SIZES),
                 "trials": measure(files[kind], files["mmproj"], scenes),
             }
-        with torch.no_grad():
-            shipped = load_files(model.shape, files["Q4_0"], files["mmproj"])
-            commands = measure_commands(shipped, tokenizer, scenes // 5)
         with LlamaVlm(_settings(files["Q4_0"], files["mmproj"])) as vlm:
             questions = evaluate_questions(run_questions(vlm, QuestionSettings(), 3 * scenes))
+            commands = evaluate_commands(run_commands(vlm, scenes // 4))
         target.mkdir(parents=True, exist_ok=True)
         sums = {kind: sha256(path) for kind, path in files.items()}
         results = {
@@ -80,7 +78,7 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
             "history": history(saved),
             "quantizations": quantizations,
             "questions": [asdict(report) for report in questions],
-            "commands": commands,
+            "commands": [asdict(report) for report in commands],
         }
         for kind in SHIPPED:
             shutil.copyfile(files[kind], target / files[kind].name)
