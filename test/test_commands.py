@@ -81,6 +81,12 @@ def test_names_are_words_in_a_row_or_enumerated() -> None:
     assert '"人"' in slots.values("labels", said("人と箱を検出して"))
 
 
+def test_no_name_begins_or_ends_with_a_word_that_connects_it() -> None:
+    names = slots.values("labels", said("Find a black and white cat and no other objects"))
+    assert {'"black and white cat"', '"objects"'} <= set(names)
+    assert not {'"a"', '"a black"', '"cat and"', '"cat and no"', '"no other"', '"and"'} & set(names)
+
+
 def test_a_long_command_has_a_bounded_number_of_calls() -> None:
     command = said("".join(chr(0x4E00 + number) for number in range(300)))
     assert len(slots.values("labels", command)) == slots.MAX_VALUES

@@ -23,6 +23,9 @@ MAX_PHRASE_WORDS = 5
 MAX_VALUES = 600
 """Most values of an argument: with more, tokenizing all calls of a long command would take seconds."""
 
+CONNECTING_WORDS = frozenset("a an the and or to of for no any all every each other others called named".split())
+"""English words with which no label or name begins or ends: they connect it with the rest of the command."""
+
 _NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
 _LITERAL = re.compile(r"0|[1-9][0-9]*")
 
@@ -62,10 +65,15 @@ def _numbers(command: Command, *, shares: bool) -> list[str]:
 
 
 def _phrases(command: Command) -> list[str]:
-    """The operator's words, and several in a row, as they stand; a sentence's first also in lower case."""
+    """The operator's words, and several in a row, as they stand; a sentence's first also in lower case.
+
+    None begins or ends with a connecting word.
+    """
     words = list(_WORD.finditer(command.words))
     phrases = []
     for first, begin in enumerate(words):
+        if begin.group().lower() in CONNECTING_WORDS:
+            continue
         before = command.words[: begin.start()].strip()
         begins_sentence = not before or _SENTENCE_END.search(before)
         end = begin.start()
@@ -73,6 +81,8 @@ def _phrases(command: Command) -> list[str]:
             if word is not begin and not _GAP.fullmatch(command.words, end, word.start()):
                 break  # punctuation stands between them
             end = word.end()
+            if word.group().lower() in CONNECTING_WORDS:
+                continue
             phrase = command.words[begin.start() : end]
             phrases.append(phrase)
             if begins_sentence:

@@ -23,6 +23,8 @@ WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
 
 INVENTED = 0.5
 """Share of the names of things, in the training, that are no words."""
+COMPOUND = 0.25
+"""Share of them that are several words."""
 
 _NAMING = ("set_labels", "add_alert", "remove_alert")
 """Tools whose arguments are copied words: the hardest ones, given three times as often in the training."""
@@ -48,7 +50,7 @@ def command(rng: random.Random, held: bool, tool: str | None = None) -> Command:
         held: whether wording and names are ones that are not trained.
     """
     if tool is None:
-        tool = rng.choice([*TOOLS, *_NAMING, *_NAMING, "", "", ""])
+        tool = rng.choice([*TOOLS, *_NAMING, *_NAMING, *[""] * 5])
     wordings = SETS[held]
     if tool:
         slots, arguments = _slots(rng, tool, _nouns(rng, held))
@@ -76,7 +78,8 @@ def _nouns(rng: random.Random, held: bool) -> list[str]:
     if held:
         return list(_CONTENT["nouns"]["held_out"])
     nouns: list[str] = _CONTENT["nouns"]["trained"]
-    return [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
+    names = [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
+    return [f"{rng.choice(nouns)} {name}" if rng.random() < COMPOUND else name for name in names]
 
 
 def _invented(rng: random.Random) -> str:
