@@ -23,7 +23,8 @@ MAX_PHRASE_WORDS = 5
 MAX_VALUES = 600
 """Most values of an argument: with more, tokenizing all calls of a long command would take seconds."""
 
-CONNECTING_WORDS = frozenset("a an the and or to of for no any all every each other others called named".split())
+_ARTICLES = ("a", "an", "the", "no", "any", "all", "every", "each", "other", "others")
+CONNECTING_WORDS = frozenset((*_ARTICLES, "and", "or", "to", "of", "for", "called", "named"))
 """English words with which no label or name begins or ends: they connect it with the rest of the command."""
 
 _NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
