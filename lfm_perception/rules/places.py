@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tracks are: their signed distances to zones, and their crossings of lines. Numpy only.
+"""Signed distances of tracks to zones (point-in-polygon test), and their crossings of lines. Numpy only.
 
 All zones, or lines, and all tracks are one series of array operations. shapely 2.1, prepared and vectorized,
 gives the same distances to 1e-16 and takes 3.5 times as long for 50 tracks and 20 zones of 6 corners, because
@@ -67,7 +67,7 @@ class Zones:
             ex, ey, used = bx - ax, by - ay, len(zone.points)
             length = np.hypot(ex, ey)
             slope = np.divide(ex, ey, out=np.zeros(used), where=ey != 0.0)
-            # nothing is beyond the image: an edge that lies on the image's edge is none to be near to
+            # no object is beyond the image: the distance to an edge on the image's edge does not count
             on_edge = ((ex == 0.0) & np.isin(ax, (0.0, 1.0))) | ((ey == 0.0) & np.isin(ay, (0.0, 1.0)))
             far = np.where(on_edge, np.inf, 0.0)
             self._edges[:, :used, row] = ax, ay, by, slope, ex / length, ey / length, length, far
@@ -78,11 +78,15 @@ class Zones:
         self._max_margin = np.array([area(z.points) / _perimeter(z.points) for z in zones])
 
     def distances(self, anchors: Anchors) -> tuple[NDArray[np.intp], Floats, Floats]:
-        """Which tracks are near which zones, their signed distances, positive inside, and the uncertainty.
+        """The signed distances of tracks to the zones that they are near, and their uncertainty.
 
-        Near is what is not beyond a zone's bounding box by its uncertainty. Pairs are those of the places in
-        a flat table of shape (Z, N). The uncertainty is at most a part of the zone's width, so that small
-        zones can be entered.
+        The point-in-polygon test is by ray casting. A track is near a zone if its anchor, with its standard
+        deviation, reaches into the zone's bounding box.
+
+        Returns:
+            Indices of the pairs in a flat table of zones and tracks, shape (Z, N); the distances of the pairs
+            (positive inside); and their uncertainty, limited to a part of the zone's width, so that
+            small zones can be entered.
         """
         at, std = anchors.xy[:, self._anchor], anchors.std[self._anchor]
         around = (at + std >= self._low) & (at - std <= self._high)

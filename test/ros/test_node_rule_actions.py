@@ -113,7 +113,7 @@ def test_rules_set_parameters_of_other_nodes_and_of_their_own(acting: Robot) -> 
     acting.wait(lambda: acting.get("caption.period") == 3.5, "the node's own parameter")
     assert acting.get("rules.file") != "", "a rule changed the rules"
     assert acting.get("image.max_tokens") == 64, "a wrong value was accepted"
-    assert acting.diagnosis("rules").level == DiagnosticStatus.OK
+    acting.wait(lambda: acting.diagnosis("rules").level == DiagnosticStatus.OK, "a status without a warning")
 
 
 def test_the_seconds_around_an_event_are_recorded_with_the_event(acting: Robot, folder: Path) -> None:
