@@ -52,7 +52,7 @@ def run_application(arguments: Sequence[str] | None) -> None:
     except PerceptionError as error:
         print(f"lfm-perception: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except OSError as error:  # a path that is too long or not to be entered, wherever it is looked at first
+    except OSError as error:  # a path that is too long or may not be entered, whichever code opens it
         if error.filename is None:
             raise
         said = PerceptionError(f"{error.filename}: {os_reason(error)}")
