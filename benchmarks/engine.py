@@ -313,6 +313,13 @@ def main() -> None:
                         vlm._thread.submit(bench.round, rows, size, count, number).result()
                         progress.advance(task)
                     results.append(_result(rows, size, count, threads))
+                    _show(results[-1:])
+                    _write(arguments, results)
+    print(f"written to {arguments.out}/engine.json")
+
+
+def _write(arguments: argparse.Namespace, results: Sequence[dict[str, Any]]) -> None:
+    """Write the results so far, which an interruption then leaves."""
     report = {
         "machine": machine(),
         "versions": {name: version(name) for name in ("llama-cpp-python", "numpy")},
@@ -324,8 +331,6 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "engine.json").write_text(json.dumps(report, indent=2) + "\n")
-    _show(results)
-    print(f"memory at most {report['memory_mb']} MB; written to {arguments.out}/engine.json")
 
 
 def _result(rows: dict[str, Row], size: Sequence[int], count: int, threads: int) -> dict[str, Any]:
