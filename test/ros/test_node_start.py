@@ -54,15 +54,18 @@ def test_until_it_is_active_a_node_imports_only_what_it_needs(
 def test_a_node_that_is_interrupted_while_it_imports_ends_without_a_traceback(
     module: str, imported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Right after the last import a node may already run when the signal comes: then it ends with 0."""
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "log"
     with NodeProcess(module, log, {"node.autostart": True}) as process:
         wait_for(lambda: re.search(rf"\| +{imported}\n", log.read_text()), 60.0, imported, [process])
         os.kill(process.pid, signal.SIGINT)
-        with pytest.raises(PerceptionError, match="ended with code 130"):
+        with pytest.raises(PerceptionError, match=r"ended with code (130|0)\b") as ended:
             wait_for(lambda: False, 60.0, "its end", [process])
     said = [line for line in log.read_text().splitlines() if not line.startswith("import time:")]
-    assert said == []
+    if "code 130" in str(ended.value):
+        assert said == []
+    assert not any("Traceback" in line for line in said)
 
 
 def test_a_node_says_once_that_a_remapping_has_no_effect() -> None:
