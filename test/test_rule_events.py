@@ -144,6 +144,28 @@ def test_one_near_another_is_an_event_of_both() -> None:
     assert not events(RuleEngine(file), 1.0, [track(1, 0.5), track(3, 0.5)])  # two persons
 
 
+def test_an_event_tells_what_is_true_of_its_object_and_nothing_of_the_other_conditions() -> None:
+    when = "{any: [{crosses: door}, {crosses: {line: door, to: left}}, {inside: pit}, "
+    when += "{attributes: {hat: red}}, {near: {label: box, within: 0.1}}]}"
+    engine = RuleEngine(rules(f"  it: {{when: {when}}}\n  away: {{when: {{not: {{inside: dock}}}}}}\n"))
+    box = track(2, 0.9, label="box")
+    (event,) = events(engine, 1.0, [track(1, 0.4), box])
+    assert (event.rule, event.values) == ("away", {})
+    _, event = events(engine, 1.1, [track(1, 0.7), box])
+    assert event.values == {"crosses": "door", "to": "right"}
+    assert [each.track_id for each in event.tracks] == [1]
+
+
+def test_what_is_gone_is_near_nothing() -> None:
+    engine = RuleEngine(rules("  close: {when: {label: person, near: {label: box, within: 0.2}}}\n"))
+    box, gone = (track(number, x, label="box") for number, x in ((3, 0.65), (2, 0.5)))
+    assert not events(engine, 1.0, [track(1, 0.2), gone, box])
+    assert not events(engine, 1.1, [track(1, 0.2), box])
+    (event,) = events(engine, 1.2, [track(1, 0.52), box])
+    assert [each.track_id for each in event.tracks] == [1, 3]
+    assert event.values["distance"] == pytest.approx(0.13)
+
+
 def test_objects_appear_once_and_disappear_once_they_are_gone_for_good() -> None:
     text = "  new: {when: {label: person, appears: 0.2}}\n  gone: {when: {inside: dock, disappears: 0.5}}\n"
     there = [[track(1, 0.7)]]

@@ -286,14 +286,17 @@ class Conditions:
             value = float(self._seen.quantities[QUANTITIES.index(name)][column])
             if not math.isnan(value):  # an unknown distance or speed
                 values[VALUE_NAMES.get(name, name)] = value
+        crossed = [each for each in self._crossings_of(objects) if self._crossed[each, column]]
+        if not self._true[self._rows[objects], column] or (objects.crosses and not crossed):
+            return  # another part of an `any` is true, or it stands in a `not`
         if objects.inside:
             values["inside"] = ", ".join(objects.inside)
         values.update(objects.attributes)
-        if objects.crosses:
-            right = self._crossed[2 * self._lines[objects.crosses] + 1, column]
-            values |= {"crosses": objects.crosses, "to": SIDES[int(right)]}
+        if crossed:
+            values |= {"crosses": objects.crosses, "to": SIDES[crossed[0] % 2]}
         if objects.near:
-            others = np.flatnonzero(self._true[self._rows[objects.near.objects]])
+            among = self._true[self._rows[objects.near.objects]] & self._seen.columns.present
+            others = np.flatnonzero(among)
             others = others[others != column]
             if others.size:
                 distances = self._distances(self._seen, others)[:, column]
