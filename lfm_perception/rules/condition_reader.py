@@ -153,13 +153,15 @@ class ConditionReader:
                 "the distance from the camera is known only to a node with depth images: set node.depth, or "
                 "use size, or near for distances in the image",
             )
-        labels = as_names(given.get("label", ()), (*path, "label"))
+        labels = as_names(given["label"], (*path, "label")) if "label" in given else ()
         for label in labels:
             as_name(label, (*path, "label"), self._known.labels, "label")
         inside, outside = (self._zone_names(given, key, path) for key in ("inside", "outside"))
         if shared := set(inside) & set(outside):
             raise WrongError((*path, "outside"), f"inside and outside of {shown(min(shared))} at once")
-        crosses, to = self._crossing(given.get("crosses"), (*path, "crosses"))
+        crosses, to = "", "both"
+        if "crosses" in given:
+            crosses, to = self._crossing(given["crosses"], (*path, "crosses"))
         moments = {
             key: float(as_number(0.0 if given[key] is True else given[key], (*path, key), 0.0, 60.0))
             for key in ("appears", "disappears")
@@ -170,7 +172,7 @@ class ConditionReader:
         return Objects(
             labels=labels,
             ranges=tuple((key, self._range(given[key], (*path, key))) for key in QUANTITIES if key in given),
-            attributes=self._attributes(given.get("attributes") or {}, (*path, "attributes")),
+            attributes=self._attributes(given.get("attributes", {}), (*path, "attributes")),
             inside=inside,
             outside=outside,
             near=self._near(given["near"], (*path, "near")) if "near" in given else None,
@@ -180,7 +182,8 @@ class ConditionReader:
         )
 
     def _zone_names(self, given: Mapping[str, Any], key: str, path: Steps) -> tuple[str, ...]:
-        return tuple(self._place(name, (*path, key), "zone") for name in as_names(given.get(key, ()), path))
+        names = as_names(given[key], (*path, key)) if key in given else ()
+        return tuple(self._place(name, (*path, key), "zone") for name in names)
 
     def _place(self, name: object, path: Steps, kind: str) -> str:
         """The name of a zone or a line that exists and can be used."""
@@ -190,8 +193,6 @@ class ConditionReader:
         return found
 
     def _crossing(self, entry: object, path: Steps) -> tuple[str, str]:
-        if entry is None:
-            return "", "both"
         given = as_mapping(entry, path, ("line", "to"), "a crossing") if isinstance(entry, Mapping) else {}
         name = self._place(given.get("line") if given else entry, path, "line")
         return name, as_choice(given.get("to", "both"), (*path, "to"), (*SIDES, "both"))
@@ -225,25 +226,27 @@ class ConditionReader:
         low, high = ends.get("above", -math.inf), ends.get("below", math.inf)
         if low == -math.inf and high == math.inf:
             raise WrongError(path, f"the range of {quantity} needs `above` or `below`")
-        if high <= max(low, 0.0) or low >= MAXIMA.get(str(quantity), math.inf):
+        maximum = MAXIMA.get(str(quantity), math.inf)
+        if high <= max(low, 0.0) or low >= maximum:
             raise WrongError(path, f"no {quantity} is in this range: {shown(dict(given))}")
-        return _range(low, high, ends.get("hysteresis", 0.0), path)
+        return _range(low, high, ends.get("hysteresis", 0.0), path, maximum)
 
     def _attributes(self, entry: object, path: Steps) -> tuple[tuple[str, str], ...]:
         given = as_mapping(entry, path, None, "attributes by name")
         known, pairs = self._known.attributes, list[tuple[str, str]]()
         for name, value in given.items():
-            text = {True: "yes", False: "no"}.get(
-                value, str(value)
-            )  # YAML reads yes and no as true and false
             as_name(name, path, known, "attribute")
-            as_name(text, (*path, name), None if known is None else known[name], "value")
-            pairs.append((name, text))
+            if isinstance(value, bool):  # YAML reads yes and no as true and false
+                value = "yes" if value else "no"
+            elif isinstance(value, (int, float)):
+                value = str(value)
+            values = None if known is None else known[name]
+            pairs.append((name, as_name(value, (*path, name), values, "value")))
         return tuple(pairs)
 
 
-def _range(low: float, high: float, hysteresis: float, path: Steps) -> Range:
-    """A range of values of at least 0. Raises WrongError where none is low enough to end an event."""
-    if hysteresis > low and high == math.inf:
-        raise WrongError((*path, "hysteresis"), "over the lower limit, so that no event ends: use less")
+def _range(low: float, high: float, hysteresis: float, path: Steps, maximum: float = math.inf) -> Range:
+    """A range of values from 0 to a maximum. Raises WrongError where none of them ends an event."""
+    if hysteresis > low and (high == math.inf or (hysteresis and high + hysteresis > maximum)):
+        raise WrongError((*path, "hysteresis"), "so large that no event ends: use less")
     return Range(low, high, hysteresis)

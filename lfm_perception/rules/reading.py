@@ -53,9 +53,13 @@ def as_choice(value: object, path: Steps, choices: Sequence[str]) -> str:
 
 
 def as_names(value: object, path: Steps) -> tuple[str, ...]:
-    """A text or a list of texts."""
+    """A text or a list of texts, at least one."""
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, Sequence) or not all(isinstance(each, str) and each for each in names):
+    if (
+        not isinstance(names, Sequence)
+        or not names
+        or not all(isinstance(each, str) and each for each in names)
+    ):
         raise WrongError(path, f"expected a name or a list of names, got {shown(value)}")
     if len(names) > MAX_NAMES:
         raise WrongError(path, f"more than {MAX_NAMES} names")

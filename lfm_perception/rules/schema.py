@@ -27,7 +27,7 @@ from the camera."""
 UNCERTAIN = ("speed", "distance")
 """The quantities that may be unknown."""
 
-MAXIMA = {"score": 1.0, "distance": 65.535}
+MAXIMA = {"score": 1.0, "size": 1.0, "distance": 65.535}
 """Values that a quantity does not exceed; of distances, what depth images of 16 bits hold in millimetres."""
 
 SIDES = ("left", "right")
