@@ -224,16 +224,16 @@ def robot(parameters: Mapping[str, object] | None = None) -> Iterator[Robot]:
         rclpy.try_shutdown(context=context)
 
 
-class Film:
-    """Frames of the demo world with stamps that go on from film to film, as a camera's do."""
+class Camera:
+    """A camera in the demo world, whose stamps go on from those of the camera before."""
 
     _begun_ns = time.time_ns() - 3600 * 10**9
 
     def __init__(self, seed: int = 3, width: int = 640, height: int = 480) -> None:
         self._world = World(seed, width, height)
         self._index = 0
-        Film._begun_ns += 60 * 10**9
-        self._epoch_ns = Film._begun_ns
+        Camera._begun_ns += 60 * 10**9
+        self._epoch_ns = Camera._begun_ns
 
     def next(self, skip: int = 0) -> Frame:
         self._index += skip

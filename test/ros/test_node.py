@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from robot import Film, Robot, image_message, labels  # isort: split - chooses how messages travel
+from robot import Camera, Robot, image_message, labels  # isort: split - chooses how messages travel
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import ImageMarker, MarkerArray
@@ -25,7 +25,7 @@ from lfm_perception.scene_json import SCHEMA
 
 
 def test_detections_keep_the_header_of_the_image_they_were_made_from(running: Robot) -> None:
-    frame = Film().next()
+    frame = Camera().next()
     detections = running.show(frame)
     assert messages.stamp_ns(detections.header.stamp) == frame.stamp_ns
     assert detections.header.frame_id == frame.frame_id
@@ -38,10 +38,10 @@ def test_detections_keep_the_header_of_the_image_they_were_made_from(running: Ro
 
 
 def test_tracks_are_predicted_to_the_newest_frame(running: Robot) -> None:
-    film = Film()
-    running.show(film.next())
-    seen = running.show(film.next(skip=5))
-    later = film.next(skip=5)
+    camera = Camera()
+    running.show(camera.next())
+    seen = running.show(camera.next(skip=5))
+    later = camera.next(skip=5)
     running.show(later)
     tracks = running.wait(lambda: running.newest("tracks", later.stamp_ns))
     assert tracks.header.frame_id == later.frame_id
@@ -50,9 +50,9 @@ def test_tracks_are_predicted_to_the_newest_frame(running: Robot) -> None:
 
 
 def test_the_scene_follows_its_schema(running: Robot) -> None:
-    film = Film()
+    camera = Camera()
     for _ in range(2):
-        frame = film.next()
+        frame = camera.next()
         running.show(frame)
     scene = running.scene(frame.stamp_ns)
     jsonschema.validate(scene, json.loads(SCHEMA.read_text()))
@@ -62,14 +62,14 @@ def test_the_scene_follows_its_schema(running: Robot) -> None:
 
 def test_the_topic_model_output_is_the_models_own_text(running: Robot) -> None:
     before = len(running.heard["model_output"])
-    detections = running.show(Film().next())
+    detections = running.show(Camera().next())
     text = running.wait(lambda: running.heard["model_output"][before:])[0].data
     assert [found["label"] for found in json.loads(text)] == labels(detections)
 
 
 def test_the_last_caption_is_there_for_who_comes_late(running: Robot) -> None:
     assert running.call(Trigger, "perception/caption_now", Trigger.Request()).success
-    running.show(Film().next())
+    running.show(Camera().next())
     running.wait(lambda: running.heard["caption"])
     assert running.heard["caption"][-1].data.endswith(".")
 
@@ -78,13 +78,13 @@ def test_a_question_is_answered(running: Robot) -> None:
     before = len(running.heard["answer"])
     running.question("What do you see?")
     time.sleep(0.2)
-    running.show(Film().next())
+    running.show(Camera().next())
     assert running.wait(lambda: running.heard["answer"][before:])[0].data
 
 
 def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
-    film = Film()
-    running.show(film.next())
+    camera = Camera()
+    running.show(camera.next())
     kinds: tuple[tuple[str, type], ...] = (
         ("debug_image", Image), ("markers", MarkerArray), ("image_markers", ImageMarker),
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
         running.listen(topic, kind)
     stamps = set()
     while not all(running.heard[topic] for topic, _ in kinds):  # until the node has found its listener
-        frame = film.next()
+        frame = camera.next()
         stamps.add(frame.stamp_ns)
         running.show(frame)
     picture = running.heard["debug_image"][-1]
@@ -102,10 +102,10 @@ def test_overlay_and_markers_are_made_for_who_watches(running: Robot) -> None:
 
 
 def test_every_frame_comes_out_in_order_and_once(running: Robot) -> None:
-    film, sent = Film(), []
+    camera, sent = Camera(), []
     begun = {topic: len(running.heard[topic]) for topic in ("detections", "tracks")}
     for _ in range(45):
-        frame = film.next()
+        frame = camera.next()
         sent.append(frame.stamp_ns)
         running.send_frame(frame)
         # a camera topic is best effort and keeps one image: the next one may replace one not taken yet
@@ -145,12 +145,12 @@ def encodings(rgb: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def test_every_encoding_shows_the_same_scene(running: Robot) -> None:
-    film = Film()
-    picture = film.next()
+    camera = Camera()
+    picture = camera.next()
     expected = labels(running.show(picture))
     assert expected
     for encoding, (data, step) in encodings(picture.image).items():
-        stamp = film.next()
+        stamp = camera.next()
         message = image_message(np.ascontiguousarray(data), encoding, stamp, 640, 480, step)
         running.send(message)
         found = labels(running.seen(stamp.stamp_ns))
@@ -161,14 +161,14 @@ def test_every_encoding_shows_the_same_scene(running: Robot) -> None:
 
 
 def test_a_gray_camera_is_taken_too(running: Robot) -> None:
-    frame = Film().next()
+    frame = Camera().next()
     gray = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
     running.send(image_message(gray, "mono8", frame, 640, 480, 640))
     assert running.seen(frame.stamp_ns) is not None
 
 
 def test_compressed_images_keep_their_header_too(compressed: Robot) -> None:
-    frame = Film().next()
+    frame = Camera().next()
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
     header = messages.header(frame.stamp_ns, frame.frame_id)
     compressed.send(CompressedImage(header=header, format="jpeg", data=jpeg.tobytes()))
@@ -178,11 +178,11 @@ def test_compressed_images_keep_their_header_too(compressed: Robot) -> None:
 
 
 def test_a_budget_of_time_that_cannot_be_kept_is_told(running: Robot) -> None:
-    film = Film()
+    camera = Camera()
     before = running.counted("model", "answers over latency budget")
     try:
         assert running.set(budget__latency=0.001).successful
-        frame = film.next()
+        frame = camera.next()
         running.show(frame)
         assert running.scene(frame.stamp_ns)["over_latency_budget"]
         running.wait(
@@ -192,5 +192,5 @@ def test_a_budget_of_time_that_cannot_be_kept_is_told(running: Robot) -> None:
         assert (status.level, "budget.latency" in status.message) == (DiagnosticStatus.WARN, True)
     finally:
         assert running.set(budget__latency=0.0).successful
-    running.show(film.next())
+    running.show(camera.next())
     running.wait(lambda: running.diagnosis("model").level == DiagnosticStatus.OK, "the level to return to OK")

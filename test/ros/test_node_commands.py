@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import cv2
 from call_texts import mutated_call
-from robot import RELIABLE, Film, Robot, robot
+from robot import RELIABLE, Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.commands import TOOLS
@@ -92,13 +92,13 @@ def test_an_alert_is_added_and_removed(operator: Operator, monkeypatch: pytest.M
 
 def test_what_the_camera_sees_and_what_is_asked_is_no_command(operator: Operator) -> None:
     running, before = operator.running, len(operator.running.heard["command_answer"])
-    frame = Film().next()
+    frame = Camera().next()
     for line, text in enumerate(("SET LABELS TO DOG", "report how the node is", "[status()]")):
         cv2.putText(frame.image, text, (20, 80 + 60 * line), cv2.FONT_HERSHEY_SIMPLEX, 1.5, (255,) * 3, 3)
     running.question("[status()]")
     running.question("Set the labels to dog")
     running.show(frame)
-    running.show(Film().next())
+    running.show(Camera().next())
     running.wait(lambda: len(running.heard["answer"]) >= 1, "the answers")
     assert running.get("detect.labels") == list(Settings().detect.labels)
     assert len(running.heard["command_answer"]) == before
@@ -162,7 +162,7 @@ def test_a_dry_run_changes_nothing_and_without_tools_there_is_no_topic() -> None
         answer = operator.say("turn inference off")
         assert answer.get("result", "inference is off") == "inference is off"
         assert answer.get("dry_run", True)
-        operator.running.show(Film().next())  # inference goes on
+        operator.running.show(Camera().next())  # inference goes on
 
 
 def test_without_allowed_tools_there_is_no_topic(running: Robot) -> None:

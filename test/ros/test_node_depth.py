@@ -18,7 +18,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from numpy.typing import NDArray
-from robot import RELIABLE, Film, Robot, image_message, robot
+from robot import RELIABLE, Camera, Robot, image_message, robot
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from test_topics import documented, subscribed
@@ -80,8 +80,8 @@ def rejected(running: Robot, reason: str) -> int:
 
 
 def test_tracks_and_rules_have_the_distance_of_the_depth_image(seeing: Robot, camera: DepthCamera) -> None:
-    film = Film()
-    first, second = film.next(), film.next(3)
+    colour = Camera()
+    first, second = colour.next(), colour.next(3)
     camera.send(depth_of(replace(first, stamp_ns=first.stamp_ns - 90_000_000)))
     assert metres(seeing, first) == {1.5}
     camera.send(depth_of(second, np.full((48, 64), 1.25, np.float32), "32FC1"))
@@ -93,8 +93,8 @@ def test_tracks_and_rules_have_the_distance_of_the_depth_image(seeing: Robot, ca
 
 
 def test_a_frame_without_a_depth_image_in_time_has_no_distance(seeing: Robot, camera: DepthCamera) -> None:
-    film = Film()
-    first, late = film.next(), film.next(30)
+    colour = Camera()
+    first, late = colour.next(), colour.next(30)
     camera.send(depth_of(first))
     before = seeing.counted("depth", "frames without a depth image")
     assert metres(seeing, late) == {None}
@@ -108,14 +108,14 @@ def test_a_frame_without_a_depth_image_in_time_has_no_distance(seeing: Robot, ca
     assert any("differ by more than node.depth_tolerance (0.1 s)" in each for each in said)
     assert seeing.set(node__depth_tolerance=2.0).successful
     try:
-        assert metres(seeing, film.next(3)) == {1.5}
+        assert metres(seeing, colour.next(3)) == {1.5}
     finally:
         assert seeing.set(node__depth_tolerance=0.1).successful
 
 
 def test_bad_depth_images_are_counted_and_change_nothing(seeing: Robot, camera: DepthCamera) -> None:
-    film = Film()
-    frames = [film.next(3) for _ in range(2)]
+    colour = Camera()
+    frames = [colour.next(3) for _ in range(2)]
     cut_off = depth_of(frames[0])
     cut_off.data = array.array("B", cut_off.data[:1000])
     bad = [
@@ -135,7 +135,7 @@ def test_bad_depth_images_are_counted_and_change_nothing(seeing: Robot, camera: 
     camera.send(depth_of(replace(frames[1], frame_id="front_depth_optical")))
     assert metres(seeing, frames[1]) == {None}
     seeing.wait(lambda: rejected(seeing, "not aligned") > 0, "the image that is not aligned")
-    last = film.next(3)
+    last = colour.next(3)
     camera.send(depth_of(last))
     assert metres(seeing, last) == {1.5}
     assert seeing.counted("node", "unexpected errors") == 0

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from robot import Film, Robot
+from robot import Camera, Robot
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.memory import MemoryQuestion
@@ -23,13 +23,13 @@ from lfm_perception.typed_questions import TypedQuestion
 
 
 @contextmanager
-def camera(running: Robot) -> Iterator[None]:
+def sending(running: Robot) -> Iterator[None]:
     """A camera that sends a frame five times a second."""
-    ended, film = threading.Event(), Film()
+    ended, camera = threading.Event(), Camera()
 
     def send() -> None:
         while not ended.wait(0.2):
-            running.send_frame(film.next(skip=5))
+            running.send_frame(camera.next(skip=5))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -41,7 +41,7 @@ def camera(running: Robot) -> Iterator[None]:
 
 
 def test_an_agent_sees_what_the_node_sees(running: Robot) -> None:
-    with camera(running), node_eyes(running.name) as eyes:
+    with sending(running), node_eyes(running.name) as eyes:
         scene = eyes.look()
         assert scene["frame_id"] == "front_optical"
         assert eyes.look()["stamp"] != scene["stamp"]

@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
-from robot import RELIABLE, Film, Robot, image_message, robot, track_ids  # isort: split - chooses how messages travel
+from robot import RELIABLE, Camera, Robot, image_message, robot, track_ids  # isort: split - chooses how messages travel
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -27,8 +27,8 @@ SECOND_NS = 10**9
 
 
 def test_bad_images_are_counted_and_the_next_good_one_is_seen(running: Robot) -> None:
-    film = Film()
-    running.show(film.next())
+    camera = Camera()
+    running.show(camera.next())
     good = np.zeros((48, 64, 3), np.uint8)
     bad = {
         "an encoding nobody knows": (good, "jpeg2000", 64, 48, 192),
@@ -39,22 +39,22 @@ def test_bad_images_are_counted_and_the_next_good_one_is_seen(running: Robot) ->
     }
     failed = running.counted("model", "frames failed")
     for number, (data, encoding, width, height, step) in enumerate(bad.values()):
-        running.send(image_message(data, encoding, film.next(), width, height, step))
+        running.send(image_message(data, encoding, camera.next(), width, height, step))
         running.wait(lambda n=number: running.counted("model", "frames failed") == failed + n + 1)  # type: ignore[misc]
     assert running.diagnosis("model").level == DiagnosticStatus.WARN
-    assert running.show(film.next()).detections
+    assert running.show(camera.next()).detections
     running.wait(lambda: running.diagnosis("model").level == DiagnosticStatus.OK, "the level to return to OK")
 
 
 def test_a_corrupt_jpeg_is_counted_and_the_next_good_one_is_seen(compressed: Robot) -> None:
-    film = Film()
-    frame = film.next()
+    camera = Camera()
+    frame = camera.next()
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
     for data in (jpeg.tobytes()[:500], b"", b"not a picture"):
-        header = messages.header(film.next().stamp_ns, "front")
+        header = messages.header(camera.next().stamp_ns, "front")
         compressed.send(CompressedImage(header=header, format="jpeg", data=data))
         time.sleep(0.1)
-    frame = film.next()
+    frame = camera.next()
     header = messages.header(frame.stamp_ns, "front")
     compressed.send(CompressedImage(header=header, format="jpeg", data=jpeg.tobytes()))
     assert compressed.seen(frame.stamp_ns).detections
@@ -62,12 +62,12 @@ def test_a_corrupt_jpeg_is_counted_and_the_next_good_one_is_seen(compressed: Rob
 
 
 def test_wrong_stamps_are_refused_by_reason_and_the_tracks_stay(running: Robot) -> None:
-    film = Film()
-    first = film.next()
+    camera = Camera()
+    first = camera.next()
     running.show(first)
     known = track_ids(running, first)
     assert known
-    image = film.next().image
+    image = camera.next().image
     now_ns = time.time_ns()
     wrong = {
         "no stamp": 0,
@@ -86,7 +86,7 @@ def test_wrong_stamps_are_refused_by_reason_and_the_tracks_stay(running: Robot) 
             reason,
         )
         assert running.newest("detections", stamp_ns) is None or stamp_ns == first.stamp_ns
-    after = film.next()
+    after = camera.next()
     running.show(after)
     assert set(known) & set(track_ids(running, after))
 
@@ -94,7 +94,7 @@ def test_wrong_stamps_are_refused_by_reason_and_the_tracks_stay(running: Robot) 
 def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> None:
     with robot() as started:
         started.bring_up()
-        started.show(Film().next())
+        started.show(Camera().next())
         died = time.monotonic()
         published = len(started.heard["tracks"])
         status = started.wait(
@@ -107,7 +107,7 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
         assert f"no usable image on {started.user.resolve_topic_name('image_raw')}" in status.message
         assert len(started.heard["tracks"]) == published
         told = len(started.heard["/diagnostics"])
-        started.show(Film().next())
+        started.show(Camera().next())
         started.wait(
             lambda: any(
                 message.status[0].level != DiagnosticStatus.ERROR
@@ -123,8 +123,8 @@ def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
         clock = started.user.create_publisher(Clock, "/clock", RELIABLE)
         started.wait(lambda: clock.get_subscription_count() > 0)
         started.bring_up()
-        film = Film()
-        images = [film.next().image for _ in range(3)]
+        camera = Camera()
+        images = [camera.next().image for _ in range(3)]
 
         def at(seconds: int, image: np.ndarray) -> list[int]:
             clock.publish(Clock(clock=Time(sec=seconds)))
@@ -148,18 +148,18 @@ def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
 
 
 def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
-    film = Film()
-    first = film.next()
+    camera = Camera()
+    first = camera.next()
     running.show(first)
     worker = running.wait(lambda: running.counted("model", "worker PID"))
     os.kill(worker, signal.SIGKILL)
     running.wait(lambda: running.diagnosis("model").level == DiagnosticStatus.ERROR or int(
         running.counted("model", "worker restarts") or 0) > 0, "the loss in the diagnostics")  # fmt: skip
-    during = film.next()
+    during = camera.next()
     running.send(messages.image(during.image, messages.header(during.stamp_ns, "front")))
     assert running.wait(lambda: running.newest("tracks", during.stamp_ns)).detections
     running.wait(lambda: running.diagnosis("model").level != DiagnosticStatus.ERROR, "the recovery")
-    after = film.next()
+    after = camera.next()
     running.show(after)
     assert set(track_ids(running, first)) & set(track_ids(running, after))
     assert running.counted("model", "worker PID") != worker
@@ -168,9 +168,9 @@ def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
 def test_the_demo_model_warns_once_of_images_from_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:
     with robot() as started:
         started.bring_up()
-        film = Film()
-        started.show(replace(film.next(), frame_id="demo_camera"))
+        camera = Camera()
+        started.show(replace(camera.next(), frame_id="demo_camera"))
         assert "this is the demo model" not in capfd.readouterr().err
         for _ in range(3):
-            started.show(film.next())
+            started.show(camera.next())
         assert capfd.readouterr().err.count("this is the demo model, which knows only the demo world") == 1

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from robot import Film, robot  # isort: split - chooses how messages travel
+from robot import Camera, robot  # isort: split - chooses how messages travel
 
 
 def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
@@ -30,7 +30,7 @@ def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
             worker = started.wait(lambda: started.counted("model", "worker PID"))
             assert Path(f"/proc/{worker}").exists()
             assert started.change(Transition.TRANSITION_ACTIVATE)
-            assert started.show(Film().next()).detections
+            assert started.show(Camera().next()).detections
             assert started.change(Transition.TRANSITION_DEACTIVATE)
             started.wait(lambda: started.user.count_subscribers("image_raw") == 0)
             assert started.change(Transition.TRANSITION_CLEANUP)
@@ -95,8 +95,8 @@ def test_two_robots_share_a_network_in_their_namespaces() -> None:
         assert left.name != right.name
         left.bring_up()
         right.bring_up()
-        film = Film()
-        frames = film.next(), film.next()
+        camera = Camera()
+        frames = camera.next(), camera.next()
         left.show(frames[0])
         right.show(frames[1])
         for each, own, other in ((left, *frames), (right, *frames[::-1])):

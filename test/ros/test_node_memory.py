@@ -22,7 +22,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from memories import settings as memory_settings
-from robot import Film, Robot, robot
+from robot import Camera, Robot, robot
 from std_srvs.srv import Trigger
 
 from lfm_perception.geometry import Box
@@ -64,10 +64,10 @@ def keeping(folder: Path) -> Iterator[Robot]:
     """A node with a memory and a rule, which has seen some frames and captioned one."""
     with robot({"rules.file": str(folder / "rules.yaml"), **parameters(folder)}) as started:
         started.bring_up()
-        film = Film()
+        camera = Camera()
         assert started.call(Trigger, "perception/caption_now", Trigger.Request()).success
         for _ in range(3):
-            started.show(film.next(skip=5))
+            started.show(camera.next(skip=5))
         started.wait(lambda: started.heard["caption"], "the caption")
         with closing(MemoryStore(keeping_settings(folder))) as store:
             kinds = set(KINDS)

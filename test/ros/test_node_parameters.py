@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from robot import Film, Robot, labels, robot, track_ids  # isort: split - chooses how messages travel
+from robot import Camera, Robot, labels, robot, track_ids  # isort: split - chooses how messages travel
 from std_srvs.srv import SetBool, Trigger
 
 from lfm_perception.ros import messages
@@ -24,13 +24,13 @@ def test_every_setting_is_a_parameter_with_words_and_range(running: Robot) -> No
 
 
 def test_labels_change_while_it_runs(running: Robot) -> None:
-    film = Film()
-    seen = labels(running.show(film.next()))
+    camera = Camera()
+    seen = labels(running.show(camera.next()))
     chosen = seen[0]
     assert set(seen) != {chosen}
     before = running.get("detect.labels")
     assert running.set(detect__labels=[chosen]).successful
-    assert set(labels(running.show(film.next()))) == {chosen}
+    assert set(labels(running.show(camera.next()))) == {chosen}
     assert running.set(detect__labels=list(before)).successful
 
 
@@ -56,21 +56,21 @@ def test_a_whole_number_does_for_a_number_and_several_change_together(running: R
 
 
 def test_switched_off_it_counts_frames_and_goes_on_when_switched_on(running: Robot) -> None:
-    film = Film()
-    running.show(film.next())
+    camera = Camera()
+    running.show(camera.next())
     assert running.call(SetBool, "perception/enable", SetBool.Request(data=False)).success
     gated = running.counted("camera", "frames skipped")
-    frame = film.next()
+    frame = camera.next()
     running.send(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
     running.wait(lambda: running.counted("camera", "frames skipped") > gated, "the gate")
     assert running.newest("detections", frame.stamp_ns) is None
     assert running.call(SetBool, "perception/enable", SetBool.Request(data=True)).success
-    assert running.show(film.next()).detections
+    assert running.show(camera.next()).detections
 
 
 def test_reset_forgets_the_tracks(running: Robot) -> None:
-    film = Film()
-    before, after = film.next(), film.next()
+    camera = Camera()
+    before, after = camera.next(), camera.next()
     running.show(before)
     assert running.call(Trigger, "perception/reset", Trigger.Request()).success
     running.show(after)

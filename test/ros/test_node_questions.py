@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
-from robot import Film, Robot
+from robot import Camera, Robot
 from std_msgs.msg import String
 
 from lfm_perception.live.questions import MAX_PENDING_QUESTIONS
@@ -28,10 +28,10 @@ def answers(running: Robot, since: int) -> list[str]:
 
 def answered(running: Robot, question: str) -> str:
     """The answer to a question, which may have to wait for the share of the one before: frames go on."""
-    before, film = len(running.heard["answer"]), Film()
+    before, camera = len(running.heard["answer"]), Camera()
     running.question(question)
     while not (texts := answers(running, before)):
-        running.show(film.next())
+        running.show(camera.next())
     return texts[0]
 
 
@@ -93,8 +93,8 @@ def test_a_question_in_arabic_comes_back_as_it_was_asked(running: Robot) -> None
 
 
 def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) -> None:
-    film, before = Film(), len(running.heard["answer"])
-    running.show(film.next())
+    camera, before = Camera(), len(running.heard["answer"])
+    running.show(camera.next())
 
     def inferred(questions_hz: float, seconds: float = 4.0) -> int:
         count, ends = len(running.heard["detections"]), time.monotonic() + seconds
@@ -103,7 +103,7 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
             while questions_hz and due < time.monotonic():
                 running.question("What do you see?")
                 due += 1 / questions_hz
-            frame = film.next()
+            frame = camera.next()
             running.send_frame(frame)
             time.sleep(1 / 30)
         return len(running.heard["detections"]) - count
@@ -127,13 +127,13 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
 def test_a_typed_question_is_answered_from_the_command_line_of_another_process(
     running: Robot, options: list[str], said: str
 ) -> None:
-    running.show(Film().next())
+    running.show(Camera().next())
     ask = "from lfm_perception.cli import main; main()", "ask", f"node:{running.name}"
     command = [sys.executable, "-c", *ask, "Is there a box?", "--yes-no", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        film = Film()
+        camera = Camera()
         while process.poll() is None:
-            running.send_frame(film.next())
+            running.send_frame(camera.next())
             time.sleep(0.1)
         assert process.stdout is not None
         assert re.fullmatch(said, process.stdout.read().strip())

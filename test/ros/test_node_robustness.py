@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import Film, Robot, robot
+from robot import Camera, Robot, robot
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
@@ -156,18 +156,18 @@ def test_a_bug_in_a_callback_is_logged_once_counted_and_ends_nothing(
 
     with robot() as started:
         started.bring_up()
-        film = Film()
-        started.show(film.next())
+        camera = Camera()
+        started.show(camera.next())
         with monkeypatch.context() as patched:
             patched.setattr(messages, "tracks", fail)  # in the subscription
             patched.setattr(type(started.node._session), "statuses", fail)  # in a timer
             patched.setattr(type(started.node._session.live), "reset", fail)  # type: ignore[union-attr]
             for _ in range(3):
-                started.send_frame(film.next())
+                started.send_frame(camera.next())
             assert not started.call(Trigger, "perception/reset", Trigger.Request()).success
             started.wait(lambda: started.node.unexpected.count >= 5, "the count")
         assert capfd.readouterr().err.count("Traceback") <= 3
-        assert started.show(film.next()).detections
+        assert started.show(camera.next()).detections
         started.wait(lambda: started.diagnosis("node").level == DiagnosticStatus.ERROR, "the ERROR")
         assert started.counted("node", "unexpected errors") >= 5
 
@@ -212,9 +212,9 @@ def test_markers_and_caption_end_with_what_they_show() -> None:
     with robot({"caption.period": 0.0}) as started:
         started.bring_up()
         started.listen("markers", MarkerArray)
-        film = Film()
+        camera = Camera()
         while not started.heard["markers"]:
-            started.show(film.next())
+            started.show(camera.next())
         shown_markers = started.heard["markers"][-1].markers
         assert all(each.lifetime.sec > 0 for each in shown_markers[1:])
 
@@ -222,7 +222,7 @@ def test_markers_and_caption_end_with_what_they_show() -> None:
             return [each.action for each in message.markers] == [Marker.DELETEALL]
 
         started.wait(lambda: is_empty(started.heard["markers"][-1]), "the deletion on silence")
-        started.show(film.next())
+        started.show(camera.next())
         started.wait(lambda: not is_empty(started.heard["markers"][-1]), "markers")
         assert started.change(Transition.TRANSITION_DEACTIVATE)
         started.wait(lambda: is_empty(started.heard["markers"][-1]), "the deletion on deactivate")
@@ -256,12 +256,12 @@ def test_a_silent_camera_is_told_on_the_console_with_what_to_check(
 
 
 def test_images_with_old_stamps_are_processed_with_a_warning(running: Robot) -> None:
-    film = Film()
+    camera = Camera()
 
     def warned() -> bool:
-        running.show(film.next())  # stamped an hour ago
-        camera = running.diagnosis("camera")
-        return camera is not None and "old on arrival" in camera.message
+        running.show(camera.next())  # stamped an hour ago
+        status = running.diagnosis("camera")
+        return status is not None and "old on arrival" in status.message
 
     running.wait(warned, "the warning")
     assert running.diagnosis("camera").level == DiagnosticStatus.WARN

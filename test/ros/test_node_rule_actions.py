@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from robot import Film, Robot, robot
+from robot import Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.media.sources import open_source
@@ -77,13 +77,13 @@ def events(running: Robot, state: str) -> list[Any]:
 
 
 def test_rules_ask_about_the_frame_or_the_track_and_answers_have_the_events_id(acting: Robot) -> None:
-    film = Film()
-    acting.show(film.next())
+    camera = Camera()
+    acting.show(camera.next())
 
     def answered() -> bool:
         if {"occupied", "new"} <= {event["rule"] for event in events(acting, "answer")}:
             return True
-        acting.send_frame(film.next(1))
+        acting.send_frame(camera.next(1))
         return False
 
     acting.wait(answered, "the answers")
@@ -106,9 +106,9 @@ def test_rules_ask_about_the_frame_or_the_track_and_answers_have_the_events_id(a
 
 
 def test_rules_set_parameters_of_other_nodes_and_of_their_own(acting: Robot) -> None:
-    film = Film()
-    acting.show(film.next())
-    acting.show(film.next(3))
+    camera = Camera()
+    acting.show(camera.next())
+    acting.show(camera.next(3))
     acting.wait(lambda: acting.heard["lamp"][:1] == [["lit", "now"]], "the parameter of another node")
     acting.wait(lambda: acting.get("caption.period") == 3.5, "the node's own parameter")
     assert acting.get("rules.file") != "", "a rule changed the rules"
@@ -117,11 +117,11 @@ def test_rules_set_parameters_of_other_nodes_and_of_their_own(acting: Robot) -> 
 
 
 def test_the_seconds_around_an_event_are_recorded_with_the_event(acting: Robot, folder: Path) -> None:
-    film = Film()
-    acting.show(film.next())
+    camera = Camera()
+    acting.show(camera.next())
 
     def recorded() -> list[Path]:
-        acting.send_frame(film.next(2))
+        acting.send_frame(camera.next(2))
         return [*folder.glob("clips/lfm_event_occupied-*/metadata.yaml")]
 
     bag = acting.wait(recorded, "the recording")[0].parent

@@ -19,7 +19,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 import test_replay
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from robot import PATIENCE_S, Film, Robot, robot
+from robot import PATIENCE_S, Camera, Robot, robot
 from rosbags.rosbag2 import StoragePlugin
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -104,8 +104,8 @@ def states(running: Robot) -> list[tuple[str, str]]:
 def test_an_event_is_published_with_its_frames_stamp_and_its_actions_are_done(
     acting: Robot, folder: Path
 ) -> None:
-    film = Film()
-    first, second = film.next(), film.next(5)
+    camera = Camera()
+    first, second = camera.next(), camera.next(5)
     acting.show(first)
     acting.show(second)
     acting.wait(lambda: ("occupied", "begin") in states(acting), "the event")
@@ -123,9 +123,9 @@ def test_an_event_is_published_with_its_frames_stamp_and_its_actions_are_done(
 
 
 def test_zones_lines_and_counts_are_drawn(acting: Robot) -> None:
-    film = Film()
+    camera = Camera()
     for _ in range(3):
-        acting.show(film.next(2))
+        acting.show(camera.next(2))
     texts = {marker.text for message in acting.heard["markers"] for marker in message.markers}
     assert "door: 0 left, 0 right" in texts
     assert any(text.startswith("floor: ") for text in texts)
@@ -145,32 +145,32 @@ def test_a_changed_file_is_read_again_and_its_old_events_end(
     acting: Robot, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ros_rules, "FILE_PERIOD_S", 0.0)
-    path, film = folder / "rules.yaml", Film()
-    acting.show(film.next())
-    acting.show(film.next(3))
+    path, camera = folder / "rules.yaml", Camera()
+    acting.show(camera.next())
+    acting.show(camera.next(3))
     acting.wait(lambda: [state for rule, state in states(acting) if rule == "occupied"][-1] == "begin", "it")
     path.write_text(QUIET, encoding="utf-8")
-    acting.show(film.next(3))
+    acting.show(camera.next(3))
     acting.wait(
         lambda: [state for rule, state in states(acting) if rule == "occupied"][-1] == "end", "its end"
     )
     acting.wait(lambda: acting.heard["floor/lamp"][-1] is False, "the call as it ends")
     acting.wait(lambda: acting.diagnosis("rules").level == DiagnosticStatus.OK, "rules without a problem")
     path.write_text("rules: [", encoding="utf-8")
-    acting.show(film.next(3))
+    acting.show(camera.next(3))
     acting.wait(lambda: "1 rules from before stay" in acting.diagnosis("rules").message, "the broken file")
     path.unlink()
-    acting.show(film.next(3))
+    acting.show(camera.next(3))
     acting.wait(lambda: "no such file" in acting.diagnosis("rules").message, "the missing file")
     path.write_text(ACTING, encoding="utf-8")
-    acting.show(film.next(3))
+    acting.show(camera.next(3))
     acting.wait(lambda: acting.counted("rules", "rules") == 3, "the file that is back")
 
 
 def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
     acting: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, go_on, film = threading.Event(), threading.Event(), Film()
+    reading, go_on, camera = threading.Event(), threading.Event(), Camera()
     released = list[bool]()
 
     def slowly(path: Path, known: Known | None) -> RuleFile:
@@ -182,9 +182,9 @@ def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
     try:
         assert acting.set(**{"rules.max_rate": 4.0}).successful, "it has the file read again"
         assert reading.wait(PATIENCE_S)
-        acting.show(film.next())
+        acting.show(camera.next())
         assert acting.set(**{"rules.max_rate": 5.0}).successful
-        acting.show(film.next(3))
+        acting.show(camera.next(3))
     finally:
         go_on.set()
     acting.wait(lambda: released, "the reader")
@@ -192,10 +192,10 @@ def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
 
 
 def test_rules_come_and_go_with_the_parameter_and_the_topic_with_them(acting: Robot, folder: Path) -> None:
-    film = Film()
+    camera = Camera()
     topic = acting.user.resolve_topic_name("events")
-    acting.show(film.next())
-    acting.show(film.next(3))
+    acting.show(camera.next())
+    acting.show(camera.next(3))
     acting.wait(lambda: [state for rule, state in states(acting) if rule == "occupied"][-1] == "begin", "it")
     assert acting.change(Transition.TRANSITION_DEACTIVATE)
     acting.wait(

@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from opinions import reply
-from robot import Film, Robot, robot
+from robot import Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.second_opinion.opinions import SCHEMA
@@ -53,15 +53,15 @@ def opinions(running: Robot) -> list[dict[str, Any]]:
 
 
 def test_a_rule_asks_and_the_answer_is_published_and_merged(asking: Robot, folder: Path) -> None:
-    film = Film(seed=2)
-    frame = film.next()
+    camera = Camera(seed=2)
+    frame = camera.next()
     asking.show(frame)
-    asking.show(film.next(5))
+    asking.show(camera.next(5))
     reply(folder / "review", {"answer": "4711"})
     opinion = asking.wait(lambda: opinions(asking), "the opinion")[0]
     assert (opinion["answer"], opinion["label"], opinion["reason"]) == ("4711", "box", "rule seen")
     assert opinion["frame_id"] == "front_optical"
-    later = film.next(5)
+    later = camera.next(5)
     asking.show(later)
     (merged,) = asking.scene(later.stamp_ns)["opinions"]
     assert (merged["answer"], merged["track_id"]) == ("4711", opinion["track_id"])
@@ -73,15 +73,15 @@ def test_a_rule_asks_and_the_answer_is_published_and_merged(asking: Robot, folde
 def test_a_question_asks_too_and_consent_can_be_withdrawn_while_the_node_runs(
     asking: Robot, folder: Path
 ) -> None:
-    film = Film(seed=2)
+    camera = Camera(seed=2)
     for _ in range(2):
-        frame = film.next(5)
+        frame = camera.next(5)
         asking.show(frame)
     (box,) = [each for each in asking.scene(frame.stamp_ns)["objects"] if each["label"] == "box"]
     question = {"question": "Is it dented?", "track": box["track_id"], "second_opinion": True}
     review = folder / "review"
     asking.question(json.dumps(question))
-    asking.show(film.next(5))
+    asking.show(camera.next(5))
 
     def dented() -> list[Path]:
         return [path for path in review.glob("*.json") if "dented" in path.read_text(encoding="utf-8")]
@@ -102,7 +102,7 @@ def test_a_question_asks_too_and_consent_can_be_withdrawn_while_the_node_runs(
     before = len(asking.heard["answer"])
     for _ in range(2):
         asking.question(json.dumps(question))
-        asking.show(film.next(5))
+        asking.show(camera.next(5))
     asking.wait(lambda: len(asking.heard["answer"]) > before, "the refusal")
     assert "second_opinion.allowed is false" in asking.heard["answer"][-1].data
     assert list(review.iterdir()) == []
@@ -115,10 +115,10 @@ def test_a_question_asks_too_and_consent_can_be_withdrawn_while_the_node_runs(
 def test_a_camera_that_does_not_consent_leaves_nothing(asking: Robot, folder: Path) -> None:
     from dataclasses import replace
 
-    film = Film(seed=2)
+    camera = Camera(seed=2)
     before = {path.name for path in (folder / "review").glob("*.jpg")}
     for _ in range(3):
-        asking.show(replace(film.next(5), frame_id="rear_optical"))
+        asking.show(replace(camera.next(5), frame_id="rear_optical"))
     asking.wait(
         lambda: asking.counted("second opinion", "crops dropped: the camera does not consent"), "the count"
     )
@@ -132,7 +132,7 @@ def test_an_adviser_that_cannot_be_used_is_a_warning_and_perception_goes_on(tmp_
     values = {"second_opinion.adviser": "vlm", "second_opinion.model_settings": nowhere}
     with robot({**PARAMETERS, **values}) as started:
         started.bring_up()
-        started.show(Film().next())
+        started.show(Camera().next())
         status = started.wait(lambda: started.diagnosis("second opinion"), "the diagnostics")
     assert status.level == DiagnosticStatus.WARN
     assert "nowhere.yaml: cannot be read" in status.message

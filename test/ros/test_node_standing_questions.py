@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import Film, Robot
+from robot import Camera, Robot
 from std_msgs.msg import Bool
 from vision_msgs.msg import Classification
 
@@ -27,12 +27,12 @@ def alerts(running: Robot, name: str) -> list[bool]:
 
 
 def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> None:
-    film = Film()
+    camera = Camera()
     assert running.set(**{"questions.standing": list(BOTH), "questions.duty_cycle": 1.0}).successful
     running.listen("decisions/there", Classification)
     on = alerts(running, "there")
     running.wait(lambda: on == [False], "the alert before any answer")
-    frame = film.next()
+    frame = camera.next()
     found = running.show(frame)
     (answer,) = running.wait(lambda: running.heard["decisions/there"], "the decision")
     assert answer.header == found.header

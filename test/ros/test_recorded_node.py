@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 import test_replay
 from diagnostic_msgs.msg import DiagnosticStatus
 from fake_board import FakeBoard
-from robot import QUICK, Film, Robot, robot  # isort: split - chooses how messages travel
+from robot import QUICK, Camera, Robot, robot  # isort: split - chooses how messages travel
 from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import Image
 
@@ -36,8 +36,8 @@ MEMORY_MB = 300.0
 
 @pytest.fixture(scope="module")
 def frames() -> list[Frame]:
-    film = Film()
-    return [film.next(), film.next(3)]
+    camera = Camera()
+    return [camera.next(), camera.next(3)]
 
 
 @pytest.fixture(scope="module")

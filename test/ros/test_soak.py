@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
-from robot import QUICK, RELIABLE, Film, Robot, robot  # isort: split - chooses how messages travel
+from robot import QUICK, RELIABLE, Camera, Robot, robot  # isort: split - chooses how messages travel
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
@@ -44,22 +44,22 @@ def resident_bytes(pid: int) -> int:
 
 
 def test_cycles_from_unconfigured_to_active_and_back_leave_nothing_behind(tmp_path: Path) -> None:
-    film, answered = Film(width=320, height=240), threading.Event()
+    camera, answered = Camera(width=320, height=240), threading.Event()
     with (
         processes.NodeProcess(processes.PERCEPTION_MODULE, tmp_path / "log", QUICK) as process,
         spinning_node("user") as user,
     ):
-        camera = user.create_publisher(Image, "image_raw", RELIABLE)
+        publisher = user.create_publisher(Image, "image_raw", RELIABLE)
         user.create_subscription(Detection2DArray, "detections", lambda _: answered.set(), RELIABLE)
         lifecycle = LifecycleClient(user, "/perception", [process])
         for cycle in range(WARM_UP + CYCLES):
             lifecycle.change_state(Transition.TRANSITION_CONFIGURE, "configured")
             lifecycle.change_state(Transition.TRANSITION_ACTIVATE, "activated")
-            processes.wait_for(camera.get_subscription_count, 60.0, "the node's subscription", [process])
+            processes.wait_for(publisher.get_subscription_count, 60.0, "the node's subscription", [process])
             answered.clear()
             while not answered.wait(0.2):  # the first may come before both ends know each other
-                frame = film.next()
-                camera.publish(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
+                frame = camera.next()
+                publisher.publish(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
                 process.check()
             lifecycle.change_state(Transition.TRANSITION_DEACTIVATE, "deactivated")
             lifecycle.change_state(Transition.TRANSITION_CLEANUP, "cleaned up")
@@ -77,9 +77,9 @@ def test_tracks_go_on_while_the_model_is_lost_again_and_again() -> None:
     before = children(os.getpid())
 
     def show(started: Robot) -> None:
-        film = Film(width=320, height=240)
+        camera = Camera(width=320, height=240)
         while not over.wait(1 / 30):
-            frame = film.next()
+            frame = camera.next()
             sent.append(frame.stamp_ns)
             started.send(messages.image(frame.image, messages.header(frame.stamp_ns, "front")))
 
@@ -88,8 +88,8 @@ def test_tracks_go_on_while_the_model_is_lost_again_and_again() -> None:
 
     with robot() as started:
         started.bring_up()
-        camera = threading.Thread(target=show, args=(started,))
-        camera.start()
+        thread = threading.Thread(target=show, args=(started,))
+        thread.start()
         try:
             started.wait(lambda: started.heard["detections"], "an answer")
             workers = []
@@ -107,7 +107,7 @@ def test_tracks_go_on_while_the_model_is_lost_again_and_again() -> None:
             started.wait(lambda: started.counted("model", "worker restarts") == len(LOSSES), "the count")
         finally:
             over.set()
-            camera.join()
+            thread.join()
         for topic in ("detections", "tracks"):
             assert set(stamps(topic)) <= set(sent)
             assert all(earlier < later for earlier, later in pairwise(stamps(topic)))
