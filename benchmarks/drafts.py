@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much drafts from real tracks save: decode calls, accepted draft tokens, and decoding time as modelled.
 
-    python benchmarks/drafts.py [--films 300 301 302] [--seconds 14] [--period 0.24] [--gpu-layers 0]
+    python benchmarks/drafts.py [--sequences 300 301 302] [--seconds 14] [--period 0.24] [--gpu-layers 0]
                                 [--out benchmarks/results]
 
-The demo model and the tracker follow films of the demo world; every answer is drafted from the tracks. Random
-weights cannot show this: what a model decides behind a rejected draft token depends on what it sees. The time
-is the sum of the costs of all batches: costs as measured here with the true shape (`true_shape`), for which
-the machine should be quiet, and costs that do not depend on the length, as on a large GPU.
+The demo model and the tracker follow sequences of the demo world; every answer is drafted from the tracks.
+Random weights cannot show this: what a model decides behind a rejected draft token depends on what it sees.
+The time is the sum of the costs of all batches: costs as measured here with the true shape (`true_shape`),
+for which the machine should be quiet, and costs that do not depend on the length, as on a large GPU.
 
 Writes drafts.json.
 """
@@ -32,7 +32,7 @@ from lfm_perception.settings import Settings
 from lfm_perception.tracking import open_tracker
 
 SETTLE = 4
-"""Inferences of each film before the measured ones."""
+"""Inferences of each sequence before the measured ones."""
 
 WITHOUT_CAPTIONS = Settings().with_values({"caption.enabled": False})
 
@@ -53,7 +53,7 @@ class Costs:
 
 
 def measure(
-    kind: type[Perception], costs: Costs, films: Sequence[int], times: Sequence[float]
+    kind: type[Perception], costs: Costs, sequences: Sequence[int], times: Sequence[float]
 ) -> dict[str, float]:
     """Means per answer at these costs, with which the engine plans too."""
     settings = WITHOUT_CAPTIONS
@@ -70,7 +70,7 @@ def measure(
 
         cache.decode = counted
         total_s = 0.0
-        for seed in track(films, f"{kind.__name__}"):
+        for seed in track(sequences, f"{kind.__name__}"):
             perception = kind(settings, vlm, open_tracker(settings.tracker))
             world = World(seed=seed, width=384, height=288)
             for number, time_s in enumerate(times):
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--films", nargs="+", type=int, default=[300, 301, 302])
+    parser.add_argument("--sequences", nargs="+", type=int, default=[300, 301, 302])
     parser.add_argument("--seconds", type=float, default=14.0)
     parser.add_argument("--period", type=float, default=0.24, help="seconds between inferences")
     parser.add_argument("--gpu-layers", type=int, default=0, help="where the costs are measured")
@@ -109,7 +109,7 @@ def main() -> None:
     times = [number * arguments.period for number in range(int(arguments.seconds / arguments.period))]
     results: dict[str, Any] = {
         name: {
-            drafts: measure(kind, cost, arguments.films, times)
+            drafts: measure(kind, cost, arguments.sequences, times)
             for drafts, kind in (("none", WithoutDraft), ("from tracks", Perception))
         }
         for name, cost in costs.items()
@@ -120,7 +120,7 @@ def main() -> None:
     report = {
         "machine": machine(),
         "gpu_layers": arguments.gpu_layers,
-        "films": arguments.films,
+        "sequences": arguments.sequences,
         "output_cost_ms": round(1000 * here.output_cost, 2),
         "batch_cost_ms": {tokens: round(1000 * here.batch_cost(tokens), 2) for tokens in (1, 4, 16, 32, 63)},
         "results": results,

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Foveated inference against whole frames, with a simulated detector and with the demo model.
 
-    python benchmarks/foveation.py [--films 8] [--seconds 16] [--tokens 60 120 252]
-                                   [--demo-films 2] [--demo-seconds 8] [--out benchmarks/results]
+    python benchmarks/foveation.py [--sequences 8] [--seconds 16] [--tokens 60 120 252]
+                                   [--demo-sequences 2] [--demo-seconds 8] [--out benchmarks/results]
 
 The simulated detector (`lfm_perception.evaluation.pixel_limited`) sees an object if it is large enough in
 picture pixels, and models nothing else: 1280x720, half of the objects of 14 picture pixels are seen, 95% at
 best, with noise on the sides, false boxes and wrong labels. The demo model sees frames of 1920x1080 of its
 own world, drawn with small objects; it was trained on crops too, and judges by picture pixels.
 
-An inference every 240 ms, answers 240 ms late, the real tracker and planner. The seeds of the films were
+An inference every 240 ms, answers 240 ms late, the real tracker and planner. The seeds of the sequences were
 not used for tuning (`planning/fovea.py` was tuned on seeds 0 to 7). Milliseconds are printed, as the machine
 was at the moment, and not kept. Writes foveation.json and foveation.svg; the figures of a detector that a run
-leaves out (`--films 0`, `--demo-films 0`) stay.
+leaves out (`--sequences 0`, `--demo-sequences 0`) stay.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
-from lfm_perception.evaluation.foveation import SIZES, Film, FoveaFigures
-from lfm_perception.evaluation.foveation_films import demo_film
+from lfm_perception.evaluation.foveation import SIZES, FoveaFigures, ImageSequence
+from lfm_perception.evaluation.foveation_sequences import demo_image_sequence
 from lfm_perception.evaluation.foveation_trials import LOOKS, TOKEN_AXIS, FoveaTrials, Results, panels, points
 from lfm_perception.evaluation.object_size import BOUNDS
-from lfm_perception.evaluation.pixel_limited import PixelLimitedVlm, walking_film
+from lfm_perception.evaluation.pixel_limited import PixelLimitedVlm, walking_sequence
 from lfm_perception.media.charts import STYLE
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
@@ -41,36 +41,40 @@ from lfm_perception.vlm import Vlm
 SIMULATED, DEMO = "limited by picture pixels, 1280x720", "demo model, 1920x1080"
 
 FIRST_SEED = {SIMULATED: 300, DEMO: 100}
-"""Seed of the first film of each detector."""
+"""Seed of the first sequence of each detector."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--films", type=int, default=8)
+    parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=16.0)
     parser.add_argument("--tokens", nargs="+", type=int, default=[60, 120, 252])
-    parser.add_argument("--demo-films", type=int, default=2)
+    parser.add_argument("--demo-sequences", type=int, default=2)
     parser.add_argument("--demo-seconds", type=float, default=8.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     settings = Settings().with_values({"tracker.camera_motion_compensation": "off"})  # the camera stands
-    count = {SIMULATED: arguments.films, DEMO: arguments.demo_films}
-    seeds = {name: range(FIRST_SEED[name], FIRST_SEED[name] + films) for name, films in count.items()}
+    count = {SIMULATED: arguments.sequences, DEMO: arguments.demo_sequences}
+    seeds = {name: range(FIRST_SEED[name], FIRST_SEED[name] + sequences) for name, sequences in count.items()}
     trials = {}
     with Progress(console=Console(stderr=True)) as progress:
 
-        def measure(name: str, films: Sequence[Film], vlm_of: Callable[[Film], Vlm]) -> None:
-            task = progress.add_task(name, total=2 * len(films) * len(arguments.tokens))
+        def measure(
+            name: str, sequences: Sequence[ImageSequence], vlm_of: Callable[[ImageSequence], Vlm]
+        ) -> None:
+            task = progress.add_task(name, total=2 * len(sequences) * len(arguments.tokens))
             advance = lambda: progress.advance(task)  # noqa: E731
-            trials[name] = FoveaTrials.run(films, vlm_of, settings, arguments.tokens, advance)
+            trials[name] = FoveaTrials.run(sequences, vlm_of, settings, arguments.tokens, advance)
 
-        if arguments.films:
-            films = [walking_film(seed, arguments.seconds) for seed in seeds[SIMULATED]]
-            measure(SIMULATED, films, lambda film: PixelLimitedVlm(film.sequence, seeds[SIMULATED].start))
-        if arguments.demo_films:
-            shown = [demo_film(seed, arguments.demo_seconds, 1920, 1080) for seed in seeds[DEMO]]
+        if arguments.sequences:
+            sequences = [walking_sequence(seed, arguments.seconds) for seed in seeds[SIMULATED]]
+            measure(
+                SIMULATED, sequences, lambda sequence: PixelLimitedVlm(sequence.truth, seeds[SIMULATED].start)
+            )
+        if arguments.demo_sequences:
+            shown = [demo_image_sequence(seed, arguments.demo_seconds, 1920, 1080) for seed in seeds[DEMO]]
             with LlamaVlm(settings) as vlm:
-                measure(DEMO, shown, lambda film: vlm)
+                measure(DEMO, shown, lambda _: vlm)
     for name, each in trials.items():
         print(name)
         Console(width=160).print(each.table())

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Precision and recall of events of the rules on films of the demo world, through the tracker.
+"""Precision and recall of events of the rules on sequences of the demo world, through the tracker.
 
     python benchmarks/rule_events.py --json benchmarks/results/rule_events.json
-    python benchmarks/rule_events.py --kinds doors --seeds 11 --pan 0.06     # one film, to look into
+    python benchmarks/rule_events.py --kinds doors --seeds 11 --pan 0.06     # one sequence, to look into
 
-The films and the truth are those of `evaluation/rule_scenes.py`: `clear` films are made for their rules, with
-events that happen beyond doubt and ones that nearly happen; in `crowded` ones the seven objects of the demo
-world hide each other a good part of the time. The true events are those of the same rules on the true boxes,
-which `test/test_rule_world.py` compares with events found without the engine. An event is found if one of
-its rule begins within 0.5 s, for an object of the same label; every other one is invented. Every 6th frame
-is inferred and its answer arrives 6 frames late. Detections are simulated with the noise of a model
+The sequences and the truth are those of `evaluation/rule_scenes.py`: `clear` sequences are made for their
+rules, with events that happen beyond doubt and ones that nearly happen; in `crowded` ones the seven objects
+of the demo world hide each other a good part of the time. The true events are those of the same rules on the
+true boxes, which `test/test_rule_world.py` compares with events found without the engine. An event is found
+if one of its rule begins within 0.5 s, for an object of the same label; every other one is invented. Every
+6th frame is inferred and its answer arrives 6 frames late. Detections are simulated with the noise of a model
 (`evaluation/tracking.py`), or those of the demo model.
 
-The seeds of `FILMS` are held out: rules, scenes and settings are developed on others.
+The seeds of `SEQUENCES` are held out: rules, scenes and settings are developed on others.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SETTLED_S = 2.0
 """Events before are not counted: the tracker has had few answers."""
 
 TOLERANCE_S, FPS, ASPECT = 0.5, 30.0, 0.75
-FILMS = tuple((seed, 0.06 * (seed % 2)) for seed in range(301, 313))
+SEQUENCES = tuple((seed, 0.06 * (seed % 2)) for seed in range(301, 313))
 """Seeds, and how far the camera swings, in image widths."""
 
 CROWDED = 4
-"""Number of films in which the objects hide each other."""
+"""Number of sequences in which the objects hide each other."""
 
 DETECTIONS = ("simulated", "demo model")
 
@@ -89,24 +89,24 @@ def compared(true: Sequence[Found], found: Sequence[Found]) -> dict[str, Counter
 
 
 def measured(
-    kind: str, films: Sequence[tuple[int, float]], seconds: float, settings: Settings, vlm: Vlm
+    kind: str, sequences: Sequence[tuple[int, float]], seconds: float, settings: Settings, vlm: Vlm
 ) -> list[dict[str, Any]]:
-    """A row for each rule and each kind of detections, over the films of a kind."""
+    """A row for each rule and each kind of detections, over the sequences of a kind."""
     names = ("true", "found", "invented")
     counts = {each: {name: Counter[str]() for name in names} for each in DETECTIONS}
-    for seed, pan in films:
+    for seed, pan in sequences:
         bodies = bodies_of(kind, seed)
-        film = DemoSequence(seed, seconds, pan, bodies=bodies)
-        true = begun(kind, true_tracks(film, seed, bodies))
+        demo = DemoSequence(seed, seconds, pan, bodies=bodies)
+        true = begun(kind, true_tracks(demo, seed, bodies))
         detectors: dict[str, Detector | None] = {
             "simulated": None,
-            "demo model": film.detector(vlm, settings),
+            "demo model": demo.detector(vlm, settings),
         }
         for each, detector in detectors.items():
-            found = begun(kind, film.run(PROTOCOLS["sparse-late"], settings, seed, detector).tracks)
+            found = begun(kind, demo.run(PROTOCOLS["sparse-late"], settings, seed, detector).tracks)
             for name, count in compared(true, found).items():
                 counts[each][name] += count
-            print(f"{kind}, film {seed}, {each}: {len(true)} true, {len(found)} found", flush=True)
+            print(f"{kind}, sequence {seed}, {each}: {len(true)} true, {len(found)} found", flush=True)
     scene = "crowded" if kind == "crowded" else "clear"
     return [row for each, count in counts.items() for row in _rows(scene, each, **count)]
 
@@ -136,24 +136,24 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=28.0)
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seeds", nargs="*", type=int, help="films of these seeds")
+    parser.add_argument("--seeds", nargs="*", type=int, help="sequences of these seeds")
     parser.add_argument("--pan", type=float, default=0.0, help="how far the camera swings in them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    films = tuple((seed, options.pan) for seed in options.seeds) if options.seeds else FILMS
+    sequences = tuple((seed, options.pan) for seed in options.seeds) if options.seeds else SEQUENCES
     settings = Settings()
     with closing(open_vlm(settings, print)) as vlm:
         rows = [
             row
             for kind in options.kinds
             for row in measured(
-                kind, films[:CROWDED] if kind == "crowded" else films, options.seconds, settings, vlm
+                kind, sequences[:CROWDED] if kind == "crowded" else sequences, options.seconds, settings, vlm
             )
         ]
     for row in rows:
         print(*row.values(), sep="\t")
     if options.json:
-        inputs = {"films": films, "kinds": options.kinds, "seconds": options.seconds}
+        inputs = {"sequences": sequences, "kinds": options.kinds, "seconds": options.seconds}
         inputs |= {"tolerance_s": TOLERANCE_S}
         report = {"inputs": inputs, "versions": versions(), "rows": rows}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

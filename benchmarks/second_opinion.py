@@ -36,7 +36,7 @@ from lfm_perception.vlm import Vlm
 FPS, EVERY, MIN_IOU = 30.0, 6, 0.5
 
 HELD_OUT = 900
-"""Seed of the first film: policy and OCR were tuned on films of other seeds, 500 to 539 among them."""
+"""Seed of the first sequence: policy and OCR were tuned on those of other seeds, 500 to 539 among them."""
 
 SETTINGS = Settings().with_values(
     {
@@ -63,7 +63,7 @@ def distance(left: str, right: str) -> int:
 
 
 def asked_about(seeds: Sequence[int], seconds: float, vlm: Vlm) -> list[tuple[World, Outcome]]:
-    """The outcomes of films of the demo world, each with its world. Perception waits for no answer."""
+    """The outcomes of sequences of the demo world, each with its world. Perception waits for no answer."""
     found, outcomes = [], list[Outcome]()
     with closing(
         SecondOpinion(SETTINGS.second_opinion, outcomes.append, lambda _: None, print, print)
@@ -77,7 +77,7 @@ def asked_about(seeds: Sequence[int], seconds: float, vlm: Vlm) -> list[tuple[Wo
             second.drain(lambda: True)
             found += [(world, outcome) for outcome in outcomes]
             outcomes.clear()
-            print(f"film {seed}: {len(found)} outcomes so far", flush=True)
+            print(f"sequence {seed}: {len(found)} outcomes so far", flush=True)
     return found
 
 
@@ -157,8 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--films", type=int, default=40)
-    parser.add_argument("--first-seed", type=int, default=HELD_OUT, help="seed of the first film")
+    parser.add_argument("--sequences", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=HELD_OUT, help="seed of the first sequence")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--live", type=float, default=0.0, help="seconds of a camera at 30 Hz")
     parser.add_argument("--json", type=Path)
@@ -168,12 +168,12 @@ def main() -> None:
             for asking in (False, True):
                 print(f"second opinion {asking}: {late(options.live, vlm, asking=asking)}")
             return
-        seeds = range(options.first_seed, options.first_seed + options.films)
+        seeds = range(options.first_seed, options.first_seed + options.sequences)
         found = reading(seeds, options.seconds, vlm)
     print(json.dumps(found, indent=1))
     if options.json:
         inputs = {
-            "films": options.films,
+            "sequences": options.sequences,
             "first_seed": options.first_seed,
             "seconds": options.seconds,
             "every": EVERY,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo world: the same seed gives the same film, and its ground truth is exact."""
+"""The demo world: the same seed gives the same sequence, and its ground truth is exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lfm_perception.geometry import Box
 from lfm_perception.scene import Velocity
 
 
-def test_a_film_is_the_same_for_the_same_seed_and_differs_for_another() -> None:
+def test_a_sequence_is_the_same_for_the_same_seed_and_differs_for_another() -> None:
     first, again, other = (World(seed).snapshot(40) for seed in (3, 3, 4))
     assert np.array_equal(first.frame.image, again.frame.image)
     assert first.objects == again.objects

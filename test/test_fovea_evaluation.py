@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluation of foveated inference: films, figures, and the size from which on a model sees."""
+"""The evaluation of foveated inference: sequences, figures, and the size from which on a model sees."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lfm_perception.cli.application import app
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.foveation import SIZES
-from lfm_perception.evaluation.foveation_films import labelled_films
+from lfm_perception.evaluation.foveation_sequences import labelled_sequences
 from lfm_perception.evaluation.foveation_trials import FOVEATED, WHOLE_FRAMES, FoveaTrials
 from lfm_perception.evaluation.object_size import BOUNDS, SizedObjects, size_advice
-from lfm_perception.evaluation.pixel_limited import PixelLimitedVlm, walking_film
+from lfm_perception.evaluation.pixel_limited import PixelLimitedVlm, walking_sequence
 from lfm_perception.settings import Settings
 
 STILL = Settings().with_values({"tracker.camera_motion_compensation": "off"})
@@ -26,9 +26,9 @@ STILL = Settings().with_values({"tracker.camera_motion_compensation": "off"})
 
 @pytest.fixture(scope="module")
 def trials() -> FoveaTrials:
-    """Two short films under a detector that is limited by picture pixels only."""
-    films = [walking_film(seed, 8.0) for seed in (200, 201)]
-    return FoveaTrials.run(films, lambda film: PixelLimitedVlm(film.sequence, 0), STILL, [60])
+    """Two short sequences under a detector that is limited by picture pixels only."""
+    sequences = [walking_sequence(seed, 8.0) for seed in (200, 201)]
+    return FoveaTrials.run(sequences, lambda sequence: PixelLimitedVlm(sequence.truth, 0), STILL, [60])
 
 
 def test_regions_find_small_objects_and_keep_large_ones(trials: FoveaTrials) -> None:
@@ -75,7 +75,7 @@ def test_no_size_is_fitted_without_objects_of_both_kinds(found: np.ndarray) -> N
 
 def test_the_command_writes_figures_and_a_page(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = "eval fovea demo --films 1 --seconds 2 --width 640 --height 360 --tokens 40 --out"
+    arguments = "eval fovea demo --sequences 1 --seconds 2 --width 640 --height 360 --tokens 40 --out"
     done = CliRunner().invoke(app, [*arguments.split(), str(out)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "whole frames" in done.output
@@ -90,8 +90,8 @@ def test_the_command_writes_figures_and_a_page(tmp_path: Path) -> None:
     )
 
 
-def film_folder(folder: Path, frames: int, width: int = 320) -> Path:
-    """A film of the demo world in the MOTChallenge format."""
+def sequence_folder(folder: Path, frames: int, width: int = 320) -> Path:
+    """A sequence of the demo world in the MOTChallenge format."""
     (folder / "gt").mkdir(parents=True)
     (folder / "img1").mkdir()
     info = f"[Sequence]\nname=a\nframeRate=10\nseqLength={frames}\nimWidth={width}\nimHeight=240\n"
@@ -108,20 +108,20 @@ def film_folder(folder: Path, frames: int, width: int = 320) -> Path:
     return folder
 
 
-def test_a_labelled_film_has_its_pictures_and_its_truth(tmp_path: Path) -> None:
-    (film,) = labelled_films(film_folder(tmp_path / "a", 4))
-    assert (film.sequence.fps, len(film.sequence.frames)) == (10.0, 4)
-    assert np.array_equal(film.frame(3).image, World(3, 320, 240, 10.0).snapshot(3).frame.image)
-    assert film.frame(3).stamp_ns == 300_000_000
-    assert len(labelled_films(tmp_path)) == 1
+def test_a_labelled_sequence_has_its_pictures_and_its_truth(tmp_path: Path) -> None:
+    (sequence,) = labelled_sequences(sequence_folder(tmp_path / "a", 4))
+    assert (sequence.truth.fps, len(sequence.truth.frames)) == (10.0, 4)
+    assert np.array_equal(sequence.frame(3).image, World(3, 320, 240, 10.0).snapshot(3).frame.image)
+    assert sequence.frame(3).stamp_ns == 300_000_000
+    assert len(labelled_sequences(tmp_path)) == 1
 
 
-def test_a_film_that_does_not_go_with_its_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PerceptionError, match="holds no film"):
-        labelled_films(tmp_path)
-    short = film_folder(tmp_path / "short", 3)
+def test_a_sequence_that_does_not_go_with_its_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PerceptionError, match="holds no sequence"):
+        labelled_sequences(tmp_path)
+    short = sequence_folder(tmp_path / "short", 3)
     (short / "img1" / "000003.png").unlink()
     with pytest.raises(PerceptionError, match="labels of 3 frames and 2 pictures"):
-        labelled_films(short)
+        labelled_sequences(short)
     with pytest.raises(PerceptionError, match="says 640x240"):
-        labelled_films(film_folder(tmp_path / "wide", 2, width=640))
+        labelled_sequences(sequence_folder(tmp_path / "wide", 2, width=640))

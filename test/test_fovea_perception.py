@@ -48,18 +48,18 @@ class ObservedVlm:
 
 
 @pytest.fixture(scope="module")
-def film() -> list[Snapshot]:
+def snapshots() -> list[Snapshot]:
     world = World(seed=1, width=1280, height=720, fps=4.0, pan=0.0)
     return [world.snapshot(index) for index in range(7)]
 
 
 @pytest.fixture(scope="module")
-def observed(vlm: LlamaVlm, film: list[Snapshot]) -> tuple[ObservedVlm, list[Scene]]:
-    """The film inferred with regions, whole frames being every third, and captions as often as possible."""
+def observed(vlm: LlamaVlm, snapshots: list[Snapshot]) -> tuple[ObservedVlm, list[Scene]]:
+    """Snapshots inferred with regions, whole frames being every third, and captions as often as possible."""
     vlm_seen = ObservedVlm(vlm)
     settings = Settings().with_values({**FOVEATED, "caption.period": 0.0, "caption.max_tokens": 8})
     perception = Perception(settings, vlm_seen, open_tracker(settings.tracker))
-    return vlm_seen, [perception.infer(snapshot.frame) for snapshot in film]
+    return vlm_seen, [perception.infer(snapshot.frame) for snapshot in snapshots]
 
 
 def test_regions_alternate_with_whole_frames_for_a_reason(observed: tuple[ObservedVlm, list[Scene]]) -> None:
@@ -81,10 +81,10 @@ def test_the_model_gets_the_region_at_twice_the_resolution(observed: tuple[Obser
 
 
 def test_boxes_found_in_a_region_lie_on_the_objects_of_the_frame(
-    observed: tuple[ObservedVlm, list[Scene]], film: list[Snapshot]
+    observed: tuple[ObservedVlm, list[Scene]], snapshots: list[Snapshot]
 ) -> None:
     found = matched = 0
-    for scene, snapshot in zip(observed[1], film, strict=True):
+    for scene, snapshot in zip(observed[1], snapshots, strict=True):
         assert scene.view is not None
         region = scene.view.region
         if region != WHOLE:
@@ -104,23 +104,23 @@ def test_captions_see_whole_frames_only(observed: tuple[ObservedVlm, list[Scene]
     assert all((frame.width, plan.region) == (1280, None) for frame, plan in captions)
 
 
-def test_a_question_after_a_region_sees_the_whole_frame(vlm: LlamaVlm, film: list[Snapshot]) -> None:
+def test_a_question_after_a_region_sees_the_whole_frame(vlm: LlamaVlm, snapshots: list[Snapshot]) -> None:
     seen = ObservedVlm(vlm)
     settings = Settings().with_values({**FOVEATED, "caption.enabled": False, "caption.max_tokens": 8})
     perception = Perception(settings, seen, open_tracker(settings.tracker))
-    for snapshot in film[:2]:
+    for snapshot in snapshots[:2]:
         perception.infer(snapshot.frame)
     assert perception.plan is not None
     assert perception.plan.region is not None
-    perception.answer(film[1].frame, TypedQuestion("What is there?"))
+    perception.answer(snapshots[1].frame, TypedQuestion("What is there?"))
     frame, _, plan = seen.requests[-1]
     assert (frame.width, plan.region, plan.image.tokens <= 60) == (1280, None, True)
 
 
 def test_embeddings_and_kv_cache_of_a_region_are_not_those_of_its_frame(
-    vlm: LlamaVlm, film: list[Snapshot]
+    vlm: LlamaVlm, snapshots: list[Snapshot]
 ) -> None:
-    frame, region = film[0].frame, Box(0.25, 0.25, 0.75, 0.75)
+    frame, region = snapshots[0].frame, Box(0.25, 0.25, 0.75, 0.75)
     settings = Settings().with_values(FOVEATED)
     asked = settings.question
     whole, part = (
@@ -133,12 +133,12 @@ def test_embeddings_and_kv_cache_of_a_region_are_not_those_of_its_frame(
     assert vlm.describe(copied, asked, part).text == seen != first
 
 
-def test_a_draft_never_changes_what_is_found_in_a_region(vlm: LlamaVlm, film: list[Snapshot]) -> None:
+def test_a_draft_never_changes_what_is_found_in_a_region(vlm: LlamaVlm, snapshots: list[Snapshot]) -> None:
     settings = Settings().with_values(FOVEATED)
     inferencer, region = Inferencer(settings, vlm), Box(0.0, 0.25, 0.5, 0.75)
-    draft = tuple((each.label, each.box) for each in film[0].objects)
-    plain, _ = inferencer.infer(film[0].frame, settings.question, 256, None, region)
-    drafted, plan = inferencer.infer(film[0].frame, settings.question, 256, draft, region)
+    draft = tuple((each.label, each.box) for each in snapshots[0].objects)
+    plain, _ = inferencer.infer(snapshots[0].frame, settings.question, 256, None, region)
+    drafted, plan = inferencer.infer(snapshots[0].frame, settings.question, 256, draft, region)
     assert plan.draft
     assert drafted.detections == plain.detections
 
@@ -206,7 +206,7 @@ def test_foveated_inference_that_is_off_is_not_imported() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_scene_without_regions_has_no_view(vlm: LlamaVlm, film: list[Snapshot]) -> None:
+def test_a_scene_without_regions_has_no_view(vlm: LlamaVlm, snapshots: list[Snapshot]) -> None:
     settings = Settings().with_values({"caption.enabled": False, "image.max_tokens": 60})
-    scene = Perception(settings, vlm, open_tracker(settings.tracker)).infer(film[0].frame)
+    scene = Perception(settings, vlm, open_tracker(settings.tracker)).infer(snapshots[0].frame)
     assert scene == replace(scene, view=None)

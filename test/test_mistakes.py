@@ -166,7 +166,7 @@ MISTAKES = {
     "eval tracking missing": "there is no missing: give tud, demo, synthetic or a folder",
     "eval tracking sequence": "must give frameRate, imWidth and imHeight",
     "eval fovea missing": "there is no missing: give demo, a folder",
-    "eval fovea empty": "empty holds no film: a film has seqinfo.ini",
+    "eval fovea empty": "empty holds no sequence: a sequence has seqinfo.ini",
     "eval wordings empty": "has no labels (COCO: ",
     "eval detection coco --out new": "instances.json list no images",
     "eval compare bench.json detection.json": "give two of a kind",

@@ -19,7 +19,7 @@ WATCH = """
 """
 
 
-def film(
+def interrupted(
     first: Sequence[Track], gap_s: float, then: Sequence[Track], seconds: float = 3.0
 ) -> Sequence[Sequence[Track]]:
     count = round(seconds * RATE_HZ)
@@ -34,7 +34,7 @@ BEGUN = [("inside", "begin"), ("comes", "moment")]
 
 
 def test_a_track_that_begins_where_another_was_lost_continues_its_events() -> None:
-    frames = film([track(1, 0.7)], 0.6, [track(2, 0.75)])
+    frames = interrupted([track(1, 0.7)], 0.6, [track(2, 0.75)])
     assert names(happened(rules(WATCH), frames)) == BEGUN
     engine = RuleEngine(rules(WATCH))
     for index, tracks in enumerate(frames):
@@ -48,34 +48,34 @@ def test_a_track_that_begins_where_another_was_lost_continues_its_events() -> No
 
 def test_another_label_another_place_and_a_later_time_are_another_object() -> None:
     gone = [*BEGUN, ("goes", "moment"), ("inside", "end")]
-    box = film([track(1, 0.7)], 0.6, [track(2, 0.7, label="box")])
+    box = interrupted([track(1, 0.7)], 0.6, [track(2, 0.7, label="box")])
     assert sorted(names(happened(rules(WATCH), box))) == sorted([*gone, ("inside", "begin")])
-    far = film([track(1, 0.7)], 0.6, [track(2, 0.9)])
+    far = interrupted([track(1, 0.7)], 0.6, [track(2, 0.9)])
     assert sorted(names(happened(rules(WATCH), far))) == sorted([*gone, *BEGUN])
-    late = film([track(1, 0.7)], 1.3, [track(2, 0.7)])
+    late = interrupted([track(1, 0.7)], 1.3, [track(2, 0.7)])
     assert sorted(names(happened(rules(WATCH), late))) == sorted([*gone, *BEGUN])
 
 
 def test_the_time_until_a_new_track_counts_to_its_first_detection() -> None:
-    shown_late = film([track(1, 0.7)], 1.3, [track(2, 0.7, age=0.4)])
+    shown_late = interrupted([track(1, 0.7)], 1.3, [track(2, 0.7, age=0.4)])
     assert names(happened(rules(WATCH), shown_late)) == BEGUN
 
 
 def test_of_two_lost_tracks_each_is_continued_once_by_the_nearest() -> None:
     first = [track(1, 0.7), track(2, 0.78)]
-    frames = film(first, 0.5, [track(3, 0.77), track(4, 0.71)])
+    frames = interrupted(first, 0.5, [track(3, 0.77), track(4, 0.71)])
     assert names(happened(rules(WATCH), frames)).count(("comes", "moment")) == 2
     engine = RuleEngine(rules(WATCH))
     for index, tracks in enumerate(frames):
         engine.update(from_seconds(1 + index / RATE_HZ), tracks)
     continued = {event.event_id[-2:]: event.tracks[0].track_id for event in engine.active_events}
     assert continued == {"-1": 4, "-2": 3}
-    joined = film(first, 0.5, [track(3, 0.74)])
+    joined = interrupted(first, 0.5, [track(3, 0.74)])
     assert names(happened(rules(WATCH), joined)).count(("goes", "moment")) == 1
 
 
 def test_what_is_lost_is_continued_across_a_line() -> None:
-    frames = film([track(1, 0.47)], 0.4, [track(2, 0.53)])
+    frames = interrupted([track(1, 0.47)], 0.4, [track(2, 0.53)])
     found = happened(rules("  over: {when: {crosses: {line: door, to: right}}}\n"), frames)
     assert names(found) == [("over", "moment")]
 
@@ -126,7 +126,9 @@ def test_an_object_that_starts_to_run_is_continued_by_the_track_that_its_speed_l
 def test_a_track_is_not_continued_by_one_that_moves_the_opposite_way(
     before: float, after: float, continues: bool
 ) -> None:
-    frames = film([track(1, 0.7, vx=before)], 0.3, [track(2, 0.7 + 0.3 * (before + after) / 2, vx=after)])
+    frames = interrupted(
+        [track(1, 0.7, vx=before)], 0.3, [track(2, 0.7 + 0.3 * (before + after) / 2, vx=after)]
+    )
     expected = [] if continues else [*BEGUN, ("goes", "moment"), ("inside", "end")]
     assert sorted(names(happened(rules(WATCH), frames))) == sorted([*BEGUN, *expected])
 

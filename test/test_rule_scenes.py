@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The films made for rules: events on their true tracks are those that the ways of the bodies lead to."""
+"""The sequences made for rules: events on their true tracks are those that the ways of the bodies lead to."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def led_to(kind: str, bodies: Sequence[Body]) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
-def test_events_on_the_true_tracks_of_a_film_are_those_that_its_ways_lead_to(kind: str) -> None:
+def test_events_on_the_true_tracks_of_a_sequence_are_those_that_its_ways_lead_to(kind: str) -> None:
     bodies = bodies_of(kind, SEED)
-    film = DemoSequence(SEED, SECONDS, 0.0, *SIZE, bodies=bodies)
+    demo = DemoSequence(SEED, SECONDS, 0.0, *SIZE, bodies=bodies)
     file, found = parse_rules(rules_of(kind)), list[Event]()
     engine, of_objects = RuleEngine(file), {rule.name: rule.of_objects for rule in file.rules}
-    frames = true_tracks(film, SEED, bodies)
+    frames = true_tracks(demo, SEED, bodies)
     for index, tracks in enumerate(frames):
         for event in engine.update(from_seconds(1 + index / FPS), tracks):
             if event.state != "end":
@@ -79,10 +79,10 @@ def test_events_on_the_true_tracks_of_a_film_are_those_that_its_ways_lead_to(kin
 
 def test_an_object_is_there_for_the_truth_while_half_of_its_body_can_be_seen() -> None:
     bodies = bodies_of("doors", SEED)
-    film = DemoSequence(SEED, 6.0, 0.0, *SIZE, bodies=bodies)
-    frames, person = true_tracks(film, SEED, bodies), bodies[0]
+    demo = DemoSequence(SEED, 6.0, 0.0, *SIZE, bodies=bodies)
+    frames, person = true_tracks(demo, SEED, bodies), bodies[0]
     there = [any(each.track_id % 100 == 1 for each in tracks) for tracks in frames]
-    sliver = [index for index in range(len(frames)) if 0 < film.visible_shares(index).get(0, 0.0) < VISIBLE]
+    sliver = [index for index in range(len(frames)) if 0 < demo.visible_shares(index).get(0, 0.0) < VISIBLE]
     assert sliver
     assert not any(there[index] for index in sliver)
     assert there.index(True) == pytest.approx(

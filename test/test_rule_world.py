@@ -46,7 +46,7 @@ SEEDS = ((11, 0.0), (12, 0.12))
 """Seeds, and how far the camera swings."""
 
 
-def film(seed: int, pan: float) -> list[Frame]:
+def true_frames(seed: int, pan: float) -> list[Frame]:
     world = World(seed, WIDTH, HEIGHT, fps=FPS, pan=pan)
     return [
         {each.object_id + 1: each for each in world.snapshot(index).objects}
@@ -135,7 +135,7 @@ def tracks(frame: Frame) -> list[Track]:
 
 @pytest.fixture(scope="module", params=SEEDS, ids=["standing camera", "swinging camera"])
 def frames(request: pytest.FixtureRequest) -> list[Frame]:
-    return film(*request.param)
+    return true_frames(*request.param)
 
 
 @pytest.mark.parametrize("find", [lasting, moments])

@@ -88,7 +88,7 @@ def test_whatever_an_adviser_does_costs_its_own_answer_in_a_sentence(
     assert len(log.warned) == 2
 
 
-def film(vlm: LlamaVlm, second: SecondOpinion | None) -> list[Scene]:
+def inferred(vlm: LlamaVlm, second: SecondOpinion | None) -> list[Scene]:
     """Scenes of frames of the demo world with the demo model; `second` is asked about each box."""
     settings = Settings().with_values({"caption.enabled": False, "tracker.min_hits": 1})
     perception = Perception(settings, vlm, open_tracker(settings.tracker))
@@ -107,8 +107,8 @@ def tracked(scenes: list[Scene]) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def alone(vlm: LlamaVlm) -> list[Scene]:
-    """The film without an adviser."""
-    scenes = film(vlm, None)
+    """The scenes without an adviser."""
+    scenes = inferred(vlm, None)
     assert any(track.label == "box" for scene in scenes for track in scene.tracks)
     return scenes
 
@@ -116,9 +116,9 @@ def alone(vlm: LlamaVlm) -> list[Scene]:
 def test_a_hanging_adviser_changes_no_track_and_no_frame_waits_for_it(
     lying: None, tmp_path: Path, vlm: LlamaVlm, alone: list[Scene]
 ) -> None:
-    """The adviser gives no answer before the film is over, and the film does not wait for one."""
+    """The adviser gives no answer before the last frame, and no frame waits for one."""
     with opened(vlm_settings(tmp_path, name="hangs", repeat=0.1)) as (second, log):
-        during = film(vlm, second)
+        during = inferred(vlm, second)
         assert second.counts().asked == 1
         assert log.outcomes == []
     assert tracked(during) == tracked(alone)
@@ -130,9 +130,9 @@ def test_a_lying_adviser_changes_no_track(tmp_path: Path, vlm: LlamaVlm, alone: 
         serving(say(200, completion(lie))) as server,
         opened(server_settings(server, tmp_path)) as (second, _),
     ):
-        film(vlm, second)
+        inferred(vlm, second)
         wait(lambda: second.counts().answered)
-        after = film(vlm, second)
+        after = inferred(vlm, second)
     assert tracked(after) == tracked(alone)
     assert lie in {opinion.answer for scene in after for opinion in scene.opinions}
 

@@ -17,7 +17,7 @@ def fovea(
     source: Annotated[
         str,
         typer.Argument(
-            help="`demo` (the demo world, drawn, with small objects), a folder of labelled films in the "
+            help="`demo` (the demo world, drawn, with small objects), a folder of labelled sequences in the "
             "MOTChallenge format with their pictures in `img1`, or a rosbag2 with its labels, each box with "
             "the number of its object in `id`."
         ),
@@ -28,7 +28,9 @@ def fovea(
             min=1, max=1024, help="A limit of image tokens; by default 60, 120 and 252. Repeatable."
         ),
     ] = None,
-    films: Annotated[int, typer.Option(min=1, max=1000, help="Number of films of the demo world.")] = 3,
+    sequences: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of sequences of the demo world.")
+    ] = 3,
     seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help="Duration of each of them.")] = 12.0,
     width: Annotated[int, typer.Option(min=320, max=3840, help="Their width in pixels.")] = 1280,
     height: Annotated[int, typer.Option(min=240, max=2160, help="Their height in pixels.")] = 720,
@@ -37,7 +39,7 @@ def fovea(
     settings: options.SettingsFile = None,
     set_: options.Changes = None,
     out: options.OptionalOut = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first film.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first sequence.")] = 0,
 ) -> None:
     """Compare foveated inference (`fovea.mode: on`) with whole frames, at several budgets.
 
@@ -48,7 +50,11 @@ def fovea(
     """
     from lfm_perception.backends import open_vlm
     from lfm_perception.evaluation.detection_run import selected_labels
-    from lfm_perception.evaluation.foveation_films import demo_film, labelled_bag, labelled_films
+    from lfm_perception.evaluation.foveation_sequences import (
+        demo_image_sequence,
+        labelled_bag,
+        labelled_sequences,
+    )
     from lfm_perception.evaluation.foveation_trials import FoveaTrials
     from lfm_perception.evaluation.reports import provenance, write_results
     from lfm_perception.media.bags import is_bag
@@ -58,17 +64,17 @@ def fovea(
     budgets = tokens or [60, 120, 252]
     if is_bag(Path(source)):
         opened = [labelled_bag(Path(source), annotations, topic)]
-        labels = selected_labels(opened[0].sequence.labels, None)
+        labels = selected_labels(opened[0].truth.labels, None)
         chosen = chosen.with_values({"detect.labels": labels})
     elif annotations or topic:
         raise typer.BadParameter("--annotations and --topic are for a bag")
     elif source == "demo":
-        opened = [demo_film(seed + index, seconds, width, height) for index in range(films)]
+        opened = [demo_image_sequence(seed + index, seconds, width, height) for index in range(sequences)]
     else:
-        opened = labelled_films(Path(source))
+        opened = labelled_sequences(Path(source))
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
         task = progress.add_task("inferring", total=2 * len(opened) * len(budgets))
-        trials = FoveaTrials.run(opened, lambda film: vlm, chosen, budgets, lambda: progress.advance(task))
+        trials = FoveaTrials.run(opened, lambda _: vlm, chosen, budgets, lambda: progress.advance(task))
     options.show_table(trials.table())
     for line in trials.remarks():
         print(line)

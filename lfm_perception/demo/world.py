@@ -107,6 +107,7 @@ class World:
         numbered: bool = False,
     ) -> None:
         self.seed, self.width, self.height, self.fps, self.pan = seed, width, height, fps, pan
+        # part of the seed: another word would change every world, and the figures that were measured on it
         rng = random.Random(f"film {seed}")
         self.stage = replace(random_stage(rng, SEQUENCE), blur=0.3)
         labels = [LABELS[i % len(LABELS)] if i < len(LABELS) else rng.choice(LABELS) for i in range(bodies)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foveated inference against whole frames: films under one plan, and their figures."""
+"""Foveated inference against whole frames: sequences under one plan, and their figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lfm_perception.tracking import open_tracker
 from lfm_perception.vlm import Vlm
 
 FPS = 25.0
-"""Frames per second of films that are made here."""
+"""Frames per second of sequences that are made here."""
 
 INFERENCE_S = 0.24
 """Time from one inference to the next, and from an inferred frame to its answer."""
@@ -39,21 +39,21 @@ MIN_VISIBLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Film:
-    """Ground truth of a film with its frames, which are asked for in about their order.
+class ImageSequence:
+    """The frames of a sequence, which are asked for in about their order, and its ground truth.
 
     `still`: the camera does not move, and its motion need not be estimated. `stamps_ns` of the frames where
     they are not evenly spaced.
     """
 
-    sequence: TrackingSequence
+    truth: TrackingSequence
     frame: Callable[[int], Frame]
     still: bool = False
     stamps_ns: tuple[int, ...] = ()
 
     def stamp_ns(self, index: int) -> int:
         """The stamp of a frame."""
-        return self.stamps_ns[index] if self.stamps_ns else from_seconds(index / self.sequence.fps)
+        return self.stamps_ns[index] if self.stamps_ns else from_seconds(index / self.truth.fps)
 
 
 def stride(fps: float) -> int:
@@ -62,41 +62,41 @@ def stride(fps: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class FilmRun:
-    """A film with its inferred frames (index, scene, view), and the tracks at every frame."""
+class SequenceRun:
+    """A sequence's ground truth, its inferred frames (index, scene, view), and the tracks at every frame."""
 
-    sequence: TrackingSequence
+    truth: TrackingSequence
     inferred: Sequence[tuple[int, Scene, View]]
     tracks: Sequence[Sequence[Track]]
 
 
-def run_film(film: Film, vlm: Vlm, settings: Settings) -> FilmRun:
+def run_sequence(sequence: ImageSequence, vlm: Vlm, settings: Settings) -> SequenceRun:
     """Infers a frame every `INFERENCE_S`; its answer is known when the next one is inferred.
 
     Raises:
-        PerceptionError: the film is too short, or the model fails.
+        PerceptionError: the sequence is too short, or the model fails.
     """
     perception = Perception(settings, vlm, open_tracker(settings.tracker))
-    sequence, tracks = film.sequence, list[Sequence[Track]]()
+    truth, tracks = sequence.truth, list[Sequence[Track]]()
     inferred = list[tuple[int, Scene, View]]()
-    step = stride(sequence.fps)
-    for index in range(len(sequence.frames)):
+    step = stride(truth.fps)
+    for index in range(len(truth.frames)):
         if index >= step and index % step == 0:
-            scene = perception.infer(film.frame(index - step))
+            scene = perception.infer(sequence.frame(index - step))
             assert perception.plan is not None
             image = perception.plan.image
             inferred.append((index - step, scene, scene.view or View(WHOLE, image.width, image.height, 0.0)))
-        if not film.still:
-            perception.update_ego_motion(film.frame(index))
-        tracks.append(perception.tracks(film.stamp_ns(index)))
+        if not sequence.still:
+            perception.update_ego_motion(sequence.frame(index))
+        tracks.append(perception.tracks(sequence.stamp_ns(index)))
     if not inferred:
-        raise PerceptionError(f"{sequence.name} has {len(sequence.frames)} frames, too few for an inference")
-    return FilmRun(sequence, inferred, tracks)
+        raise PerceptionError(f"{truth.name} has {len(truth.frames)} frames, too few for an inference")
+    return SequenceRun(truth, inferred, tracks)
 
 
 @dataclass(frozen=True, slots=True)
 class FoveaFigures:
-    """Figures of films under one plan.
+    """Figures of sequences under one plan.
 
     HOTA with its parts, precision and recall in per cent, of the tracks at every frame; `recall_by_size` by
     the classes of `SIZES`, of which `share_by_size` are the shares of the objects. Times in seconds until a
@@ -130,14 +130,14 @@ def _rounded(value: Any) -> Any:
     return None if value is None or np.isinf(value) else round(float(value), 2)
 
 
-def figures(runs: Sequence[FilmRun]) -> FoveaFigures:
-    """The figures of several films together.
+def figures(runs: Sequence[SequenceRun]) -> FoveaFigures:
+    """The figures of several sequences together.
 
     Raises:
         PerceptionError: the packages of the extra `eval` are missing.
     """
     metrics = evaluate_tracks(
-        {f"{row} {run.sequence.name}": (run.sequence, run.tracks) for row, run in enumerate(runs)}
+        {f"{row} {run.truth.name}": (run.truth, run.tracks) for row, run in enumerate(runs)}
     )
     sightings = [sighting for run in runs for sighting in _sightings(run)]
     hits, totals = np.zeros(len(SIZES)), np.zeros(len(SIZES))
@@ -177,36 +177,36 @@ class _Sighting:
     is_hit: bool
 
 
-def _sightings(run: FilmRun) -> Iterator[_Sighting]:
-    area = run.sequence.width * run.sequence.height
-    for index, (truth, on) in enumerate(zip(run.sequence.frames, _on_objects(run), strict=True)):
+def _sightings(run: SequenceRun) -> Iterator[_Sighting]:
+    area = run.truth.width * run.truth.height
+    for index, (truth, on) in enumerate(zip(run.truth.frames, _on_objects(run), strict=True)):
         hits: list[bool] = np.any(on, axis=1).tolist()
         for each, is_hit in zip(truth, hits, strict=True):
             size = int(np.searchsorted(SIZES, np.sqrt(each.box.area * area), side="right")) - 1
             yield _Sighting(each.identity, index, size, is_hit)
 
 
-def _on_objects(run: FilmRun) -> Iterator[NDArray[np.bool_]]:
+def _on_objects(run: SequenceRun) -> Iterator[NDArray[np.bool_]]:
     """Which tracks are on which objects, frame by frame, shape (objects, tracks)."""
-    for truth, tracks in zip(run.sequence.frames, run.tracks, strict=True):
+    for truth, tracks in zip(run.truth.frames, run.tracks, strict=True):
         overlap = iou_matrix(stack(each.box for each in truth), stack(each.box for each in tracks))
         yield np.asarray(overlap >= MIN_IOU)
 
 
-def _correct(run: FilmRun) -> int:
+def _correct(run: SequenceRun) -> int:
     """Number of tracks on an object, over all frames."""
     return sum(int(on.any(axis=0).sum()) for on in _on_objects(run))
 
 
-def _delays_s(run: FilmRun) -> Iterator[float]:
+def _delays_s(run: SequenceRun) -> Iterator[float]:
     """Seconds from the first frame of each object that stays to the first one with a track on it."""
     objects: dict[int, list[_Sighting]] = {}
     for each in _sightings(run):
         objects.setdefault(each.identity, []).append(each)
     for frames in objects.values():
         first, last = frames[0].index, frames[-1].index
-        if last - first >= MIN_VISIBLE_S * run.sequence.fps:
-            yield next(((each.index - first) / run.sequence.fps for each in frames if each.is_hit), np.inf)
+        if last - first >= MIN_VISIBLE_S * run.truth.fps:
+            yield next(((each.index - first) / run.truth.fps for each in frames if each.is_hit), np.inf)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -214,7 +214,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(values, share, method="lower")) if values else 0.0
 
 
-def sized_objects(runs: Sequence[FilmRun]) -> tuple[SizedObjects, SizedObjects]:
+def sized_objects(runs: Sequence[SequenceRun]) -> tuple[SizedObjects, SizedObjects]:
     """Every object wholly inside a view, by its size in the picture, and whether it was detected.
 
     Those in views of the whole frame, and those in regions.
@@ -222,7 +222,7 @@ def sized_objects(runs: Sequence[FilmRun]) -> tuple[SizedObjects, SizedObjects]:
     objects: dict[bool, list[tuple[float, bool]]] = {True: [], False: []}
     for run in runs:
         for index, scene, view in run.inferred:
-            truth = [each for each in run.sequence.frames[index] if _is_inside(each.box, view)]
+            truth = [each for each in run.truth.frames[index] if _is_inside(each.box, view)]
             matched = {pair.truth for pair in match(scene.detections, truth, MIN_IOU)}
             sizes = view.sizes(stack(each.box for each in truth)).tolist()
             objects[view.region == WHOLE] += [(size, row in matched) for row, size in enumerate(sizes)]

@@ -15,11 +15,11 @@ from rich.table import Table
 from lfm_perception.evaluation.foveation import (
     INFERENCE_S,
     SIZES,
-    Film,
-    FilmRun,
     FoveaFigures,
+    ImageSequence,
+    SequenceRun,
     figures,
-    run_film,
+    run_sequence,
     sized_objects,
 )
 from lfm_perception.evaluation.object_size import BOUNDS, SizedObjects, size_advice
@@ -57,19 +57,21 @@ class FoveaTrials:
     @classmethod
     def run(
         cls,
-        films: Iterable[Film],
-        vlm_of: Callable[[Film], Vlm],
+        sequences: Iterable[ImageSequence],
+        vlm_of: Callable[[ImageSequence], Vlm],
         settings: Settings,
         budgets: Sequence[int],
         on_progress: OnProgress = lambda: None,
     ) -> FoveaTrials:
-        """Runs every film under every plan. Raises PerceptionError when the model fails."""
-        runs: dict[tuple[str, int], list[FilmRun]] = {}
-        for film in films:
+        """Runs every sequence under every plan. Raises PerceptionError when the model fails."""
+        runs: dict[tuple[str, int], list[SequenceRun]] = {}
+        for sequence in sequences:
             for tokens in budgets:
                 for name, mode in ((WHOLE_FRAMES, "off"), (FOVEATED, "on")):
                     planned = settings.with_values({**limited(settings, tokens), "fovea.mode": mode})
-                    runs.setdefault((name, tokens), []).append(run_film(film, vlm_of(film), planned))
+                    runs.setdefault((name, tokens), []).append(
+                        run_sequence(sequence, vlm_of(sequence), planned)
+                    )
                     on_progress()
         whole, regions = sized_objects([run for each in runs.values() for run in each])
         return cls({plan: figures(each) for plan, each in runs.items()}, whole, regions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated model that sees an object if it is large enough in picture pixels, and films for it."""
+"""A simulated model that sees an object if it is large enough in picture pixels, and sequences for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.demo.bodies import LABELS, Body, Difficulty, Stage, outline_of, random_body, random_stage
-from lfm_perception.evaluation.foveation import FPS, Film
+from lfm_perception.evaluation.foveation import FPS, ImageSequence
 from lfm_perception.evaluation.tracking import TrackingSequence, TrueObject
 from lfm_perception.geometry import WHOLE, Box, shares_inside, stack
 from lfm_perception.planning.regions import to_region
@@ -28,10 +28,10 @@ DEEP = Difficulty(far=0.1, near=0.9)
 """A deep hall: at 1280x720 objects are 15 to 180 pixels large."""
 
 CAST = (*LABELS, "person", "person", "person", "cone", "forklift")
-"""Labels of the bodies of a film."""
+"""Labels of the bodies of a sequence."""
 
 
-def walking_film(seed: int, seconds: float, width: int = 1280, height: int = 720) -> Film:
+def walking_sequence(seed: int, seconds: float, width: int = 1280, height: int = 720) -> ImageSequence:
     """People and forklifts that move among standing things, before a still camera, without pictures.
 
     The bodies are those of the demo world, most of them in the back half of the hall.
@@ -44,8 +44,8 @@ def walking_film(seed: int, seconds: float, width: int = 1280, height: int = 720
         for index in range(round(seconds * FPS))
     )
     blank = np.broadcast_to(np.uint8(0), (height, width, 3))
-    sequence = TrackingSequence(f"walking {seed}", FPS, width, height, frames)
-    return Film(sequence, lambda index: Frame(blank, from_seconds(index / FPS)), still=True)
+    truth = TrackingSequence(f"walking {seed}", FPS, width, height, frames)
+    return ImageSequence(truth, lambda index: Frame(blank, from_seconds(index / FPS)), still=True)
 
 
 def in_perspective(body: Body, hall: Difficulty, rng: random.Random) -> Body:

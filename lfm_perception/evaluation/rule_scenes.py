@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Films of the demo world for rules: events that happen beyond doubt, and ones that nearly happen.
+"""Sequences of the demo world for rules: events that happen beyond doubt, and ones that nearly happen.
 
 What is true is defined by what can be seen: an object is there while at least `VISIBLE` of its body lies
 inside the image and is not hidden by others. One that was out of sight for at most `OUT_OF_SIGHT_S` is the
@@ -64,7 +64,7 @@ RULES = {
   counts: {when: {count: {inside: left}, more_than: 1}, for: 0.3, end_after: 0.5}
 """,
 }
-"""The rules that each kind of film is made for."""
+"""The rules that each kind of sequence is made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,27 +171,27 @@ def _meetings(rng: random.Random) -> tuple[Body, ...]:
 _MAKERS = {"walks": _walks, "doors": _doors, "meetings": _meetings}
 
 KINDS = (*_MAKERS, "crowded")
-"""The kinds of films: those made for some rules, and the demo world's own, for all rules."""
+"""The kinds of sequences: those made for some rules, and the demo world's own, for all rules."""
 
 
 def bodies_of(kind: str, seed: int) -> tuple[Body, ...]:
-    """The bodies of a film."""
+    """The bodies of a sequence."""
     return World(seed).bodies if kind == "crowded" else _MAKERS[kind](random.Random(f"{kind} {seed}"))
 
 
 def rules_of(kind: str) -> str:
-    """The rule file for a kind of films."""
+    """The rule file for a kind of sequences."""
     return PLACES + ("".join(RULES.values()) if kind == "crowded" else RULES[kind])
 
 
-def true_tracks(film: DemoSequence, seed: int, bodies: Sequence[Body]) -> list[list[Track]]:
+def true_tracks(demo: DemoSequence, seed: int, bodies: Sequence[Body]) -> list[list[Track]]:
     """The true boxes of the objects that are there, with their own velocities: those of a standing camera."""
-    standing, fps = World(seed, pan=0.0), film.sequence.fps
+    standing, fps = World(seed, pan=0.0), demo.sequence.fps
     standing.bodies = tuple(bodies)
     last, lives, first = dict[int, int](), Counter[int](), dict[tuple[int, int], int]()
     frames = list[list[Track]]()
-    for index, objects in enumerate(film.sequence.frames):
-        own, shares, shown = standing.velocities(index), film.visible_shares(index), list[Track]()
+    for index, objects in enumerate(demo.sequence.frames):
+        own, shares, shown = standing.velocities(index), demo.visible_shares(index), list[Track]()
         for each in objects:
             if shares[each.identity] < VISIBLE:
                 continue

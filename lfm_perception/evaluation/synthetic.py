@@ -73,7 +73,7 @@ class SyntheticTrial:
         tracker: EvaluatedTracker[Track] = open_tracker(settings)
         if self.view is not None:
             moving: type[EgoMotionTracker] = ExactMotionTracker if self.exact else EgoMotionTracker
-            tracker = moving(open_tracker(settings), _Film(self.view, self.fps, seed), self.fps)
+            tracker = moving(open_tracker(settings), _Background(self.view, self.fps, seed), self.fps)
         tracks = track_sequence(sequence, self.protocol, tracker, seed)
         return SyntheticRun(sequence, tracks, self.protocol)
 
@@ -125,11 +125,11 @@ class ExactMotionTracker(EgoMotionTracker):
     """A tracker that is told the camera's true motion."""
 
     def _motion(self, index: int, moving: BoxArray) -> Affine:
-        assert isinstance(self._image, _Film)
+        assert isinstance(self._image, _Background)
         return self._image.step(index)
 
 
-class _Film:
+class _Background:
     """Images of a flat, spotted background under a moving view."""
 
     def __init__(self, view: View, fps: float, seed: int) -> None:

@@ -253,7 +253,7 @@ def _second_opinion(found: Any) -> Iterator[tuple[str, str]]:
     yield "second-opinion/characters", f"{100.0 * reading['characters_right']:.1f}"
     yield "second-opinion/of", str(reading["characters"])
     yield "second-opinion/numbers", f"{reading['numbers_right']} of {reading['numbers']}"
-    yield "second-opinion/films", str(found["inputs"]["films"])
+    yield "second-opinion/sequences", str(found["inputs"]["sequences"])
 
 
 def _fuzz(found: Any) -> Iterator[tuple[str, str]]:

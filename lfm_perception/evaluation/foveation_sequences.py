@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Films with pictures for the evaluation of foveated inference: the demo world, labelled films and bags."""
+"""Image sequences for the evaluation of foveated inference: the demo world, labelled folders and bags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from lfm_perception.demo.bodies import Difficulty, random_body
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.evaluation.foveation import FPS, Film, stride
+from lfm_perception.evaluation.foveation import FPS, ImageSequence, stride
 from lfm_perception.evaluation.labels import LabelledImage, open_labelled
 from lfm_perception.evaluation.pixel_limited import CAST, in_perspective
 from lfm_perception.evaluation.sequences import read_motchallenge
@@ -30,7 +30,7 @@ SMALL = Difficulty(max_objects=10, max_overlap=0.85, far=0.2, near=0.8, max_cut=
 CACHED_FRAMES = 16
 
 
-def demo_film(seed: int, seconds: float, width: int, height: int) -> Film:
+def demo_image_sequence(seed: int, seconds: float, width: int, height: int) -> ImageSequence:
     """The demo world with small objects before a still camera, at half the frame rate: drawing takes time."""
     world = World(seed, width, height, FPS / 2.0, pan=0.0)
     rng = random.Random(f"fovea {seed}")
@@ -41,53 +41,53 @@ def demo_film(seed: int, seconds: float, width: int, height: int) -> Film:
         tuple(TrueObject(each.object_id, each.label, each.box) for each in snapshot(index).objects)
         for index in range(round(seconds * world.fps))
     )
-    sequence = TrackingSequence(f"demo {seed}", world.fps, width, height, frames)
-    return Film(sequence, lambda index: snapshot(index).frame, still=True)
+    truth = TrackingSequence(f"demo {seed}", world.fps, width, height, frames)
+    return ImageSequence(truth, lambda index: snapshot(index).frame, still=True)
 
 
-def labelled_films(folder: Path) -> list[Film]:
-    """The films of a folder in the MOTChallenge format, with their pictures in `img1`.
+def labelled_sequences(folder: Path) -> list[ImageSequence]:
+    """The sequences of a folder in the MOTChallenge format, with their pictures in `img1`.
 
     Raises:
-        PerceptionError: there is no film, or its pictures do not go with its labels.
+        PerceptionError: there is no sequence, or its pictures do not go with its labels.
     """
     folders = [path for path in (folder, *sorted(folder.glob("*"))) if (path / "seqinfo.ini").is_file()]
     if not folder.is_dir():
-        raise PerceptionError(f"there is no {folder}: give demo, a folder of films or a rosbag2")
+        raise PerceptionError(f"there is no {folder}: give demo, a folder of sequences or a rosbag2")
     if not folders:
         raise PerceptionError(
-            f"{folder} holds no film: a film has seqinfo.ini, gt/gt.txt and pictures in img1"
+            f"{folder} holds no sequence: a sequence has seqinfo.ini, gt/gt.txt and pictures in img1"
         )
-    return [_labelled_film(path) for path in folders]
+    return [_labelled_sequence(path) for path in folders]
 
 
-def _labelled_film(folder: Path) -> Film:
-    (sequence,), files = read_motchallenge(folder), image_files(str(folder / "img1"))
-    if len(files) < len(sequence.frames):
+def _labelled_sequence(folder: Path) -> ImageSequence:
+    (truth,), files = read_motchallenge(folder), image_files(str(folder / "img1"))
+    if len(files) < len(truth.frames):
         raise PerceptionError(
-            f"{folder} has labels of {len(sequence.frames)} frames and {len(files)} pictures in img1"
+            f"{folder} has labels of {len(truth.frames)} frames and {len(files)} pictures in img1"
         )
 
     @functools.lru_cache(CACHED_FRAMES)
     def frame(index: int) -> Frame:
-        return Frame(images.read(files[index]), from_seconds(index / sequence.fps))
+        return Frame(images.read(files[index]), from_seconds(index / truth.fps))
 
     first = frame(0)
-    if (first.width, first.height) != (sequence.width, sequence.height):
+    if (first.width, first.height) != (truth.width, truth.height):
         raise PerceptionError(
-            f"{folder}: seqinfo.ini says {sequence.width}x{sequence.height}, and the first picture is "
+            f"{folder}: seqinfo.ini says {truth.width}x{truth.height}, and the first picture is "
             f"{first.width}x{first.height}"
         )
-    return Film(sequence, frame)
+    return ImageSequence(truth, frame)
 
 
-def labelled_bag(bag: Path, annotations: str | None = None, topic: str | None = None) -> Film:
-    """The labelled images of a rosbag2 as a film; arguments as for `open_labelled`.
+def labelled_bag(bag: Path, annotations: str | None = None, topic: str | None = None) -> ImageSequence:
+    """The labelled images of a rosbag2 as a sequence; arguments as for `open_labelled`.
 
     The `id` of a box says which object it is: the same in all images.
 
     Raises:
-        PerceptionError: the labels cannot be used, or the images are no film.
+        PerceptionError: the labels cannot be used, or the images are no sequence.
     """
 
     def read() -> Iterator[LabelledImage]:
@@ -115,8 +115,8 @@ def labelled_bag(bag: Path, annotations: str | None = None, topic: str | None = 
         )
     fps = measured_rate(stamps_ns, FPS)
     images_in_order = _InOrder(lambda: (image.frame for image in read()), stride(fps) + 1)
-    sequence = TrackingSequence(str(bag), fps, *size, tuple(frames))
-    return Film(sequence, images_in_order, stamps_ns=tuple(stamps_ns))
+    truth = TrackingSequence(str(bag), fps, *size, tuple(frames))
+    return ImageSequence(truth, images_in_order, stamps_ns=tuple(stamps_ns))
 
 
 class _InOrder:
