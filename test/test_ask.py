@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lfm-perception ask`: images and films in, answers out."""
+"""`lfm-perception ask`: images and videos in, answers out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_image_of_a_folder_is_answered_with_a_probability(
         assert answer["probabilities"]["yes"] + answer["probabilities"]["no"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_one_frame_of_a_film_is_answered_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_frame_of_a_video_is_answered_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, _ = said(capsys, "demo", "How many boxes are there?", "--number", "0..8", *QUICK)
     assert code == 0
     (line,) = lines

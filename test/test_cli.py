@@ -50,8 +50,8 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
         '<video controls muted preload="metadata" src="data:video/mp4;base64,'
         in (out / "index.html").read_text()
     )
-    with av.open(str(out / "overlay.mp4")) as film:
-        assert film.streams.video[0].frames == 13
+    with av.open(str(out / "overlay.mp4")) as video:
+        assert video.streams.video[0].frames == 13
     assert cv2.imread(str(out / "overlay.png")) is not None
     with Reader(out / BAG) as bag:
         assert {c.topic: c.msgcount for c in bag.connections}["/detections"] == 3
@@ -64,18 +64,18 @@ def test_a_demo_run_writes_scenes_overlay_and_summary(command: Command, tmp_path
 
 
 def test_a_video_and_a_folder_of_images_are_processed(command: Command, tmp_path: Path) -> None:
-    film = write_demo_video(tmp_path / "film.avi")
-    outcome = command("run", film, "--out", tmp_path / "film", "--every", "5", *QUICK)
+    video = write_demo_video(tmp_path / "video.avi")
+    outcome = command("run", video, "--out", tmp_path / "video", "--every", "5", *QUICK)
     assert outcome.code == 0
     assert "this is the demo model, which knows only the demo world" in outcome.err
-    assert len((tmp_path / "film" / "scenes.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "video" / "scenes.jsonl").read_text().splitlines()) == 3
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     smallest = (2, 2) if cv2.__version__ == "4.5.4" else (1, 1)  # 4.5.4 converts no single pixel
     sizes = [(64, 48), (200, 300), smallest]
     for index, (width, height) in enumerate(sizes):
         cv2.imwrite(str(pictures / f"{index}.png"), np.full((height, width), 90, np.uint16))
-    assert command("run", pictures, "--film", "--out", tmp_path / "out", *QUICK).code == 0
+    assert command("run", pictures, "--sequence", "--out", tmp_path / "out", *QUICK).code == 0
     scenes = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
     assert [(scene["width"], scene["height"]) for scene in scenes] == sizes
     assert [scene["stamp"]["nanosec"] for scene in scenes] == [0, 10**8, 2 * 10**8]
@@ -109,7 +109,7 @@ def test_pictures_are_annotated_one_by_one_and_shown_on_a_page(command: Command,
         assert f'href="pictures/{quote(name)}"' in page
     assert page.count("<img") == page.count('src="data:image/') == len(files) + 2
     refused = command("run", pictures, "--every", "2", "--out", tmp_path / "no")
-    assert (refused.code, "--film" in refused.err) == (1, True)
+    assert (refused.code, "--sequence" in refused.err) == (1, True)
 
 
 def test_settings_come_from_a_file_and_options_change_them(command: Command, tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_the_source_demo_is_not_mistaken_for_a_folder_of_that_name(
 
 
 def test_results_never_replace_the_source(command: Command, tmp_path: Path) -> None:
-    film = write_demo_video(tmp_path / "overlay.avi").rename(tmp_path / "overlay.mp4")
-    before = film.read_bytes()
-    for source in (film, tmp_path):
+    video = write_demo_video(tmp_path / "overlay.avi").rename(tmp_path / "overlay.mp4")
+    before = video.read_bytes()
+    for source in (video, tmp_path):
         outcome = command("run", source, "--out", tmp_path, *QUICK)
         assert outcome.code == 1
         assert f"the results would mix with the source {source}: choose a folder other than" in outcome.err
-    assert film.read_bytes() == before
+    assert video.read_bytes() == before
     assert names(tmp_path) == ["overlay.mp4"]
 
 

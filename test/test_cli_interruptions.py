@@ -20,18 +20,18 @@ from command import QUICK, RESULTS, Command, names, write_demo_video
 def test_a_source_that_breaks_off_keeps_the_results_and_names_the_frame(
     command: Command, tmp_path: Path
 ) -> None:
-    film = write_demo_video(tmp_path / "film.avi", 20)
-    film.write_bytes(film.read_bytes()[: int(film.stat().st_size * 0.6)])
-    outcome = command("run", film, "--out", tmp_path / "out", "--every", "4", *QUICK)
+    video = write_demo_video(tmp_path / "video.avi", 20)
+    video.write_bytes(video.read_bytes()[: int(video.stat().st_size * 0.6)])
+    outcome = command("run", video, "--out", tmp_path / "out", "--every", "4", *QUICK)
     assert outcome.code == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     frames = summary["frames"]
     assert 4 < frames < 20
-    assert summary["ended"] == f"video {film} ends in the middle of frame {frames}"
+    assert summary["ended"] == f"video {video} ends in the middle of frame {frames}"
     assert f"{summary['ended']}; the results until then are in {tmp_path}/out" in outcome.err
     assert names(tmp_path / "out") == RESULTS
-    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
-        assert video.streams.video[0].frames == frames
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as overlay:
+        assert overlay.streams.video[0].frames == frames
 
 
 def start(*words: str | Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:

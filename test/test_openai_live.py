@@ -50,7 +50,7 @@ class Notes(LiveCallbacks):
 
 
 def test_beside_a_camera_failures_are_counted_and_looking_goes_on() -> None:
-    film = World(seed=1, width=256, height=256)
+    world = World(seed=1, width=256, height=256)
     notes = Notes()
     with serving(say(500, b"out of memory")) as server:
         values = chosen(server.url, budget__latency=BUDGET_S, caption__enabled=False)
@@ -59,13 +59,13 @@ def test_beside_a_camera_failures_are_counted_and_looking_goes_on() -> None:
             live.start()
             try:
                 for index, problems in ((0, 1), (1, 2)):
-                    frame = film.snapshot(index).frame
+                    frame = world.snapshot(index).frame
                     live.submit(frame, frame.stamp_ns)
                     notes.wait(lambda count=problems: len(notes.problems) >= count)  # type: ignore[misc]
                 assert live.statistics().frames_failed == {"UnreachableError": 2}
                 assert "out of memory" in live.statistics().last_error
                 server.reply = GOOD
-                frame = film.snapshot(2).frame
+                frame = world.snapshot(2).frame
                 live.submit(frame, frame.stamp_ns)
                 notes.wait(lambda: bool(notes.scenes))
             finally:

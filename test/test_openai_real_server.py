@@ -106,8 +106,8 @@ def test_a_real_server_computes_the_image_tokens_that_were_planned(real: str) ->
 
 def test_an_answer_of_a_real_server_that_reaches_its_tokens_is_truncated(real: str) -> None:
     with client(real, openai__timeout=60.0, openai__constraint="none") as vlm:
-        film = World(seed=1, width=256, height=256)
-        answer = vlm.describe(film.snapshot(0).frame, FIND, FramePlan(ImagePlan(256, 256), 6))
+        world = World(seed=1, width=256, height=256)
+        answer = vlm.describe(world.snapshot(0).frame, FIND, FramePlan(ImagePlan(256, 256), 6))
     assert answer.truncated
     assert answer.usage.answer_tokens == 6
 

@@ -176,8 +176,8 @@ def test_every_nth_frame_is_inferred_and_all_are_drawn(vlm: LlamaVlm, tmp_path: 
     with open_source("demo") as source:
         report = run(vlm, source, tmp_path, every=4, limits=Limits(frames=10))
     assert (report.frames, report.inferred_frames) == (10, 3)
-    with open_source(str(tmp_path / "overlay.mp4")) as film:
-        assert len(list(film.frames)) == 10
+    with open_source(str(tmp_path / "overlay.mp4")) as video:
+        assert len(list(video.frames)) == 10
     summary = report.summary()
     assert summary["source_s"] == 0.3
     assert set(summary["latency_s"]) >= {"inference", "detect.encode", "detect.decode", "caption.decode"}

@@ -29,17 +29,17 @@ FIND = detect(BBOX, LABELS)
 FRAMES = 4
 
 
-def film(count: int = FRAMES) -> list[Frame]:
+def demo_frames(count: int = FRAMES) -> list[Frame]:
     world = World(seed=1, width=256, height=256, fps=5.0)
     return [world.snapshot(index).frame for index in range(count)]
 
 
 @pytest.fixture(scope="module")
 def answers(vlm: LlamaVlm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the model says about the film: objects and a caption for each frame."""
+    """What the model says about the frames: objects and a caption for each."""
     path = tmp_path_factory.mktemp("recorded") / "answers.jsonl"
-    with recording(path, vlm, {"source": "a film"}) as writer:
-        for frame in film():
+    with recording(path, vlm, {"source": "a video"}) as writer:
+        for frame in demo_frames():
             writer.describe(frame, FIND, PLAN)
             writer.describe(frame, ask(CAPTION), PLAN)
     return path
@@ -53,7 +53,7 @@ def replaying(path: Path, **values: object) -> Settings:
 def test_recorded_answers_are_replayed_to_the_last_digit(answers: Path, vlm: LlamaVlm) -> None:
     recorded = open_vlm(replaying(answers))
     assert isinstance(recorded, RecordedVlm)
-    for frame in film():
+    for frame in demo_frames():
         for question in (FIND, ask(CAPTION)):
             then, now = recorded.describe(frame, question, PLAN), vlm.describe(frame, question, PLAN)
             assert (then.text, then.detections, then.truncated) == (now.text, now.detections, now.truncated)
@@ -65,7 +65,7 @@ def test_recorded_answers_are_replayed_to_the_last_digit(answers: Path, vlm: Lla
 
 def test_scenes_from_recorded_answers_equal_those_of_the_model(answers: Path, vlm: LlamaVlm) -> None:
     def scenes(looking: Perception) -> list[Scene]:
-        return [looking.infer(frame) for frame in film()]
+        return [looking.infer(frame) for frame in demo_frames()]
 
     settings = replaying(answers, caption__period=0.0, detect__labels=list(LABELS))
     now = scenes(Perception(settings, vlm, open_tracker(settings.tracker)))
@@ -83,11 +83,11 @@ def test_a_frame_that_was_not_recorded_is_a_problem_that_says_so(answers: Path) 
     with pytest.raises(NotRecordedError, match=r"256x256 frame stamped 0\.000 s is not in .*answers\.jsonl"):
         recorded.describe(new, FIND, PLAN)
     with pytest.raises(NotRecordedError, match=r"no answer to 'Detect .*zebra.* only to 'Detect .*, 'Desc"):
-        recorded.describe(film()[0], detect(BBOX, ["zebra"]), PLAN)
+        recorded.describe(demo_frames()[0], detect(BBOX, ["zebra"]), PLAN)
 
 
 def test_a_frame_is_identified_by_its_pixels_or_by_its_stamp(answers: Path) -> None:
-    first = film()[0]
+    first = demo_frames()[0]
     restamped = Frame(first.image, 77, first.frame_id)
     touched = Frame(np.where(first.image > 250, first.image - 1, first.image + 1), first.stamp_ns)
     by_image, by_stamp = (
@@ -112,7 +112,7 @@ def test_an_image_hash_covers_pixels_and_shape() -> None:
 
 def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_path: Path) -> None:
     head, *lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
-    assert (head["format"], head["version"], head["source"]) == ("lfm_perception answers", 2, "a film")
+    assert (head["format"], head["version"], head["source"]) == ("lfm_perception answers", 2, "a video")
     assert len(lines) == 2 * FRAMES
     assert set(lines[0]) == {
         *("image", "stamp_ns", "frame_id", "system", "user", "dialect", "labels", "closed"),
@@ -121,7 +121,9 @@ def test_the_file_is_lines_of_json_and_the_later_line_counts(answers: Path, tmp_
     later = {**lines[1], "text": "Something else.", "note": "a key of a later version"}
     copy = tmp_path / "copy.jsonl"
     copy.write_text(answers.read_text(encoding="utf-8") + json.dumps(later) + "\n\n", encoding="utf-8")
-    assert RecordedVlm(replaying(copy)).describe(film()[0], ask(CAPTION), PLAN).text == "Something else."
+    assert (
+        RecordedVlm(replaying(copy)).describe(demo_frames()[0], ask(CAPTION), PLAN).text == "Something else."
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_recorded_without_a_file_is_a_contradiction() -> None:
 def test_a_recording_appears_whole_or_not_at_all(vlm: LlamaVlm, tmp_path: Path) -> None:
     def interrupted() -> None:
         with recording(tmp_path / "answers.jsonl", vlm, {}) as writer:
-            writer.describe(film(1)[0], FIND, PLAN)
+            writer.describe(demo_frames(1)[0], FIND, PLAN)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -81,7 +81,7 @@ def test_pictures_have_no_tracks_to_ask_about(tmp_path: Path, capsys: pytest.Cap
     values = ("second_opinion.allowed=true", f"second_opinion.folder={tmp_path}")
     words = [word for value in values for word in ("--set", value)]
     assert run(str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), *words) == 1
-    assert "second_opinion.allowed needs tracks: add --film" in capsys.readouterr().err
+    assert "second_opinion.allowed needs tracks: add --sequence" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["7", "''", f"'{'x' * 1001}'", "true", "[a]"])

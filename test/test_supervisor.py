@@ -40,7 +40,7 @@ LONG = FramePlan(plan_image(2560, 1024, ImageLimits(32, 256, 10)), 200)
 PATIENCE_S = 20.0
 
 
-def film(index: int, width: int = 640, height: int = 480) -> Frame:
+def demo_frame(index: int, width: int = 640, height: int = 480) -> Frame:
     return World(3, width, height).snapshot(index).frame
 
 
@@ -120,7 +120,12 @@ def test_a_model_runs_in_a_worker_process_unless_a_thread_is_chosen(there: Super
 
 def test_answers_equal_those_of_the_model_in_this_process(here: LlamaVlm, there: SupervisedVlm) -> None:
     closed = detect(BBOX, ("person", "cone"), closed=True)
-    for frame, question in ((film(0), FIND), (film(9), ask(CAPTION)), (film(9), FIND), (film(20), closed)):
+    for frame, question in (
+        (demo_frame(0), FIND),
+        (demo_frame(9), ask(CAPTION)),
+        (demo_frame(9), FIND),
+        (demo_frame(20), closed),
+    ):
         answer = there.describe(frame, question, SMALL)
         assert answer.text
         assert said(answer) == said(here.describe(frame, question, SMALL))
@@ -128,31 +133,31 @@ def test_answers_equal_those_of_the_model_in_this_process(here: LlamaVlm, there:
 
 def test_frames_may_change_their_size_at_any_time(here: LlamaVlm, there: SupervisedVlm) -> None:
     for width, height in ((160, 120), (1920, 1080), (33, 700), (2560, 1440)):
-        frame = film(0, width, height)
+        frame = demo_frame(0, width, height)
         plan = FramePlan(plan_image(width, height, ImageLimits(32, 64)), 60)
         assert said(there.describe(frame, FIND, plan)) == said(here.describe(frame, FIND, plan))
 
 
 def test_an_image_that_is_not_contiguous_is_copied_right(here: LlamaVlm, there: SupervisedVlm) -> None:
-    mirrored = replace(film(0), image=film(0).image[:, ::-1])
+    mirrored = replace(demo_frame(0), image=demo_frame(0).image[:, ::-1])
     assert said(there.describe(mirrored, FIND, SMALL)) == said(here.describe(mirrored, FIND, SMALL))
 
 
 def test_a_second_question_about_a_frame_encodes_nothing_again(there: SupervisedVlm) -> None:
-    frame = film(5)
+    frame = demo_frame(5)
     first = there.describe(frame, FIND, SMALL)
     second = there.describe(frame, ask(CAPTION), SMALL)
     assert second.usage.encode_s < first.usage.encode_s / 10
-    assert there.describe(film(5), FIND, SMALL).usage.encode_s > first.usage.encode_s / 10
+    assert there.describe(demo_frame(5), FIND, SMALL).usage.encode_s > first.usage.encode_s / 10
 
 
 def test_refusals_equal_those_of_the_model_in_this_process(here: LlamaVlm, there: SupervisedVlm) -> None:
     for tokens in (0, 9000):
         plan = FramePlan(SMALL.image, tokens)
         with pytest.raises(PerceptionError) as expected:
-            here.describe(film(0), FIND, plan)
+            here.describe(demo_frame(0), FIND, plan)
         with pytest.raises(PerceptionError) as got:
-            there.describe(film(0), FIND, plan)
+            there.describe(demo_frame(0), FIND, plan)
         assert str(got.value) == str(expected.value)
 
 
@@ -163,14 +168,14 @@ def test_an_image_that_is_not_rgb_is_refused(there: SupervisedVlm, shape: tuple[
 
 
 def test_questions_of_several_threads_are_answered_one_by_one(here: LlamaVlm, there: SupervisedVlm) -> None:
-    frames = [film(index) for index in range(4)]
+    frames = [demo_frame(index) for index in range(4)]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(lambda frame: there.describe(frame, FIND, SMALL), frames))
     assert list(map(said, together)) == [said(here.describe(frame, FIND, SMALL)) for frame in frames]
 
 
 def test_a_question_can_be_cancelled_from_another_thread(there: SupervisedVlm) -> None:
-    before = there.describe(film(0), FIND, SMALL)
+    before = there.describe(demo_frame(0), FIND, SMALL)
     with in_flight(there) as question:
         cancelled = time.monotonic()
         there.cancel()
@@ -178,12 +183,12 @@ def test_a_question_can_be_cancelled_from_another_thread(there: SupervisedVlm) -
             question.result()
         assert time.monotonic() - cancelled < 0.5
     there.cancel()  # nothing is asked
-    assert said(there.describe(film(0), FIND, SMALL)) == said(before)
+    assert said(there.describe(demo_frame(0), FIND, SMALL)) == said(before)
 
 
 def test_cancelling_affects_no_later_question() -> None:
     """At any moment: a question is answered or cancelled, and none is forgotten."""
-    frames = [film(index) for index in range(3)]
+    frames = [demo_frame(index) for index in range(3)]
     over = threading.Event()
     outcomes: list[str] = []
 
@@ -222,7 +227,7 @@ def test_cancelling_affects_no_later_question() -> None:
     ids=["killed", "aborted", "of an unusual signal", "stopped"],
 )
 def test_a_lost_process_costs_one_answer(there: SupervisedVlm, number: signal.Signals, sentence: str) -> None:
-    before, lost = there.describe(film(0), FIND, SMALL), there.health()
+    before, lost = there.describe(demo_frame(0), FIND, SMALL), there.health()
     assert lost.pid
     with in_flight(there) as question:
         os.kill(lost.pid, number)
@@ -233,7 +238,7 @@ def test_a_lost_process_costs_one_answer(there: SupervisedVlm, number: signal.Si
     assert there.health().restarts == lost.restarts + 1
     assert there.health().pid != lost.pid
     assert str(raised.value)
-    assert said(there.describe(film(0), FIND, SMALL)) == said(before)
+    assert said(there.describe(demo_frame(0), FIND, SMALL)) == said(before)
 
 
 def test_health_states_the_loss_and_loss_and_recovery_are_notified() -> None:
@@ -251,14 +256,14 @@ def test_health_states_the_loss_and_loss_and_recovery_are_notified() -> None:
 
 
 def test_a_question_during_a_restart_fails_when_the_worker_is_ready(there: SupervisedVlm) -> None:
-    there.describe(film(0), FIND, SMALL)
+    there.describe(demo_frame(0), FIND, SMALL)
     pid = there.health().pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not there.health().ready, "the loss")
     with pytest.raises(WorkerError, match="was restarting when this frame came"):
-        there.describe(film(0), FIND, SMALL)
-    assert there.describe(film(0), FIND, SMALL).text
+        there.describe(demo_frame(0), FIND, SMALL)
+    assert there.describe(demo_frame(0), FIND, SMALL).text
 
 
 def test_an_answer_that_takes_too_long_ends_the_process() -> None:
@@ -275,7 +280,7 @@ def test_restarts_without_an_answer_back_off(demo_model: tuple[Path, Path], tmp_
     told: list[str] = []
     files = {"model.path": str(model), "mmproj.path": str(mmproj)}
     with opened(SETTINGS.with_values(files), told.append) as vlm:
-        vlm.describe(film(0), FIND, SMALL)
+        vlm.describe(demo_frame(0), FIND, SMALL)
         pid = vlm.health().pid
         assert pid
         model.rename(tmp_path / "moved")
@@ -288,14 +293,14 @@ def test_restarts_without_an_answer_back_off(demo_model: tuple[Path, Path], tmp_
         assert vlm.health().restarts == 3
         assert vlm.health().problem == told[2]
         with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(vlm.describe, film(0), FIND, SMALL)
+            waiting = thread.submit(vlm.describe, demo_frame(0), FIND, SMALL)
             time.sleep(0.1)
             vlm.cancel()
             with pytest.raises(CancelledError):
                 waiting.result()
         (tmp_path / "moved").rename(model)
         wait_for(lambda: vlm.health().ready, "the recovery")
-        assert vlm.describe(film(0), FIND, SMALL).text
+        assert vlm.describe(demo_frame(0), FIND, SMALL).text
 
 
 # --- beginning and end --------------------------------------------------------------------------------
@@ -334,20 +339,20 @@ def belongings() -> tuple[int, set[str], set[str], set[str]]:
 
 
 def test_closing_leaves_nothing_behind(there: SupervisedVlm) -> None:
-    there.describe(film(0), FIND, SMALL)
+    there.describe(demo_frame(0), FIND, SMALL)
     before = belongings()
     with opened() as vlm:
-        vlm.describe(film(0), FIND, SMALL)
+        vlm.describe(demo_frame(0), FIND, SMALL)
         os.kill(vlm.health().pid or 0, signal.SIGKILL)
         wait_for(lambda: vlm.health().restarts and vlm.health().ready, "the recovery")
-        vlm.describe(film(0), FIND, SMALL)
+        vlm.describe(demo_frame(0), FIND, SMALL)
         assert belongings() != before
         vlm.close()
         assert belongings() == before
         vlm.close()
         assert vlm.health().pid is None
         with pytest.raises(PerceptionError, match="has been closed"):
-            vlm.describe(film(0), FIND, SMALL)
+            vlm.describe(demo_frame(0), FIND, SMALL)
 
 
 def test_closing_ends_the_request_in_flight() -> None:
@@ -370,7 +375,7 @@ def test_closing_ends_a_process_that_hangs() -> None:
 
 def test_closing_does_not_wait_for_a_restart() -> None:
     with opened() as vlm:
-        vlm.describe(film(0), FIND, SMALL)
+        vlm.describe(demo_frame(0), FIND, SMALL)
         os.kill(vlm.health().pid or 0, signal.SIGKILL)
         wait_for(lambda: not vlm.health().ready, "the loss")
         began = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lfm-perception ask`: a question about images, a film, a bag, a camera or the running node."""
+"""`lfm-perception ask`: a question about images, a video, a bag, a camera or the running node."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames to ask about; by default 1 of a film, each image.")
+        int | None, typer.Option(min=1, help="Frames to ask about; by default 1 of a video, each image.")
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Ask about every n-th frame.")] = 1,
     as_json: Annotated[

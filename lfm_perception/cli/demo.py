@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Run the ROS graph: the demo world's camera at 30 Hz, the perception node, and the ground truth.
 
-    Writes `index.html` (one page with the film and all figures), `overlay.mp4` and `overlay.png`,
+    Writes `index.html` (one page with the video and all figures), `overlay.mp4` and `overlay.png`,
     `scenes.jsonl`, `summary.json`, `perception_bag` (mcap: images, ground truth and the node's outputs) and
     the logs.
     """

@@ -153,7 +153,7 @@ def _samples(
     settings = settings.with_values({"caption.enabled": False})
     with (
         open_source(
-            source, topic=topic, rate=rate, seed=seed, bit_depth=settings.image.bit_depth, film=True
+            source, topic=topic, rate=rate, seed=seed, bit_depth=settings.image.bit_depth, is_sequence=True
         ) as opened,
         open_perception(settings) as perception,
     ):

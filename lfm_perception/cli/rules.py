@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lfm-perception rules`: checks rule files, draws their zones, and replays films with the rules."""
+"""`lfm-perception rules`: checks rule files, draws their zones, and replays videos with the rules."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Run a film through perception and rules: its events, a page with their timeline, and the film drawn.
+    """Run a video through perception and rules: its events, a page with their timeline, an overlay video.
 
-    The same as `run --rules`, which has more options. Images are the frames of one film.
+    The same as `run --rules`, which has more options. Images are the frames of one video.
     """
     run(
-        source, out, settings, set_, labels=labels, seconds=seconds, topic=topic, film=True, force=force,
+        source, out, settings, set_, labels=labels, seconds=seconds, topic=topic, sequence=True, force=force,
         seed=seed, rules=rules,
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def draw(
     topic: options.Topic = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a page of that name.")] = False,
 ) -> None:
-    """Make a page in which zones and lines are drawn over an image, or over the first frame of a film.
+    """Make a page in which zones and lines are drawn over an image, or over the first frame of a video.
 
     The page is one file that needs no network. What is drawn with the mouse or the finger comes out as YAML,
     to copy or to download.

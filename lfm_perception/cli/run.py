@@ -40,30 +40,30 @@ def run(
     seconds: options.Seconds = None,
     every: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Infer every n-th frame of a film; by default about 5 Hz in a video, each image."
-        ),
+        typer.Option(min=1, help="Infer every n-th frame; by default about 5 Hz in a video, and each image."),
     ] = None,
     topic: options.Topic = None,
     rate: options.Rate = None,
     bag: Annotated[bool, typer.Option("--bag", help="Also write the results as a rosbag2 (mcap).")] = False,
-    film: Annotated[
-        bool, typer.Option("--film", help="The images are the frames of a film: track their objects.")
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="The images are the frames of one video: track their objects.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
     seed: options.Seed = 0,
     rules: Annotated[
-        Path | None, typer.Option(help="Rule file: zones and events in the film, the page and `events.json`.")
+        Path | None,
+        typer.Option(help="Rule file: zones and events in the video, the page and `events.json`."),
     ] = None,
 ) -> None:
     """Detect, track and describe objects in a recording, in a camera's images, or in independent pictures.
 
-    Writes `index.html` (one page with the film and all figures), `scenes.jsonl` (one JSON object per inferred
-    frame, described by scene.schema.json in the package), `overlay.mp4` and `overlay.png` (the results drawn
-    over the images), `summary.json` (rates, latencies, tokens, counts, settings) and with `--bag` a rosbag2.
-    An image, a folder or a pattern of images are independent pictures: instead of the film, `pictures/` holds
-    each of them annotated, with its JSON, and the page shows all. The files appear together at the end. After
-    Ctrl-C, or when the source cannot be read to its end, they hold the results up to that point.
+    Writes `index.html` (one page with the video and all figures), `scenes.jsonl` (one JSON object per
+    inferred frame, described by scene.schema.json in the package), `overlay.mp4` and `overlay.png` (the
+    results drawn over the images), `summary.json` (rates, latencies, tokens, counts, settings) and with
+    `--bag` a rosbag2. An image, a folder or a pattern of images are independent pictures: instead of the
+    video, `pictures/` holds each of them annotated, with its JSON, and the page shows all. The files appear
+    together at the end. After Ctrl-C, or when the source cannot be read to its end, they hold the results up
+    to that point.
     """
     from lfm_perception.backends import demo_model_warning, log_warning, model_name
     from lfm_perception.evaluation.reports import provenance
@@ -88,7 +88,7 @@ def run(
     with (
         running() as job,
         open_source(
-            source, topic=topic, rate=rate, seed=seed, bit_depth=chosen.image.bit_depth, film=film
+            source, topic=topic, rate=rate, seed=seed, bit_depth=chosen.image.bit_depth, is_sequence=sequence
         ) as opened,
         open_recording(
             out,
@@ -99,9 +99,13 @@ def run(
     ):
         if opened.pictures and (engine or chosen.second_opinion.allowed):
             name = "rules.file" if engine else "second_opinion.allowed"
-            raise PerceptionError(f"{name} needs tracks: add --film when the images are one, or leave it out")
+            raise PerceptionError(
+                f"{name} needs tracks: add --sequence if the images are frames of a video, or leave it out"
+            )
         if opened.pictures and (every or rate):
-            raise PerceptionError("--every and --rate are for films: add --film when the images are one")
+            raise PerceptionError(
+                "--every and --rate are for videos: add --sequence if the images are frames of one"
+            )
         if source != DEMO and (warning := demo_model_warning(chosen)):
             log_warning(warning)
         job.begin("loading the model", limits.total(opened))
@@ -158,7 +162,7 @@ def _rule_engine(settings: Settings) -> tuple[RuleEngine, dict[str, str]]:
     from lfm_perception.rules import Known, RuleEngine, read_rules
 
     path = user_path(settings.rules.file)
-    file = read_rules(path, replace(Known.of(settings), depth=False))  # films have no depth images
+    file = read_rules(path, replace(Known.of(settings), depth=False))  # no source has depth images
     for problem in file.problems:
         log_warning(f"{path}: {problem}")
     asking = [rule for rule in file.rules if settings.rules.actions and rule.actions.second_opinion]

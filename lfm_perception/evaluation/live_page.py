@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of the node on one page: film, figures, positions over time, latency."""
+"""A run of the node on one page: video, figures, positions over time, latency."""
 
 from __future__ import annotations
 

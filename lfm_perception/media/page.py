@@ -143,7 +143,7 @@ def picture(image: Image, text: str) -> Picture:
 
 
 def video_source(file: Path) -> str:
-    """The source of a `<video>`: the film itself, or the name of a large file, which lies beside the page."""
+    """The source of a `<video>`: the file itself, or the name of a large one, which lies beside the page."""
     if file.stat().st_size > MAX_VIDEO_BYTES:
         return file.name
     return data_uri("video/mp4", file.read_bytes())

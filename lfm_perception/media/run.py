@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run: the frames of a film are annotated and every n-th is inferred, or each picture for itself."""
+"""One run: the frames of a video are annotated and every n-th is inferred, or each picture for itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def record(
     """Run until the source ends, a limit is reached or `on_progress`, called after each frame, returns False.
 
     The model infers frames 0, `every`, 2 `every`...; the others show its tracks, predicted to their stamps.
-    `badge` is a note on every annotated image. Figures go into `report`. `rules` see all frames of a film;
+    `badge` is a note on every annotated image. Figures go into `report`. `rules` see all frames of a video;
     `on_events` receives the events of a frame.
 
     Raises:

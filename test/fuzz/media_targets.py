@@ -136,7 +136,7 @@ def bag(folder: Path) -> Read:
 
 
 @functools.cache
-def films() -> tuple[bytes, ...]:
+def videos() -> tuple[bytes, ...]:
     """Three frames in several containers."""
     import io
 
@@ -163,7 +163,7 @@ def films() -> tuple[bytes, ...]:
     return tuple(made)
 
 
-def film(folder: Path) -> Read:
+def video(folder: Path) -> Read:
     from lfm_perception.media.sources import open_source
 
     def read(file: Path) -> object:

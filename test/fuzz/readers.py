@@ -195,7 +195,7 @@ READERS = (
     text_reader("words of languages", "words.yaml", targets.words, WORDS, YAML_TOKENS, BROKEN_YAML),
     json_reader("compared reports", "A.json", targets.compare, REPORT),
     bytes_reader("image files", "a.img", media_targets.image, media_targets.pictures),
-    bytes_reader("films", "film.mp4", media_targets.film, media_targets.films),
+    bytes_reader("videos", "video.mp4", media_targets.video, media_targets.videos),
     bytes_reader("Image messages", "", media_targets.message(False), lambda: media_targets.messages(False)),
     bytes_reader(
         "CompressedImage messages", "", media_targets.message(True), lambda: media_targets.messages(True)

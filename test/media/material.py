@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, messages, bags and films that the tests of media/ are made of."""
+"""Images, messages, bags and videos that the tests of media/ are made of."""
 
 from __future__ import annotations
 

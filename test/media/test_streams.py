@@ -32,8 +32,8 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_stream_of_a_server_is_read(server: str, tmp_path: Path) -> None:
-    write_video(tmp_path / "film.avi", 7)
-    assert [frame.stamp_ns for frame in read(f"{server}/film.avi")] == [
+    write_video(tmp_path / "video.avi", 7)
+    assert [frame.stamp_ns for frame in read(f"{server}/video.avi")] == [
         index * 50_000_000 for index in range(7)
     ]
 
@@ -47,8 +47,8 @@ def test_a_stream_that_cannot_be_opened_is_one_sentence(server: str) -> None:
 
 
 def test_a_playlist_of_a_server_opens_no_file_of_this_computer(server: str, tmp_path: Path) -> None:
-    film = write_video(tmp_path / "film.avi")
-    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{film}\n")
+    video = write_video(tmp_path / "video.avi")
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n")
     failure(f"{server}/list.m3u8")
 
 

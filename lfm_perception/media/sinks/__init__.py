@@ -47,7 +47,7 @@ def open_recording(
         cleaning.callback(recording.abort)
         with writing(folder):
             for name, kind in Sink.KINDS.items():
-                if kind.media in ("", "pictures" if pictures else "film") and (
+                if kind.media in ("", "pictures" if pictures else "video") and (
                     not kind.optional or name in optional
                 ):
                     recording.sinks.append(kind(staging.path / name, rate))

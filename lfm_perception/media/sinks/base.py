@@ -35,9 +35,9 @@ class Sink:
     """Base of all sinks: one result of a run, in the file or folder `path`, which does not exist yet.
 
     Subclasses register themselves under the name of their result; an `optional` one is written on request,
-    and one for the `media` "film" or "pictures" for these only. All annotated images of a film have the same
-    size, of even width and height. `rate` is that of the source, frames per second. Errors of writing are
-    those of the libraries; see `staging.writing`.
+    and one for the `media` "video" or "pictures" for these only. All annotated images of a video have the
+    same size, of even width and height. `rate` is that of the source, frames per second. Errors of writing
+    are those of the libraries; see `staging.writing`.
     """
 
     KINDS: ClassVar[dict[str, type[Sink]]] = {}

@@ -24,10 +24,10 @@ MAX_ROWS, MAX_RULES = 300, 30
 """Maximum number of events in the table of a page, and of rules in its timeline."""
 
 MIN_SHARE = 0.003
-"""Minimum width of an event on the timeline, as a share of the film."""
+"""Minimum width of an event on the timeline, as a share of the video."""
 
 
-class EventsFile(Sink, file=EVENTS, optional=True, media="film"):
+class EventsFile(Sink, file=EVENTS, optional=True, media="video"):
     """The events in the order of their frames; the format is `lfm_perception/rules/events.schema.json`."""
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -46,23 +46,23 @@ class EventsFile(Sink, file=EVENTS, optional=True, media="film"):
 
 
 def events_section(events: Sequence[Event], first_ns: int, last_ns: int) -> Section:
-    """When the events of a film took place. Those that have not ended at its end last until then.
+    """When the events of a video took place. Those that have not ended at its end last until then.
 
     Args:
         events: in the order of their frames.
-        first_ns, last_ns: stamps of the film's first and last frames.
+        first_ns, last_ns: stamps of the video's first and last frames.
     """
     begun = [event for event in events if event.begins]
     end_ns = {event.event_id: event.stamp_ns for event in events}
-    film_s = to_seconds(last_ns - first_ns)
+    video_s = to_seconds(last_ns - first_ns)
     spans: dict[str, list[Span]] = {}
     rows = []
     for event in begun:
         until_ns = end_ns[event.event_id] if _has_ended(event, end_ns) else last_ns
         start_s, seconds = to_seconds(event.begin_ns - first_ns), to_seconds(until_ns - event.begin_ns)
         part = "moment" if event.state == "moment" else "event"
-        row = spans.setdefault(event.rule, [Span(0.0, film_s, "film")])
-        row.append(Span(start_s, max(seconds, MIN_SHARE * film_s), part))
+        row = spans.setdefault(event.rule, [Span(0.0, video_s, "video")])
+        row.append(Span(start_s, max(seconds, MIN_SHARE * video_s), part))
         duration = "" if part == "moment" else f"{seconds:.2f}"
         tracks = ", ".join(f"{track.label} #{track.track_id}" for track in event.tracks)
         values = ", ".join(f"{name} {_text(value)}" for name, value in event.values.items())

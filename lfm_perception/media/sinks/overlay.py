@@ -50,7 +50,7 @@ class VideoFile:
         self._container.close()
 
 
-class VideoSink(Sink, file=VIDEO, media="film"):
+class VideoSink(Sink, file=VIDEO, media="video"):
     """All annotated images as a video."""
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -72,7 +72,7 @@ class VideoSink(Sink, file=VIDEO, media="film"):
             self._video.close()
 
 
-class StillSink(Sink, file=STILL, media="film"):
+class StillSink(Sink, file=STILL, media="video"):
     """The annotated image of the inferred frame with the most tracks and, among those, detections."""
 
     def __init__(self, path: Path, rate: float) -> None:

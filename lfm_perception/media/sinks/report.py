@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sink of the page: the film or the pictures of a run, its figures, and the latency of its inferences."""
+"""Sink of the page: the video or the pictures of a run, its figures, and the latency of its inferences."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class PageSink(Sink, file=PAGE):
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         with drawing("the page"):
-            film = self._path.with_name(VIDEO)
-            top = Section("", video=video_source(film) if film.exists() else "", facts=rows(summary))
+            video = self._path.with_name(VIDEO)
+            top = Section("", video=video_source(video) if video.exists() else "", facts=rows(summary))
             sections = [top, latency_section(self._inference_s, self._usages)]
             title = "Tracked objects"
             if self._events is not None:

@@ -33,7 +33,7 @@ def open_source(
     rate: float | None = None,
     seed: int = 0,
     bit_depth: str = AUTO,
-    film: bool = False,
+    is_sequence: bool = False,
 ) -> Iterator[Source]:
     """Open the source that `text` names: `demo`, a camera index, or the path of a file, folder or pattern.
 
@@ -45,7 +45,7 @@ def open_source(
         rate: images per second, for images.
         seed: seed of the demo world.
         bit_depth: the parameter `image.bit_depth`, for 16-bit images.
-        film: whether images are the frames of a film, and not independent pictures.
+        is_sequence: whether images are the frames of one video, and not independent pictures.
 
     Raises:
         PerceptionError: there is no such source, it cannot be read, or an option does not apply to it.
@@ -58,7 +58,7 @@ def open_source(
         raise PerceptionError(f"a rate ({rate:g}) can be given to images only, and {text} brings its own")
     if kind is not None:
         rejects = Rejects()
-        with kind.open(text, SourceOptions(topic, rate, seed, bit_depth, rejects, film)) as source:
+        with kind.open(text, SourceOptions(topic, rate, seed, bit_depth, rejects, is_sequence)) as source:
             yield replace(source, frames=accepted(source, rejects), rejects=rejects)
     elif text and Path(text).is_dir():
         raise PerceptionError(f"folder {text} holds neither images ({' '.join(SUFFIXES)}) nor a rosbag2")

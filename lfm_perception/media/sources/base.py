@@ -94,8 +94,8 @@ class SourceOptions:
     """How to read a source.
 
     `topic`: image topic of a bag. `rate`: images per second of a folder. `seed`: of the demo world.
-    `bit_depth`: the parameter `image.bit_depth`. `rejects` takes damaged frames. `film`: images are the
-    frames of a film.
+    `bit_depth`: the parameter `image.bit_depth`. `rejects` takes damaged frames. `is_sequence`:
+    images are the frames of one video.
     """
 
     topic: str | None = None
@@ -103,7 +103,7 @@ class SourceOptions:
     seed: int = 0
     bit_depth: str = AUTO
     rejects: Rejects = field(default_factory=Rejects)
-    film: bool = False
+    is_sequence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a film ends early, in containers whose end ffmpeg passes over in silence."""
+"""Whether a video ends early, in containers whose end ffmpeg passes over in silence."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _ogg_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _transport_is_cut(file: BinaryIO, size: int) -> bool:
-    """Whether a packet has begun and is not whole; a stream that ends between packets is no film by half."""
+    """Whether a packet has begun and is not whole; a stream that ends between packets is not cut off."""
     file.seek(size - size % _TS_PACKET)
     return file.read(1) == _TS_SYNC
 

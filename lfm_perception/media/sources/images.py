@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a folder, a glob pattern or a single file as a source: independent pictures, or a film."""
+"""Images of a folder, a glob pattern or a single file as a source: independent pictures, or a sequence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 @contextmanager
 def _open(text: str, options: SourceOptions) -> Iterator[Source]:
     paths, rate = image_files(text), options.rate or RATE
-    yield Source(f"images {text}", _frames(paths, rate, options), rate, len(paths), pictures=not options.film)
+    yield Source(
+        f"images {text}", _frames(paths, rate, options), rate, len(paths), pictures=not options.is_sequence
+    )
 
 
 def _frames(paths: list[Path], rate: float, options: SourceOptions) -> Iterator[Frame]:
@@ -50,7 +52,7 @@ def _frames(paths: list[Path], rate: float, options: SourceOptions) -> Iterator[
     top = os.path.commonpath([path.parent for path in paths])
     for index, path in enumerate(paths):
         with options.rejects.passing_over():
-            image = images.read(path, depth if options.film else BitDepth(options.bit_depth))
+            image = images.read(path, depth if options.is_sequence else BitDepth(options.bit_depth))
             yield Frame(image, from_seconds(index / rate), file=os.path.relpath(path, top))
 
 

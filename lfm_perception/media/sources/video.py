@@ -79,7 +79,7 @@ def _open(path: str, options: SourceOptions) -> Iterator[Source]:
             round(container.duration * rate / av.time_base) if container.duration else None
         )
         other = declared if abs(declared / rate - 1.0) > SAME_RATE else None
-        frames = _Film(container, stream, path, rate, options).frames()
+        frames = _VideoReader(container, stream, path, rate, options).frames()
         yield Source(f"video {path}", frames, rate, count, default_every(rate), other)
 
 
@@ -93,7 +93,7 @@ def _open_stream(text: str, options: SourceOptions) -> Iterator[Source]:
     ) as container:
         stream = _stream(container, name)
         rate = min(max(float(stream.average_rate or FALLBACK_RATE), MIN_RATE), MAX_RATE)
-        frames = _Film(container, stream, name, rate, options, is_file=False).frames()
+        frames = _VideoReader(container, stream, name, rate, options, is_file=False).frames()
         yield Source(f"stream {name}", frames, rate, None, default_every(rate))
 
 
@@ -123,12 +123,12 @@ def _stream(container: InputContainer, path: str) -> av.VideoStream:
     """The first video that can be decoded; a cover picture is none."""
     # ffmpeg renders plain text as a video of a terminal.
     streams = container.streams.video if container.format.name != "tty" else ()
-    films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     if not len(container.streams):
         raise PerceptionError(f"{path} holds no video, or is cut off before the table of its contents")
-    if not films:
+    if not videos:
         raise PerceptionError(f"{path} holds no video")
-    for stream in films:
+    for stream in videos:
         # PyAV has no context for a codec that ffmpeg does not know, and ends the process when it decodes.
         context: av.VideoCodecContext | None = stream.codec_context
         if context is not None:
@@ -154,7 +154,7 @@ def _first_stamps_ns(path: str, index: int) -> list[int]:
         ]
 
 
-class _Film:
+class _VideoReader:
     """The frames of an open video, each with the time at which it is shown, from 0 on."""
 
     def __init__(
@@ -177,7 +177,7 @@ class _Film:
         self._index = 0
 
     def frames(self) -> Iterator[Frame]:
-        """Damaged frames are passed over; the end of a film that was cut off raises PerceptionError."""
+        """Damaged frames are passed over; the end of a video that was cut off raises PerceptionError."""
         broken: int | None = None
         packets = self._container.demux()
         while (packet := self._next(packets)) is not None:

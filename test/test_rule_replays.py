@@ -49,7 +49,7 @@ def test_check_lists_rules_and_prints_problems_where_editors_find_them(
     assert "1 entry cannot be used, see above" in said.err
 
 
-def test_a_film_is_replayed_with_zones_events_and_a_timeline(
+def test_a_video_is_replayed_with_zones_events_and_a_timeline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tmp_path / "rules.yaml", tmp_path / "out"
@@ -64,7 +64,7 @@ def test_a_film_is_replayed_with_zones_events_and_a_timeline(
     jsonschema.validate(begin, json.loads(SCHEMA.read_text(encoding="utf-8")))
     assert (begin["rule"], begin["state"], begin["values"]) == ("empty", "begin", {"count": 0})
     assert [each["state"] for each in rest] == ["end"], "the demo model saw nothing"
-    assert "film" in charts_of(out / "index.html")["Events of the rules"]
+    assert "video" in charts_of(out / "index.html")["Events of the rules"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "nobody &lt;b&gt;there&lt;/b&gt;" in page
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["settings"]["rules.file"] == str(
@@ -72,17 +72,17 @@ def test_a_film_is_replayed_with_zones_events_and_a_timeline(
     )
 
 
-def test_rules_need_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rules_need_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(RULES, encoding="utf-8")
     (tmp_path / "a.png").write_bytes(b"")
     assert command("run", tmp_path / "a.png", "--rules", file, "--out", tmp_path / "out") == 1
-    assert "rules.file needs tracks: add --film" in capsys.readouterr().err
+    assert "rules.file needs tracks: add --sequence" in capsys.readouterr().err
     assert command("run", "demo", "--rules", tmp_path / "none.yaml", "--out", tmp_path / "out") == 1
     assert "none.yaml: cannot be read: no such file or directory" in capsys.readouterr().err
 
 
-def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_film() -> None:
+def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_video() -> None:
     engine = RuleEngine(
         parse_rules(FLOOR + "rules: {in: {when: {inside: floor}}, new: {when: {appears: 0}}}")
     )

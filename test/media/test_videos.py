@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Films as people have them: unknown codecs, tags, cuts, damage, mirrors, other rates than declared."""
+"""Videos as people have them: unknown codecs, tags, cuts, damage, mirrors, other rates than declared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def picture(index: int = 0) -> NDArray[np.uint8]:
     return image
 
 
-def write_film(
+def write_video(
     path: Path,
     count: int = 30,
     *,
@@ -82,7 +82,7 @@ def cut(path: Path, share: float = 0.6) -> Path:
 
 
 def read(path: Path) -> tuple[list[Frame], Rejects, str]:
-    """The frames, those that were passed over, and the sentence with which the film breaks."""
+    """The frames, those that were passed over, and the sentence with which the video breaks."""
     frames: list[Frame] = []
     rejects, said = Rejects(), ""
     try:
@@ -103,21 +103,21 @@ def read(path: Path) -> tuple[list[Frame], Rejects, str]:
 def test_a_codec_that_ffmpeg_does_not_know_is_named(
     tmp_path: Path, suffix: str, codec: bytes, unknown: bytes
 ) -> None:
-    frames, _, said = read(change(write_film(tmp_path / f"film{suffix}"), codec, unknown))
+    frames, _, said = read(change(write_video(tmp_path / f"video{suffix}"), codec, unknown))
     assert not frames
     assert "is encoded with a codec that ffmpeg does not know" in said
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_tags_need_not_be_unicode(tmp_path: Path, suffix: str) -> None:
-    film = write_film(tmp_path / f"film{suffix}", tags={"title": "Stra?e"})
-    frames, _, said = read(change(film, b"Stra?e", b"Stra\xdfe"))
+    video = write_video(tmp_path / f"video{suffix}", tags={"title": "Stra?e"})
+    frames, _, said = read(change(video, b"Stra?e", b"Stra\xdfe"))
     assert (len(frames), said) == (30, "")
 
 
 @pytest.mark.parametrize("suffix", list(CODECS))
-def test_a_film_that_ends_early_says_so(tmp_path: Path, suffix: str) -> None:
-    frames, _, said = read(cut(write_film(tmp_path / f"film{suffix}")))
+def test_a_video_that_ends_early_says_so(tmp_path: Path, suffix: str) -> None:
+    frames, _, said = read(cut(write_video(tmp_path / f"video{suffix}")))
     assert len(frames) < 30
     assert "is cut off" in said or "ends in the middle" in said or "holds no video" in said
     if suffix not in (".mp4", ".ogv"):  # whose index is at its end, or whose pages are long
@@ -125,11 +125,11 @@ def test_a_film_that_ends_early_says_so(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("begin", ["#EXTM3U\n#EXTINF:9,\n", "ffconcat version 1.0\nfile "])
-def test_a_list_of_other_files_is_no_film(tmp_path: Path, begin: str) -> None:
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, begin: str) -> None:
     """They may be pipes, which ffmpeg waits for."""
     os.mkfifo(tmp_path / "pipe.ts")
-    (tmp_path / "film.mp4").write_text(f"{begin}pipe.ts\n")
-    assert "is a list of other files and no video" in read(tmp_path / "film.mp4")[2]
+    (tmp_path / "video.mp4").write_text(f"{begin}pipe.ts\n")
+    assert "is a list of other files and no video" in read(tmp_path / "video.mp4")[2]
 
 
 def test_what_is_no_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
@@ -141,34 +141,34 @@ def test_what_is_no_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
 
 def test_a_live_recording_that_ends_early_says_so(tmp_path: Path) -> None:
     """It announces neither its length nor that of its parts."""
-    film = write_film(tmp_path / "film.webm", options={"live": "1"})
-    assert (len(read(film)[0]), read(film)[2]) == (30, "")
-    frames, _, said = read(cut(film))
+    video = write_video(tmp_path / "video.webm", options={"live": "1"})
+    assert (len(read(video)[0]), read(video)[2]) == (30, "")
+    frames, _, said = read(cut(video))
     assert 10 < len(frames) < 30
     assert f"is cut off after frame {len(frames) - 1}: the file ends too early" in said
 
 
 @pytest.mark.parametrize("suffix", list(CODECS))
-def test_bytes_after_the_end_of_a_film_change_nothing(tmp_path: Path, suffix: str) -> None:
-    film = write_film(tmp_path / f"film{suffix}")
-    film.write_bytes(film.read_bytes() + b"and more" * 500)
-    frames, rejects, said = read(film)
+def test_bytes_after_the_end_of_a_video_change_nothing(tmp_path: Path, suffix: str) -> None:
+    video = write_video(tmp_path / f"video{suffix}")
+    video.write_bytes(video.read_bytes() + b"and more" * 500)
+    frames, rejects, said = read(video)
     assert (len(frames), dict(rejects), said) == (30, {}, "")
 
 
 def test_a_damaged_frame_is_counted_and_passed_over(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.mkv", 60, codec="mjpeg", format_="yuvj420p")
-    data = bytearray(film.read_bytes())
+    video = write_video(tmp_path / "video.mkv", 60, codec="mjpeg", format_="yuvj420p")
+    data = bytearray(video.read_bytes())
     places = [place for place in range(len(data)) if data[place : place + 3] == b"\xff\xd8\xff"]
     for place in places[10:13]:
         data[place : place + 620] = bytes(620)
-    film.write_bytes(data)
-    frames, rejects, said = read(film)
+    video.write_bytes(data)
+    frames, rejects, said = read(video)
     assert (len(frames), dict(rejects), said) == (57, {"damaged": 3}, "")
     for place in places[20:40]:
         data[place : place + 620] = bytes(620)
-    film.write_bytes(data)
-    frames, rejects, said = read(film)
+    video.write_bytes(data)
+    frames, rejects, said = read(video)
     assert (len(frames), rejects["damaged"]) == (37, 23)
     assert "at frame 10" in said
     assert said.endswith("(23 of 60 frames are damaged)")
@@ -185,10 +185,10 @@ def test_a_source_with_a_hundred_damaged_frames_in_a_row_is_given_up() -> None:
 
 
 def test_a_transport_stream_that_starts_anew_goes_on(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.ts")
-    once = film.read_bytes()
-    film.write_bytes(once + once)
-    frames, rejects, said = read(film)
+    video = write_video(tmp_path / "video.ts")
+    once = video.read_bytes()
+    video.write_bytes(once + once)
+    frames, rejects, said = read(video)
     assert len(frames) + rejects["damaged"] == 60
     assert not said
     steps = np.diff([frame.stamp_ns for frame in frames]) / 1e6
@@ -209,23 +209,23 @@ MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("shown", list(MATRICES))
-def test_a_film_is_turned_and_mirrored_as_it_is_to_be_shown(tmp_path: Path, shown: str) -> None:
+def test_a_video_is_turned_and_mirrored_as_it_is_to_be_shown(tmp_path: Path, shown: str) -> None:
     (a, b, c, d), expected = MATRICES[shown]
-    film = write_film(tmp_path / "phone.mp4", 3)
-    data = bytearray(film.read_bytes())
+    video = write_video(tmp_path / "phone.mp4", 3)
+    data = bytearray(video.read_bytes())
     place = data.index(b"tkhd") + 44
     matrix = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     data[place : place + 36] = struct.pack(">9i", *matrix)
-    film.write_bytes(data)
-    image = read(film)[0][0].image
+    video.write_bytes(data)
+    image = read(video)[0][0].image
     wanted = expected(picture())
     assert image.shape == wanted.shape
     assert np.abs(image.astype(int) - wanted).mean() < 12
 
 
-def test_the_rate_of_a_film_is_that_of_its_stamps(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.webm", rate=1000, stamps_ms=lambda index: 33 * index)
-    with open_source(str(film)) as source:
+def test_the_rate_of_a_video_is_that_of_its_stamps(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.webm", rate=1000, stamps_ms=lambda index: 33 * index)
+    with open_source(str(video)) as source:
         assert round(source.rate, 1) == 30.3
         assert source.every == 6
         assert source.declared_rate is not None
@@ -233,14 +233,14 @@ def test_the_rate_of_a_film_is_that_of_its_stamps(tmp_path: Path) -> None:
         assert len(list(source.frames)) == 30
 
 
-def test_a_film_that_pauses_has_the_rate_of_its_frames(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.mkv", stamps_ms=lambda index: 40 * index + 60_000 * (index > 20))
-    with open_source(str(film)) as source:
+def test_a_video_that_pauses_has_the_rate_of_its_frames(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mkv", stamps_ms=lambda index: 40 * index + 60_000 * (index > 20))
+    with open_source(str(video)) as source:
         assert round(source.rate) == 25
         assert len(list(source.frames)) == 30
 
 
-def test_a_cover_picture_is_no_film(tmp_path: Path) -> None:
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "song.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
@@ -251,17 +251,17 @@ def test_a_cover_picture_is_no_film(tmp_path: Path) -> None:
     assert read(path)[2] == f"{path} holds no video"
 
 
-def test_a_film_of_frames_over_the_limit_is_refused(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.avi")
-    data = bytearray(film.read_bytes())
+def test_a_video_of_frames_over_the_limit_is_refused(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.avi")
+    data = bytearray(video.read_bytes())
     place = data.index(b"strf") + 12
     data[place : place + 8] = struct.pack("<ii", 60_000, 60_000)
-    film.write_bytes(data)
-    said = read(film)[2]
+    video.write_bytes(data)
+    said = read(video)[2]
     assert "60000 x 60000 pixels, over the limit" in said or not said  # the frames' own headers say 64 x 48
 
 
-def test_a_film_of_16_bits_shows_what_the_sensor_saw(tmp_path: Path) -> None:
+def test_a_video_of_16_bits_shows_what_the_sensor_saw(tmp_path: Path) -> None:
     path = tmp_path / "thermal.mkv"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("ffv1", rate=10)
