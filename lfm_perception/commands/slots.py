@@ -30,9 +30,16 @@ CONNECTING_WORDS = frozenset((*_ARTICLES, "and", "or", "to", "of", "for", "calle
 _NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
 _LITERAL = re.compile(r"0|[1-9][0-9]*")
 
-# Scripts without spaces between words: each of their characters counts as a word.
+# Scripts without spaces between words: each of their characters counts as a word, as does a run of katakana.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+(?:['’/&+.-](?:(?![{_UNSPACED}])\w)+)*")
+_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
+# Combining marks, which `\w` leaves out: accents, Hebrew, Arabic and Indic vowels, Thai.
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
+    "\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0971-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
+)
+_LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_MARKS}])+"
+_WORD = re.compile(rf"[{_KATAKANA}]+|[{_UNSPACED}]|{_LETTERS}(?:['’/&+.-]{_LETTERS})*")
 _GAP = re.compile(r"[ \t]*")
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；]\s*$")
 
@@ -82,7 +89,7 @@ def _phrases(command: Command) -> list[str]:
             if word is not begin and not _GAP.fullmatch(command.words, end, word.start()):
                 break  # punctuation stands between them
             end = word.end()
-            if word.group().lower() in CONNECTING_WORDS:
+            if word.group().lower() in CONNECTING_WORDS and word.group() != "A":  # of `gate A`
                 continue
             phrase = command.words[begin.start() : end]
             phrases.append(phrase)
