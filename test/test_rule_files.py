@@ -84,6 +84,22 @@ def test_a_wrong_rule_is_a_sentence_with_its_column_and_the_others_go_on(rule: s
     assert problem(rule).startswith(sentence)
 
 
+@pytest.mark.parametrize("name", ["2", "yes", "null", "2026-11-27", "[a]"])
+def test_a_name_that_is_no_text_is_a_problem_of_its_entry_alone(name: str) -> None:
+    file = parse_rules(
+        f"zones: {{dock: [[0, 0], [1, 0], [1, 1]], {name}: [[0, 0], [1, 0], [1, 1]]}}\n"
+        f"rules:\n  {name}: {{when: {{inside: dock}}}}\n{GOOD}"
+        "  one: {when: {inside: dok}}\n  two: {when: {rule: god}}\n"
+    )
+    assert [each.name for each in file.rules] == ["good"]
+    assert [each.sentence.partition(":")[0] for each in file.problems] == [
+        "a name is text of 1 to 64 characters on one line",
+        "a name is text of 1 to 64 characters on one line",
+        "there is no zone 'dok'",
+        "there is no rule 'god'",
+    ]
+
+
 def test_names_from_outside_must_be_known_where_they_are_known() -> None:
     known = Known(labels=["person", "box"], attributes={"helmet": ["yes", "no"]}, alerts=["spill"])
     assert problem("{when: {label: [box, persn]}}", known) == (

@@ -92,15 +92,20 @@ class _Reader:
         zones = self._entries("zone", MAX_ZONES, self._zone)
         lines = self._entries("line", MAX_LINES, self._line)
         usable = {
-            kind: {name: name in found for name in self._top.get(f"{kind}s") or {}}
+            kind: {name: name in found for name in self._names(f"{kind}s")}
             for kind, found in (("zone", zones), ("line", lines))
         }
-        conditions = ConditionReader(self._known, usable, self._top.get("rules") or {}, self._sides)
+        conditions = ConditionReader(self._known, usable, self._names("rules"), self._sides)
         rules = self._entries("rule", MAX_RULES, partial(self._rule, conditions))
         self._refuse_circles(rules)
         problems = sorted(self._problems, key=lambda problem: (problem.line, problem.column))
         places = tuple(zones.values()), tuple(lines.values())
         return RuleFile(*places, tuple(rules.values()), self._anchor, tuple(problems))
+
+    def _names(self, key: str) -> list[str]:
+        """The names of the entries under a key; those that are no text are problems of these entries."""
+        entries = self._top.get(key)
+        return [name for name in entries if isinstance(name, str)] if isinstance(entries, Mapping) else []
 
     def _entries(self, kind: str, limit: int, read: Callable[[str, object, Steps], T]) -> dict[str, T]:
         """The entries of one kind that can be used, by name."""
