@@ -193,6 +193,10 @@ def test_attributes_and_alerts_are_conditions() -> None:
     found = events(engine, 1.1, both, scene=replace(scene, alerts=(dry, spill)))
     assert [(event.rule, event.tracks[0].track_id) for event in found] == [("spilled", 1), ("spilled", 2)]
     assert found[0].values == {"alert": "spill"}
+    when = "{any: [{alert: spill}, {alert: dry}, {rule: other}]}"
+    either = RuleEngine(rules(f"  either: {{when: {when}}}\n  other: {{when: {{label: x}}}}\n"))
+    (event,) = events(either, 1.0, both, scene=replace(scene, alerts=(dry, spill)))
+    assert event.values == {"alert": "spill"}
 
 
 def test_a_file_may_have_no_condition_about_objects_or_no_rule_at_all() -> None:

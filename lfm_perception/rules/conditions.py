@@ -205,6 +205,7 @@ class Conditions:
                 reduce = np.maximum.reduce if kind == "any" else np.minimum.reduce
                 combined = reduce(table.take(parts, axis=0), axis=0)
                 table[rows] = ~combined if kind == "not" else combined
+        self._table = table
         return table
 
     def _now(self, seen: Observation, before: Bools) -> Bools:
@@ -275,7 +276,7 @@ class Conditions:
                 values["count"] = len(found)
             elif isinstance(leaf, Objects):
                 self._add_causes(leaf, column, columns, values)
-            else:
+            elif self._table[self._rows[leaf], column]:
                 values |= {"alert": leaf.name} if isinstance(leaf, Alert) else {"rule": leaf.rule}
         return list(dict.fromkeys(columns)), values
 
@@ -286,14 +287,14 @@ class Conditions:
             value = float(self._seen.quantities[QUANTITIES.index(name)][column])
             if not math.isnan(value):  # an unknown distance or speed
                 values[VALUE_NAMES.get(name, name)] = value
-        crossed = [each for each in self._crossings_of(objects) if self._crossed[each, column]]
-        if not self._true[self._rows[objects], column] or (objects.crosses and not crossed):
+        if not self._table[self._rows[objects], column]:
             return  # another part of an `any` is true, or it stands in a `not`
         if objects.inside:
             values["inside"] = ", ".join(objects.inside)
         values.update(objects.attributes)
-        if crossed:
-            values |= {"crosses": objects.crosses, "to": SIDES[crossed[0] % 2]}
+        if objects.crosses:
+            right = self._crossed[2 * self._lines[objects.crosses] + 1, column]
+            values |= {"crosses": objects.crosses, "to": SIDES[int(right)]}
         if objects.near:
             among = self._true[self._rows[objects.near.objects]] & self._seen.columns.present
             others = np.flatnonzero(among)
