@@ -18,13 +18,17 @@ from lfm_perception.demo.scene_questions import plural
 from lfm_perception.demo.wordings import SETS, alternative, read_wordings
 
 _CONTENT = read_wordings("commands.yaml")
+_REFUSED = read_wordings("refused_requests.yaml")
 WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
 """Wordings by tool and set."""
 
 INVENTED = 0.5
 """Share of the names of things, in the training, that are no words."""
-COMPOUND = 0.25
+COMPOUND = 0.35
 """Share of them that are several words."""
+
+INVENTED_WORDS = 0.25
+"""Share of the verbs and things in refused requests that are no words, so that such words mean no call."""
 
 _NAMING = ("set_labels", "add_alert", "remove_alert")
 """Tools whose arguments are copied words: the hardest ones, given three times as often in the training."""
@@ -56,8 +60,8 @@ def command(rng: random.Random, held: bool, tool: str | None = None) -> Command:
         slots, arguments = _slots(rng, tool, _nouns(rng, held))
         fitting = [w for w in WORDINGS[tool][wordings] if ("{question}" in w) == ("question" in slots)]
     else:
-        slots, arguments = _things(rng), {}
-        fitting = _CONTENT["unknown"][wordings]
+        slots, arguments = _everyday_words(rng), {}
+        fitting = _REFUSED["wordings"][wordings]
     text = " ".join(alternative(rng, rng.choice(fitting)).format(**slots).split())
     if rng.random() < 0.5:
         text = rng.choice(_CONTENT["before"]) + text
@@ -88,11 +92,14 @@ def _invented(rng: random.Random) -> str:
     return "".join(sounds)
 
 
-def _things(rng: random.Random) -> dict[str, str]:
-    """What fills the places of a wording that no tool can carry out."""
-    unknown = _CONTENT["unknown"]
-    n, m = str(rng.randint(1, 99)), str(rng.randint(1, 99))
-    return {"thing": rng.choice(unknown["things"]), "place": rng.choice(unknown["places"]), "n": n, "m": m}
+def _everyday_words(rng: random.Random) -> dict[str, str]:
+    """What fills the places of a request that no tool can carry out."""
+    words = {slot: rng.choice(values) for slot, values in _REFUSED["slots"].items()}
+    words["thing2"] = rng.choice(_REFUSED["slots"]["thing"])
+    for slot in ("verb", "thing", "thing2"):
+        if rng.random() < INVENTED_WORDS:
+            words[slot] = _invented(rng)
+    return words | {"n": str(rng.randint(1, 99)), "m": str(rng.randint(1, 99))}
 
 
 def _slots(rng: random.Random, tool: str, nouns: Sequence[str]) -> tuple[dict[str, str], dict[str, object]]:

@@ -156,6 +156,8 @@ def scene(rng: random.Random, width: int, height: int) -> Snapshot:
     labels: Sequence[str] = LABELS
     if rng.random() < 0.2:  # crowds of few kinds, to count
         difficulty, labels = HARD, rng.sample(LABELS, rng.choice((1, 1, 2)))
+    elif rng.random() < 0.12:  # people before and behind a forklift
+        difficulty, labels = replace(SEQUENCE, max_objects=4), ("person", "forklift")
     kind = rng.random()
     if kind < 0.55:
         return still(rng, width, height, difficulty, labels)
