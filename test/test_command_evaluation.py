@@ -21,6 +21,7 @@ from lfm_perception.evaluation.demo_commands import (
     run_commands,
 )
 from lfm_perception.scene import Answer
+from lfm_perception.settings import Settings
 
 KINDS = {*TOOLS, NO_TOOL, NOT_ALLOWED, ALL_CALLS, ALL_REFUSALS}
 
@@ -55,6 +56,20 @@ def test_a_call_of_a_tool_that_is_not_allowed_is_a_refusal() -> None:
     model: Any = Obedient()
     answered = {trial.answered for trial in run_commands(model, 40) if trial.kind == NOT_ALLOWED}
     assert answered == {"[reset()]", REFUSAL}
+
+
+def test_an_improbable_call_is_a_refusal() -> None:
+    class Unsure:
+        """A model that takes everything for a reset, and is not sure of it."""
+
+        def command(self, command: Command) -> Answer:
+            return Answer("[reset()]", probabilities=(0.4,))
+
+    model: Any = Unsure()
+    for minimum, answered in ((0.4, "[reset()]"), (0.41, REFUSAL)):
+        settings = Settings().with_values({"commands.min_probability": minimum})
+        trials = run_commands(model, 1, settings=settings)
+        assert next(trial.answered for trial in trials if trial.kind == "reset") == answered
 
 
 def test_a_wrong_argument_is_a_right_tool_and_no_right_call() -> None:

@@ -39,7 +39,7 @@ def commands(
     with closing(open_vlm(chosen)) as vlm, progress_bar(MofNCompleteColumn()) as progress:
         if not isinstance(vlm, CommandVlm):
             raise PerceptionError(f"engine.backend {chosen.engine.backend} takes no commands: choose llama")
-        trials = list(progress.track(run_commands(vlm, count, seed)))
+        trials = list(progress.track(run_commands(vlm, count, seed, chosen)))
     reports = evaluate_commands(trials)
     options.show_table(table(reports))
     if out:

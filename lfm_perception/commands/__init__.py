@@ -7,6 +7,7 @@
 
 from lfm_perception.commands.calls import Call as Call
 from lfm_perception.commands.calls import Command as Command
+from lfm_perception.commands.calls import check_probability as check_probability
 from lfm_perception.commands.tools import REFUSAL as REFUSAL
 from lfm_perception.commands.tools import TOOLS as TOOLS
 from lfm_perception.commands.tools import check_tools as check_tools

@@ -18,6 +18,7 @@ from lfm_perception.commands import slots
 from lfm_perception.commands.tools import REFUSAL, TOOLS, Tool, check_tools, tool_list
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.questions import check_prompt_text
+from lfm_perception.scene import Answer
 
 MAX_COMMAND_LENGTH = 300
 """Maximum length of a command, characters."""
@@ -160,6 +161,16 @@ class Command:
                     return self._items(f"{head}{item}, ", others, number + 1)
 
                 yield Step(f"{head}{item}, ", following)
+
+
+def check_probability(answer: Answer, minimum: float) -> None:
+    """Raise PerceptionError where a model's call has less than the minimum probability."""
+    probability = answer.probabilities[0]
+    if probability < minimum:
+        raise PerceptionError(
+            f"it is not clear what is meant: {answer.text} has a probability of {probability:.2f}, less than "
+            f"commands.min_probability {minimum:g}; say it in other words"
+        )
 
 
 def parse_call(text: str) -> Call:

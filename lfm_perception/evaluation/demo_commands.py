@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from lfm_perception.commands import REFUSAL, TOOLS, Command
+from lfm_perception.commands import REFUSAL, TOOLS, Command, check_probability
 from lfm_perception.demo import commands as demo
 from lfm_perception.errors import PerceptionError
 from lfm_perception.evaluation.tables import new_table
 from lfm_perception.media.charts import bars
 from lfm_perception.media.page import Section
+from lfm_perception.scene import Answer
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import CommandVlm
 
@@ -57,10 +58,13 @@ class CommandReport:
     correct: float
 
 
-def run_commands(vlm: CommandVlm, count: int, seed: int = 0) -> Iterator[CommandTrial]:
-    """Give this number of commands of each kind."""
+def run_commands(
+    vlm: CommandVlm, count: int, seed: int = 0, settings: Settings | None = None
+) -> Iterator[CommandTrial]:
+    """Give this number of commands of each kind. Of the settings, `commands.min_probability` counts."""
     rng = random.Random(f"commands {seed}")
     labels, tools = Settings().detect.labels, tuple(TOOLS)
+    minimum = (settings or Settings()).commands.min_probability
     for kind in (*TOOLS, NO_TOOL, NOT_ALLOWED):
         for _ in range(count):
             allowed, tool = tools, kind if kind in TOOLS else ""
@@ -69,20 +73,21 @@ def run_commands(vlm: CommandVlm, count: int, seed: int = 0) -> Iterator[Command
                 allowed = tuple(name for name in tools if name != tool)
             said = demo.command(rng, True, tool)
             command = Command(said.text, allowed, labels)
-            answered = _carried_out(command, vlm.command(command).text)
+            answered = _carried_out(command, vlm.command(command), minimum)
             meant = REFUSAL
             if tool in allowed:
                 meant = said.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
             yield CommandTrial(kind, said.text, meant, answered)
 
 
-def _carried_out(command: Command, answered: str) -> str:
+def _carried_out(command: Command, answer: Answer, min_probability: float) -> str:
     """The call that is carried out, or `REFUSAL`."""
     try:
-        command.parse(answered)
+        command.parse(answer.text)
+        check_probability(answer, min_probability)
     except PerceptionError:
         return REFUSAL
-    return answered
+    return answer.text
 
 
 def evaluate_commands(trials: Iterable[CommandTrial]) -> list[CommandReport]:

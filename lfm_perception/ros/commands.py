@@ -21,7 +21,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import String
 
 from lfm_perception import cdr
-from lfm_perception.commands import TOOLS, Call, Command
+from lfm_perception.commands import TOOLS, Call, Command, check_probability
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.live import LivePerception
 from lfm_perception.ros.endpoints import Publishers, subscribe
@@ -142,6 +142,7 @@ class CommandInput:
         call = command.parse(reply.text)
         if call is None:
             raise PerceptionError(f"no tool does that; commands.allowed is {', '.join(command.allowed)}")
+        check_probability(reply, settings.commands.min_probability)
         answer["call"] = {"tool": call.tool, "arguments": call.arguments}
         if settings.commands.dry_run:
             answer["dry_run"] = True

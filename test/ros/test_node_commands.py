@@ -55,11 +55,11 @@ def operator() -> Iterator[Operator]:
         yield Operator(started.bring_up())
 
 
-def meaning(monkeypatch: pytest.MonkeyPatch, operator: Operator, call: str) -> None:
-    """Let any command have this call: a stand-in, because the model that ships does not know commands."""
+def meaning(monkeypatch: pytest.MonkeyPatch, operator: Operator, call: str, probability: float = 0.9) -> None:
+    """Let any command have this call: a stand-in, as no command makes a model err in each of these ways."""
     session = operator.running.node._session
     assert session is not None
-    monkeypatch.setattr(session._vlm, "command", lambda command: Answer(call, probabilities=(0.9,)))
+    monkeypatch.setattr(session._vlm, "command", lambda command: Answer(call, probabilities=(probability,)))
 
 
 def test_the_models_call_is_carried_out_or_refused_with_the_reason(operator: Operator) -> None:
@@ -120,6 +120,17 @@ def test_what_is_not_valid_or_not_allowed_is_refused(
     meaning(monkeypatch, operator, call)
     assert reason in operator.say(words)["refused"]
     assert operator.running.get("budget.tokens") == 0
+
+
+def test_an_improbable_call_is_refused_and_the_answer_tells_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = '[set_labels(labels=["jacket"])]'
+    meaning(monkeypatch, operator, call, 0.42)
+    answer = operator.say("do I look good in this jacket?")
+    assert f"it is not clear what is meant: {call} has a probability of 0.42" in answer["refused"]
+    assert "call" not in answer
+    assert operator.running.get("detect.labels") == list(Settings().detect.labels)
 
 
 def test_fuzzed_outputs_of_a_model_do_nothing_but_what_is_allowed(
