@@ -137,7 +137,7 @@ class Command:
         values = slots.values(slot, self, earlier)
         opening = f"{head}{', ' if earlier else ''}{name}="
         if slot == "labels":
-            yield from self._items(f"{opening}[", values, 1)
+            yield from self._items(f"{opening}[", values, ())
             return
         is_last = len(earlier) + 1 == len(tool.parameters)
         for value in values:
@@ -150,15 +150,18 @@ class Command:
 
             yield Step(f"{opening}{value}, ", following)
 
-    def _items(self, head: str, items: list[str], number: int) -> Iterator[Step]:
-        """The steps at item `number` of a list, which is a tool's only argument."""
+    def _items(self, head: str, items: list[str], chosen: tuple[str, ...]) -> Iterator[Step]:
+        """The steps at the next item of a list, which is a tool's only argument."""
         for item in items:
+            if not slots.is_left(item, chosen, self):
+                continue
             yield Step(f"{head}{item}])]")
-            others = [other for other in items if other != item]
-            if others and number < MAX_ITEMS:
+            now_chosen = (*chosen, item)
+            is_full = len(now_chosen) == MAX_ITEMS
+            if not is_full and any(slots.is_left(other, now_chosen, self) for other in items):
 
-                def following(item: str = item, others: list[str] = others) -> Iterator[Step]:
-                    return self._items(f"{head}{item}, ", others, number + 1)
+                def following(item: str = item, chosen: tuple[str, ...] = now_chosen) -> Iterator[Step]:
+                    return self._items(f"{head}{item}, ", items, chosen)
 
                 yield Step(f"{head}{item}, ", following)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -24,7 +24,10 @@ MAX_VALUES = 600
 """Most values of an argument: with more, tokenizing all calls of a long command would take seconds."""
 
 _ARTICLES = ("a", "an", "the", "no", "any", "all", "every", "each", "other", "others")
-CONNECTING_WORDS = frozenset((*_ARTICLES, "and", "or", "to", "of", "for", "called", "named"))
+_COURTESIES = ("please", "thank", "thanks", "now", "me", "my", "you", "your")
+CONNECTING_WORDS = frozenset(
+    (*_ARTICLES, *_COURTESIES, "and", "or", "to", "of", "for", "is", "are", "called", "named")
+)
 """English words with which no label or name begins or ends: they connect it with the rest of the command."""
 
 _NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
@@ -53,6 +56,33 @@ def values(slot: str, command: Command, earlier: Mapping[str, str] = MappingProx
     """
     found = _SLOTS[slot](command, earlier)
     return list(dict.fromkeys(found))[:MAX_VALUES]
+
+
+def is_left(item: str, chosen: Sequence[str], command: Command) -> bool:
+    """Whether a list with the chosen items can go on with this one: no two items are the same words of the
+    command. A label in use that is not said is left until it is chosen.
+
+    Args:
+        item: the JSON text of a value, like those of `chosen`.
+    """
+    if item in chosen:
+        return False
+    taken: list[tuple[int, int]] = []
+    for each in chosen:
+        taken += [span for span in _spans(each, command) if not _overlaps(span, taken)][:1]
+    spans = _spans(item, command, as_words=json.loads(item) in command.labels)
+    return not spans or not all(_overlaps(span, taken) for span in spans)
+
+
+def _spans(item: str, command: Command, *, as_words: bool = False) -> list[tuple[int, int]]:
+    """Where an item is said: first and last character. As whole words, else also within them."""
+    pattern, words = re.escape(json.loads(item).lower()), command.words.lower()
+    spans = [found.span() for found in re.finditer(rf"(?<!\w){pattern}(?!\w)", words)]
+    return spans if spans or as_words else [found.span() for found in re.finditer(pattern, words)]
+
+
+def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    return any(span[0] < end and begin < span[1] for begin, end in others)
 
 
 def _text(value: str) -> str:
