@@ -76,9 +76,11 @@ def is_left(item: str, chosen: Sequence[str], command: Command) -> bool:
 
 def _spans(item: str, command: Command, *, as_words: bool = False) -> list[tuple[int, int]]:
     """Where an item is said: first and last character. As whole words, else also within them."""
-    pattern, words = re.escape(json.loads(item).lower()), command.words.lower()
-    spans = [found.span() for found in re.finditer(rf"(?<!\w){pattern}(?!\w)", words)]
-    return spans if spans or as_words else [found.span() for found in re.finditer(pattern, words)]
+    text, words = json.loads(item).lower(), f" {command.words.lower()} "
+    begins = [at for at in range(1, len(words) - len(text)) if words.startswith(text, at)]
+    spans = [(begin, begin + len(text)) for begin in begins]
+    whole = [span for span in spans if not (words[span[0] - 1].isalnum() or words[span[1]].isalnum())]
+    return whole if whole or as_words else spans
 
 
 def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:

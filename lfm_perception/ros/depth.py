@@ -123,10 +123,8 @@ class DepthInput:
         if rejected > self._last_rejected:
             level, message = WARN, f"{rejected - self._last_rejected} rejected; the last: {self._problem}"
         elif missing > self._last_missing:
-            level, message = (
-                WARN,
-                f"{missing - self._last_missing} frames without a depth image: {self._hint()}",
-            )
+            level = WARN
+            message = f"frames without a depth image: {missing - self._last_missing}; {self._hint()}"
         self._last_rejected, self._last_missing = rejected, missing
         values = {
             "topic": self._topic,

@@ -31,6 +31,6 @@ def test_a_topic_of_depth_images_without_any_is_told_with_what_to_check() -> Non
             time.sleep(0.01)
         depth.on_frame((), 2, "camera")
         assert depth.status().message == (
-            "1 frames without a depth image: no image comes on /hints/input_depth: check that it carries "
+            "frames without a depth image: 1; no image comes on /hints/input_depth: check that it carries "
             "sensor_msgs/Image"
         )
