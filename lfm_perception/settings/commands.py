@@ -16,6 +16,6 @@ class CommandSettings:
         (), "names of the tools that commands may call; empty: no commands", fixed=True
     )
     min_probability: float = parameter(
-        0.5, "minimum probability of a call; one that is less probable is refused", (0.0, 1.0), fixed=True
+        0.6, "minimum probability of a call; one that is less probable is refused", (0.0, 1.0), fixed=True
     )
     dry_run: bool = parameter(False, "calls are validated and answered, and change nothing", fixed=True)
