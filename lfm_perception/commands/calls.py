@@ -171,7 +171,7 @@ def check_probability(answer: Answer, minimum: float) -> None:
     probability = answer.probabilities[0]
     if probability < minimum:
         raise PerceptionError(
-            f"it is not clear what is meant: {answer.text} has a probability of {probability:.2f}, less than "
+            f"it is not clear what is meant: the call has a probability of {probability:.2f}, less than "
             f"commands.min_probability {minimum:g}; say it in other words"
         )
 

@@ -142,8 +142,8 @@ class CommandInput:
         call = command.parse(reply.text)
         if call is None:
             raise PerceptionError(f"no tool does that; commands.allowed is {', '.join(command.allowed)}")
-        check_probability(reply, settings.commands.min_probability)
         answer["call"] = {"tool": call.tool, "arguments": call.arguments}
+        check_probability(reply, settings.commands.min_probability)
         if settings.commands.dry_run:
             answer["dry_run"] = True
         answer["result"] = self._operate(call, settings, dry_run=settings.commands.dry_run)

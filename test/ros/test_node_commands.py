@@ -125,11 +125,11 @@ def test_what_is_not_valid_or_not_allowed_is_refused(
 def test_an_improbable_call_is_refused_and_the_answer_tells_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = '[set_labels(labels=["jacket"])]'
-    meaning(monkeypatch, operator, call, 0.42)
+    meaning(monkeypatch, operator, '[set_labels(labels=["jacket"])]', 0.42)
     answer = operator.say("do I look good in this jacket?")
-    assert f"it is not clear what is meant: {call} has a probability of 0.42" in answer["refused"]
-    assert "call" not in answer
+    assert "it is not clear what is meant: the call has a probability of 0.42" in answer["refused"]
+    assert answer["call"] == {"tool": "set_labels", "arguments": {"labels": ["jacket"]}}
+    assert "result" not in answer
     assert operator.running.get("detect.labels") == list(Settings().detect.labels)
 
 
