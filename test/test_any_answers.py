@@ -92,7 +92,9 @@ NASTY = (
 
 @pytest.mark.parametrize("piece", NASTY)
 def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
-    """Four times the text may take ten times as long, not sixteen. 100 kB nested to any depth are read."""
+    """Four times the text may take ten times as long, not sixteen, in one of five tries: other work on the
+    machine disturbs a measurement. 100 kB nested to any depth are read.
+    """
 
     def seconds(size: int) -> float:
         text = "[{" + piece * (size // len(piece))
@@ -100,4 +102,4 @@ def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
         parse(text, BBOX, labels=["person"])
         return time.process_time() - start
 
-    assert seconds(100_000) < 10 * seconds(25_000) + 0.05
+    assert any(seconds(100_000) < 10 * seconds(25_000) + 0.05 for _ in range(5))

@@ -245,7 +245,9 @@ def _named(quantity: str, first_s: Sequence[Mapping[str, float]]) -> str:
     """After how long a quantity was named, and in how many worlds where it was not in all."""
     times = [f"{each:.0f}" for each in sorted(found[quantity] for found in first_s if quantity in found)]
     after = " to ".join(dict.fromkeys((times[0], times[-1])))
-    return f"{quantity} after {after} s" + ("" if len(times) == len(first_s) else f" ({len(times)} worlds)")
+    return f"{quantity} after {after} s" + (
+        "" if len(times) == len(first_s) else f" ({len(times)} of {len(first_s)} worlds)"
+    )
 
 
 def _second_opinion(found: Any) -> Iterator[tuple[str, str]]:
