@@ -120,12 +120,8 @@ def test_a_model_runs_in_a_worker_process_unless_a_thread_is_chosen(there: Super
 
 def test_answers_equal_those_of_the_model_in_this_process(here: LlamaVlm, there: SupervisedVlm) -> None:
     closed = detect(BBOX, ("person", "cone"), closed=True)
-    for frame, question in (
-        (demo_frame(0), FIND),
-        (demo_frame(9), ask(CAPTION)),
-        (demo_frame(9), FIND),
-        (demo_frame(20), closed),
-    ):
+    for index, question in ((0, FIND), (9, ask(CAPTION)), (9, FIND), (20, closed)):
+        frame = demo_frame(index)
         answer = there.describe(frame, question, SMALL)
         assert answer.text
         assert said(answer) == said(here.describe(frame, question, SMALL))

@@ -152,13 +152,11 @@ class Command:
 
     def _items(self, head: str, items: list[str], chosen: tuple[str, ...]) -> Iterator[Step]:
         """The steps at the next item of a list, which is a tool's only argument."""
-        for item in items:
-            if not slots.is_left(item, chosen, self):
-                continue
+        for item in slots.left(items, chosen, self):
             yield Step(f"{head}{item}])]")
             now_chosen = (*chosen, item)
             is_full = len(now_chosen) == MAX_ITEMS
-            if not is_full and any(slots.is_left(other, now_chosen, self) for other in items):
+            if not is_full and next(slots.left(items, now_chosen, self), None):
 
                 def following(item: str = item, chosen: tuple[str, ...] = now_chosen) -> Iterator[Step]:
                     return self._items(f"{head}{item}, ", items, chosen)
@@ -171,7 +169,7 @@ def check_probability(answer: Answer, minimum: float) -> None:
     probability = answer.probabilities[0]
     if probability < minimum:
         raise PerceptionError(
-            f"it is not clear what is meant: the call has a probability of {probability:.2f}, less than "
+            f"it is not clear what is meant: the call has a probability of {probability:.3f}, less than "
             f"commands.min_probability {minimum:g}; say it in other words"
         )
 

@@ -7,9 +7,10 @@ labels in use. A model that mishears can then choose a wrong value, but never in
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -58,29 +59,39 @@ def values(slot: str, command: Command, earlier: Mapping[str, str] = MappingProx
     return list(dict.fromkeys(found))[:MAX_VALUES]
 
 
-def is_left(item: str, chosen: Sequence[str], command: Command) -> bool:
-    """Whether a list with the chosen items can go on with this one: no two items are the same words of the
+def left(items: Iterable[str], chosen: Sequence[str], command: Command) -> Iterator[str]:
+    """The items with which a list of the chosen ones can go on: no two items are the same words of the
     command. A label in use that is not said is left until it is chosen.
 
     Args:
-        item: the JSON text of a value, like those of `chosen`.
+        items: JSON texts of values, like those of `chosen`.
     """
-    if item in chosen:
-        return False
+    words = command.words.lower()
+    in_use = {_text(label) for label in command.labels}
     taken: list[tuple[int, int]] = []
-    for each in chosen:
-        taken += [span for span in _spans(each, command) if not _overlaps(span, taken)][:1]
-    spans = _spans(item, command, as_words=json.loads(item) in command.labels)
-    return not spans or not all(_overlaps(span, taken) for span in spans)
+    for each in sorted(chosen, key=len, reverse=True):  # a short item may also be within a longer one
+        spans = _spans(each, words, each in in_use)
+        taken += [span for span in spans if not _overlaps(span, taken)][:1]
+    for item in items:
+        spans = _spans(item, words, item in in_use)
+        if item not in chosen and not (spans and all(_overlaps(span, taken) for span in spans)):
+            yield item
 
 
-def _spans(item: str, command: Command, *, as_words: bool = False) -> list[tuple[int, int]]:
-    """Where an item is said: first and last character. As whole words, else also within them."""
-    text, words = json.loads(item).lower(), f" {command.words.lower()} "
-    begins = [at for at in range(1, len(words) - len(text)) if words.startswith(text, at)]
-    spans = [(begin, begin + len(text)) for begin in begins]
-    whole = [span for span in spans if not (words[span[0] - 1].isalnum() or words[span[1]].isalnum())]
-    return whole if whole or as_words else spans
+@functools.lru_cache(maxsize=2 * MAX_VALUES)
+def _spans(item: str, words: str, is_in_use: bool) -> tuple[tuple[int, int], ...]:
+    """Where an item is said: first and last character. Labels in use also in the plural, others also within
+    words, where they are not said as words: some scripts have no spaces.
+    """
+    text, padded = json.loads(item).lower(), f" {words} "
+    spans = [(at, at + len(text)) for at in range(1, len(padded) - len(text)) if padded.startswith(text, at)]
+    ends = r"(s|es)?(?!\w)" if is_in_use else r"(?!\w)"
+    whole = [
+        (begin, end)
+        for begin, end in spans
+        if not padded[begin - 1].isalnum() and re.compile(ends).match(padded, end)
+    ]
+    return tuple(whole if whole or is_in_use else spans)
 
 
 def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:

@@ -60,7 +60,8 @@ def segments(process: int) -> list[Path]:
             with suppress(OSError):  # the file was closed just now
                 path = descriptor.readlink()
                 is_lock = path.parent == FOLDER and _SEGMENT_LOCK.fullmatch(path.name)
-                if is_lock and "lock:" in Path(f"/proc/{process}/fdinfo/{descriptor.name}").read_text():
+                about = Path(f"/proc/{process}/fdinfo/{descriptor.name}") if is_lock else None
+                if about and re.search(rf"^lock:.* {process} ", about.read_text(), re.MULTILINE):
                     own.append(path.with_name(path.name.removesuffix("_el")))
     return own
 
