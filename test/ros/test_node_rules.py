@@ -67,7 +67,8 @@ def acting(folder: Path) -> Iterator[Robot]:
         "rules.actions": True,
         "rules.snapshots": str(folder / "snapshots"),
     }
-    with robot(parameters) as started:
+    with robot(parameters) as started, pytest.MonkeyPatch.context() as patches:
+        patches.setattr(ros_rules, "FILE_PERIOD_S", 0.0)  # no frame comes before the next look
 
         def called(name: str, response: Any, request: Any) -> Any:
             started._hear(name, getattr(request, "data", True))
@@ -141,10 +142,7 @@ def test_what_is_wrong_with_a_rule_or_an_action_is_in_the_diagnostics(acting: Ro
     assert acting.counted("camera", "tracker resets") == 0, "the node called its own service"
 
 
-def test_a_changed_file_is_read_again_and_its_old_events_end(
-    acting: Robot, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ros_rules, "FILE_PERIOD_S", 0.0)
+def test_a_changed_file_is_read_again_and_its_old_events_end(acting: Robot, folder: Path) -> None:
     path, camera = folder / "rules.yaml", Camera()
     acting.show(camera.next())
     acting.show(camera.next(3))
