@@ -120,9 +120,12 @@ class Command:
         earlier: dict[str, str] = {}
         for name, given in call.texts.items():
             allowed = slots.values(TOOLS[call.tool].parameters[name], self, earlier)
-            for each in (given,) if isinstance(given, str) else given:
+            items = (given,) if isinstance(given, str) else given
+            for number, each in enumerate(items):
                 if each not in allowed:
                     raise PerceptionError(f"{name} {shown(each)} does not stand in the command")
+                if number and each not in slots.left((each,), items[:number], self):
+                    raise PerceptionError(f"{name} {shown(each)} is the same words as an item before it")
             if isinstance(given, str):
                 earlier[name] = given
         return call
@@ -215,7 +218,7 @@ def _checked(name: str, slot: str, value: Any, text: str) -> str | tuple[str, ..
         ):
             raise PerceptionError(f"{name} must be 1 to {MAX_ITEMS} different texts, got {shown(value)}")
         return tuple(json.dumps(item, ensure_ascii=False) for item in value)
-    kinds: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "share": (int, float)}
+    kinds: dict[str, tuple[type, ...]] = {"integer": (int,), "seconds": (int, float), "share": (int, float)}
     if type(value) not in kinds.get(slot, (str,)):
         raise PerceptionError(f"{name} must be of another type, got {shown(value)}")
     return text

@@ -11,9 +11,10 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from lfm_perception.commands.numbers import UNSPACED, numbers
 
 if TYPE_CHECKING:
     from lfm_perception.commands.calls import Command
@@ -31,19 +32,15 @@ CONNECTING_WORDS = frozenset(
 )
 """English words with which no label or name begins or ends: they connect it with the rest of the command."""
 
-_NUMBER = re.compile(r"(?<![\w.,-])([0-9]{1,9}(?:\.[0-9]{1,6})?)(?![.,]?[0-9])(\s*(?:percent\b|%))?")
-_LITERAL = re.compile(r"0|[1-9][0-9]*")
-
-# Scripts without spaces between words: each of their characters counts as a word, as does a run of katakana.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
 # Combining marks, which `\w` leaves out: accents, Hebrew, Arabic and Indic vowels, Thai.
 _MARKS = (
     "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
     "\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0971-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
 )
-_LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_MARKS}])+"
-_WORD = re.compile(rf"[{_KATAKANA}]+|[{_UNSPACED}]|{_LETTERS}(?:['’/&+.-]{_LETTERS})*")
+_LETTERS = rf"(?:(?![{UNSPACED}])[\w{_MARKS}])+"
+# Each character of a script without spaces counts as a word, as does a run of katakana.
+_WORD = re.compile(rf"[{_KATAKANA}]+|[{UNSPACED}]|{_LETTERS}(?:['’/&+.-]{_LETTERS})*")
 _GAP = re.compile(r"[ \t]*")
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；]\s*$")
 
@@ -66,7 +63,7 @@ def left(items: Iterable[str], chosen: Sequence[str], command: Command) -> Itera
     Args:
         items: JSON texts of values, like those of `chosen`.
     """
-    words = command.words.lower()
+    words = command.words.casefold()
     in_use = {_text(label) for label in command.labels}
     taken: list[tuple[int, int]] = []
     for each in sorted(chosen, key=len, reverse=True):  # a short item may also be within a longer one
@@ -83,7 +80,7 @@ def _spans(item: str, words: str, is_in_use: bool) -> tuple[tuple[int, int], ...
     """Where an item is said: first and last character. Labels in use also in the plural, others also within
     words, where they are not said as words: some scripts have no spaces.
     """
-    text, padded = json.loads(item).lower(), f" {words} "
+    text, padded = json.loads(item).casefold(), f" {words} "
     spans = [(at, at + len(text)) for at in range(1, len(padded) - len(text)) if padded.startswith(text, at)]
     ends = r"(s|es)?(?!\w)" if is_in_use else r"(?!\w)"
     whole = [
@@ -100,19 +97,6 @@ def _overlaps(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
 
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _numbers(command: Command, *, shares: bool) -> list[str]:
-    """The numbers in the operator's words, as they are said; as `shares`, a percentage is divided by 100."""
-    texts = []
-    for match in _NUMBER.finditer(command.words):
-        text, percent = match.groups()
-        if not _LITERAL.fullmatch(text.partition(".")[0]):
-            continue
-        if shares and percent:
-            text = f"{(Decimal(text) / 100).normalize():f}"
-        texts.append(text)
-    return texts
 
 
 def _phrases(command: Command) -> list[str]:
@@ -158,11 +142,9 @@ def _named(enumerated: Iterable[str], command: Command) -> list[str]:
 
 _SLOTS: Mapping[str, Callable[[Command, Mapping[str, str]], list[str]]] = {
     "labels": lambda command, earlier: _named(command.labels, command),
-    "integer": lambda command, earlier: [
-        text for text in _numbers(command, shares=False) if text.isdecimal()
-    ],
-    "number": lambda command, earlier: _numbers(command, shares=False),
-    "share": lambda command, earlier: _numbers(command, shares=True),
+    "integer": lambda command, earlier: numbers(command.words, "integer"),
+    "seconds": lambda command, earlier: numbers(command.words, "seconds"),
+    "share": lambda command, earlier: numbers(command.words, "share"),
     "name": lambda command, earlier: _named(command.labels, command),
     "alert": lambda command, earlier: _named((*command.alerts, *command.labels), command),
     "question": lambda command, earlier: [_text(each) for each in _questions(command, earlier["name"])],

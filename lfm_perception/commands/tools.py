@@ -22,7 +22,7 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "labels": {"type": "array", "items": {"type": "string"}},
         "integer": {"type": "integer"},
-        "number": {"type": "number"},
+        "seconds": {"type": "number"},
         "share": {"type": "number"},
         "name": {"type": "string"},
         "alert": {"type": "string"},
@@ -53,10 +53,10 @@ TOOLS: Mapping[str, Tool] = {
     for tool in (
         Tool("set_labels", "Detect these labels from now on", {"labels": "labels"}),
         Tool("set_token_budget", "Tokens for each frame", {"tokens": "integer"}),
-        Tool("set_latency_budget", "Seconds for each frame", {"seconds": "number"}),
+        Tool("set_latency_budget", "Seconds for each frame", {"seconds": "seconds"}),
         Tool("set_duty_cycle", "Share of the time for inference", {"share": "share"}),
         Tool("set_min_score", "Least score of a detection", {"score": "share"}),
-        Tool("set_caption_period", "Seconds between captions", {"seconds": "number"}),
+        Tool("set_caption_period", "Seconds between captions", {"seconds": "seconds"}),
         Tool("caption_now", "Describe the scene now"),
         Tool("enable", "Turn inference on"),
         Tool("disable", "Turn inference off"),
