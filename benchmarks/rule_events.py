@@ -141,20 +141,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sequences = tuple((seed, options.pan) for seed in options.seeds) if options.seeds else SEQUENCES
+    crowded = sequences[:CROWDED]
     settings = Settings()
     with closing(open_vlm(settings, print)) as vlm:
         rows = [
             row
             for kind in options.kinds
             for row in measured(
-                kind, sequences[:CROWDED] if kind == "crowded" else sequences, options.seconds, settings, vlm
+                kind, crowded if kind == "crowded" else sequences, options.seconds, settings, vlm
             )
         ]
     for row in rows:
         print(*row.values(), sep="\t")
     if options.json:
         inputs = {"sequences": sequences, "kinds": options.kinds, "seconds": options.seconds}
-        inputs |= {"tolerance_s": TOLERANCE_S}
+        inputs |= {"tolerance_s": TOLERANCE_S, "crowded_sequences": crowded}
         report = {"inputs": inputs, "versions": versions(), "rows": rows}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +133,19 @@ def test_a_damaged_wheel_is_named_before_anything_is_installed(
     }[damage])  # fmt: skip
     with pytest.raises(SetupError, match=f"the wheel {damaged} is damaged or cut short: copy or download it"):
         robot.check_machine(machine, tmp_path, cuda=False)
+
+
+def test_a_wheel_that_may_not_be_read_is_named_with_the_remedy() -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        made_wheel(Path(folder, "av-1-py3-none-any.whl")).chmod(0)
+        os.seteuid(user or 65534)  # root may read everything
+        try:
+            with pytest.raises(SetupError, match=r"av-1.* may not be read by this user: run chmod a\+r"):
+                robot.check_wheels(Path(folder))
+        finally:
+            os.seteuid(user)
 
 
 def test_a_folder_without_permission_is_a_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,8 +182,10 @@ def check_wheels(folder: Path) -> None:
         try:
             with zipfile.ZipFile(wheel) as file:
                 damaged = file.testzip() is not None
-        except PermissionError:
-            raise
+        except PermissionError as error:
+            raise SetupError(
+                f"the wheel {wheel} may not be read by this user: run chmod a+r on it as its owner"
+            ) from error
         except Exception:  # a damaged file surfaces as whatever its reader stumbles over
             damaged = True
         if damaged:

@@ -210,6 +210,8 @@ def _rules(found: Any) -> Iterator[tuple[str, str]]:
     rows = {(row["scene"], row["rule"]): row for row in found["rows"] if row["detections"] == "demo model"}
     scenes = list(dict.fromkeys(scene for scene, _ in rows))
     heads = [f"{scene}: {each}" for scene in scenes for each in RULE_FIGURES]
+    yield "rules/sequences", str(len(found["inputs"]["sequences"]))
+    yield "rules/crowded", str(len(found["inputs"]["crowded_sequences"]))
     yield (
         "rules/events",
         table(
