@@ -188,12 +188,16 @@ def parameter_changes(call: Call, settings: Settings) -> dict[str, object]:
         (argument,) = TOOLS[call.tool].parameters
         return {PARAMETERS[call.tool]: call.arguments[argument]}
     name = re.sub("[^a-z0-9]+", "_", call.arguments["name"].lower()).strip("_")
+    if not name:
+        said = shown(call.arguments["name"])
+        raise PerceptionError(f"the name of an alert is part of topics, and {said} has no letter a to z")
     standing = dict(
         zip((alert.name for alert in settings.questions.alerts), settings.questions.standing, strict=True)
     )
     if call.tool == "remove_alert":
         if name not in standing:
-            raise PerceptionError(f"there is no alert {shown(name)}, only {', '.join(standing) or 'none'}")
+            there_are = f", only {', '.join(standing)}" if standing else ""
+            raise PerceptionError(f"there is no alert {shown(name)}{there_are}")
         del standing[name]
     elif name in standing:
         raise PerceptionError(f"there is an alert {shown(name)} already: remove it first")

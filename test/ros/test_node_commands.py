@@ -183,6 +183,12 @@ def test_without_allowed_tools_there_is_no_topic(running: Robot) -> None:
     assert running.user.resolve_topic_name("answer") in names
 
 
+def test_a_name_without_latin_letters_is_refused_by_what_was_said() -> None:
+    call = parse_call('[remove_alert(name="犬")]')
+    with pytest.raises(PerceptionError, match="'犬' has no letter a to z"):
+        parameter_changes(call, Settings())
+
+
 def test_every_tool_has_an_operation() -> None:
     values = {"labels": '["dog"]', "tokens": "128", "seconds": "1.5", "share": "0.5", "score": "0.5"}
     values |= {"name": '"dog"', "question": '"Is there a dog?"'}
@@ -192,7 +198,7 @@ def test_every_tool_has_an_operation() -> None:
         arguments = ", ".join(f"{name}={values[name]}" for name in tool.parameters)
         call = parse_call(f"[{tool.name}({arguments})]")
         if tool.name == "remove_alert":
-            with pytest.raises(PerceptionError, match="there is no alert 'dog', only none"):
+            with pytest.raises(PerceptionError, match="there is no alert 'dog'$"):
                 parameter_changes(call, Settings())
             continue
         changed = Settings().with_values(parameter_changes(call, Settings()))
