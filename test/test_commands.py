@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from call_texts import mutated_call
@@ -141,6 +143,16 @@ def test_every_call_of_a_command_is_parsed_and_no_other() -> None:
     ]:
         with pytest.raises(PerceptionError, match=reason):
             command.parse(wrong)
+
+
+def test_the_example_of_the_page_is_a_call_of_its_command() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "operator.md").read_text()
+    (text,) = re.findall(r'^    (\{"command".*?"call".*?\})\n    \{', page, re.DOTALL | re.MULTILINE)
+    example = json.loads(text)
+    arguments = (f"{name}={json.dumps(value)}" for name, value in example["call"]["arguments"].items())
+    call = said(example["command"]).parse(f"[{example['call']['tool']}({', '.join(arguments)})]")
+    assert call is not None
+    assert example["result"] == f"detect.labels is {json.dumps(call.arguments['labels'])}"
 
 
 def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:

@@ -123,9 +123,9 @@ class Command:
             items = (given,) if isinstance(given, str) else given
             for number, each in enumerate(items):
                 if each not in allowed:
-                    raise PerceptionError(f"{name} {shown(each)} does not stand in the command")
+                    raise PerceptionError(f"{name} {each} does not stand in the command")
                 if number and each not in slots.left((each,), items[:number], self):
-                    raise PerceptionError(f"{name} {shown(each)} is the same words as an item before it")
+                    raise PerceptionError(f"{name} {each} is the same words as an item before it")
             if isinstance(given, str):
                 earlier[name] = given
         return call

@@ -198,7 +198,7 @@ def test_every_tool_has_an_operation() -> None:
         arguments = ", ".join(f"{name}={values[name]}" for name in tool.parameters)
         call = parse_call(f"[{tool.name}({arguments})]")
         if tool.name == "remove_alert":
-            with pytest.raises(PerceptionError, match="there is no alert 'dog'$"):
+            with pytest.raises(PerceptionError, match=r"there is no alert 'dog'$"):
                 parameter_changes(call, Settings())
             continue
         changed = Settings().with_values(parameter_changes(call, Settings()))
