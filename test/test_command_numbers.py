@@ -71,6 +71,11 @@ def test_a_share_in_percent_is_divided_by_100(words: str, values: list[str]) -> 
         ("500 ms, 500ms, 500 milliseconds", ["0.5"] * 3),
         ("every 2 minutes, 2 min. or 1.5 hours", ["120", "120", "5400"]),
         ("2 Minuten, 2 minutos, 2分ごと, 2分钟, 2분마다", ["120"] * 5),
+        (
+            "1 min 30 s, 1 minute and 30 seconds, 1 hour 2 minutes 3 seconds, 1分30秒",
+            ["90", "90", "3723", "90"],
+        ),
+        ("2 minutes or 30 seconds", ["120", "30"]),
         ("30% or 5", ["5"]),
     ],
 )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands in an operator's words, and the tool calls that they mean. Pure: no model, no node.
 
-`tools` are the operations, one table row each; `slots` are the values that an argument may have;
-`calls` are the calls of a command, which `engine/calls.py` decodes.
+`tools` are the operations, one table row each; `slots` are the values that an argument may have, of which
+`numbers` reads those with units; `calls` are the calls of a command, which `engine/calls.py` decodes.
 """
 
 from lfm_perception.commands.calls import Call as Call

@@ -44,7 +44,7 @@ _UNITS = (
 """Units in the nine languages of the model: the slot whose values have them, the factor, and the words. Those
 without a slot cannot be converted."""
 
-_LETTER = rf"(?:(?![{UNSPACED}])\w)"
+_LETTER = rf"(?:(?![{UNSPACED}0-9])\w)"
 _SPACE = "[ \u00a0\u202f]"
 _NUMBER = re.compile(
     rf"(?<![^\s{UNSPACED}])(?<!百分之)(?<!分之)(?<![0-9]{_SPACE})(?<![-−–—] )(?<!minus )(?<!negative )"
@@ -52,27 +52,36 @@ _NUMBER = re.compile(
     r"([0-9]{1,9}(?:\.[0-9]{1,6})?)"
     rf"(?!{_SPACE}[0-9]{{3}}(?![0-9]))"
     rf"(?:\s*-?(?:{'|'.join(f'({words})' for _, _, words in _UNITS)})(?!{_LETTER}))?"
-    rf"(?:-[^\W\d]+)?[^\w\s]*(?=[\s{UNSPACED}]|$)",
+    rf"(?:-[^\W\d]+)?[^\w\s]*(?=[\s{UNSPACED}]|$|(?<=[{UNSPACED}])[0-9])",
     re.IGNORECASE,
 )
+_JOINED = re.compile(r"\s*(?:and |und |et |y |e )?", re.IGNORECASE)
 _LITERAL = re.compile(r"0|[1-9][0-9]*")
 
 
 def numbers(words: str, slot: str) -> list[str]:
     """The numbers as values of a slot: those without a unit, and those in a unit of the slot, converted.
 
+    A time in two units, such as `1 min 30 s`, is one number.
+
     Args:
         slot: `integer`, `seconds` or `share`.
     """
-    found = []
+    found: list[str] = []
+    last_end, last_factor = 0, Decimal(0)
     for match in _NUMBER.finditer(words):
         text, *units = match.groups()
         if not _LITERAL.fullmatch(text.partition(".")[0]) or (slot == "integer" and "." in text):
             continue
-        of_slot, factor = slot, "1"
+        of_slot, factor = slot, Decimal(1)
         for (unit_slot, unit_factor, _), said in zip(_UNITS, units, strict=True):
             if said:
-                of_slot, factor = unit_slot, unit_factor
-        if of_slot == slot:
-            found.append(text if factor == "1" else f"{(Decimal(text) * Decimal(factor)).normalize():f}")
+                of_slot, factor = unit_slot, Decimal(unit_factor)
+        if of_slot != slot:
+            continue
+        value = Decimal(text) * factor
+        if any(units) and factor < last_factor and _JOINED.fullmatch(words, last_end, match.start()):
+            value += Decimal(found.pop())
+        found.append(text if value == Decimal(text) else f"{value.normalize():f}")
+        last_end, last_factor = match.end(), factor if any(units) else Decimal(0)
     return found

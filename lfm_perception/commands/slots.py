@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots: the values to which the arguments of a tool call are constrained, as JSON texts.
 
-Values are copied: numbers and names stand in the operator's own words, or in an enumeration such as the
-labels in use. A model that mishears can then choose a wrong value, but never invent one.
+Values are copied: names stand in the operator's own words, or in an enumeration such as the labels in use,
+and numbers in the words, with their units (see `numbers`). A model that mishears can then choose a wrong
+value, but never invent one.
 """
 
 from __future__ import annotations

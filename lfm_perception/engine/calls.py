@@ -3,8 +3,9 @@
 
 All calls of a command, and the refusal, form a tree of tokens (`commands.calls.Step`), tokenized as the model
 would have written them. The model decides at each branch, by the likeliest of the allowed tokens; forced
-tokens are decoded in one batch with the next decision. So a malformed call is impossible, as is a tool that
-is not allowed, and a number or name that the operator did not say.
+tokens are decoded in one batch with the next decision. So a malformed call is impossible, as is one of an
+unknown tool, and a number or name that is neither said nor in use; `Command.parse` refuses a tool that is not
+allowed.
 
 The tool list is prefilled once and kept (prefix cache); a command costs its own words and the decisions of
 its call.
