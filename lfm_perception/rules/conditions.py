@@ -67,10 +67,11 @@ class Observation:
     speed, image widths per second. `attributes` has a row for each of
     `Conditions.attributes`. `age_s` counts from a track's first detection. `aspect` is the image's height
     over its width. `alerts` are the names of those that are on, `active_rules` the rules with an active
-    event. `now_s` is the rules' own time.
+    event. `now_s` is the rules' own time, and `known_since_s` that of what each column shows.
     """
 
     now_s: float
+    known_since_s: Floats
     columns: Columns
     last_detected_s: Floats
     quantities: tuple[Floats, ...]
@@ -332,7 +333,7 @@ class _Moments:
         corrected = (seen.columns.label_ids != self._label_ids) & (seen.age_s <= CORRECTION_S)
         self._label_ids = seen.columns.label_ids
         from_first = np.isinf(self._since_s) | corrected
-        started_s = np.where(from_first, seen.now_s - seen.age_s, seen.now_s)
+        started_s = np.where(from_first, seen.now_s - seen.age_s, seen.known_since_s)
         self._since_s = np.where(before[self._rows], self._since_s, started_s)
         moment = now & ~self._done & (seen.now_s - self._since_s >= self._seconds)
         self._done |= moment

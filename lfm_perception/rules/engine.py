@@ -21,6 +21,7 @@ from struct import pack
 import numpy as np
 
 from lfm_perception.geometry import stack
+from lfm_perception.rules.answer_times import AnswerTimes, answer_ages_s
 from lfm_perception.rules.conditions import ROUNDING_S, Columns, Conditions, Observation
 from lfm_perception.rules.events import Event
 from lfm_perception.rules.places import Anchors, Bools, Floats, moved, true_places
@@ -89,8 +90,8 @@ class RuleEngine:
         self._tracks: dict[int, Track] = {}  # in the order of the ids
         self._present = 0
         self._raw: Floats = np.zeros((16, 1))
-        self._last_seen_s, self._detected_s = np.full((2, 1), -np.inf)
-        self._speed_known = np.zeros(1, dtype=bool)
+        self._last_seen_s: Floats = np.full(1, -np.inf)
+        self._times = AnswerTimes()
         self._true, self._running, self._begun = np.zeros((3, *shape), dtype=bool)
         self._labelled: tuple[list[str], int] | None = None
         self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
@@ -188,7 +189,7 @@ class RuleEngine:
             }
             for new, old in self._continued([each for each in ids if each not in columns], gone):
                 column = columns[new] = columns.pop(old)
-                self._detected_s[column], self._speed_known[column] = -np.inf, False
+                self._times.hand_over(column)
                 del gone[old]
                 self._hand_over(new, old)
             ids += [*gone][:MAX_COLUMNS]
@@ -196,13 +197,13 @@ class RuleEngine:
             return []
         source = np.array([0, *(columns.get(each, -1) for each in ids)], dtype=np.intp)
         self._conditions.move(source)
+        self._times.move(source, self._now_s)
         self._raw = moved(self._raw, source, 0.0)
-        self._true, self._running, self._begun, self._speed_known = (
-            moved(each, source, 0) for each in (self._true, self._running, self._begun, self._speed_known)
+        self._true, self._running, self._begun = (
+            moved(each, source, 0) for each in (self._true, self._running, self._begun)
         )
-        self._since_s, self._last_true_s, self._last_seen_s, self._detected_s = (
-            moved(each, source, -np.inf)
-            for each in (self._since_s, self._last_true_s, self._last_seen_s, self._detected_s)
+        self._since_s, self._last_true_s, self._last_seen_s = (
+            moved(each, source, -np.inf) for each in (self._since_s, self._last_true_s, self._last_seen_s)
         )
         self._ids, self._tracks = ids, {track_id: self._tracks[track_id] for track_id in ids}
         return [
@@ -271,12 +272,16 @@ class RuleEngine:
         x1, y1, x2, y2, score, vx, vy = self._raw[:7]
         age_s, missed_s, vx_std, vy_std, distance_m = self._raw[11:]
         size, speed_std = np.sqrt((x2 - x1) * (y2 - y1)), np.maximum(vx_std, vy_std * aspect)
-        self._follow_detections(self._last_seen_s - missed_s, speed_std)
-        speed = np.where(self._speed_known, np.hypot(vx, vy * aspect), np.nan)
+        times, now_s = self._times, self._now_s
+        assert self._stamp_ns is not None
+        answered_s = now_s - answer_ages_s(scene, self._ids, self._stamp_ns)
+        times.update(now_s, self._last_seen_s - missed_s, answered_s, speed_std)
+        speed = np.where(times.speed_known, np.hypot(vx, vy * aspect), np.nan)
         return Observation(
-            now_s=self._now_s,
+            now_s=now_s,
+            known_since_s=times.known_since_s,
             columns=self._columns_now(),
-            last_detected_s=self._detected_s,
+            last_detected_s=times.detected_s,
             quantities=(score, speed, size, distance_m),
             speed_std=speed_std,
             anchors=Anchors(self._raw[:4], self._raw[7:11]),
@@ -286,18 +291,6 @@ class RuleEngine:
             alerts={status.name for status in scene.alerts if status.active} if scene else (),
             active_rules=self._active_rules() if self._conditions.asks_about_rules else (),
         )
-
-    def _follow_detections(self, detected_s: Floats, speed_std: Floats) -> None:
-        """Note since when what this frame shows of each track has been known, from its last detection.
-
-        A new track has the speed of the two detections that began it, one of which may be a false positive:
-        it is known with the next one.
-        """
-        detected = detected_s > self._detected_s + ROUNDING_S
-        self._known_since_s = np.where(detected, detected_s, self._now_s)
-        if not self._speed_known.all():
-            self._speed_known |= (detected & (self._detected_s > -np.inf)) | (speed_std == 0.0)
-        self._detected_s = detected_s
 
     def _columns_now(self) -> Columns:
         """The columns of this frame: the same object as before, unless labels or present tracks changed."""
@@ -335,7 +328,7 @@ class RuleEngine:
         now_s, width = self._now_s, true.shape[1]
         # times are noted where the truth changes, and durations compared where an event may begin or end
         started = np.flatnonzero(true & ~self._running)
-        self._since_s.reshape(-1)[started] = self._known_since_s[started % width]
+        self._since_s.reshape(-1)[started] = self._times.known_since_s[started % width]
         self._last_true_s.reshape(-1)[np.flatnonzero(self._true & ~true)] = self._before_s
         running, begins = true.copy(), true & ~self._begun
         if (pausing := np.flatnonzero(self._running & ~true)).size:
