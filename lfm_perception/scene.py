@@ -190,6 +190,11 @@ ZERO_VELOCITY = Velocity(0.0, 0.0)
 ZERO_STD = CoordinateStd(0.0, 0.0, 0.0, 0.0)
 
 
+MAX_DISTANCE_M = 65.0
+"""Distance from which on one is unknown, metres: 65.535 is what saturated depth images of 16 bits hold, and
+depth cameras see less far."""
+
+
 class Track(NamedTuple):
     """A tracked object, with its box at the requested stamp. A tuple, like `Velocity`.
 

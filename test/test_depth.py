@@ -66,6 +66,8 @@ def test_both_encodings_are_read_in_their_byte_order_and_step(order: str, pad: i
 
 
 def test_what_is_no_distance_is_unknown() -> None:
+    millimetres = np.array([[0, 1, 64_999, 65_000, 65_535]], np.uint16)  # 65.535 m: saturated
+    assert depth_images.from_message(message(millimetres), "it").tolist() == [[0, 1, 64_999, 0, 0]]
     metres = np.array([[np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-9, 65.0, 3e38, 1.5]], np.float32)
     found = depth_images.from_message(message(metres, "32FC1"), "it")
     assert found.tolist() == [[0, 0, 0, 0, 0, 0, 0, 0, 1500]]
@@ -73,7 +75,7 @@ def test_what_is_no_distance_is_unknown() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720), (321, 3), (3, 2000)])
 def test_a_large_image_is_kept_in_every_kth_pixel(width: int, height: int) -> None:
-    pixels = np.arange(width * height, dtype=np.uint32).reshape(height, width).astype(np.uint16)
+    pixels = (np.arange(width * height).reshape(height, width) % 65_000).astype(np.uint16)
     found = depth_images.from_message(message(pixels), "it")
     every = -(-max(width, height) // depth_images.LONGEST_SIDE)
     np.testing.assert_array_equal(found, pixels[::every, ::every])

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from lfm_perception.depth import Millimetres
 from lfm_perception.errors import PerceptionError
 from lfm_perception.media.raw_images import described, layout_problem
-from lfm_perception.scene import check_size
+from lfm_perception.scene import MAX_DISTANCE_M, check_size
 
 ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""Types of the values: millimetres, 0 where unknown, or metres, where NaN, infinite and 0 are unknown."""
-
-MAX_DISTANCE_M = 65.0
-"""Distance from which on a value is unknown: what fits into 16 bits, more than depth cameras see."""
+"""Types of the values: millimetres, or metres, where NaN and infinite are unknown, too."""
 
 LONGEST_SIDE = 320
 """Maximum width and height that is kept, pixels: every second pixel of 640 x 480 in each direction."""
@@ -25,6 +22,8 @@ LONGEST_SIDE = 320
 
 def from_message(message: Any, name: str) -> Millimetres:
     """The distances of a sensor_msgs Image, of every k-th pixel so that `LONGEST_SIDE` is kept.
+
+    Values that are not above 0 and below `MAX_DISTANCE_M` are unknown.
 
     Its fields are compared with each other before any pixel is read.
 
@@ -51,7 +50,6 @@ def from_message(message: Any, name: str) -> Millimetres:
     values: NDArray[Any] = np.ndarray(
         (height, width), value, message.data, strides=(message.step, value.itemsize)
     )[::every, ::every]
-    if kind == "u2":
-        return values.astype(np.uint16)
-    known = (values > 0.0) & (values < MAX_DISTANCE_M)
-    return (np.where(known, values, 0.0) * 1000.0 + 0.5).astype(np.uint16)
+    maximum = MAX_DISTANCE_M * (1000.0 if kind == "u2" else 1.0)
+    known: NDArray[Any] = np.where((values > 0.0) & (values < maximum), values, 0)
+    return (known if kind == "u2" else known * 1000.0 + 0.5).astype(np.uint16)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from lfm_perception.scene import MAX_DISTANCE_M
 from lfm_perception.typed_questions import TypedQuestion
 
 Point = tuple[float, float]
@@ -27,8 +28,8 @@ from the camera."""
 UNCERTAIN = ("speed", "distance")
 """The quantities that may be unknown."""
 
-MAXIMA = {"score": 1.0, "size": 1.0, "distance": 65.535}
-"""Values that a quantity does not exceed; of distances, what depth images of 16 bits hold in millimetres."""
+MAXIMA = {"score": 1.0, "size": 1.0, "distance": MAX_DISTANCE_M}
+"""Values that a quantity does not exceed."""
 
 SIDES = ("left", "right")
 """The sides of a line, as seen in the image from its first point towards its second one."""
