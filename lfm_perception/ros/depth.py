@@ -67,7 +67,8 @@ class DepthInput:
             self._node.destroy_subscription(subscription)
 
     def reset(self) -> None:
-        """Accept any stamp next: the clock was set back."""
+        """Forget the images, and accept any stamp next: the clock was set back."""
+        self._images = DepthImages()
         self._stamps.reset()
 
     def _on_image(self, raw: bytes) -> None:
