@@ -137,7 +137,7 @@ def test_a_lying_adviser_changes_no_track(tmp_path: Path, vlm: LlamaVlm, alone: 
     assert lie in {opinion.answer for scene in after for opinion in scene.opinions}
 
 
-def test_crops_that_wait_are_bounded_and_dropped_with_the_consent(lying: None, tmp_path: Path) -> None:
+def test_crops_that_wait_are_bounded_and_dropped_with_the_adviser(lying: None, tmp_path: Path) -> None:
     frame = shown()
     with opened(vlm_settings(tmp_path, name="hangs")) as (second, log):
         second.ask(frame, box_track(0), "?", "a rule")
@@ -148,7 +148,7 @@ def test_crops_that_wait_are_bounded_and_dropped_with_the_consent(lying: None, t
         assert counts.queued == MAX_QUEUED
         assert counts.dropped["newer crops wait for the adviser"] == 20 - MAX_QUEUED
     counts = second.counts()
-    assert (counts.queued, counts.dropped["the consent was withdrawn"]) == (0, MAX_QUEUED)
+    assert (counts.queued, counts.dropped["the adviser has ended"]) == (0, MAX_QUEUED)
     assert len(log.told) == counts.asked == 1
 
 

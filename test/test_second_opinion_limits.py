@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def test_a_crop_that_comes_after_the_end_is_dropped(tmp_path: Path) -> None:
     second.submit(shown(), box_track(), "?", "a rule")
     counts = second.counts()
     assert (counts.queued, counts.dropped) == (0, {"the adviser has ended": 1})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_crops_that_wait_for_an_adviser_that_ends_the_thread_are_dropped_for_this_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = threading.Event()
+
+    def end(self: ReviewFolder, timeout_s: float) -> None:
+        assert ending.wait(10)
+        raise SystemExit
+
+    monkeypatch.setattr(ReviewFolder, "poll", end)
+    with opened(chosen(folder=str(tmp_path))) as (second, _):
+        for track in (1, 2, 3):
+            second.ask(shown(), box_track(track), "?", "a rule")
+        wait(lambda: second.counts().queued == 2)
+        ending.set()
+        wait(lambda: not second.counts().queued)
+        assert second.counts().dropped == {"the adviser has ended": 2}
 
 
 def test_an_exception_of_who_receives_the_outcomes_costs_one_outcome(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ MAX_ANSWER = 2000
 """Maximum length of an answer, characters."""
 
 ENDED = "the adviser has ended"
-"""Reason for dropping crops that come too late."""
+"""Reason for dropping crops that wait when the adviser ends, or come later."""
 
 WITHDRAWN = "the consent was withdrawn"
 """Reason for dropping crops that had consent when they were made, and have none any more."""
@@ -226,7 +226,7 @@ class SecondOpinion:
 
     def _end(self) -> None:
         self._closing = True
-        self._drop(WITHDRAWN, len(self._queue))
+        self._drop(ENDED, len(self._queue))
         self._queue.clear()
         self._changed.notify_all()
 
