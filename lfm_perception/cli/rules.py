@@ -78,7 +78,8 @@ def replay(
 ) -> None:
     """Run a video through perception and rules: its events, a page with their timeline, an overlay video.
 
-    The same as `run --rules`, which has more options. Images are the frames of one video.
+    The same as `run --rules`, which has more options. Images are the frames of one video. No source has depth
+    images: a rule with a `distance` from the camera is a warning, and left out.
     """
     run(
         source, out, settings, set_, labels=labels, seconds=seconds, topic=topic, sequence=True, force=force,
