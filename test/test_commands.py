@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -95,6 +96,16 @@ def test_no_two_items_of_a_list_are_the_same_words(
 ) -> None:
     taken, *items = (json.dumps(name, ensure_ascii=False) for name in (chosen, *left, *gone))
     assert list(slots.left(items, [taken], said(words))) == items[: len(left)]
+
+
+def test_a_value_is_looked_for_in_the_command_once_however_many_lists_it_may_stand_in() -> None:
+    command = said(" ".join(f"w{number}" for number in range(60)))
+    items = slots.values("labels", command)
+    assert len(items) > 280
+    slots._spans.cache_clear()
+    for chosen in itertools.combinations(items[:60:6], 3):
+        assert len(list(slots.left(items, chosen, command))) > 200
+    assert slots._spans.cache_info().misses == len(items)
 
 
 def test_a_long_command_has_a_bounded_number_of_calls() -> None:

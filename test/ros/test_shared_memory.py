@@ -71,6 +71,23 @@ def test_the_segments_of_a_killed_node_are_removed_and_those_of_a_live_one_are_n
         assert started.state() == "unconfigured"
 
 
+def test_a_forked_process_owns_no_segment_of_its_parent() -> None:
+    segment = shared_memory.FOLDER / f"fastdds_{ID}"
+    lock = segment.with_name(f"{segment.name}_el")
+    try:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with subprocess.Popen(["sleep", "60"], pass_fds=[file.fileno()]) as process:
+                inherited = Path(f"/proc/{process.pid}/fd/{file.fileno()}").readlink()
+                owners = [
+                    each for each in (process.pid, os.getpid()) if segment in shared_memory.segments(each)
+                ]
+                process.kill()
+            assert (inherited, owners) == (lock, [os.getpid()])
+    finally:
+        lock.unlink()
+
+
 @pytest.mark.parametrize("discovery_range", ["SUBNET", "LOCALHOST"])
 def test_a_health_check_has_no_segment(discovery_range: str) -> None:
     node = (
