@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lfm_perception.rules.conditions import ROUNDING_S
 from lfm_perception.rules.places import Floats, moved
-from lfm_perception.scene import Scene
+from lfm_perception.scene import AlertStatus, AttributeValue, Scene
 from lfm_perception.stamps import to_seconds
 
 MAX_LATENCY_S = 5.0
@@ -68,7 +68,9 @@ def answer_ages_s(scene: Scene | None, track_ids: Sequence[int], stamp_ns: int) 
     ages_s = np.full(1 + len(track_ids), np.inf)
     if scene is not None and (scene.alerts or scene.attributes):
         attributes = (scene.attributes.get(track_id, {}).values() for track_id in track_ids)
-        for column, answers in enumerate((scene.alerts, *attributes)):
-            if answers:
-                ages_s[column] = to_seconds(stamp_ns - max(answer.stamp_ns for answer in answers))
-    return np.maximum(ages_s, 0.0)
+        answers: tuple[Collection[AlertStatus | AttributeValue], ...] = (scene.alerts, *attributes)
+        for column, found in enumerate(answers):
+            if found:
+                newest_ns = max(answer.stamp_ns for answer in found)
+                ages_s[column] = max(to_seconds(stamp_ns - newest_ns), 0.0)
+    return ages_s
