@@ -6,8 +6,10 @@ ROBOT_TESTS := $(wildcard $(addprefix test/,test_answers.py test_image_*.py test
   test_extension_modules.py test_perception.py test_engine.py test_charts.py test_cli.py \
   media/test_encodings.py ros/test_messages.py ros/test_node.py))
 
-# a file runs in one worker, so that its tests share their model, node or server
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# A file runs in one worker, so that its tests share their model, node or server. In the order of their folders the
+# files that take longest do not come last. llama.cpp's threads must not spin on cores that the workers share.
+PARALLEL := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+  --dist loadfile --no-loadscope-reorder
 
 # a sourced ROS workspace must not shadow the pinned packages
 unexport PYTHONPATH PYTHONHOME
@@ -31,7 +33,7 @@ demo: environment ## run camera and node on the demo world, compared with the gr
 	$(BIN)/lfm-perception demo --out out/demo
 
 test: lint ## lint, type check and all tests
-	$(BIN)/python -m pytest $(PARALLEL) --durations 15
+	$(PARALLEL) --durations 15
 
 test-again: environment ## the tests that failed last, one after the other; fails when there are none
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
@@ -48,7 +50,7 @@ test-jammy: ## the same with the package versions of Ubuntu 22.04: make test-jam
 	.venv-jammy/bin/python -m pytest $(ROBOT_TESTS)
 
 coverage: environment ## all tests with coverage; prints the figure, which must be 90% or more
-	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
+	$(PARALLEL) --cov --cov-report=term --cov-fail-under=90
 
 lint: environment ## check style, types and the direction of imports
 	$(BIN)/ruff check
