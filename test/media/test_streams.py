@@ -25,7 +25,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def server(tmp_path: Path) -> Iterator[str]:
     """The address of a server of the files of `tmp_path`."""
     running = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{running.server_port}"
     running.shutdown()
     running.server_close()
@@ -48,7 +48,9 @@ def test_a_stream_that_cannot_be_opened_is_one_sentence(server: str) -> None:
 
 def test_a_playlist_of_a_server_opens_no_file_of_this_computer(server: str, tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.avi")
-    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n")
+    (tmp_path / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n#EXT-X-ENDLIST\n"
+    )
     failure(f"{server}/list.m3u8")
 
 
