@@ -12,20 +12,20 @@ For each input three things must hold, else it is a failure:
 `readers.py` holds one entry for each reader: how an input is made, and what is done with it. The number of
 inputs is divided evenly. Inputs depend only on the seed, the reader and their number; a failure is printed
 with its number, and `--readers NAME --first NUMBER --inputs 1` repeats it. Readers run in a process of their
-own, which is replaced when an input kills or blocks it. `make test` does a short run (`test_fuzz.py`). Exits
-1 when anything failed.
+own, forked from one that has imported the package, and replaced when an input kills or blocks it. `make test`
+does a short run (`test_fuzz.py`). Exits 1 when anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -54,6 +54,23 @@ BLOCKED_S = 30.0
 MEMORY_BYTES = 1 << 30
 """Maximum growth of the address space of a reader's process."""
 
+PRELOADED = [
+    "av", "cv2", "jsonschema", "rich.console", "rosbags.rosbag2", "sqlcipher3", "typer",
+    *(f"lfm_perception.{name}" for name in (
+        "backends.llama", "backends.openai_protocol", "cli.options", "drift", "engine.gguf_checks",
+        "evaluation.compare", "evaluation.labels", "evaluation.languages", "evaluation.sequences", "memory",
+        "media.charts", "media.sinks.bag", "media.sources", "models.store", "mqtt.payloads", "perception",
+        "ros.launch_arguments", "rules",
+    )),
+]  # fmt: skip
+"""Modules that readers import: once, where they can be imported, before the readers' processes begin."""
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["__main__", *PRELOADED])
+
+FILES = ("output", "errors", "progress")
+"""What a reader's process writes."""
+
 SHOWN = 20
 """Maximum number of failures that are printed for each reader."""
 
@@ -74,6 +91,14 @@ def input_of(reader: Reader, seed: int, number: int) -> bytes:
     if number < len(by_hand):
         return by_hand[number]
     return reader.make(random.Random(f"{seed} {reader.name} {number}"))
+
+
+def run_worker(reader: str, seed: int, first: int, count: int, folder: Path) -> None:
+    """The reader's process; what it prints, and the number that it has come to, are files of the folder."""
+    output, errors, progress = (os.open(folder / name, os.O_RDWR) for name in FILES)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    work(next(each for each in READERS if each.name == reader), seed, first, count, progress)
 
 
 def work(reader: Reader, seed: int, first: int, count: int, progress: int) -> None:
@@ -168,9 +193,7 @@ def fuzz(reader: Reader, seed: int, first: int, count: int) -> dict[str, Any]:
     failures: list[dict[str, Any]] = []
     number, end = first, first + count
     while number < end:
-        with tempfile.TemporaryFile() as progress:
-            lines, died = _worker(reader, seed, number, end - number, progress.fileno())
-            at = int(os.pread(progress.fileno(), 12, 0) or number)
+        lines, died, at = _worker(reader, seed, number, end - number)
         for line in lines:
             if "found" in line:
                 total.update(line["found"])
@@ -187,31 +210,27 @@ def fuzz(reader: Reader, seed: int, first: int, count: int) -> dict[str, Any]:
     return {"inputs": count, **total, **figures, "shown": failures[:SHOWN]}
 
 
-def _worker(reader: Reader, seed: int, first: int, count: int, progress: int) -> tuple[list[Any], str]:
-    """The lines that a reader's process writes, and how it died, if it did."""
-    arguments = ["--worker", reader.name, str(seed), str(first), str(count), str(progress)]
-    process = subprocess.Popen(
-        [sys.executable, __file__, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        pass_fds=[progress],
-    )
-    last, died = b"", ""
-    while True:
-        try:
-            output, said = process.communicate(timeout=BLOCKED_S)
-            break
-        except subprocess.TimeoutExpired:
-            if (now := os.pread(progress, 12, 0)) == last and last:
-                process.kill()
-                died = f"blocked for more than {BLOCKED_S:g} s"
-            last = now
-    if process.returncode and not died:
-        died = f"the process ended with {process.returncode}: {said[-200:].strip()}"
+def _worker(reader: Reader, seed: int, first: int, count: int) -> tuple[list[Any], str, int]:
+    """The lines of a reader's process, how it died, if it did, and the number that it had come to."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        files = [Path(name, file) for file in FILES]
+        for file in files:
+            file.touch()
+        process = FORKING.Process(target=run_worker, args=(reader.name, seed, first, count, Path(name)))
+        process.start()
+        last, died = "", ""
+        while process.exitcode is None:
+            process.join(BLOCKED_S)
+            if process.exitcode is None:
+                if (now := files[-1].read_text()) == last and last:
+                    process.kill()
+                    died = f"blocked for more than {BLOCKED_S:g} s"
+                last = now
+        output, said, at = (file.read_text(errors="replace") for file in files)
+    if process.exitcode and not died:
+        died = f"the process ended with {process.exitcode}: {said[-200:].strip()}"
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return lines, died
+    return lines, died, int(at or first)
 
 
 def main() -> int:
@@ -265,8 +284,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        name, *numbers = sys.argv[2:]
-        work(next(each for each in READERS if each.name == name), *map(int, numbers))
-    else:
-        raise SystemExit(main())
+    raise SystemExit(main())
