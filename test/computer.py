@@ -9,11 +9,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
+import pytest
 from hub import COMMIT, Hub
 
+from lfm_perception.cli import main
 from lfm_perception.models.store import Store
 
 REPO = "somebody/demo-GGUF"
@@ -90,6 +94,15 @@ class Computer:
         process = self.start(*words, before=before)
         out, err = process.communicate(timeout=120)
         return Outcome(process.returncode, out, err)
+
+    def here(self, *words: str | Path) -> Outcome:
+        """The command in this process, for what needs no hub."""
+        with pytest.MonkeyPatch.context() as patches, StringIO() as out, StringIO() as err:
+            for name in ("HF_HOME", "HF_ENDPOINT"):
+                patches.setenv(name, self.environment[name])
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+                main(["models", *map(str, words)])
+            return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     def pull(self, *words: str, before: Callable[[], None] | None = None) -> Outcome:
         return self.models("pull", "demo", "--accept-license", *words, before=before)
