@@ -13,6 +13,7 @@ import pytest
 from command import Command
 from pages import charts_of
 
+from lfm_perception.cli import main
 from lfm_perception.drift import QUANTITIES
 from lfm_perception.drift.baseline import SCHEMA
 from lfm_perception.geometry import Box
@@ -37,6 +38,20 @@ def results(folder: Path, seed: int, *, score: float) -> Path:
             )
             scene = replace(empty, stamp_ns=from_seconds(index / 10), detections=tuple(found))
             file.write(json.dumps(scene_to_json(scene)) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `usual` results and their baseline, and with those of a short and of a broken run."""
+    folder = tmp_path_factory.mktemp("recordings")
+    usual = results(folder / "usual", 1, score=0.7)
+    lines = (usual / "scenes.jsonl").read_text().splitlines(keepends=True)
+    for name, kept in (("short", lines[:150]), ("broken", [lines[0], lines[1][:50]])):
+        (folder / name).mkdir()
+        (folder / name / "scenes.jsonl").write_text("".join(kept))
+    with pytest.raises(SystemExit):
+        main(["drift", "baseline", str(usual), "--out", str(folder / "baseline.json"), *WINDOW])
     return folder
 
 
@@ -113,22 +128,17 @@ def test_a_baseline_of_the_demo_world_has_all_quantities_and_says_when_it_is_too
 )
 def test_what_cannot_be_compared_is_refused_in_a_sentence(
     command: Command,
-    tmp_path: Path,
+    recordings: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
     sentence: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = (results(tmp_path / "usual", 1, score=0.7) / "scenes.jsonl").read_text().splitlines(keepends=True)
-    for name, kept in (("short", lines[:150]), ("broken", [lines[0], lines[1][:50]])):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "scenes.jsonl").write_text("".join(kept))
-    command("drift", "baseline", "usual", "--out", "baseline.json", *WINDOW)
+    monkeypatch.chdir(recordings)
     outcome = command("drift", *words)
     assert outcome.code == 1
     assert "Traceback" not in outcome.err
     assert sentence in outcome.err
-    assert not (tmp_path / "out" / "drift" / "drift.html").exists()
+    assert not (recordings / "out").exists()
 
 
 def test_options_of_other_sources_are_refused_for_a_node(command: Command, tmp_path: Path) -> None:

@@ -77,8 +77,15 @@ def published(started: Robot) -> set[Row]:
     return {each for each in rows if not each[1].startswith(OF_EVERY_NODE)}
 
 
-def test_the_page_names_all_that_is_subscribed(tmp_path: Path) -> None:
-    with running(tmp_path, "raw") as raw, running(tmp_path, "compressed") as compressed:
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    """A node that subscribes to raw images."""
+    with running(tmp_path_factory.mktemp("raw"), "raw") as started:
+        yield started
+
+
+def test_the_page_names_all_that_is_subscribed(raw: Robot, tmp_path: Path) -> None:
+    with running(tmp_path, "compressed") as compressed:
         assert subscribed(raw) | subscribed(compressed) == documented("Subscriptions", 3)
         assert len(subscribed(raw)) == len(subscribed(compressed)) == 2
 
@@ -89,14 +96,12 @@ def test_an_image_subscription_is_reliable_where_the_setting_says_so(tmp_path: P
         assert [each[2].partition(",")[0] for each in images] == ["reliable"]
 
 
-def test_the_page_names_all_that_is_published(tmp_path: Path) -> None:
-    with running(tmp_path, "raw") as started:
-        assert published(started) == documented("Publishers", 3)
+def test_the_page_names_all_that_is_published(raw: Robot) -> None:
+    assert published(raw) == documented("Publishers", 3)
 
 
-def test_the_page_names_all_services(tmp_path: Path) -> None:
-    with running(tmp_path, "raw") as started:
-        own: list[Any] = list(started.node.services)
-        services = {(short(started, each.srv_name), kind(each.srv_type)) for each in own}
-        own_services = {each for each in services if not each[1].startswith(OF_EVERY_NODE)}
-        assert own_services == documented("Services", 2)
+def test_the_page_names_all_services(raw: Robot) -> None:
+    own: list[Any] = list(raw.node.services)
+    services = {(short(raw, each.srv_name), kind(each.srv_type)) for each in own}
+    own_services = {each for each in services if not each[1].startswith(OF_EVERY_NODE)}
+    assert own_services == documented("Services", 2)
