@@ -32,7 +32,16 @@ from lfm_perception.scene import Scene, Usage
 from lfm_perception.scene_json import scene_to_json
 
 LATER = 4
-"""Summaries that come within 2 s: by then the events, which come at once, are there too."""
+"""Summaries that come within 1 s: by then the events, which come at once, are there too."""
+
+
+RUN = """
+from lfm_perception.cli import main
+from lfm_perception.ros import forward
+forward.STALE_S = 1.0
+main()
+"""
+"""The command, to which diagnostics are old after a second."""
 
 
 class Perception:
@@ -88,7 +97,7 @@ def perception() -> Iterator[Perception]:
 
 @contextmanager
 def forward(port: int, queue: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", "from lfm_perception.cli import main; main()", "forward"]
+    command = [sys.executable, "-c", RUN, "forward"]
     address = (f"mqtt://127.0.0.1:{port}", "--topic", "robots/9", "--queue", str(queue))
     run = subprocess.Popen([*command, *address, "--node", "/robot9/perception", *words])
     try:
@@ -102,7 +111,7 @@ def test_events_and_summaries_arrive_and_an_interruption_costs_none(
     perception: Perception, tmp_path: Path
 ) -> None:
     queue, mortal = tmp_path / "queue.db", Broker()
-    words = ("--summary-period", "0.5")
+    words = ("--summary-period", "0.25")
     try:
         with closing(Service(mortal.port)) as service, forward(mortal.port, queue, *words) as run:
             perception.connected()

@@ -96,7 +96,7 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
     camera, before = Camera(), len(running.heard["answer"])
     running.show(camera.next())
 
-    def inferred(questions_hz: float, seconds: float = 4.0) -> int:
+    def inferred(questions_hz: float, seconds: float = 2.0) -> int:
         count, ends = len(running.heard["detections"]), time.monotonic() + seconds
         due = time.monotonic()
         while time.monotonic() < ends:
