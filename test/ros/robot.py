@@ -50,6 +50,9 @@ QUICK: Mapping[str, object] = {
 }
 """Parameters for quick answers and for images of which none is lost."""
 
+IN_THREAD: Mapping[str, object] = {"engine.isolation": "thread"}
+"""Spares the start of a worker process where a test is about anything else."""
+
 TOPICS = PERCEPTION.recorded()
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 

@@ -9,7 +9,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from robot import robot  # isort: split - chooses how messages travel
+from robot import IN_THREAD, robot  # isort: split - chooses how messages travel
 from std_msgs.msg import String
 
 from lfm_perception.ros.executor import spinning_node
@@ -19,7 +19,7 @@ from lfm_perception.text import MAX_SENTENCE
 
 
 def test_a_node_is_well_until_its_camera_is_silent() -> None:
-    with robot({"node.camera_timeout": 2.0}) as started:
+    with robot({"node.camera_timeout": 2.0, **IN_THREAD}) as started:
         name = started.node.get_fully_qualified_name()
         assert problems(name) == [f"{name.lstrip('/')}: node: is not configured"]
         assert started.change(Transition.TRANSITION_CONFIGURE)

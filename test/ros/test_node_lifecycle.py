@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from robot import Camera, robot  # isort: split - chooses how messages travel
+from robot import IN_THREAD, Camera, robot  # isort: split - chooses how messages travel
 
 
 def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
@@ -42,7 +42,7 @@ def test_each_transition_does_its_part_and_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize(("autostart", "state"), [(True, "active"), (False, "unconfigured")])
 def test_the_node_comes_up_by_itself_if_it_is_told_to(autostart: bool, state: str) -> None:
-    with robot({"node.autostart": autostart}) as started:
+    with robot({"node.autostart": autostart, **IN_THREAD}) as started:
         started.node.bring_up()
         assert started.state() == state
 
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said_and_can_be_repaired(
     remedy: dict[str, object] | None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with robot(parameters) as started:
+    with robot({**parameters, **IN_THREAD}) as started:
         assert not started.change(Transition.TRANSITION_CONFIGURE)
         assert sentence in capfd.readouterr().err
         assert started.state() == "unconfigured"
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_said_and_can_be_repaired(
 
 
 def test_two_robots_share_a_network_in_their_namespaces() -> None:
-    with robot() as left, robot() as right:
+    with robot(IN_THREAD) as left, robot(IN_THREAD) as right:
         assert left.name != right.name
         left.bring_up()
         right.bring_up()

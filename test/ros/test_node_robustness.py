@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import Camera, Robot, robot
+from robot import IN_THREAD, Camera, Robot, robot
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
@@ -58,7 +58,7 @@ def shown(started: Robot) -> dict[str, object]:
 
 @pytest.mark.parametrize("state", ["inactive", "active"])
 def test_the_parameters_shown_are_those_in_force(state: str) -> None:
-    with robot() as started:
+    with robot(IN_THREAD) as started:
         assert started.change(Transition.TRANSITION_CONFIGURE)
         if state == "active":
             assert started.change(Transition.TRANSITION_ACTIVATE)
@@ -107,7 +107,8 @@ def test_a_parameter_set_while_the_model_loads_is_in_force() -> None:
 
 
 def test_a_value_of_a_file_in_another_type_is_shown_as_it_is_in_force() -> None:
-    with robot({"tracker.camera_motion_compensation": False}) as started:  # YAML reads a bare `off` so
+    off = {"tracker.camera_motion_compensation": False}  # YAML reads a bare `off` so
+    with robot({**off, **IN_THREAD}) as started:
         assert started.change(Transition.TRANSITION_CONFIGURE)
         assert started.get("tracker.camera_motion_compensation") == "off"
 
@@ -154,7 +155,7 @@ def test_a_bug_in_a_callback_is_logged_once_counted_and_ends_nothing(
     def fail(*args: object) -> None:  # a fault injected
         raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
 
-    with robot() as started:
+    with robot(IN_THREAD) as started:
         started.bring_up()
         camera = Camera()
         started.show(camera.next())
@@ -173,7 +174,7 @@ def test_a_bug_in_a_callback_is_logged_once_counted_and_ends_nothing(
 
 
 def test_the_camera_may_be_watched_while_the_node_deactivates(monkeypatch: pytest.MonkeyPatch) -> None:
-    with robot() as started:
+    with robot(IN_THREAD) as started:
         session = started.bring_up().node._session
         assert session is not None
         real, silent = session.live.statistics, replace(session.live.statistics(), time_since_frame_s=9.0)
@@ -198,7 +199,7 @@ def test_cleanup_does_not_disturb_the_diagnostics(monkeypatch: pytest.MonkeyPatc
         return real(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(f"{node_module.__name__}.diagnostic_array", slow)
-    with robot({"node.diagnostics_period": 0.1, "engine.isolation": "thread"}) as started:
+    with robot({"node.diagnostics_period": 0.1, **IN_THREAD}) as started:
         for index in range(6):
             assert started.change(Transition.TRANSITION_CONFIGURE)
             time.sleep(0.1 + 0.013 * index)
@@ -209,7 +210,7 @@ def test_cleanup_does_not_disturb_the_diagnostics(monkeypatch: pytest.MonkeyPatc
 
 
 def test_markers_and_caption_end_with_what_they_show() -> None:
-    with robot({"caption.period": 0.0}) as started:
+    with robot({"caption.period": 0.0, **IN_THREAD}) as started:
         started.bring_up()
         started.listen("markers", MarkerArray)
         camera = Camera()
@@ -247,7 +248,7 @@ def test_markers_and_caption_end_with_what_they_show() -> None:
 def test_a_silent_camera_is_told_on_the_console_with_what_to_check(
     parameters: dict[str, object], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with robot(parameters) as started:
+    with robot({**parameters, **IN_THREAD}) as started:
         started.bring_up()
         started.wait(
             lambda: (status := started.diagnosis("camera")) and said in status.message, "the diagnosis"
