@@ -39,6 +39,10 @@ SETTINGS = Settings().with_values(
 )
 
 
+IN_THREAD = SETTINGS.with_values({"engine.isolation": "thread"})
+"""Spares the start of a worker process where a test is about anything else."""
+
+
 def recorded(
     path: Path, *, storage: StoragePlugin, compressed: bool, frames: int = 6, offset_ns: int = 0
 ) -> Path:
@@ -129,16 +133,20 @@ def test_the_same_bag_gives_the_same_messages_byte_for_byte(
     ("offset_ns", "changes", "answered", "reason"),
     [
         (-EPOCH_NS, {}, 0, "rejected: "),
-        (5 * 10**9, {}, 0, "rejected: "),
         (0, {"inference.motion_threshold": 1.0, "inference.max_interval": 3600.0}, 1, "skipped"),
     ],
-    ids=["stamp 0", "stamps from the future", "motion gate closed"],
+    ids=["stamp 0", "motion gate closed"],
 )
 def test_images_without_an_answer_are_passed_over_at_once_with_the_reason(
     tmp_path: Path, offset_ns: int, changes: dict[str, object], answered: int, reason: str
 ) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, offset_ns=offset_ns)
-    summary = replay(ReplayOptions(bag), SETTINGS.with_values(changes), tmp_path / "out")
+    replay(ReplayOptions(bag), IN_THREAD.with_values(changes), tmp_path / "out")
+    check_unanswered(tmp_path / "out", answered, reason)
+
+
+def check_unanswered(out: Path, answered: int, reason: str) -> None:
+    summary = json.loads((out / "summary.json").read_text())
     assert (summary["images"], summary["answered"]) == (6, answered)
     assert len(summary["unanswered_stamps"]) == 6 - answered
     assert sum(summary["unanswered_reasons"].values()) == 6 - answered
@@ -146,7 +154,7 @@ def test_images_without_an_answer_are_passed_over_at_once_with_the_reason(
     assert summary["wall_s"] < 60.0, "the timeout of an outcome is 30 s for each image"
 
 
-def test_a_replay_without_any_answer_fails_and_names_the_reasons(tmp_path: Path) -> None:
+def test_a_replay_of_stamps_from_the_future_fails_and_names_the_reasons(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, offset_ns=5 * 10**9)
     done = subprocess.run(
         command("replay", str(bag), "--out", str(tmp_path / "out")), capture_output=True, text=True
@@ -154,11 +162,12 @@ def test_a_replay_without_any_answer_fails_and_names_the_reasons(tmp_path: Path)
     assert done.returncode == 1
     assert "none of 6 images was answered (6 rejected: " in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+    check_unanswered(tmp_path / "out", 0, "rejected: ")
 
 
 def test_a_bag_that_starts_over_starts_the_tracks_over_and_nothing_else(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False, frames=4)
-    summary = replay(ReplayOptions(bag, loops=2), SETTINGS, tmp_path / "out")
+    summary = replay(ReplayOptions(bag, loops=2), IN_THREAD, tmp_path / "out")
     assert (summary["images"], summary["answered"]) == (8, 8)
     scenes = [json.loads(line) for line in (tmp_path / "out" / "scenes.jsonl").read_text().splitlines()]
     loops = scenes[:4], scenes[4:]
@@ -171,7 +180,7 @@ def test_a_bag_that_starts_over_starts_the_tracks_over_and_nothing_else(tmp_path
 
 def test_at_its_recorded_pace_a_bag_takes_its_time(tmp_path: Path) -> None:
     bag = recorded(tmp_path / "bag", storage=StoragePlugin.MCAP, compressed=False)
-    summary = replay(ReplayOptions(bag, pace=1.0), SETTINGS, tmp_path / "out")
+    summary = replay(ReplayOptions(bag, pace=1.0), IN_THREAD, tmp_path / "out")
     assert summary["wall_s"] >= 1.0
     assert len(stamps(tmp_path / "out" / "perception_bag", "/tracks")) == summary["images"] == 6
 
@@ -194,7 +203,7 @@ def command(*words: str) -> Sequence[str]:
 def test_the_demo_shows_the_real_graph_and_judges_it(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     process = subprocess.run(
-        command("demo", "--out", str(out), "--seconds", "4"), capture_output=True, text=True
+        command("demo", "--out", str(out), "--seconds", "2"), capture_output=True, text=True
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert {path.name for path in out.iterdir()} == {
