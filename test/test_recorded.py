@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Command
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.backends.llama_vlm import LlamaVlm
@@ -189,28 +190,21 @@ def test_a_recording_appears_whole_or_not_at_all(vlm: LlamaVlm, tmp_path: Path) 
 # --- the command -------------------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "from lfm_perception.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
-
-
-def test_a_recorded_run_sees_what_the_model_saw(tmp_path: Path) -> None:
+def test_a_recorded_run_sees_what_the_model_saw(command: Command, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
-    source = ("demo", "--frames", 5, "--set", "image.max_tokens=64")
+    source = ("demo", "--frames", "5", "--set", "image.max_tokens=64", "--set", "engine.isolation=thread")
     recorded = command(
-        "record", *source, "--out", answers, "--every", 2, "--question", "Describe what you see."
+        "record", *source, "--out", answers, "--every", "2", "--question", "Describe what you see."
     )
-    assert recorded.returncode == 0, recorded.stderr
-    assert recorded.stdout == f"9 answers in {answers}\n"  # frames 0, 2, 4: objects, caption, question
+    assert recorded.code == 0, recorded.err
+    assert recorded.out == f"9 answers in {answers}\n"  # frames 0, 2, 4: objects, caption, question
     runs = {
         "model": ("--set", "sampling.seed=0"),
         "recorded": ("--set", "engine.backend=recorded", "--set", f"recorded.path={answers}"),
     }
     for name, choice in runs.items():
-        done = command("run", *source, "--every", 2, "--out", tmp_path / name, *choice)
-        assert done.returncode == 0, done.stderr
+        done = command("run", *source, "--every", "2", "--out", tmp_path / name, *choice)
+        assert done.code == 0, done.err
 
     def seen(name: str) -> list[object]:
         lines = (tmp_path / name / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
@@ -220,10 +214,10 @@ def test_a_recorded_run_sees_what_the_model_saw(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "recorded" / "summary.json").read_text())
     assert summary["model"]["recorded"]["file"] == "answers.jsonl"
     beyond = command(
-        "run", "demo", "--frames", 5, "--every", 1, "--out", tmp_path / "beyond", *runs["recorded"]
+        "run", "demo", "--frames", "5", "--every", "1", "--out", tmp_path / "beyond", *runs["recorded"]
     )
-    assert beyond.returncode == 1
-    assert "the 640x480 frame stamped 0.033 s is not in" in beyond.stderr
+    assert beyond.code == 1
+    assert "the 640x480 frame stamped 0.033 s is not in" in beyond.err
 
 
 def test_replaying_loads_neither_llama_cpp_nor_what_it_needs(answers: Path) -> None:
