@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +58,19 @@ def own_environment() -> Iterator[None]:
 def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start processes without coverage, which multiplies the time that this test limits."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def imported_by_default() -> list[str]:
+    """The modules that node and command line import while no optional part is switched on."""
+    code = (
+        "import sys, lfm_perception.ros.run_node, lfm_perception.cli.application, lfm_perception.live, "
+        "lfm_perception.agents.eyes, lfm_perception.media.run, lfm_perception.media.sinks\n"
+        "print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.split()
 
 
 @pytest.fixture(scope="session")

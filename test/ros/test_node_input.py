@@ -16,7 +16,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
-from robot import RELIABLE, Camera, Robot, image_message, robot, track_ids  # isort: split - chooses how messages travel
+from robot import IN_THREAD, RELIABLE, Camera, Robot, image_message, robot, track_ids  # isort: split - chooses how messages travel
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -118,7 +118,7 @@ def test_a_dead_camera_is_an_error_within_two_seconds_and_never_repeated() -> No
 
 
 def test_a_clock_that_is_set_back_is_a_new_beginning() -> None:
-    with robot({"use_sim_time": True, "node.depth": True}) as started:
+    with robot({"use_sim_time": True, "node.depth": True, **IN_THREAD}) as started:
         depth = started.user.create_publisher(Image, "input_depth", RELIABLE)
         clock = started.user.create_publisher(Clock, "/clock", RELIABLE)
         started.wait(lambda: clock.get_subscription_count() > 0)
@@ -166,7 +166,7 @@ def test_the_worker_is_lost_and_the_node_goes_on(running: Robot) -> None:
 
 
 def test_the_demo_model_warns_once_of_images_from_elsewhere(capfd: pytest.CaptureFixture[str]) -> None:
-    with robot() as started:
+    with robot(IN_THREAD) as started:
         started.bring_up()
         camera = Camera()
         started.show(replace(camera.next(), frame_id="demo_camera"))

@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from robot import Camera, Robot, robot
+from robot import IN_THREAD, Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.media.sources import open_source
@@ -54,6 +54,7 @@ def acting(folder: Path) -> Iterator[Robot]:
         "rules.actions": True,
         "rules.clips": str(folder / "clips"),
         "rules.clip_after": 1.0,
+        **IN_THREAD,
     }
     with robot(parameters) as started:
         started.user.declare_parameter("lamp", ["dark"])
