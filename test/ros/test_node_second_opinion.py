@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from opinions import reply
-from robot import Camera, Robot, robot
+from robot import IN_THREAD, Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.second_opinion.opinions import SCHEMA
@@ -39,7 +39,7 @@ def asking(folder: Path) -> Iterator[Robot]:
     """A node whose rule asks a person about boxes."""
     (folder / "rules.yaml").write_text(RULES, encoding="utf-8")
     files = {"rules.file": str(folder / "rules.yaml"), "second_opinion.folder": str(folder / "review")}
-    with robot({**PARAMETERS, **files}) as started:
+    with robot({**PARAMETERS, **files, **IN_THREAD}) as started:
         started.listen("opinions", String)
         yield started.bring_up()
 
@@ -130,7 +130,7 @@ def test_a_camera_that_does_not_consent_leaves_nothing(asking: Robot, folder: Pa
 def test_an_adviser_that_cannot_be_used_is_a_warning_and_perception_goes_on(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere.yaml")
     values = {"second_opinion.adviser": "vlm", "second_opinion.model_settings": nowhere}
-    with robot({**PARAMETERS, **values}) as started:
+    with robot({**PARAMETERS, **values, **IN_THREAD}) as started:
         started.bring_up()
         started.show(Camera().next())
         status = started.wait(lambda: started.diagnosis("second opinion"), "the diagnostics")
