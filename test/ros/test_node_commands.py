@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 import cv2
 from call_texts import mutated_call
-from robot import RELIABLE, Camera, Robot, robot
+from robot import IN_THREAD, RELIABLE, Camera, Robot, robot
 from std_msgs.msg import String
 
 from lfm_perception.commands import TOOLS
@@ -51,7 +51,7 @@ class Operator:
 @pytest.fixture(scope="module")
 def operator() -> Iterator[Operator]:
     allowed = ["set_labels", "set_token_budget", "add_alert", "remove_alert", "caption_now", "status"]
-    with robot({"commands.allowed": allowed, "engine.isolation": "thread"}) as started:
+    with robot({"commands.allowed": allowed, **IN_THREAD}) as started:
         yield Operator(started.bring_up())
 
 
@@ -168,7 +168,7 @@ def test_the_allow_list_cannot_be_changed_over_ros(operator: Operator) -> None:
 
 
 def test_a_dry_run_changes_nothing_and_without_tools_there_is_no_topic() -> None:
-    with robot({"commands.allowed": ["disable"], "commands.dry_run": True}) as started:
+    with robot({"commands.allowed": ["disable"], "commands.dry_run": True, **IN_THREAD}) as started:
         operator = Operator(started.bring_up())
         answer = operator.say("turn inference off")
         assert answer.get("result", "inference is off") == "inference is off"
