@@ -13,7 +13,9 @@ from lfm_perception.cli import main
 from lfm_perception.demo.world import World
 
 RESULTS = ["index.html", "overlay.mp4", "overlay.png", "scenes.jsonl", "summary.json"]
-QUICK = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]
+SHORT = ["--set", "detect.max_tokens=48", "--set", "caption.max_tokens=8"]
+QUICK = [*SHORT, "--set", "engine.isolation=thread"]
+"""Short answers, and no start of a worker process where a test is about anything else."""
 
 
 @dataclass(frozen=True)

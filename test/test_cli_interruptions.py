@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 import pytest
-from command import QUICK, RESULTS, Command, names, write_demo_video
+from command import QUICK, RESULTS, SHORT, Command, names, write_demo_video
 
 
 def test_a_source_that_breaks_off_keeps_the_results_and_names_the_frame(
@@ -55,7 +55,7 @@ def wait_for(found: Path, pattern: str) -> None:
 def test_ctrl_c_ends_with_complete_files_of_the_results(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
+    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *SHORT)
     wait_for(tmp_path, ".unfinished-*/overlay.mp4")
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
@@ -69,7 +69,7 @@ def test_ctrl_c_ends_with_complete_files_of_the_results(
 
 
 def test_what_a_killed_run_left_behind_is_removed_by_the_next_one(command: Command, tmp_path: Path) -> None:
-    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *QUICK)
+    process = start("run", "demo", "--out", tmp_path, "--seconds", "3600", *SHORT)
     wait_for(tmp_path, ".unfinished-*/overlay.mp4")
     process.kill()
     process.communicate(timeout=60)
@@ -81,7 +81,7 @@ def test_what_a_killed_run_left_behind_is_removed_by_the_next_one(command: Comma
 
 
 def test_ctrl_c_before_the_first_frame_leaves_no_results(tmp_path: Path) -> None:
-    process = start("run", "demo", "--out", tmp_path / "out", "--seconds", "3600", *QUICK)
+    process = start("run", "demo", "--out", tmp_path / "out", "--seconds", "3600", *SHORT)
     wait_for(tmp_path, "out/.unfinished-*")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -124,8 +124,7 @@ def test_a_full_disk_is_reported_and_leaves_no_results(tmp_path: Path) -> None:
         tmp_path / "out",
         "--frames",
         "60",
-        *QUICK,
-        *("--set", "engine.isolation=thread"),  # a frame shared with a process counts as a file
+        *QUICK,  # with the model in a thread: a frame shared with a process counts as a file
         before=limit_file_size,
     )
     _, err = process.communicate(timeout=300)
