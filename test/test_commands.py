@@ -7,11 +7,12 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from call_texts import mutated_call
+from demo_model.commands import trained_command
 
 from lfm_perception.commands import REFUSAL, TOOLS, Command, check_tools, slots, tool_list
 from lfm_perception.commands.calls import Step, parse_call
@@ -41,12 +42,18 @@ def calls(command: Command) -> Iterator[str]:
         yield from below(step, 1)
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_what_the_demo_model_learns_is_a_call_of_its_command(held: bool) -> None:
+def held_out_command(rng: random.Random) -> demo.Command:
+    return demo.command(rng, rng.choice([*TOOLS, ""]))
+
+
+@pytest.mark.parametrize("draw", [trained_command, held_out_command])
+def test_what_the_demo_model_learns_is_a_call_of_its_command(
+    draw: Callable[[random.Random], demo.Command],
+) -> None:
     rng = random.Random(1)
     seen = set()
     for _ in range(400):
-        lesson = demo.command(rng, held)
+        lesson = draw(rng)
         answer = lesson.answer.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END)
         call = said(lesson.text).parse(answer)
         assert (call is None) == (answer == REFUSAL)
@@ -169,7 +176,7 @@ def test_the_example_of_the_page_is_a_call_of_its_command() -> None:
 def test_fuzzed_texts_are_calls_within_the_list_or_refused() -> None:
     rng = random.Random(5)
     command = said("set labels to dog, use 64 tokens", "set_labels", "set_token_budget", "status")
-    whole = [demo.command(rng, False).answer for _ in range(50)]
+    whole = [trained_command(rng).answer for _ in range(50)]
     whole = [text.removeprefix(demo.CALL_START).removesuffix(demo.CALL_END) for text in whole]
     whole += ['[set_labels(labels=["dog"])]', "[set_token_budget(tokens=64)]", "[status()]", REFUSAL]
     parsed = 0

@@ -15,9 +15,9 @@ pytest.importorskip("gguf")
 
 from demo_model import tokenizer as vocabulary  # noqa: E402
 from demo_model.batches import IMAGE_TURN, Run, make_batch, scene, turns  # noqa: E402
-from demo_model.export import load_checkpoint  # noqa: E402
+from demo_model.export import load_checkpoint, load_files  # noqa: E402
 from demo_model.losses import Trainee, losses  # noqa: E402
-from demo_model.network import LanguageModel, Shape  # noqa: E402
+from demo_model.network import LanguageModel, Shape, grown  # noqa: E402
 from demo_model.train import loosen, rendered, train  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
@@ -96,6 +96,22 @@ def test_a_training_goes_on_where_it_was_left_and_its_model_can_be_loaded(tmp_pa
     model = load_checkpoint(tmp_path / "checkpoint.pt")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved["trainee"][f"model.{name}"])
+
+
+def test_files_tell_their_sizes_and_a_larger_network_computes_the_same(demo_model: tuple[Path, Path]) -> None:
+    small = load_files(*demo_model)
+    shape = small.shape
+    assert shape.hidden == 192
+    larger = replace(shape, layers=shape.layers + "ca", tower_layers=shape.tower_layers + 1)
+    wider = replace(larger, feed_forward=shape.feed_forward + 64, tower_feed_forward=640)
+    grew = grown(small, wider).eval()
+    images = torch.randint(0, 255, (2, 64, 96, 3), dtype=torch.uint8)
+    ids = torch.tensor([[vocabulary.BOS, *[vocabulary.IMAGE] * 6, 300, 400]] * 2)
+    with torch.no_grad():
+        read = [model.read(ids, model.see(images)[1], vocabulary.IMAGE) for model in (small, grew)]
+    assert torch.allclose(*read, atol=1e-4)
+    unseen = [grew.language.layers[-1].down.weight, grew.tower.layers[-1].out.weight]
+    assert not any(weight.any() for weight in unseen)
 
 
 def test_only_tokens_that_were_never_met_are_loosened() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands to the node in everyday English and the tool calls that they mean, in LFM2's format.
 
-Numbers and names in a call are those of the command. The wordings under `held` are never trained on. A
+Numbers and names in a call are those of the command. No model was trained on these wordings and names. A
 command that no tool can carry out is refused with a sentence.
 """
 
@@ -9,29 +9,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from lfm_perception.commands import REFUSAL, TOOLS
+from lfm_perception.commands import REFUSAL
 from lfm_perception.demo.bodies import LABELS
 from lfm_perception.demo.scene_questions import plural
-from lfm_perception.demo.wordings import SETS, alternative, read_wordings
+from lfm_perception.demo.wordings import alternative, read_wordings
 
 _CONTENT = read_wordings("commands.yaml")
-_REFUSED = read_wordings("refused_requests.yaml")
-WORDINGS: dict[str, dict[str, list[str]]] = _CONTENT["tools"]
-"""Wordings by tool and set."""
+WORDINGS: Mapping[str, Sequence[str]] = _CONTENT["tools"] | {"": _CONTENT["refused"]}
+"""Wordings by tool; under the empty name those of requests that no tool can carry out."""
 
-INVENTED = 0.5
-"""Share of the names of things, in the training, that are no words."""
-COMPOUND = 0.35
-"""Share of them that are several words."""
-
-INVENTED_WORDS = 0.25
-"""Share of the verbs and things in refused requests that are no words, so that such words mean no call."""
-
-_NAMING = ("set_labels", "add_alert", "remove_alert")
-"""Tools whose arguments are copied words: the hardest ones, given three times as often in the training."""
+NOUNS: Sequence[str] = _CONTENT["nouns"]
+"""Names of things that are no labels of the demo world."""
 
 CALL_START, CALL_END = "<|tool_call_start|>", "<|tool_call_end|>"
 
@@ -47,21 +39,22 @@ class Command:
     answer: str
 
 
-def command(rng: random.Random, held: bool, tool: str | None = None) -> Command:
-    """A command that means `tool`, or any tool where it is None; empty: nothing that a tool could do.
+def command(
+    rng: random.Random,
+    tool: str,
+    wordings: Mapping[str, Sequence[str]] = WORDINGS,
+    nouns: Sequence[str] = NOUNS,
+    words: Mapping[str, str] = MappingProxyType({}),
+) -> Command:
+    """A command that means `tool`; empty: nothing that a tool could do.
 
     Args:
-        held: whether wording and names are ones that are not trained.
+        wordings: as `WORDINGS`.
+        nouns: names of things that commands are about, beside the labels of the demo world.
+        words: what fills the slots of a request that no tool can carry out.
     """
-    if tool is None:
-        tool = rng.choice([*TOOLS, *_NAMING, *_NAMING, *[""] * 5])
-    wordings = SETS[held]
-    if tool:
-        slots, arguments = _slots(rng, tool, _nouns(rng, held))
-        fitting = [w for w in WORDINGS[tool][wordings] if ("{question}" in w) == ("question" in slots)]
-    else:
-        slots, arguments = _everyday_words(rng), {}
-        fitting = _REFUSED["wordings"][wordings]
+    slots, arguments = _slots(rng, tool, nouns) if tool else (words, {})
+    fitting = [each for each in wordings[tool] if ("{question}" in each) == ("question" in slots)]
     text = " ".join(alternative(rng, rng.choice(fitting)).format(**slots).split())
     if rng.random() < 0.5:
         text = rng.choice(_CONTENT["before"]) + text
@@ -77,32 +70,9 @@ def _call(tool: str, arguments: dict[str, object]) -> str:
     return f"{CALL_START}[{tool}({', '.join(spelled)})]{CALL_END}"
 
 
-def _nouns(rng: random.Random, held: bool) -> list[str]:
-    """Names of things. In the training half of them are invented, so that it learns to copy any word."""
-    if held:
-        return list(_CONTENT["nouns"]["held_out"])
-    nouns: list[str] = _CONTENT["nouns"]["trained"]
-    names = [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
-    return [f"{rng.choice(nouns)} {name}" if rng.random() < COMPOUND else name for name in names]
-
-
-def _invented(rng: random.Random) -> str:
-    """A word that can be pronounced and means nothing."""
-    sounds = (rng.choice(part) for _ in range(rng.choice((1, 2, 2, 3))) for part in _CONTENT["syllables"])
-    return "".join(sounds)
-
-
-def _everyday_words(rng: random.Random) -> dict[str, str]:
-    """What fills the places of a request that no tool can carry out."""
-    words = {slot: rng.choice(values) for slot, values in _REFUSED["slots"].items()}
-    words["thing2"] = rng.choice(_REFUSED["slots"]["thing"])
-    for slot in ("verb", "thing", "thing2"):
-        if rng.random() < INVENTED_WORDS:
-            words[slot] = _invented(rng)
-    return words | {"n": str(rng.randint(1, 99)), "m": str(rng.randint(1, 99))}
-
-
-def _slots(rng: random.Random, tool: str, nouns: Sequence[str]) -> tuple[dict[str, str], dict[str, object]]:
+def _slots(
+    rng: random.Random, tool: str, nouns: Sequence[str]
+) -> tuple[Mapping[str, str], dict[str, object]]:
     """What fills the places of a wording, and the arguments of the call."""
     if tool == "set_labels":
         labels = _labels(rng, nouns)

@@ -71,7 +71,7 @@ def run_commands(
             if kind == NOT_ALLOWED:
                 tool = rng.choice(tools)
                 allowed = tuple(name for name in tools if name != tool)
-            said = demo.command(rng, True, tool)
+            said = demo.command(rng, tool)
             command = Command(said.text, allowed, labels)
             answered = _carried_out(command, vlm.command(command), minimum)
             meant = REFUSAL

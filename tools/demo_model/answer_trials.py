@@ -65,7 +65,7 @@ def measure_questions(
 def measure_commands(model: VisionLanguageModel, tokenizer: Tokenizer, each: int, seed: int = 0) -> Figures:
     """By tool: share of right functions and of answers that are right to the last token."""
     rng = random.Random(f"commands {seed}")
-    said = [command(rng, True, tool) for tool in [*TOOLS, ""] for _ in range(each)]
+    said = [command(rng, tool) for tool in [*TOOLS, ""] for _ in range(each)]
     return _by_tool(said, _told(model, tokenizer, said))
 
 

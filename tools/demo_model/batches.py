@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model import tokenizer as vocabulary
+from demo_model.commands import trained_command
 from lfm_perception.commands import TOOLS, tool_list
 from lfm_perception.demo.bodies import EASY, HARD, LABELS, SEQUENCE
-from lfm_perception.demo.commands import command
 from lfm_perception.demo.questions import Lesson, lesson
 from lfm_perception.demo.scene_questions import MIN_HELMET_HEIGHT_PX, NOTHING, neighbour, scene_questions
 from lfm_perception.demo.world import Snapshot, TrueObject, crop, still
@@ -136,7 +136,7 @@ def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank:
         for row, snapshot in enumerate(snapshots)
         for question in scene_questions(rng, snapshot, run.questions)
     ]
-    said = [command(rng, held=False) for _ in range(run.commands // run.processes * (step % 2))]
+    said = [trained_command(rng) for _ in range(run.commands // run.processes * (step % 2))]
     return collate(
         tokenizer,
         snapshots,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -196,21 +198,53 @@ def write_all(model: VisionLanguageModel, folder: Path, name: str = "LFM2-VL dem
     return files
 
 
-def load_files(shape: Shape, text_model: Path, mmproj: Path) -> VisionLanguageModel:
-    """The network with the weights of GGUF files, as far as their quantization kept them.
+def load_files(text_model: Path, mmproj: Path) -> VisionLanguageModel:
+    """The network with the sizes and weights of GGUF files, as far as their quantization kept them.
 
     Raises PerceptionError when a tensor is missing or of another shape.
     """
-    model = VisionLanguageModel(shape).eval()
+    readers = gguf.GGUFReader(text_model), gguf.GGUFReader(mmproj)
+    model = VisionLanguageModel(_shape(*readers)).eval()
     with torch.no_grad():
-        for path, tensors in ((text_model, _language_tensors(model)), (mmproj, _vision_tensors(model))):
-            stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        for reader, tensors in zip(readers, (_language_tensors(model), _vision_tensors(model)), strict=True):
+            stored = {tensor.name: tensor for tensor in reader.tensors}
             for name, tensor in tensors:
                 if name not in stored or stored[name].n_elements != tensor.numel():
-                    raise PerceptionError(f"{path} has no tensor {name} of shape {tuple(tensor.shape)}")
+                    raise PerceptionError(f"there is no tensor {name} of shape {tuple(tensor.shape)}")
                 values = gguf.dequantize(stored[name].data, stored[name].tensor_type)
                 tensor.copy_(torch.from_numpy(np.array(values, np.float32)).reshape(tensor.shape))
     return model
+
+
+def _shape(text_model: gguf.GGUFReader, mmproj: gguf.GGUFReader) -> Shape:
+    """The sizes of the network in GGUF files."""
+
+    def value(reader: gguf.GGUFReader, key: str) -> Any:
+        if (field := reader.get_field(key)) is None:
+            raise PerceptionError(f"the GGUF file has no {key}")
+        return field.contents()
+
+    language, tower = partial(value, text_model), partial(value, mmproj)
+    sizes = {tensor.name: [int(n) for n in tensor.shape] for tensor in mmproj.tensors}
+    kv_heads = language("lfm2.attention.head_count_kv")
+    return Shape(
+        vocabulary=language("lfm2.vocab_size"),
+        hidden=language("lfm2.embedding_length"),
+        layers="".join("a" if heads else "c" for heads in kv_heads),
+        feed_forward=language("lfm2.feed_forward_length"),
+        heads=language("lfm2.attention.head_count"),
+        kv_heads=max(kv_heads),
+        conv_length=language("lfm2.shortconv.l_cache"),
+        rope_base=language("lfm2.rope.freq_base"),
+        norm_eps=language("lfm2.attention.layer_norm_rms_epsilon"),
+        tower_hidden=tower("clip.vision.embedding_length"),
+        tower_layers=tower("clip.vision.block_count"),
+        tower_feed_forward=tower("clip.vision.feed_forward_length"),
+        tower_heads=tower("clip.vision.attention.head_count"),
+        tower_grid=tower("clip.vision.image_size") // PATCH,
+        tower_eps=tower("clip.vision.attention.layer_norm_epsilon"),
+        projector_hidden=sizes["mm.1.bias"][0],
+    )
 
 
 def load_checkpoint(path: Path) -> VisionLanguageModel:

@@ -27,14 +27,14 @@ class Shape:
     vocabulary: int = 2560
     hidden: int = 192
     layers: str = "cacaca"
-    feed_forward: int = 448
+    feed_forward: int = 768
     heads: int = 6
     kv_heads: int = 3
     conv_length: int = 3
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     tower_hidden: int = 192
-    tower_layers: int = 5
+    tower_layers: int = 7
     tower_feed_forward: int = 512
     tower_heads: int = 3
     tower_grid: int = 16
@@ -221,6 +221,24 @@ class VisionLanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden.float() @ self.language.embedding.weight.T
+
+
+def grown(model: VisionLanguageModel, shape: Shape) -> VisionLanguageModel:
+    """A larger network that computes the same, with wider feed-forward parts or more layers at the ends.
+
+    What is new adds nothing at first, because the matrices that it ends in are zero (as in T. Chen et al.,
+    "Net2Net", 2016).
+    """
+    larger = VisionLanguageModel(shape)
+    before = model.state_dict()
+    with torch.no_grad():
+        for name, weight in larger.state_dict().items():
+            part = name.split(".")[-2]
+            if part == "down" or (part == "out" and name not in before):
+                weight.zero_()
+            if name in before:
+                weight[tuple(map(slice, before[name].shape))] = before[name]
+    return larger
 
 
 def patchify(images: Tensor) -> Tensor:

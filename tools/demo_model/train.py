@@ -45,7 +45,7 @@ from demo_model import tokenizer as vocabulary
 from demo_model.batches import Batch, Run, make_batch
 from demo_model.export import load_files
 from demo_model.losses import Trainee, losses
-from demo_model.network import Shape
+from demo_model.network import Shape, grown
 from demo_model.optimizers import optimizers, rounded
 
 VISION_STAGE = 0.10
@@ -131,7 +131,7 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     trainee = Trainee(shape, _tokenizer())
     if run.start:
         files = Path(run.start) / "demo-vl-Q8_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
-        trainee.model.load_state_dict(load_files(shape, *files).state_dict())
+        trainee.model.load_state_dict(grown(load_files(*files), shape).state_dict())
         with torch.no_grad():
             loosen(trainee.model.language.embedding.weight)
     trainee.to(run.device)
@@ -154,9 +154,9 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     fast_bfloat16 = run.device != "cpu" or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     for batch in rendered(run, step, rank):
         progress = step / run.steps
-        grown = grown_at(run, step)
-        language = grown >= VISION_STAGE
-        width = float(np.interp(grown, (0.0, 0.6, 0.9), SPREAD))
+        stage = grown_at(run, step)
+        language = stage >= VISION_STAGE
+        width = float(np.interp(stage, (0.0, 0.6, 0.9), SPREAD))
         settling = bool(run.start) and step < SETTLE_STEPS
         trainee.model.requires_grad_(not settling)
         batch = batch.to(run.device)

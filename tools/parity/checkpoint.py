@@ -148,10 +148,9 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    shape = Shape()
-    network = load_files(shape, *model_files(Settings()))
+    network = load_files(*model_files(Settings()))
     with torch.no_grad():
-        model = Lfm2VlForConditionalGeneration(config(shape)).eval()
+        model = Lfm2VlForConditionalGeneration(config(network.shape)).eval()
         model.load_state_dict(dict(weights(network)))
     model.generation_config = GenerationConfig(
         bos_token_id=vocabulary.BOS, eos_token_id=vocabulary.IM_END, pad_token_id=vocabulary.PAD
