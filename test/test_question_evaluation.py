@@ -57,7 +57,8 @@ def test_scenes_are_the_same_for_the_same_seed() -> None:
 
 
 def test_the_command_asks_every_kind_and_writes_the_figures(tmp_path: Path) -> None:
-    outcome = CliRunner().invoke(app, ["eval", "questions", "--scenes", "6", "--out", str(tmp_path)])
+    options = ["--scenes", "6", "--most", "4", "--out", str(tmp_path)]
+    outcome = CliRunner().invoke(app, ["eval", "questions", *options])
     assert outcome.exit_code == 0, outcome.output
     kinds = json.loads((tmp_path / "questions.json").read_text())["kinds"]
     page = (tmp_path / "questions.html").read_text()
@@ -70,6 +71,7 @@ def test_the_command_asks_every_kind_and_writes_the_figures(tmp_path: Path) -> N
     ):
         assert title in page
     assert set(kinds) <= set(KINDS)
+    assert max(figures["questions"] for figures in kinds.values()) == 4
     assert all(0.0 <= figures["correct"] <= 1.0 for figures in kinds.values())
     for kind in kinds:
         assert kind in outcome.output

@@ -15,6 +15,9 @@ from lfm_perception.errors import PerceptionError, shown
 
 def questions(
     scenes: Annotated[int, typer.Option(min=1, help="Number of new scenes.")] = 200,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of questions of each kind; no limit by default.")
+    ] = None,
     languages: Annotated[
         str | None, typer.Option(help="Also ask in these languages: `de,fr`, or `all` of the model's.")
     ] = None,
@@ -29,6 +32,7 @@ def questions(
     calibration error is the expected one of the probability of yes. In other languages, questions of some
     kinds are asked. With `--out` it writes `questions.html` and `questions.json`.
     """
+    import math
     from dataclasses import asdict
 
     from lfm_perception.backends import open_vlm
@@ -52,10 +56,13 @@ def questions(
             raise PerceptionError(
                 f"there are no questions in the language {shown(code)}, only in: {', '.join(known)}"
             )
+    limit = most or math.inf
     with closing(open_vlm(chosen)) as vlm, frame_progress() as progress:
         asked = {
             code: list(
-                progress.track(run_questions(vlm, chosen.questions, scenes, seed, code), description=code)
+                progress.track(
+                    run_questions(vlm, chosen.questions, scenes, seed, code, limit), description=code
+                )
             )
             for code in codes
         }
@@ -67,6 +74,6 @@ def questions(
     if out:
         kinds = {code: {each.kind: asdict(each) for each in given} for code, given in reports.items()}
         figures = {"kinds": kinds.pop("en"), "languages": kinds}
-        found = {**provenance(chosen), "seed": seed, "scenes": scenes, **figures}
+        found = {**provenance(chosen), "seed": seed, "scenes": scenes, "most": most, **figures}
         parts = sections(asked["en"], chosen.questions, reports)
         options.tell(write_results(out, "questions", "Answers about the demo world", parts, found))

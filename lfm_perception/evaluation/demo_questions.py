@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,13 +91,22 @@ def scene_with_questions(seed: int, index: int, language: str = "en") -> tuple[S
 
 
 def run_questions(
-    vlm: Vlm, settings: QuestionSettings, scenes: int, seed: int = 0, language: str = "en"
+    vlm: Vlm,
+    settings: QuestionSettings,
+    scenes: int,
+    seed: int = 0,
+    language: str = "en",
+    most: float = math.inf,
 ) -> Iterator[tuple[SceneQuestion, Decision]]:
-    """Ask about this number of new scenes."""
+    """Ask about this number of new scenes, at most `most` questions of each kind."""
     plan = FramePlan(plan_image(SIDE, SIDE, ImageLimits()), ANSWER_TOKENS)
+    counts = Counter[str]()
     for index in range(scenes):
         snapshot, questions = scene_with_questions(seed, index, language)
         for each in questions:
+            if counts[each.kind] >= most:
+                continue
+            counts[each.kind] += 1
             answer = vlm.describe(snapshot.frame, each.question.question, plan)
             yield each, decide(each.question, answer, settings, stamp_ns=0, plan=plan.image)
 

@@ -97,7 +97,8 @@ def _quantizations(results: Mapping[str, Any]) -> Iterator[str]:
 def _answers(results: Mapping[str, Any]) -> Iterator[str]:
     """The measures of questions and commands; the results of an older model have none."""
     if questions := results.get("questions"):
-        yield "\n### Questions, Q4_0\n\nHeld-out wordings, from `lfm-perception eval questions`.\n"
+        yield "\n### Questions, Q4_0\n"
+        yield "Held-out wordings, from `lfm-perception eval questions --scenes 4000 --most 500`.\n"
         shares = ("correct", "within_one", "calibration_error")
         yield table(
             ("question", "asked", "right", "within one", "calibration error"),
@@ -107,7 +108,7 @@ def _answers(results: Mapping[str, Any]) -> Iterator[str]:
             ],
         )
     if commands := results.get("commands"):
-        yield "\n### Commands, Q4_0\n\nHeld-out wordings, from `lfm-perception eval commands`.\n"
+        yield "\n### Commands, Q4_0\n\nHeld-out wordings, from `lfm-perception eval commands --count 50`.\n"
         yield table(
             ("command for", "given", "right tool", "right call"),
             [

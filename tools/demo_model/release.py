@@ -64,7 +64,9 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
                 "trials": measure(files[kind], files["mmproj"], scenes),
             }
         with LlamaVlm(_settings(files["Q4_0"], files["mmproj"])) as vlm:
-            questions = evaluate_questions(run_questions(vlm, QuestionSettings(), 3 * scenes))
+            questions = evaluate_questions(
+                run_questions(vlm, QuestionSettings(), 20 * scenes, most=5 * scenes // 2)
+            )
             commands = evaluate_commands(run_commands(vlm, scenes // 4))
         target.mkdir(parents=True, exist_ok=True)
         sums = {kind: sha256(path) for kind, path in files.items()}
