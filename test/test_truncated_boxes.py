@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from tracks import following
+from tracks import STEP_S, following, seen
 
 from lfm_perception.geometry import Box
 from lfm_perception.scene import Detection
@@ -43,3 +44,21 @@ def test_an_object_that_comes_into_view_keeps_its_speed(edge: str) -> None:
     for velocity in speeds:
         speed = velocity.x if edge in ("left", "right") else velocity.y
         assert speed == pytest.approx(0.15 if edge in ("left", "top") else -0.15, rel=0.1)
+
+
+@pytest.mark.parametrize("speed", [0.1, 0.2, 0.4])
+def test_an_object_that_comes_in_where_another_one_left_just_now_is_another_one(speed: float) -> None:
+    tracker, shown = following(), list[set[int]]()
+    leaves = [[seen(x, size=0.12)] for x in np.arange(0.7, 1.03, speed * STEP_S)]
+    for index, detections in enumerate([*leaves, [], *reversed(leaves)]):
+        tracker.update(detections, index * STEP_S)
+        shown.append({track.track_id for track in tracker.predict(index * STEP_S)})
+    assert set.union(*shown[: len(leaves)]) == {1}
+    assert set.union(*shown[len(leaves) :]) == {2}
+
+
+def test_an_object_that_an_answer_misses_while_it_leaves_is_the_same_one() -> None:
+    tracker = following()
+    for index in range(12):
+        tracker.update([] if index == 9 else [seen(0.8 + 0.02 * index)], index * STEP_S)
+        assert {track.track_id for track in tracker.predict(index * STEP_S)} <= {1}

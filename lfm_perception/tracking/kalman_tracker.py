@@ -209,9 +209,11 @@ class KalmanTracker:
             centre_and_size(boxes), measurements.position, measurements.variance
         )
         active = np.flatnonzero([not state.is_dormant(self._stamp_s) for state in self._states])
+        # an object that has moved out is not where it was last: there, another one comes in
+        last = np.where(self._left()[:, None], 0.0, self._last_boxes)
         tracks, matched = associate(
             predicted=boxes[active],
-            last=seen_parts(self._last_boxes[active], view),
+            last=seen_parts(last[active], view),
             measured=measurements.boxes,
             distance=distances.sum(axis=0)[active],
             weight=(miss_weight[:, None] * label_weight)[active],
@@ -330,14 +332,15 @@ class KalmanTracker:
             gone[dormant[o]] = True
         self._keep(~gone)
 
-    def _left(self) -> set[int]:
-        """Rows of the missed tracks whose objects have moved out of the image."""
-        missed = np.flatnonzero([state.misses > 0 for state in self._states])
-        if not missed.size:
-            return set()
-        filters = self._filters.mixed[missed]
-        moving = filters.add_velocity(self._camera_velocity(filters, self._stamp_s))
-        return set(missed[are_leaving(moving, self._truncated[missed])].tolist())
+    def _left(self) -> NDArray[np.bool_]:
+        """Which tracks were missed, as their objects have moved out of the image, shape (N,)."""
+        left = np.array([state.misses > 0 for state in self._states], dtype=bool)
+        missed = np.flatnonzero(left)
+        if missed.size:
+            filters = self._filters.mixed[missed]
+            moving = filters.add_velocity(self._camera_velocity(filters, self._stamp_s))
+            left[missed] = are_leaving(moving, self._truncated[missed])
+        return left
 
     def _publish(self) -> None:
         """Updates the published tracks, from which `predict` extrapolates."""
@@ -347,7 +350,7 @@ class KalmanTracker:
         self._process_noise = noise
         mixed = self._filters.mixed
         left = self._left()
-        published = [row for row, state in enumerate(self._states) if state.published and row not in left]
+        published = [row for row, state in enumerate(self._states) if state.published and not left[row]]
         rows = np.array(sorted(published, key=lambda row: self._states[row].track_id), dtype=np.intp)
         states = [self._states[row] for row in rows]
         scaling = PlattScaling(self._settings.score_gain, self._settings.score_bias)
