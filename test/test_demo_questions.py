@@ -115,7 +115,7 @@ def test_questions_that_are_held_out_are_not_trained() -> None:
 
 
 def test_a_call_holds_what_was_said() -> None:
-    """Numbers and names are those of the command, shares may be said in percent, labels in the plural."""
+    """Numbers and names are those of the command; shares and times have other units, labels may be plural."""
     rng = random.Random(5)
     held_out = [command(rng, tool) for tool in [*TOOLS, ""] for _ in range(40)]
     for asked in [*held_out, *(trained_command(rng) for _ in range(600))]:
@@ -135,6 +135,9 @@ def test_a_call_holds_what_was_said() -> None:
                 forms = [str(said), plural(str(said))]
                 if name in ("share", "score"):
                     forms += [f"{round(100 * said)} percent", f"{round(100 * said)}%"]
+                    forms += [f"{round(100 * said)} per cent", f"{round(100 * said)} %"]
+                if name == "seconds":
+                    forms += [f"{round(1000 * said)} m", f"{round(said / 60)} min"]
                 if name == "question":
                     forms.append(arguments["name"])
                 assert any(form.lower() in asked.text.lower() for form in forms), asked

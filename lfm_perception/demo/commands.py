@@ -84,14 +84,27 @@ def _slots(
         return {"n": str(tokens)}, {"tokens": tokens}
     if tool in ("set_duty_cycle", "set_min_score"):
         percent = rng.choice((rng.randint(1, 99), 5 * rng.randint(1, 19)))
-        share = rng.choice((f"{percent} percent", f"{percent}%", f"{percent / 100:g}"))
+        share = rng.choice(
+            (f"{percent} percent", f"{percent}%", f"{percent} %", f"{percent} per cent", f"{percent / 100:g}")
+        )
         name = "share" if tool == "set_duty_cycle" else "score"
         return {"n": share}, {name: percent / 100}
     if tool in ("set_latency_budget", "set_caption_period"):
         tenths = rng.randint(1, 30) if tool == "set_latency_budget" else 10 * rng.randint(1, 60)
-        seconds = tenths // 10 if tenths % 10 == 0 else tenths / 10
-        return {"n": f"{seconds} second{'' if seconds == 1 else 's'}"}, {"seconds": seconds}
+        return _duration(rng, tool, tenths)
     return {}, {}
+
+
+def _duration(rng: random.Random, tool: str, tenths: int) -> tuple[Mapping[str, str], dict[str, object]]:
+    """A time of so many tenths of a second, or of as many minutes as seconds, with a unit of those in use."""
+    seconds = tenths // 10 if tenths % 10 == 0 else tenths / 10
+    if tool == "set_latency_budget" and rng.random() < 0.3:
+        return {"n": f"{100 * tenths} {rng.choice(('ms', 'milliseconds'))}"}, {"seconds": seconds}
+    if tool == "set_caption_period" and rng.random() < 0.3:
+        unit = "minute" if seconds == 1 else rng.choice(("minutes", "min"))
+        return {"n": f"{seconds} {unit}"}, {"seconds": 60 * seconds}
+    unit = "second" if seconds == 1 else rng.choice(("seconds", "seconds", "seconds", "s"))
+    return {"n": f"{seconds} {unit}"}, {"seconds": seconds}
 
 
 def _labels(rng: random.Random, nouns: Sequence[str]) -> list[str]:

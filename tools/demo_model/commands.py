@@ -23,6 +23,8 @@ WORDINGS: Mapping[str, Sequence[str]] = _CONTENT["tools"] | {"": _REFUSED["wordi
 
 INVENTED = 0.5
 """Share of the names of things that are no words, so that the model learns to copy any word."""
+TOOL_WORDS = 0.06
+"""Share of the names that are words of tools, so that an alert called reset resets nothing."""
 COMPOUND = 0.35
 """Share of them that are several words."""
 INVENTED_WORDS = 0.25
@@ -44,6 +46,7 @@ def trained_command(rng: random.Random, tool: str | None = None) -> Command:
 def _nouns(rng: random.Random) -> list[str]:
     nouns: list[str] = _CONTENT["nouns"]
     names = [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
+    names = [rng.choice(_CONTENT["tool_words"]) if rng.random() < TOOL_WORDS else name for name in names]
     return [f"{rng.choice(nouns)} {name}" if rng.random() < COMPOUND else name for name in names]
 
 

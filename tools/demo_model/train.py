@@ -18,8 +18,9 @@ it. This has not been run on a GPU yet.
 
 Resume with the same command; the newest checkpoint under --out is picked up. With --from, training goes
 on from GGUF files that shipped, without the first stages, once the heads that the files do not hold have
-settled on a model that stands still; take another --seed, for other scenes, and a --rate of 0.001: a higher
-one costs detection more than a short training wins back.
+settled on a model that stands still; take another --seed, for other scenes, and a --rate of 0.0007: a higher
+one costs detection more than a short training wins back. What `Shape` has more of than the files, wider
+feed-forward parts and further layers, is added in a way that changes nothing at first.
 """
 
 from __future__ import annotations
