@@ -248,7 +248,6 @@ def sending(topic: str, **variables: str) -> Iterator[None]:
 
 @NEEDS_ROS
 def test_a_sender_without_the_profile_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lfm_perception.doctor.MEASUREMENT_S", 1.0)
     monkeypatch.setattr("lfm_perception.ros.dds_check.DISCOVERY_S", 15.0)  # a process has to start
     with sending("/doctor_plain", FASTDDS_BUILTIN_TRANSPORTS="DEFAULT"):
         lost = the_problem([check_camera("/doctor_plain", Settings())])
