@@ -28,9 +28,9 @@ def questions(
 ) -> None:
     """Ask the model typed questions about new scenes of the demo world, and compare with the ground truth.
 
-    A question of each kind about each scene, in wordings that the demo model was not trained on. The
-    calibration error is the expected one of the probability of yes. In other languages, questions of some
-    kinds are asked. With `--out` it writes `questions.html` and `questions.json`.
+    At most one question of each kind about each scene, in wordings that the demo model was not trained on.
+    The calibration error is the expected one of the probability of yes. In other languages, questions of
+    some kinds are asked. With `--out` it writes `questions.html` and `questions.json`.
     """
     import math
     from dataclasses import asdict

@@ -193,9 +193,9 @@ def sections(
 
 
 KINDS_NOTE = (
-    "A question of each kind about each scene, in wordings that the demo model was not trained on. Correct: "
-    "share of right answers; within one: share of numbers that are wrong by one at most. Calibration error: "
-    "mean of |probability of yes - share of true yes|."
+    "At most one question of each kind about each scene, in wordings that the demo model was not trained on. "
+    "Correct: share of right answers; within one: share of numbers that are wrong by one at most. "
+    "Calibration error: mean of |probability of yes - share of true yes|."
 )
 
 
