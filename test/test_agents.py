@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lfm_perception.agents.eyes import SourceEyes
+from lfm_perception.cli import main
 from lfm_perception.errors import PerceptionError
 
 pytest.importorskip("mcp", reason="the extra mcp is not installed")
@@ -110,6 +111,16 @@ def test_a_source_that_cannot_be_opened_is_told_on_standard_error() -> None:
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()
     assert line.startswith("lfm-perception: warning: there is no missing.png: give ")
+
+
+def test_options_that_mean_nothing_for_a_node_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main(["mcp", "node", "--set", "image.max_tokens=64", "--topic", "/x", "--seed", "5"])
+    assert ended.value.code == 2
+    assert "reads its own camera: leave out --set, --topic and --seed " in capsys.readouterr().err
 
 
 def test_a_source_that_ends_says_so() -> None:

@@ -71,6 +71,30 @@ def test_a_mistake_is_one_sentence(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("ask", "node", "Which?", "--topic", "/x"), "--topic"),
+        (("ask", "node", "Which?", "--every", "4", "--frames", "2"), "--frames and --every"),
+        (
+            ("ask", "node", "Which?", "--topic", "/x", "--every", "4", "--seed", "5"),
+            "--every, --topic and --seed",
+        ),
+    ],
+)
+def test_options_that_mean_nothing_for_a_node_are_refused(
+    arguments: tuple[str, ...],
+    names: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    assert f"reads its own camera: leave out {names} " in capsys.readouterr().err
+
+
 def test_a_question_survives_its_json() -> None:
     for question in (
         TypedQuestion("Open?", "yes_no"),

@@ -55,11 +55,16 @@ def ask(
     """
     node = options.node_name(source)
     if node is not None:
-        if settings or set_ or frames:
-            raise typer.BadParameter(
-                "a running node has its own settings: leave out --settings, --set and --frames",
-                param_hint="node",
-            )
+        options.refuse_for_node(
+            {
+                "--settings": settings,
+                "--set": set_,
+                "--frames": frames,
+                "--every": every > 1,
+                "--topic": topic,
+                "--seed": seed,
+            }
+        )
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 

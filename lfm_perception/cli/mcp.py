@@ -45,11 +45,8 @@ def mcp(
     node = options.node_name(source)
     if node is None:
         chosen = options.load_settings(settings, set_, seed=seed)
-    elif settings or set_:
-        raise typer.BadParameter(
-            "a running node has its own settings: leave out --settings and --set", param_hint="node"
-        )
     else:
+        options.refuse_for_node({"--settings": settings, "--set": set_, "--topic": topic, "--seed": seed})
         options.require_ros()
     from lfm_perception.agents.mcp_server import make_server
 

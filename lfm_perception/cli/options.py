@@ -270,6 +270,18 @@ def node_name(source: str) -> str | None:
     return name
 
 
+def refuse_for_node(given: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing for a running node: those with a value other than their default."""
+    useless = [name for name, value in given.items() if value]
+    if useless:
+        *others, last = useless
+        names = f"{', '.join(others)} and {last}" if others else last
+        raise typer.BadParameter(
+            f"a running node has its own settings and reads its own camera: leave out {names}",
+            param_hint=NODE,
+        )
+
+
 def require_ros() -> None:
     """Raise PerceptionError when ROS 2 is missing, before an import fails."""
     if find_spec("rclpy") is None or find_spec("vision_msgs") is None:
