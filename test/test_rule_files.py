@@ -135,11 +135,62 @@ def test_a_wrong_zone_costs_the_rules_that_use_it(zone: str, sentence: str) -> N
     assert [rule.name for rule in parse_rules(text).rules] == ["good"]
 
 
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ("{label: a}, {label: [b, c]}", "no object has all of these labels: 'a', 'b'"),
+        ("{inside: dock}, {outside: dock}", "inside and outside of 'dock' at once"),
+        ("{speed: {above: 1}}, {speed: {below: 0.5}}", "no speed is in all of these ranges"),
+        ("{attributes: {hat: red}}, {attributes: {hat: blue}}", "no object has both values of 'hat'"),
+        ("{crosses: door}, {appears: 0}", "crosses, appears and disappears are different moments"),
+        ("{crosses: {line: door, to: left}}, {crosses: {line: door, to: right}}", "line 'door' is crossed"),
+        ("{count: {label: a}, more_than: 4}, {count: {label: a}, fewer_than: 2}", "no number is in all of"),
+        ("{label: a}, {all: [{inside: dock}, {label: b}]}", "no object has all of these labels: 'a', 'b'"),
+    ],
+)  # fmt: skip
+def test_conditions_that_never_hold_together_are_refused(parts: str, sentence: str) -> None:
+    said = problem(f"{{when: {{all: [{parts}]}}}}")
+    assert said.startswith(f"16: {sentence}")
+    assert said.endswith("this is never true")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "{all: [{label: [a, b]}, {label: [b, c]}, {not: {label: a}}]}",
+        "{all: [{inside: [dock, pit]}, {outside: dock}]}",
+        "{all: [{speed: {above: 0.5, hysteresis: 0.2}}, {speed: {below: 0.5}}]}",
+        "{all: [{count: {label: a}, more_than: 4}, {count: {label: b}, fewer_than: 2}]}",
+        "{all: [{count: {label: a}, more_than: 2}, {count: {label: a}, fewer_than: 4}]}",
+        "{all: [{crosses: door}, {any: [{label: a}, {label: b}]}]}",
+        "{any: [{label: a}, {label: b}]}",
+    ],
+)
+def test_conditions_that_may_hold_together_are_not_refused(condition: str) -> None:
+    assert not parse_rules(f"{PLACES}  fine: {{when: {condition}}}\n").problems
+
+
+@pytest.mark.parametrize("action", ["publish_bool", "call_set_bool"])
+def test_a_topic_that_two_rules_would_set_belongs_to_the_first(action: str) -> None:
+    acting = f"actions: {{{action}: dock/lamp}}"
+    text = f"rules:\n  one: {{when: {{label: a}}, {acting}}}\n  two: {{when: {{label: b}}, {acting}}}\n"
+    file = parse_rules(text + "  after: {when: {rule: two}}\n" + GOOD)
+    assert [rule.name for rule in file.rules] == ["one", "good"]
+    first, second = file.problems
+    assert str(first).startswith("line 3, column")
+    assert first.sentence.startswith("'dock/lamp' belongs to rule 'one'")
+    assert second.sentence == "a rule that it refers to cannot be used"
+
+
 def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -> None:
     text = "rules:\n  a: {when: {rule: b}}\n  b: {when: {rule: a}}\n  c: {when: {rule: a}}\n" + GOOD
     text += "  after: {when: {rule: good}}\n"
     file = parse_rules(text)
-    assert [each.about for each in file.problems] == ["rule 'a'", "rule 'b'", "rule 'c'"]
+    assert [(each.about, each.sentence) for each in file.problems] == [
+        ("rule 'a'", "rules trigger each other in a circle: 'a', 'b'"),
+        ("rule 'b'", "rules trigger each other in a circle: 'a', 'b'"),
+        ("rule 'c'", "a rule that it refers to cannot be used"),
+    ]
     assert [rule.name for rule in file.rules] == ["good", "after"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lfm_perception.attributes import attributes
 from lfm_perception.errors import shown
+from lfm_perception.rules.contradictions import DIFFERENT_MOMENTS, contradiction
 from lfm_perception.rules.reading import (
     Steps,
     WrongError,
@@ -121,6 +122,8 @@ class ConditionReader:
             if isinstance(part, Combined) and part.kind == "not" and part.parts[0] in parts:
                 truth = "never" if kind == "all" else "always"
                 raise WrongError((*path, index), f"a condition and its opposite: this is {truth} true")
+        if kind == "all" and (reason := contradiction(parts)):
+            raise WrongError(path, f"{reason}: this is never true")
         return Combined(kind, parts)
 
     def _count(self, given: Mapping[str, Any], path: Steps) -> Count:
@@ -168,7 +171,7 @@ class ConditionReader:
             if key in given
         }
         if len(moments) + bool(crosses) > 1:
-            raise WrongError(path, "crosses, appears and disappears are different moments: give one")
+            raise WrongError(path, DIFFERENT_MOMENTS)
         return Objects(
             labels=labels,
             ranges=tuple((key, self._range(given[key], (*path, key))) for key in QUANTITIES if key in given),

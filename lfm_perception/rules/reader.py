@@ -18,6 +18,7 @@ from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import YamlPlaces, parse_yaml, read_text
 from lfm_perception.rules.action_reader import read_actions
 from lfm_perception.rules.condition_reader import ConditionReader, Known
+from lfm_perception.rules.contradictions import shared_actions
 from lfm_perception.rules.places import area, crossing_edges
 from lfm_perception.rules.reading import Steps, WrongError, as_choice, as_mapping, as_number
 from lfm_perception.rules.schema import (
@@ -97,6 +98,7 @@ class _Reader:
         }
         conditions = ConditionReader(self._known, usable, self._names("rules"), self._sides)
         rules = self._entries("rule", MAX_RULES, partial(self._rule, conditions))
+        self._refuse_shared_actions(rules)
         self._refuse_circles(rules)
         problems = sorted(self._problems, key=lambda problem: (problem.line, problem.column))
         places = tuple(zones.values()), tuple(lines.values())
@@ -226,6 +228,12 @@ class _Reader:
 
     # --- references ------------------------------------------------------------------------------------
 
+    def _refuse_shared_actions(self, rules: dict[str, Rule]) -> None:
+        """Removes the rules whose actions would undo those of an earlier rule."""
+        for name, action, sentence in list(shared_actions(rules.values())):
+            self._add(f"rule {shown(name)}", WrongError(("rules", name, "actions", action), sentence))
+            rules.pop(name, None)
+
     def _refuse_circles(self, rules: dict[str, Rule]) -> None:
         """Removes the rules that depend on themselves, and those whose triggers cannot be used."""
         needs = {
@@ -233,7 +241,9 @@ class _Reader:
             for name, rule in rules.items()
         }
         lost = needs.keys() - _resolved(needs)
-        circular = lost - _resolved({name: needs[name] & lost for name in lost})
+        waiting = lost - _resolved({name: needs[name] & lost for name in lost})
+        users = {name: {user for user in waiting if name in needs[user]} for name in waiting}
+        circular = waiting - _resolved(users)  # without those that only wait for a circle
         circle = ", ".join(shown(name) for name in islice((n for n in needs if n in circular), 8))
         for name in (n for n in needs if n in lost):
             sentence = (

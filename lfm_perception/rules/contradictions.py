@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contradictions of rules: conditions that can never hold together, and actions that undo each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+
+from lfm_perception.errors import shown
+from lfm_perception.rules.schema import QUANTITIES, SIDES, Combined, Condition, Count, Objects, Range, Rule
+
+LASTING = ("publish_bool", "call_set_bool")
+"""Actions that say whether an event of their rule is active: two rules with the same name undo each other."""
+
+DIFFERENT_MOMENTS = "crosses, appears and disappears are different moments: give one"
+
+
+def contradiction(parts: Sequence[Condition]) -> str:
+    """Why these conditions never hold together, in a sentence; empty where they may.
+
+    Conditions below `any` and `not` are not looked into.
+    """
+    flat = [*_flat(parts)]
+    objects = [each for each in flat if isinstance(each, Objects)]
+    counts = [each for each in flat if isinstance(each, Count)]
+    return next(chain(_of_objects(objects), _of_counts(counts)), "")
+
+
+def shared_actions(rules: Iterable[Rule]) -> Iterator[tuple[str, str, str]]:
+    """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence."""
+    users: dict[tuple[str, str], str] = {}
+    for rule in rules:
+        for action in LASTING:
+            if name := getattr(rule.actions, action):
+                user = users.setdefault((action, name), rule.name)
+                if user != rule.name:
+                    yield (
+                        rule.name,
+                        action,
+                        f"{shown(name)} belongs to rule {shown(user)}: the end of one event would "
+                        "deny the other; combine their conditions with any",
+                    )
+
+
+def _flat(parts: Iterable[Condition]) -> Iterator[Condition]:
+    for part in parts:
+        if isinstance(part, Combined) and part.kind == "all":
+            yield from _flat(part.parts)
+        else:
+            yield part
+
+
+def _of_objects(objects: Sequence[Objects]) -> Iterator[str]:
+    """What no single object can be."""
+    labels = [set(each.labels) for each in objects if each.labels]
+    if labels and not set.intersection(*labels):
+        yield f"no object has all of these labels: {', '.join(shown(min(each)) for each in labels)}"
+    outside = {zone for each in objects for zone in each.outside}
+    for each in objects:
+        if each.inside and outside.issuperset(each.inside):
+            yield f"inside and outside of {shown(min(each.inside))} at once"
+    for name in QUANTITIES:
+        ranges = [found for each in objects if (found := dict(each.ranges).get(name))]
+        if _is_empty(ranges, 0.0):
+            yield f"no {name} is in all of these ranges"
+    values = dict[str, str]()
+    for each in objects:
+        for name, value in each.attributes:
+            if values.setdefault(name, value) != value:
+                yield f"no object has both values of {shown(name)}, {shown(values[name])} and {shown(value)}"
+    if len({_moment(each) for each in objects} - {""}) > 1:
+        yield DIFFERENT_MOMENTS
+    sides = defaultdict[str, set[str]](set)
+    for each in objects:
+        sides[each.crosses].add(each.to)
+    yield from (
+        f"line {shown(line)} is crossed to one side at a time" for line in sides if {*SIDES} <= sides[line]
+    )
+
+
+def _moment(objects: Objects) -> str:
+    """The kind of moment of a condition; empty where it lasts."""
+    if objects.crosses:
+        return "crosses"
+    return "appears" if objects.appears is not None else "disappears" if objects.momentary else ""
+
+
+def _of_counts(counts: Iterable[Count]) -> Iterator[str]:
+    """Numbers of the same objects that no scene has."""
+    ranges = defaultdict[Objects, list[Range]](list)
+    for each in counts:
+        ranges[each.objects].append(each.range)
+    for found in ranges.values():
+        if _is_empty(found, 1.0):
+            yield "no number is in all of these ranges"
+
+
+def _is_empty(ranges: Sequence[Range], step: float) -> bool:
+    """Whether no value is in all of the open ranges, each widened by its hysteresis.
+
+    Args:
+        step: distance of the values: 1 for whole numbers.
+    """
+    if len(ranges) < 2:
+        return False
+    low = max(each.above - each.hysteresis for each in ranges)
+    high = min(each.below + each.hysteresis for each in ranges)
+    return high <= low + step
