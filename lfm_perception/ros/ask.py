@@ -73,11 +73,16 @@ def ask_node(name: str, question: Asked) -> str:
 
 def _answers(text: str, question: Asked) -> bool:
     """Whether a text on `answer` can be the answer to the question; others may ask too."""
+    asked = _question_of(text)
     if question.type == "text":
-        return not text.startswith("{")
-    if text.startswith(NOT_ANSWERED):
-        return True
+        return asked is None
+    return asked == question.text or text.startswith(NOT_ANSWERED)
+
+
+def _question_of(text: str) -> str | None:
+    """The question that an answer in JSON repeats; None for words, which a model may write as JSON too."""
     with suppress(PerceptionError):
         entry = parse_json(text)
-        return isinstance(entry, dict) and entry.get("question") == question.text
-    return False
+        if isinstance(entry, dict) and isinstance(entry.get("question"), str):
+            return str(entry["question"])
+    return None

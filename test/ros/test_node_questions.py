@@ -14,12 +14,14 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from lifecycle_msgs.msg import Transition
-from robot import Camera, Robot
+from robot import RELIABLE, Camera, Robot
 from std_msgs.msg import String
 
 from lfm_perception.live.questions import MAX_PENDING_QUESTIONS
+from lfm_perception.ros.ask import ask_node
+from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.session import MAX_QUERY_LENGTH, NOT_ANSWERED
-from lfm_perception.typed_questions import MAX_QUESTION_LENGTH
+from lfm_perception.typed_questions import MAX_QUESTION_LENGTH, TypedQuestion
 
 
 def answers(running: Robot, since: int) -> list[str]:
@@ -115,6 +117,19 @@ def test_a_flood_of_questions_leaves_most_of_the_time_to_frames(running: Robot) 
     assert given
     stamps = running.heard["detections"]
     assert len(given) <= len(stamps)
+
+
+def test_words_that_look_like_json_are_an_answer_in_words() -> None:
+    others = json.dumps({"question": "Is it open?", "type": "yes_no", "value": "no", "probability": 0.9})
+    with spinning_node("model", namespace="/json") as node:  # stands in for one that is asked for JSON
+        publisher = node.create_publisher(String, "answer", RELIABLE)
+
+        def answer(question: String) -> None:
+            for text in (others, '{"boxes": 2}'):
+                publisher.publish(String(data=text))
+
+        node.create_subscription(String, "input_query", answer, RELIABLE)
+        assert ask_node("/json/model", TypedQuestion("Count the boxes, as JSON")) == '{"boxes": 2}'
 
 
 @pytest.mark.parametrize(
