@@ -175,6 +175,8 @@ class Perception:
         Raises:
             PerceptionError: there is no such track, the model fails, or a limit ended the answer.
         """
+        if not question.language:
+            question = replace(question, language=self._settings.questions.language)
         limit, track_id = self._settings.caption.max_tokens, question.track
         track = None if track_id is None else self._track(track_id, frame)
         if track and question.second_opinion:

@@ -48,7 +48,7 @@ class TypedQuestion:
         type: a key of `QUESTION_TYPES`.
         options: the answers of a choice.
         minimum, maximum: of a number, inclusive.
-        language: in which the answer is asked for, a key of `ANSWER_FORMS`.
+        language: in which the answer is asked for, a key of `ANSWER_FORMS`; empty: that of the settings.
         track: id of the track about whose crop it is; None: about the whole frame.
         second_opinion: whether an adviser is asked about that track too.
 
@@ -76,7 +76,7 @@ class TypedQuestion:
             raise PerceptionError(
                 f"the type of a question must be one of {', '.join(QUESTION_TYPES)}, got {shown(self.type)}"
             )
-        if self.language not in ANSWER_FORMS:
+        if self.language and self.language not in ANSWER_FORMS:
             raise PerceptionError(
                 f"the language of a question must be one of {', '.join(ANSWER_FORMS)}, "
                 f"got {shown(self.language)}"
@@ -100,7 +100,7 @@ class TypedQuestion:
     @property
     def form(self) -> AnswerForm:
         """How the answer is asked for."""
-        return ANSWER_FORMS[self.language]
+        return ANSWER_FORMS[self.language or "en"]
 
     @property
     def question(self) -> Question:
@@ -130,7 +130,9 @@ class TypedQuestion:
         """The question as `from_json` reads it: words for free text, else JSON."""
         if self.type == "text" and self.track is None and not self.text.lstrip().startswith("{"):
             return self.text
-        entry: dict[str, Any] = {"question": self.text, "type": self.type, "language": self.language}
+        entry: dict[str, Any] = {"question": self.text, "type": self.type}
+        if self.language:
+            entry["language"] = self.language
         if self.options:
             entry["options"] = list(self.options)
         if self.type == "number":

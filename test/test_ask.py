@@ -95,6 +95,19 @@ def test_options_that_mean_nothing_for_a_node_are_refused(
     assert f"reads its own camera: leave out {names} " in capsys.readouterr().err
 
 
+def test_an_answer_in_words_has_no_json_and_a_question_in_json_no_other_type(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for arguments, reason in {
+        ("node", "What do you see?", "--json"): "leave out --json, or name a type",
+        ("demo", '{"question": "How many?", "type": "number"}', "--yes-no"): "names its type itself",
+    }.items():
+        code, lines, err = said(capsys, *arguments)
+        assert (code, lines) == (2, [])
+        assert reason in err
+
+
 def test_a_question_survives_its_json() -> None:
     for question in (
         TypedQuestion("Open?", "yes_no"),

@@ -101,6 +101,16 @@ def test_the_language_of_the_settings_is_that_of_questions_that_name_none() -> N
     )
 
 
+def test_a_question_that_names_no_language_is_asked_in_that_of_the_settings(vlm: LlamaVlm) -> None:
+    settings = Settings().with_values({"questions.language": "de"})
+    question = TypedQuestion("Ist da eine Kiste?", "yes_no", language="")
+    assert json.loads(question.to_json()) == {"question": question.text, "type": "yes_no"}
+    frame = World(seed=3, width=256, height=256).snapshot(0).frame
+    decision = Perception(settings, vlm, open_tracker(settings.tracker)).answer(frame, question)
+    assert decision.question.language == "de"
+    assert decision.words in ("ja", "nein")
+
+
 def test_a_language_that_is_not_known_is_one_sentence() -> None:
     with pytest.raises(PerceptionError, match="one of en, ar, de, es, fr, ja, ko, pt, zh, got 'fi'"):
         TypedQuestion("?", "yes_no", language="fi")

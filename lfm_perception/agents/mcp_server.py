@@ -86,13 +86,13 @@ def make_server(
         options: list[str] | None = None,
         minimum: int = 0,
         maximum: int = 10,
-        language: str = "en",
+        language: str = "",
         track: int | None = None,
     ) -> str:
         """Ask about the latest image. Every type but text is answered with probabilities, as JSON.
 
-        A choice has options, a number lies from minimum to maximum. Language is that of the question. With
-        the id of a track, the question is about this object alone.
+        A choice has options, a number lies from minimum to maximum. Language is that of the answer, such as
+        de; by default that of the settings. With the id of a track, the question is about this object alone.
         """
         with looking() as eyes:
             asked = TypedQuestion(question, type, tuple(options or ()), minimum, maximum, language, track)

@@ -68,7 +68,12 @@ def ask(
         options.require_ros()
         from lfm_perception.ros.ask import ask_node
 
-        asked = _typed(question, language or "en", yes_no=yes_no, choice=choice, number=number)
+        asked = _typed(question, language or "", yes_no=yes_no, choice=choice, number=number)
+        if as_json and asked.type == "text":
+            raise typer.BadParameter(
+                "a running node answers in words, without evidence: leave out --json, or name a type",
+                param_hint=options.NODE,
+            )
         text = ask_node(node, asked)
         print(text if as_json or asked.type == "text" else _published(text))
         return
@@ -80,8 +85,7 @@ def ask(
     from lfm_perception.tracking import open_tracker
 
     chosen = options.load_settings(settings, set_, seed=seed)
-    code = language or chosen.questions.language
-    asked = _typed(question, code, yes_no=yes_no, choice=choice, number=number)
+    asked = _typed(question, language or "", yes_no=yes_no, choice=choice, number=number)
     with (
         running() as job,
         open_source(source, topic=topic, seed=seed, bit_depth=chosen.image.bit_depth) as opened,
@@ -127,6 +131,10 @@ def _typed(
 
     if sum((yes_no, choice is not None, number is not None)) > 1:
         raise typer.BadParameter("give one of --yes-no, --choice and --number")
+    if (yes_no or choice is not None or number is not None) and question.lstrip().startswith("{"):
+        raise typer.BadParameter(
+            "a question in JSON names its type itself: leave out --yes-no, --choice and --number"
+        )
     if yes_no:
         return TypedQuestion(question, "yes_no", language=language)
     if choice is not None:
