@@ -11,6 +11,7 @@ from rule_scenes import PLACES
 from lfm_perception.errors import PerceptionError
 from lfm_perception.rules import Known, parse_rules, read_rules
 from lfm_perception.rules.reader import MAX_HINTS, MAX_RULES
+from lfm_perception.settings import Settings
 from lfm_perception.text import MAX_SENTENCE
 
 GOOD = "  good: {when: {label: person}}\n"
@@ -110,6 +111,13 @@ def test_names_from_outside_must_be_known_where_they_are_known() -> None:
     assert "there is no standing question 'spil'" in problem("{when: {alert: spil}}", known)
     fine = "{when: {all: [{label: person, attributes: {helmet: no}}, {alert: spill}]}}"
     assert not parse_rules(f"rules:\n  fine: {fine}\n", known).problems
+
+
+def test_the_answers_to_a_standing_question_about_tracks_are_attributes_of_rules() -> None:
+    about = "{name: no_helmet, question: 'A helmet?', about: person, answer: no}"
+    known = Known.of(Settings().with_values({"questions.standing": [about]}))
+    assert not parse_rules("rules:\n  r: {when: {attributes: {no_helmet: no}}}\n", known).problems
+    assert "there is no value 'red'" in problem("{when: {attributes: {no_helmet: red}}}", known)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lfm_perception.attributes import attributes
 from lfm_perception.errors import shown
 from lfm_perception.rules.contradictions import DIFFERENT_MOMENTS, contradiction
 from lfm_perception.rules.reading import (
@@ -64,7 +63,7 @@ class Known:
         """The names that a perception with these settings gives."""
         return cls(
             labels=settings.detect.labels or None,
-            attributes={each.name: each.values for each in attributes(settings.detect.attributes)},
+            attributes={each.name: each.values for each in settings.attributes},
             alerts=tuple(each.name for each in settings.questions.alerts),
             language=settings.questions.language,
             depth=settings.node.depth,
