@@ -290,6 +290,7 @@ class LivePerception(Generic[T]):
                 self._statistics.record_inference(scene, self.latency_s, now_s)
                 self._callbacks.on_scene(scene, frame)
             if self._perception.question_problem:
+                self._statistics.count(standing_questions_failed=1)
                 self._report("question", self._perception.question_problem)
             if asked is not None:
                 self._answer(asked, frame)

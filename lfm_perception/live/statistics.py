@@ -35,8 +35,10 @@ class LiveStatistics:
     not be decoded or inferred. `objects_rejected` counts objects in answers by reason. `over_latency_budget`
     inferences were not expected to meet `budget.latency`. `input_hz` is the rate of the frames that were not
     rejected, `lost_share` the estimated share of the camera's frames that did not arrive. Questions were
-    answered or refused. `time_since_frame_s` and `inference_age_s` count from the last such frame and from
-    the last inference, or from the start before the first. Latencies run from `submit` to the scene.
+    answered or refused. `standing_questions_answered` counts the answers to standing questions and about
+    attributes of tracks, `standing_questions_failed` the frames with one that failed. `time_since_frame_s`
+    and `inference_age_s` count from the last such frame and from the last inference, or from the start before
+    the first. Latencies run from `submit` to the scene.
     Of `drafted_decisions` with a draft token, `accepted_decisions` were right (speculative decoding).
     `regions_inferred` inferences saw a region of the frame; `last_view` describes the last one's view, and is
     empty without `fovea.mode`.
@@ -69,6 +71,8 @@ class LiveStatistics:
     tracker_resets: int = 0
     questions_answered: int = 0
     questions_refused: int = 0
+    standing_questions_answered: int = 0
+    standing_questions_failed: int = 0
 
 
 class StatisticsRecorder:
@@ -115,6 +119,8 @@ class StatisticsRecorder:
     def record_inference(self, scene: Scene, latency_s: float, now_s: float) -> None:
         """A frame was inferred, `latency_s` after it was submitted."""
         usages = [usage for usage in (scene.usage, scene.caption_usage) if usage is not None]
+        about_frame = (alert.stamp_ns for alert in scene.alerts if alert.track_id is None)
+        about_tracks = (each.stamp_ns for values in scene.attributes.values() for each in values.values())
         self.count(
             frames_inferred=1,
             answers_truncated=int(scene.truncated),
@@ -123,6 +129,7 @@ class StatisticsRecorder:
             tokens=sum(usage.image_tokens + usage.answer_tokens for usage in usages),
             drafted_decisions=sum(usage.drafted_decisions for usage in usages),
             accepted_decisions=sum(usage.accepted_decisions for usage in usages),
+            standing_questions_answered=[*about_frame, *about_tracks].count(scene.stamp_ns),
         )
         with self._lock:
             self._objects_rejected.update(scene.rejects)

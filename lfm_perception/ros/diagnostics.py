@@ -200,6 +200,8 @@ def _model_values(now: NodeStatus) -> dict[str, object]:
         "answers truncated": live.answers_truncated,
         "questions answered": live.questions_answered,
         "questions refused": live.questions_refused,
+        "standing questions answered": live.standing_questions_answered,
+        "standing questions failed": live.standing_questions_failed,
         "answers over latency budget": live.over_latency_budget,
         **_by_reason("objects rejected", live.objects_rejected),
         **_by_reason("frames failed", live.frames_failed),

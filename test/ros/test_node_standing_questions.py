@@ -18,6 +18,8 @@ from vision_msgs.msg import Classification
 THERE = {"name": "there", "question": "Is there a box?", "period": 0, "threshold": 0.001, "hysteresis": 0}
 BOTH = json.dumps({**THERE, "answer": "yes"}), json.dumps({**THERE, "name": "not_there", "answer": "no"})
 
+FATES = "answered", "failed"
+
 
 def alerts(running: Robot, name: str) -> list[bool]:
     heard: list[bool] = []
@@ -32,6 +34,7 @@ def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> Non
     running.listen("decisions/there", Classification)
     on = alerts(running, "there")
     running.wait(lambda: on == [False], "the alert before any answer")
+    answered, failed = (running.counted("model", f"standing questions {key}") for key in FATES)
     frame = camera.next()
     found = running.show(frame)
     (answer,) = running.wait(lambda: running.heard["decisions/there"], "the decision")
@@ -42,6 +45,8 @@ def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> Non
     running.wait(lambda: on == [False, True], "the alert")
     scene = running.scene(frame.stamp_ns)
     assert [status["name"] for status in scene["alerts"]] == ["there", "not_there"]
+    running.wait(lambda: running.counted("model", "standing questions answered") == answered + 2, "the count")
+    assert running.counted("model", "standing questions failed") == failed
     assert running.change(Transition.TRANSITION_DEACTIVATE)
     assert running.change(Transition.TRANSITION_ACTIVATE)
     assert running.set(**{"questions.standing": []}).successful
