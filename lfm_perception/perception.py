@@ -266,7 +266,7 @@ class Perception:
             try:
                 answer = self._inferencer.follow_up(frame, asked.question.question, MAX_OPTION_TOKENS)
                 if answer is None:  # the budgets are used up
-                    self._schedule.postpone(asked, stamp_s)
+                    self._schedule.defer(asked, stamp_s)
                     return
                 shares = answer_probabilities(asked.question, answer, self._settings.questions)
             except CancelledError:
@@ -274,6 +274,7 @@ class Perception:
             except PerceptionError as error:
                 self.question_problem = f"questions.standing {asked.name!r}: {error}"
                 self._schedule.postpone(asked, stamp_s)
+                self._schedule.spend(stamp_s, time.perf_counter() - began_s)
             else:
                 self._schedule.record(asked, shares, frame.stamp_ns, time.perf_counter() - began_s)
 

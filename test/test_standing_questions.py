@@ -13,7 +13,7 @@ from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.perception import Perception
-from lfm_perception.planning.question_schedule import QuestionSchedule
+from lfm_perception.planning.question_schedule import ONCE_S, QuestionSchedule
 from lfm_perception.scene_json import scene_from_json, scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
@@ -22,6 +22,10 @@ from lfm_perception.tracking import open_tracker
 from lfm_perception.typed_questions import TypedQuestion
 
 DOOR = StandingQuestion("door", TypedQuestion("Is the door open?", "yes_no"))
+
+WORDS = " ".join(f"word{number}" for number in range(15))
+LONG = {"name": "long", "question": "Which?", "options": ["a", WORDS], "answer": "a"}
+"""A question that fails: its second option has too many tokens."""
 
 
 def test_an_entry_is_a_mapping_in_yaml_or_json() -> None:
@@ -153,11 +157,36 @@ def test_scenes_carry_the_latest_answers_and_detection_is_unchanged(vlm: LlamaVl
 
 
 def test_a_question_that_fails_costs_no_frame(vlm: LlamaVlm) -> None:
-    words = " ".join(f"word{number}" for number in range(15))
-    entry = {"name": "long", "question": "Which?", "options": ["a", words], "answer": "a"}
-    settings = Settings().with_values({"questions.standing": [json.dumps(entry)], "caption.enabled": False})
+    settings = Settings().with_values({"questions.standing": [json.dumps(LONG)], "caption.enabled": False})
     perception = Perception(settings, vlm, open_tracker(settings.tracker))
     scene = perception.infer(World(seed=4, width=256, height=256).snapshot(0).frame)
     assert scene.detections
     assert "questions.standing 'long'" in perception.question_problem
     assert "tokens" in perception.question_problem
+
+
+def test_the_time_of_a_question_that_fails_counts_in_the_duty_cycle(vlm: LlamaVlm) -> None:
+    often = json.dumps({**LONG, "period": 0})
+    settings = Settings().with_values({"questions.standing": [often], "caption.enabled": False})
+    perception = Perception(settings, vlm, open_tracker(settings.tracker))
+    frame = World(seed=4, width=256, height=256).snapshot(0).frame
+    perception.infer(frame)
+    assert perception.question_problem
+    perception.infer(replace(frame, stamp_ns=frame.stamp_ns + from_seconds(2 * ONCE_S)))
+    assert not perception.question_problem
+
+
+def test_a_question_without_room_in_the_budgets_is_asked_about_the_next_frame(vlm: LlamaVlm) -> None:
+    entry = {"name": "forklift", "question": "Is there a forklift?", "period": 3600}
+    changes = {"sampling.temperature": 0.0, "image.max_tokens": 64, "questions.standing": [json.dumps(entry)]}
+    settings = Settings().with_values({**changes, "questions.duty_cycle": 1.0, "caption.period": 60.0})
+    frames = [World(seed=4, width=256, height=256).snapshot(index).frame for index in range(2)]
+    perception = Perception(settings, vlm, open_tracker(settings.tracker))
+    usages = [perception.infer(frame).usage for frame in frames]
+    tokens = max(usage.image_tokens + usage.answer_tokens for usage in usages) + 3  # which the caption takes
+    perception = Perception(
+        settings.with_values({"budget.tokens": tokens}), vlm, open_tracker(settings.tracker)
+    )
+    first, second = map(perception.infer, frames)
+    assert (first.caption_usage is not None, first.alerts) == (True, ())
+    assert [alert.stamp_ns for alert in second.alerts] == [frames[1].stamp_ns]

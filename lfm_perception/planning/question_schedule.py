@@ -64,8 +64,12 @@ class QuestionSchedule:
         question = min(about_frame, key=lambda each: self._states[each].due_s)
         return question if self._states[question].due_s <= stamp_s else None
 
+    def defer(self, question: StandingQuestion, stamp_s: float) -> None:
+        """The question had no room in the frame's budgets: it waits for another frame, after the others."""
+        self._states[question].due_s = stamp_s + ONCE_S
+
     def postpone(self, question: StandingQuestion, stamp_s: float) -> None:
-        """The question was not answered: it is asked again after its period."""
+        """The question failed: it is asked again after its period."""
         self._states[question].due_s = stamp_s + max(question.period_s, ONCE_S)
 
     def record(
