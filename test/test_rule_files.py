@@ -67,6 +67,8 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {near: {label: box, within: 0}}}", "43: a distance of 0 is never undercut"),
         ("{when: {crosses: door}, for: 2}", "37: crossing, appearing and disappearing are moments"),
         ("{when: {crosses: door, appears: 1}}", "9: crosses, appears and disappears are different moments"),
+        ("{when: {not: {crosses: door}}}", "9: true in every frame, not only where objects cross"),
+        ("{when: {any: [{appears: 0}, {label: a}]}}", "9: true in every frame, not only where objects cross"),
         ("{when: {rule: bad}}", "9: rules trigger each other in a circle: 'bad'"),
         ("{when: {rule: best}}", "22: there is no rule 'best'"),
         ("{when: {label: person}, for: -1}", "37: expected a number from 0 to 86400, got -1"),
@@ -171,6 +173,8 @@ def test_conditions_that_never_hold_together_are_refused(parts: str, sentence: s
         "{all: [{count: {label: a}, more_than: 4}, {count: {label: b}, fewer_than: 2}]}",
         "{all: [{count: {label: a}, more_than: 2}, {count: {label: a}, fewer_than: 4}]}",
         "{all: [{crosses: door}, {any: [{label: a}, {label: b}]}]}",
+        "{all: [{crosses: door}, {not: {any: [{appears: 0}, {label: b}]}}]}",
+        "{any: [{crosses: door}, {appears: 0}]}",
         "{any: [{label: a}, {label: b}]}",
     ],
 )

@@ -32,6 +32,7 @@ from lfm_perception.rules.schema import (
     RuleFile,
     Zone,
     certain,
+    is_moment,
     leaves,
 )
 from lfm_perception.text import is_safe
@@ -210,6 +211,12 @@ class _Reader:
         actions = read_actions(given.get("actions") or {}, (*path, "actions"), self._known.language)
         rule = Rule(name, when, seconds["for"], seconds["end_after"], seconds["cooldown"], message, actions)
         if rule.momentary:
+            if not is_moment(when):
+                raise WrongError(
+                    (*path, "when"),
+                    "true in every frame, not only where objects cross, appear or disappear: a moment "
+                    "stands neither below `not` nor beside a lasting condition in `any`",
+                )
             for key in ("for", "end_after"):
                 if seconds[key]:
                     raise WrongError(

@@ -145,6 +145,14 @@ def leaves(condition: Condition) -> list[Objects | Count | Alert | ActiveRule]:
     return [condition]
 
 
+def is_moment(condition: Condition) -> bool:
+    """Whether a condition holds only in the frame of a moment: objects cross, appear or disappear."""
+    if isinstance(condition, Combined):
+        moments = [is_moment(part) for part in condition.parts]
+        return any(moments) if condition.kind == "all" else condition.kind == "any" and all(moments)
+    return isinstance(condition, Objects) and condition.momentary
+
+
 def certain(condition: Condition, negated: bool = False) -> Condition:
     """The condition, true only where no unknown distance or speed may make it false.
 
