@@ -113,8 +113,12 @@ def test_a_stop_gives_no_probabilities_and_a_long_option_is_refused(vlm: LlamaVl
     with pytest.raises(PerceptionError, match="within its limits"):
         decide(question, late, QuestionSettings(), stamp_ns=0, plan=PLAN.image)
     long = TypedQuestion("Which?", "choice", ("a", "b" * 100)).question
-    with pytest.raises(PerceptionError, match="tokens"):
+    with pytest.raises(PerceptionError, match=r"may have 48: shorten it$"):
         vlm.describe(frame, long, PLAN)
+    with pytest.raises(PerceptionError, match=r"may have 1: shorten it, or raise budget\.tokens$"):
+        vlm.describe(
+            frame, TypedQuestion("Which?", "choice", ("a", "bb")).question, replace(PLAN, answer_tokens=1)
+        )
 
 
 def test_a_decision_carries_its_evidence(vlm: LlamaVlm, frame: Frame) -> None:

@@ -47,9 +47,10 @@ def decode_options(
     sequences = [(*vocabulary.tokenize(option), end) for option in options]
     for option, sequence in zip(options, sequences, strict=True):
         if len(sequence) - 1 > min(limit, MAX_OPTION_TOKENS):
+            or_else = ", or raise budget.tokens" if len(sequence) - 1 <= MAX_OPTION_TOKENS else ""
             raise PerceptionError(
                 f"the option {shown(option)} has {len(sequence) - 1} tokens and an answer may have "
-                f"{min(limit, MAX_OPTION_TOKENS)}: shorten it, or raise budget.tokens"
+                f"{min(limit, MAX_OPTION_TOKENS)}: shorten it{or_else}"
             )
     branches: dict[Prefix, list[int]] = {}
     for sequence in sequences:
