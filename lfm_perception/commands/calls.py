@@ -29,6 +29,13 @@ MAX_CALL_LENGTH = 4000
 MAX_ITEMS = 8
 """Maximum number of items of a list: each is decided among all values."""
 
+_NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "integer": ((int,), "a whole number"),
+    "seconds": ((int, float), "a number"),
+    "share": ((int, float), "a number"),
+}
+"""The slots of numbers: the types of their values, and what they are called."""
+
 _HEAD = re.compile(r"\[([a-z_]+)\(")
 
 
@@ -123,7 +130,7 @@ class Command:
             items = (given,) if isinstance(given, str) else given
             for number, each in enumerate(items):
                 if each not in allowed:
-                    raise PerceptionError(f"{name} {each} does not stand in the command")
+                    raise PerceptionError(f"{name} {shown(each)} does not stand in the command")
                 if number and each not in slots.left((each,), items[:number], self):
                     raise PerceptionError(f"{name} {each} is the same words as an item before it")
             if isinstance(given, str):
@@ -218,7 +225,7 @@ def _checked(name: str, slot: str, value: Any, text: str) -> str | tuple[str, ..
         ):
             raise PerceptionError(f"{name} must be 1 to {MAX_ITEMS} different texts, got {shown(value)}")
         return tuple(json.dumps(item, ensure_ascii=False) for item in value)
-    kinds: dict[str, tuple[type, ...]] = {"integer": (int,), "seconds": (int, float), "share": (int, float)}
-    if type(value) not in kinds.get(slot, (str,)):
-        raise PerceptionError(f"{name} must be of another type, got {shown(value)}")
+    kinds, kind = _NUMBERS.get(slot, ((str,), "text"))
+    if type(value) not in kinds:
+        raise PerceptionError(f"{name} must be {kind}, got {shown(value)}")
     return text
