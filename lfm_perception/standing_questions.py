@@ -58,6 +58,8 @@ class StandingQuestion:
             raise PerceptionError(
                 f"{where}: 'type' must be yes_no, choice or number: text has no probability"
             )
+        if self.about == FRAME and "{label}" in self.question.text:
+            raise PerceptionError(f"{where}: a question about the frame has no {{label}}: give 'about'")
         if self.question.track is not None:
             raise PerceptionError(f"{where}: a track ends, so name none: 'about' takes a label, or {TRACK}")
         if self.attribute is not None and self.question.type == "number":

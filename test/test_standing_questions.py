@@ -63,6 +63,7 @@ def test_an_entry_is_a_mapping_in_yaml_or_json() -> None:
             "{name: door, question: Open, about: dragon}",
             "questions.standing 'door': no track has the label 'dr",
         ),
+        ("{name: hat, question: 'Has the {label} a hat?'}", "about the frame has no {label}: give 'about'"),
         ("{name: door, question: Open, about: box, maximum: 3, answer: 1}", "must be yes_no or choice"),
         ("{name: door, question: Open?, period: 5}", "put the question in quotes"),
         ("door", "is a mapping with 'name' and 'question'"),
