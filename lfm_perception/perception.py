@@ -290,7 +290,8 @@ class Perception:
                 answer = self._inferencer.ask_region(frame, region, question.question, MAX_OPTION_TOKENS)
                 if answer is None:  # the budgets are used up
                     return
-                shares = answer_probabilities(question, answer, settings)
+                decided = answer_probabilities(question, answer, settings)
+                shares = dict(zip(attribute.values, decided.values(), strict=True))  # as they were written
                 likeliest = max(shares, key=lambda text: shares[text])
                 value = AttributeValue(likeliest, shares[likeliest], frame.stamp_ns)
                 self._schedule.record_track(attribute.name, track.track_id, shares, frame.stamp_ns)

@@ -63,8 +63,9 @@ def test_the_likeliest_track_decides_and_an_alert_without_tracks_is_off() -> Non
     assert status(5.0, set()) == (0.0, False, 2)
 
 
-def test_scenes_carry_the_alert_the_track_and_its_attribute(vlm: LlamaVlm) -> None:
-    entry = {"name": "colour", "question": "What colour?", "options": ["brown", "blue"], "answer": "blue"}
+@pytest.mark.parametrize("options", [["brown", "blue"], ["Yes", "No"]], ids=lambda options: options[0])
+def test_scenes_carry_the_alert_the_track_and_its_attribute(vlm: LlamaVlm, options: list[str]) -> None:
+    entry = {"name": "colour", "question": "What colour?", "options": options, "answer": options[1]}
     values = {
         "caption.enabled": False, "sampling.temperature": 0.0, "tracker.min_hits": 1,
         "questions.duty_cycle": 1.0, "questions.standing": [json.dumps({**entry, "about": "track"})],
@@ -77,6 +78,7 @@ def test_scenes_carry_the_alert_the_track_and_its_attribute(vlm: LlamaVlm) -> No
     assert status.track_id is not None
     assert sum(status.probabilities.values()) == pytest.approx(1.0)
     assert scene.attributes[status.track_id]["colour"].value == status.value
+    assert set(status.probabilities) == set(options)
     record = json.loads(json.dumps(scene_to_json(scene)))
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(record)
     assert scene_from_json(record).alerts[0].track_id == status.track_id
