@@ -17,6 +17,8 @@ FRAME = Frame(np.full((64, 64, 3), 90, np.uint8), 1)
 OPEN = TypedQuestion("Is the door open?", "yes_no")
 COLOUR = TypedQuestion("Which colour?", "choice", ("red", "dark red", "blue"))
 
+GATE = TypedQuestion("Which gate?", "choice", ("a", "A", "none."))
+
 
 def logprobs(**tokens: float) -> dict[str, object]:
     top = [{"token": token.replace("_", " "), "logprob": math.log(share)} for token, share in tokens.items()]
@@ -34,6 +36,8 @@ def logprobs(**tokens: float) -> dict[str, object]:
         (OPEN, "No", logprobs(Yes=0.6, No=0.4), (0.1, 0.9)),  # the server sampled the less likely one
         (OPEN, "Yes", {"logprobs": {"content": [{"top_logprobs": [{"token": 5}, None, {}]}]}}, (0.9, 0.1)),
         (OPEN, "Yes", {"logprobs": {"content": [5]}}, (0.9, 0.1)),
+        (GATE, "A", {}, (0.05, 0.9, 0.05)),  # case alone tells it from another option
+        (GATE, "None.", {}, (0.05, 0.05, 0.9)),  # its full stop is part of the option
     ],
 )
 def test_options_get_the_probabilities_that_the_server_tells(

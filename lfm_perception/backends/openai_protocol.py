@@ -226,14 +226,21 @@ def _option_probabilities(
         begun = [index for index, option in enumerate(options) if option.casefold().startswith(piece)]
         if piece and log_prob is not None and len(begun) == 1:
             probabilities[begun[0]] += math.exp(log_prob)
-    given = text.strip(" .\n").casefold()
-    answered = [index for index, option in enumerate(options) if option.casefold() == given]
+    answered = [index for index, option in enumerate(options) if option == text.strip()]
+    if not answered:
+        given = _bare(text)
+        answered = [index for index, option in enumerate(options) if _bare(option) == given]
     if not answered:
         return ()
     if len([each for each in probabilities if each]) < 2 or max(probabilities) != probabilities[answered[0]]:
         probabilities = [(1.0 - default_score) / (len(options) - 1)] * len(options)
         probabilities[answered[0]] = default_score
     return tuple(each / sum(probabilities) for each in probabilities)
+
+
+def _bare(text: str) -> str:
+    """An option without the full stop and the case that a model may change."""
+    return text.strip(" .\n").casefold()
 
 
 def _text(reply: Mapping[str, Any], choice: Any, url: str) -> str:
