@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,7 +184,7 @@ class RuleOutputs:
         path, known = user_path(settings.rules.file), Known.of(settings)
         if (seen := (*_identity(path), settings.rules, known)) == self._seen:
             return
-        self._seen = seen
+        same_file, self._seen = seen[:-1] == self._seen[:-1], seen
         try:
             file = read_rules(path, known)
         except PerceptionError as error:
@@ -197,7 +198,10 @@ class RuleOutputs:
         if more := len(file.problems[MAX_LOGGED:]):
             self._warn("rules", f"{path}: {more} more problems: lfm-perception rules check {path}", 0.0)
         with self._lock:
-            self._use(file)
+            if same_file and replace(file, problems=()) == replace(self._file, problems=()):
+                self._file = file  # other labels change no rule that names none of them: events go on
+            else:
+                self._use(file)
         count = len(file.rules)
         self._node.get_logger().info(f"{path}: {count} rule{'' if count == 1 else 's'} in force")
 

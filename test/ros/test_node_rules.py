@@ -164,6 +164,24 @@ def test_a_changed_file_is_read_again_and_its_old_events_end(acting: Robot, fold
     acting.wait(lambda: acting.counted("rules", "rules") == 3, "the file that is back")
 
 
+def test_events_go_on_while_other_labels_are_asked_for(acting: Robot) -> None:
+    camera = Camera()
+
+    def occupied() -> list[str]:
+        return [state for rule, state in states(acting) if rule == "occupied"]
+
+    acting.show(camera.next())
+    acting.show(camera.next(3))
+    acting.wait(lambda: occupied()[-1] == "begin", "it")
+    before = occupied()
+    labels = ["forklift", "person", "pallet", "box", "cone", "ladder"]
+    assert acting.set(**{"detect.labels": labels}).successful, "it has the file read again"
+    acting.show(camera.next(3))
+    acting.show(camera.next(3))
+    assert occupied() == before
+    assert acting.set(**{"detect.labels": labels[:-1]}).successful
+
+
 def test_no_frame_and_no_parameter_waits_while_a_rule_file_is_read(
     acting: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
