@@ -145,8 +145,9 @@ def test_one_near_another_is_an_event_of_both() -> None:
 
 
 def test_an_event_tells_what_is_true_of_its_object_and_nothing_of_the_other_conditions() -> None:
-    when = "{any: [{crosses: door}, {crosses: {line: door, to: left}}, {inside: pit}, "
-    when += "{attributes: {hat: red}}, {near: {label: box, within: 0.1}}]}"
+    when = "{any: [{crosses: door}, {crosses: {line: door, to: left}}, "
+    when += "{crosses: door, inside: pit}, {crosses: door, attributes: {hat: red}}, "
+    when += "{crosses: door, near: {label: box, within: 0.1}}]}"
     engine = RuleEngine(rules(f"  it: {{when: {when}}}\n  away: {{when: {{not: {{inside: dock}}}}}}\n"))
     box = track(2, 0.9, label="box")
     (event,) = events(engine, 1.0, [track(1, 0.4), box])
