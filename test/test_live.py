@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from lfm_perception.decisions import Decision
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LatestWorker, LiveCallbacks, LivePerception
-from lfm_perception.scene import Frame, Scene
+from lfm_perception.questions import FramePlan, Question
+from lfm_perception.scene import Answer, Frame, Scene
 from lfm_perception.settings import Settings
 from lfm_perception.vlm import Vlm
 
@@ -299,6 +301,32 @@ def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, frames:
         recorder.wait(lambda: bool(recorder.errors))
         assert "special token" in recorder.errors[0]
         infer(live, recorder, frames[3])
+
+
+def test_a_question_that_comes_during_an_inference_is_answered_about_its_frame(
+    vlm: Vlm, frames: list[Frame]
+) -> None:
+    begun = threading.Event()
+
+    class Watched:
+        """The real model, which tells when it is asked about a frame."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(vlm, name)
+
+        def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+            begun.set()
+            assert asked.wait(PATIENCE_S)
+            return vlm.describe(frame, question, plan)
+
+    asked = threading.Event()
+    with running(cast(Vlm, Watched())) as (live, recorder):
+        live.submit(frames[0], frames[0].stamp_ns)
+        assert begun.wait(PATIENCE_S)
+        live.ask('{"question": "Is there a person?", "type": "yes_no"}')
+        asked.set()
+        recorder.wait(lambda: bool(recorder.answers))
+        assert (recorder.answers[0].stamp_ns, len(recorder.scenes)) == (frames[0].stamp_ns, 1)
 
 
 def test_it_stops_during_an_inference_and_starts_again(vlm: Vlm, frames: list[Frame]) -> None:

@@ -276,8 +276,8 @@ class LivePerception(Generic[T]):
             self._ego_motion.wait_idle()
         self._apply_requests()
         frame = self._decode(queued.item, None)
-        with self._questions.turn() as asked:
-            if asked is None and not self._perception.should_infer(frame):
+        with self._questions.turn() as due:
+            if due() is None and not self._perception.should_infer(frame):
                 self._statistics.count(frames_skipped=1)
                 return
             scene = self._perception.infer(frame)
@@ -292,7 +292,8 @@ class LivePerception(Generic[T]):
             if self._perception.question_problem:
                 self._statistics.count(standing_questions_failed=1)
                 self._report("question", self._perception.question_problem)
-            if asked is not None:
+            # one that came during the inference need not wait for another
+            if (asked := due()) is not None:
                 self._answer(asked, frame)
 
     def _answer(self, asked: Asked, frame: Frame) -> None:

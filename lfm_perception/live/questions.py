@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,8 +53,9 @@ class Asked:
 class QuestionQueue:
     """Questions that wait for a frame, oldest first. Any thread may call any method.
 
-    An inference precedes every answer, and an answer is followed by at least its own duration without
-    another one (`QUESTION_SHARE`). Every question that is not answered is refused with the reason.
+    An inference precedes every answer, in which the question may come, and an answer is followed by at least
+    its own duration without another one (`QUESTION_SHARE`). Every question that is not answered is refused
+    with the reason.
     """
 
     def __init__(self) -> None:
@@ -86,13 +87,22 @@ class QuestionQueue:
             asked.refuse(reason)
 
     @contextmanager
-    def turn(self) -> Iterator[Asked | None]:
-        """The question that may be answered about the frame in turn; it is refused if the block fails."""
-        with self._lock:
-            due = bool(self._waiting) and time.monotonic() >= self._next_s
-            asked = self._waiting.popleft() if due else None
+    def turn(self) -> Iterator[Callable[[], Asked | None]]:
+        """A function that tells the question to answer about the frame in turn, None if there is none yet.
+
+        Once there is one, it stays the same; it is refused if the block fails.
+        """
+        asked: Asked | None = None
+
+        def due() -> Asked | None:
+            nonlocal asked
+            with self._lock:
+                if asked is None and self._waiting and time.monotonic() >= self._next_s:
+                    asked = self._waiting.popleft()
+            return asked
+
         try:
-            yield asked
+            yield due
         except Exception as error:
             if asked is not None:
                 known = isinstance(error, PerceptionError)

@@ -128,7 +128,7 @@ PERCEPTION = NodeInterface(
         Topic("image_raw/compressed", "sensor_msgs/CompressedImage", CAMERA,
               "`node.image_transport` is `compressed`", "camera images, JPEG or PNG", serialized=True),
         Topic("input_query", "std_msgs/String", QUESTIONS, "always",
-              "question about the next frame: words, or JSON",
+              "question about the newest frame: words, or JSON",
               serialized=True),
     ),
     timers=(
