@@ -12,6 +12,9 @@ if one of its rule begins within 0.5 s, for an object of the same label; every o
 6th frame is inferred and its answer arrives 6 frames late. Detections are simulated with the noise of a model
 (`evaluation/tracking.py`), or those of the demo model.
 
+Rules about answers are measured with the demo model alone, through `Perception`, which asks it standing
+questions and attributes of tracks, about the inferred frames and as late.
+
 The seeds of `SEQUENCES` are held out: rules, scenes and settings are developed on others.
 """
 
@@ -20,20 +23,29 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lfm_perception.backends import open_vlm
 from lfm_perception.evaluation.demo_sequence import DemoSequence
-from lfm_perception.evaluation.rule_scenes import KINDS, bodies_of, rules_of, true_tracks
-from lfm_perception.evaluation.tracking import PROTOCOLS, Detector
+from lfm_perception.evaluation.rule_scenes import (
+    KINDS,
+    asking,
+    bodies_of,
+    rules_of,
+    true_scene,
+    true_tracks,
+)
+from lfm_perception.evaluation.tracking import PROTOCOLS
+from lfm_perception.perception import Perception
 from lfm_perception.provenance import versions
 from lfm_perception.rules import RuleEngine, parse_rules
-from lfm_perception.scene import Track
+from lfm_perception.scene import Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
+from lfm_perception.tracking import open_tracker
 from lfm_perception.vlm import Vlm
 
 SETTLED_S = 2.0
@@ -51,8 +63,11 @@ DETECTIONS = ("simulated", "demo model")
 Found = tuple[str, str, float]
 """Rule, label of the object (empty for the scene), second."""
 
+Seen = tuple[Sequence[Track], Scene | None]
+"""What the rules get at a frame: the tracks, and the newest scene where there are answers."""
 
-def begun(kind: str, frames: Sequence[Sequence[Track]]) -> list[Found]:
+
+def begun(kind: str, frames: Iterable[Seen]) -> list[Found]:
     """The events that begin, and the moments."""
     file = parse_rules(rules_of(kind))
     assert not file.problems, file.problems
@@ -60,8 +75,8 @@ def begun(kind: str, frames: Sequence[Sequence[Track]]) -> list[Found]:
     of_objects = {rule.name: rule.of_objects for rule in file.rules}
     return [
         (event.rule, event.tracks[0].label if of_objects[event.rule] else "", index / FPS)
-        for index, tracks in enumerate(frames)
-        for event in engine.update(from_seconds(1.0 + index / FPS), tracks, ASPECT)
+        for index, (tracks, scene) in enumerate(frames)
+        for event in engine.update(from_seconds(index / FPS), tracks, ASPECT, scene)
         if event.state != "end"
     ]
 
@@ -97,18 +112,31 @@ def measured(
     for seed, pan in sequences:
         bodies = bodies_of(kind, seed)
         demo = DemoSequence(seed, seconds, pan, bodies=bodies)
-        true = begun(kind, true_tracks(demo, seed, bodies))
-        detectors: dict[str, Detector | None] = {
-            "simulated": None,
-            "demo model": demo.detector(vlm, settings),
-        }
-        for each, detector in detectors.items():
-            found = begun(kind, demo.run(PROTOCOLS["sparse-late"], settings, seed, detector).tracks)
+        exact = [
+            (tracks, true_scene(index, FPS, tracks, bodies))
+            for index, tracks in enumerate(true_tracks(demo, seed, bodies))
+        ]
+        true = begun(kind, exact)
+        for each, frames in seen(kind, demo, seed, settings, vlm):
+            found = begun(kind, frames)
             for name, count in compared(true, found).items():
                 counts[each][name] += count
             print(f"{kind}, sequence {seed}, {each}: {len(true)} true, {len(found)} found", flush=True)
     scene = "crowded" if kind == "crowded" else "clear"
     return [row for each, count in counts.items() for row in _rows(scene, each, **count)]
+
+
+def seen(
+    kind: str, demo: DemoSequence, seed: int, settings: Settings, vlm: Vlm
+) -> Iterator[tuple[str, Iterable[Seen]]]:
+    """What the rules get at each frame of a sequence, with each kind of detections."""
+    late = PROTOCOLS["sparse-late"]
+    if kind == "answers":
+        perception = Perception(asking(settings), vlm, open_tracker(settings.tracker))
+        yield "demo model", demo.perceive(late, perception, seed)
+        return
+    for each, detector in zip(DETECTIONS, (None, demo.detector(vlm, settings)), strict=True):
+        yield each, ((tracks, None) for tracks in demo.run(late, settings, seed, detector).tracks)
 
 
 def _rows(

@@ -8,7 +8,7 @@ from typing import Any
 
 from lfm_perception.geometry import Box
 from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, parse_rules
-from lfm_perception.scene import CoordinateStd, Track, Velocity
+from lfm_perception.scene import CoordinateStd, Scene, Track, Velocity
 from lfm_perception.stamps import from_seconds
 
 PLACES = """
@@ -42,14 +42,19 @@ def track(track_id: int, x: float, foot: float = 0.8, label: str = "person", **a
 
 
 def happened(
-    file: RuleFile, frames: Iterable[Sequence[Track]], **about: Any
+    file: RuleFile, frames: Iterable[Sequence[Track]], scenes: Sequence[Scene] = (), **about: Any
 ) -> list[tuple[str, str, float, int]]:
-    """Rule, state, second and track (0: none) of every event of tracks that are seen at `RATE_HZ`."""
+    """Rule, state, second and track (0: none) of every event of tracks that are seen at `RATE_HZ`.
+
+    `scenes` are those with the answers, one for each frame where there are any.
+    """
     engine = RuleEngine(file, max_rate=1000.0)
     return [
         (event.rule, event.state, round(index / RATE_HZ, 3), event.tracks[0].track_id if event.tracks else 0)
         for index, tracks in enumerate(frames)
-        for event in engine.update(from_seconds(1 + index / RATE_HZ), tracks, **about)
+        for event in engine.update(
+            from_seconds(1 + index / RATE_HZ), tracks, scene=scenes[index] if scenes else None, **about
+        )
     ]
 
 

@@ -8,11 +8,22 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from lfm_perception.demo.bodies import Body, outline_of
+from lfm_perception.demo.bodies import Body, has_helmet, outline_of
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.demo_sequence import DemoSequence
-from lfm_perception.evaluation.rule_scenes import KINDS, VISIBLE, bodies_of, rules_of, true_tracks
+from lfm_perception.evaluation.rule_scenes import (
+    KINDS,
+    VISIBLE,
+    asking,
+    bodies_of,
+    rules_of,
+    true_scene,
+    true_tracks,
+)
+from lfm_perception.evaluation.tracking import PROTOCOLS
+from lfm_perception.perception import open_perception
 from lfm_perception.rules import RuleEngine, parse_rules
+from lfm_perception.settings import Settings
 from lfm_perception.stamps import from_seconds
 
 FPS, SECONDS, SEED, SIZE, NEAR_S = 30, 24, 3, (160, 120), 0.25
@@ -49,6 +60,13 @@ def led_to(kind: str, bodies: Sequence[Body]) -> Iterator[Event]:
             first = there.index(True)
             gone = [not each for each in there[first:]]
             yield from (("goes", label, at + first / FPS) for at in begins(gone, 1.0))
+        if kind == "answers":
+            there = [0.0 < x < 1.0 for x in way]
+            if label == "forklift":
+                yield from (("forklift there", "", at) for at in begins(there, 0.5))
+                yield from (("forklift gone", "", at) for at in begins([not each for each in there], 0.5))
+            elif not has_helmet(body):
+                yield from (("bare head", label, at) for at in begins(there, 1.0))
     if kind == "walks":
         yield from (("loiters", "person", at) for at in begins(in_zone[0], 2.0))
     if kind == "meetings":
@@ -66,7 +84,8 @@ def test_events_on_the_true_tracks_of_a_sequence_are_those_that_its_ways_lead_to
     engine, of_objects = RuleEngine(file), {rule.name: rule.of_objects for rule in file.rules}
     frames = true_tracks(demo, SEED, bodies)
     for index, tracks in enumerate(frames):
-        for event in engine.update(from_seconds(1 + index / FPS), tracks):
+        scene = true_scene(index, FPS, tracks, bodies)
+        for event in engine.update(from_seconds(index / FPS), tracks, scene=scene):
             if event.state != "end":
                 label = event.tracks[0].label if of_objects[event.rule] else ""
                 found.append((event.rule, label, index / FPS))
@@ -75,6 +94,15 @@ def test_events_on_the_true_tracks_of_a_sequence_are_those_that_its_ways_lead_to
     assert [each[:2] for each in told] == [each[:2] for each in expected]
     assert all(abs(a[2] - b[2]) < NEAR_S for a, b in zip(told, expected, strict=True)), (told, expected)
     assert len(expected) > 1
+
+
+def test_answers_about_a_frame_arrive_as_late_as_its_detections() -> None:
+    demo = DemoSequence(SEED, 0.7, 0.0, bodies=bodies_of("answers", SEED))
+    with open_perception(asking(Settings())) as perception:
+        scenes = [scene for _, scene in demo.perceive(PROTOCOLS["sparse-late"], perception, SEED)]
+    about = [scene and round(scene.stamp_ns * FPS / 1e9) for scene in scenes]
+    assert about == [None] * 6 + [0] * 6 + [6] * 6 + [12] * 3
+    assert all(scene.alerts[0].stamp_ns == scene.stamp_ns for scene in scenes if scene)
 
 
 def test_an_object_is_there_for_the_truth_while_half_of_its_body_can_be_seen() -> None:

@@ -17,7 +17,8 @@ from rule_scenes import happened
 
 from lfm_perception.demo.world import TrueObject, World
 from lfm_perception.rules import parse_rules
-from lfm_perception.scene import Track
+from lfm_perception.scene import AlertStatus, AttributeValue, Scene, Track, Usage
+from lfm_perception.stamps import from_seconds
 
 FPS, SECONDS, WIDTH, HEIGHT = 10.0, 24.0, 320, 240
 LEFT = ((0.05, 0.3), (0.45, 0.35), (0.5, 1.0), (0.0, 1.0))
@@ -37,6 +38,9 @@ rules:
   alone: {{when: {{all: [{{label: person}}, {{not: {{inside: left}}}}, {{not: {{inside: front}}}}]}}}}
   comes: {{when: {{label: person, appears: 0}}}}
   goes: {{when: {{label: person, disappears: 0.5}}}}
+  forklift there: {{when: {{alert: forklift}}}}
+  no forklift: {{when: {{not: {{alert: forklift}}}}}}
+  bare head: {{when: {{label: person, attributes: {{helmet: "no"}}}}}}
 """
 MOMENTS = ("to left", "to right", "comes", "goes")
 
@@ -73,6 +77,8 @@ def states(frame: Frame) -> Iterator[tuple[str, int]]:
     """What is true in a frame: rule, and track or 0."""
     if sum(inside(each, FRONT) for each in frame.values()) > 3:
         yield "crowded", 0
+    labels = {each.label for each in frame.values()}
+    yield ("forklift there" if "forklift" in labels else "no forklift"), 0
     for number, each in frame.items():
         others = [other for key, other in frame.items() if key != number and other.label == "forklift"]
         in_left, person = inside(each, LEFT), each.label == "person"
@@ -84,6 +90,7 @@ def states(frame: Frame) -> Iterator[tuple[str, int]]:
             and math.hypot(each.velocity.x, each.velocity.y * HEIGHT / WIDTH) > 0.1,
             "small": person and math.sqrt(each.box.area) < 0.15,
             "alone": person and not in_left and not inside(each, FRONT),
+            "bare head": each.helmet is False,
         }
         yield from ((rule, number) for rule, value in true.items() if value)
 
@@ -133,6 +140,22 @@ def tracks(frame: Frame) -> list[Track]:
     ]
 
 
+def answers(index: int, frame: Frame) -> Scene:
+    """The true answers about a frame: is there a forklift, and which persons wear a helmet."""
+    stamp_ns = from_seconds(1 + index / FPS)
+    there = any(each.label == "forklift" for each in frame.values())
+    alert = AlertStatus("forklift", {"yes": float(there), "no": float(not there)}, there, there, stamp_ns)
+    helmets = {number: each.helmet for number, each in frame.items() if each.helmet is not None}
+    return Scene(
+        *(stamp_ns, "camera", WIDTH, HEIGHT, (), (), None, False, {}, Usage()),
+        alerts=(alert,),
+        attributes={
+            number: {"helmet": AttributeValue("yes" if worn else "no", 1.0, stamp_ns)}
+            for number, worn in helmets.items()
+        },
+    )
+
+
 @pytest.fixture(scope="module", params=SEEDS, ids=["standing camera", "swinging camera"])
 def frames(request: pytest.FixtureRequest) -> list[Frame]:
     return true_frames(*request.param)
@@ -146,9 +169,10 @@ def test_all_events_of_exact_tracks_are_found_and_none_is_invented(
     assert not file.problems
     # the first of the tracks of a count is not the scene's
     counts = {rule.name for rule in file.rules if not rule.of_objects}
+    scenes = [answers(index, frame) for index, frame in enumerate(frames)]
     found = [
         (rule, state, at, 0 if rule in counts else number)
-        for rule, state, at, number in happened(file, map(tracks, frames))
+        for rule, state, at, number in happened(file, map(tracks, frames), scenes)
         if (rule in MOMENTS) == (find is moments)
     ]
     true = sorted(find(frames))

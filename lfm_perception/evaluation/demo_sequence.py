@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,11 @@ from lfm_perception.evaluation.tracking import (
     track_sequence,
 )
 from lfm_perception.image_plan import ImageLimits, plan_image
+from lfm_perception.perception import Perception
 from lfm_perception.questions import FramePlan
-from lfm_perception.scene import Detection, Track
+from lfm_perception.scene import Detection, Scene, Track
 from lfm_perception.settings import Settings
+from lfm_perception.stamps import from_seconds
 from lfm_perception.tracking import open_tracker
 from lfm_perception.tracking.ego_motion import downscale
 from lfm_perception.vlm import Vlm
@@ -114,6 +117,20 @@ class DemoSequence:
             if detector:
                 self._compare_detections(index, run, detector(index))
         return run
+
+    def perceive(
+        self, protocol: TrackingProtocol, perception: Perception, seed: int
+    ) -> Iterator[tuple[Sequence[Track], Scene | None]]:
+        """The tracks at each frame and the newest scene, None before the first, as the node has them."""
+        frames, scene = len(self.sequence.frames), None
+        inferred = protocol.inferred_frames(frames, random.Random(f"{seed} {self.sequence.name}"))
+        frame, arrival = next(inferred)
+        for index in range(frames):
+            while arrival <= index:
+                scene = perception.infer(self._snapshot(frame).frame)
+                frame, arrival = next(inferred, (0, frames))
+            perception.update_ego_motion(self._snapshot(index).frame)
+            yield perception.tracks(from_seconds(index / self.sequence.fps)), scene
 
     def _compare_tracks(self, index: int, run: DemoRun, scaling: PlattScaling) -> None:
         tracks, objects, velocities = (

@@ -16,10 +16,13 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from lfm_perception.demo.bodies import Body, random_body
+from lfm_perception.demo import FRAME_ID
+from lfm_perception.demo.bodies import Body, has_helmet, random_body
 from lfm_perception.demo.world import World
 from lfm_perception.evaluation.demo_sequence import DemoSequence
-from lfm_perception.scene import Track
+from lfm_perception.scene import AlertStatus, AttributeValue, Scene, Track, Usage
+from lfm_perception.settings import Settings
+from lfm_perception.stamps import from_seconds
 
 VISIBLE = 0.5
 """Share of a body that must be visible for its object to be there: half of it."""
@@ -27,10 +30,13 @@ VISIBLE = 0.5
 OUT_OF_SIGHT_S = 1.0
 """An object that was out of sight for longer is another one."""
 
+LIFE = 100
+"""Added to the id of a true track when its object is another one."""
+
 AWAY = 0.3
 """How far outside the image a body waits, image widths: no part of it is visible."""
 
-WALK, CREEP, DRIVE, RUN = (0.09, 0.13), (0.09, 0.11), (0.24, 0.34), (0.3, 0.45)
+WALK, CREEP, STRIDE, DRIVE, RUN = (0.09, 0.13), (0.09, 0.11), (0.15, 0.2), (0.24, 0.34), (0.3, 0.45)
 """Speeds, image widths per second."""
 
 ACCELERATION, RAMP_POINTS = 0.4, 8
@@ -63,8 +69,19 @@ RULES = {
     end_after: 0.5
   counts: {when: {count: {inside: left}, more_than: 1}, for: 0.3, end_after: 0.5}
 """,
+    "answers": """
+  forklift there: {when: {alert: forklift}, for: 0.5, end_after: 0.5}
+  forklift gone: {when: {not: {alert: forklift}}, for: 0.5, end_after: 0.5}
+  bare head: {when: {label: person, attributes: {helmet: "no"}}, for: 1, end_after: 0.5}
+""",
 }
 """The rules that each kind of sequence is made for."""
+
+STANDING = (
+    '{name: forklift, question: "Is there a forklift?", period: 0.1, threshold: 0.6, hysteresis: 0.2}',
+)
+ATTRIBUTES = ('{name: helmet, values: ["yes", "no"], labels: [person], period: 0.1}',)
+"""What the rules of "answers" ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +185,36 @@ def _meetings(rng: random.Random) -> tuple[Body, ...]:
     )
 
 
-_MAKERS = {"walks": _walks, "doors": _doors, "meetings": _meetings}
+def _answers(rng: random.Random) -> tuple[Body, ...]:
+    """Three persons come, stand and go, one after the other, two of them without a helmet; a forklift comes,
+    stands and goes all the while, away from them. A box stands where the forklift does."""
+    away, start_s, persons = -AWAY / 2.0, rng.uniform(2.0, 2.5), list[Walker]()
+    for helmet in rng.sample((False, False, True), 3):
+        way = _Way(away).wait(start_s).go(rng.uniform(0.2, 0.26), rng.uniform(*STRIDE))
+        way.wait(rng.uniform(2.0, 2.5)).go(away, rng.uniform(*STRIDE))
+        persons.append(_person(rng, helmet, way))
+        start_s = way.points[-1][0] + rng.uniform(2.0, 2.5)
+    outside, inside = 1.0 + AWAY, 0.72
+    forklift = _Way(outside).wait(rng.uniform(0.0, 2.0))
+    for _ in range(2):
+        forklift.go(inside, rng.uniform(*RUN)).wait(rng.uniform(2.0, 3.0))
+        forklift.go(outside, rng.uniform(*RUN)).wait(rng.uniform(1.0, 2.0))
+    forklift.go(inside, rng.uniform(*RUN))
+    return *persons, _walker(rng, "forklift", 0.5, forklift), _walker(rng, "box", 0.9, _Way(0.62))
+
+
+def _person(rng: random.Random, helmet: bool, way: _Way) -> Walker:
+    """A person with or without a helmet, near enough for it to be seen."""
+    while has_helmet(person := _walker(rng, "person", 0.95, way)) is not helmet:
+        pass
+    return person
+
+
+_MAKERS = {"walks": _walks, "doors": _doors, "meetings": _meetings, "answers": _answers}
 
 KINDS = (*_MAKERS, "crowded")
-"""The kinds of sequences: those made for some rules, and the demo world's own, for all rules."""
+"""The kinds of sequences: those made for some rules, and the demo world's own, for all rules but those of
+"answers"."""
 
 
 def bodies_of(kind: str, seed: int) -> tuple[Body, ...]:
@@ -181,7 +224,39 @@ def bodies_of(kind: str, seed: int) -> tuple[Body, ...]:
 
 def rules_of(kind: str) -> str:
     """The rule file for a kind of sequences."""
-    return PLACES + ("".join(RULES.values()) if kind == "crowded" else RULES[kind])
+    chosen = [each for each in RULES if each != "answers"] if kind == "crowded" else [kind]
+    return PLACES + "".join(RULES[each] for each in chosen)
+
+
+def asking(settings: Settings) -> Settings:
+    """Settings in which the questions of the rules of "answers" are asked, as often as they are due.
+
+    How much of the time they take is not limited: the events would depend on the speed of the machine.
+    """
+    return replace(
+        settings,
+        detect=replace(settings.detect, attributes=ATTRIBUTES),
+        questions=replace(settings.questions, standing=STANDING, duty_cycle=1.0),
+        caption=replace(settings.caption, enabled=False),
+    )
+
+
+def true_scene(index: int, fps: float, tracks: Sequence[Track], bodies: Sequence[Body]) -> Scene:
+    """The true answers about frame `index`, given its true tracks."""
+    stamp_ns = from_seconds(index / fps)
+    there = any(each.label == "forklift" for each in tracks)
+    probabilities = {"yes": float(there), "no": float(not there)}
+    alert = AlertStatus("forklift", probabilities, probabilities["yes"], there, stamp_ns)
+    attributes = {
+        each.track_id: {"helmet": AttributeValue("yes" if has_helmet(body) else "no", 1.0, stamp_ns)}
+        for each in tracks
+        if (body := bodies[_number(each)]).label == "person"
+    }
+    return Scene(
+        *(stamp_ns, FRAME_ID, 0, 0, (), tuple(tracks), None, False, {}, Usage()),
+        alerts=(alert,),
+        attributes=attributes,
+    )
 
 
 def true_tracks(demo: DemoSequence, seed: int, bodies: Sequence[Body]) -> list[list[Track]]:
@@ -199,7 +274,12 @@ def true_tracks(demo: DemoSequence, seed: int, bodies: Sequence[Body]) -> list[l
             lives[number] += index - last.get(number, index) > OUT_OF_SIGHT_S * fps
             last[number] = index
             age = index - first.setdefault((number, lives[number]), index)
-            track_id = number + 1 + 100 * lives[number]
+            track_id = number + 1 + LIFE * lives[number]
             shown.append(Track(track_id, each.label, each.box, 1.0, own[number], age / fps, 0.0))
         frames.append(shown)
     return frames
+
+
+def _number(track: Track) -> int:
+    """The number of the body of a true track."""
+    return (track.track_id - 1) % LIFE
