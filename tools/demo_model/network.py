@@ -220,7 +220,8 @@ class VisionLanguageModel(nn.Module):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return hidden.float() @ self.language.embedding.weight.T
+        # the sums over all tokens that follow need more than the digits of bfloat16
+        return (hidden @ self.language.embedding.weight.T).float()
 
 
 def grown(model: VisionLanguageModel, shape: Shape) -> VisionLanguageModel:
