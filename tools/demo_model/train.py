@@ -11,7 +11,8 @@ with soft targets, and a stage of vision alone at the beginning. An image is rea
 questions, a list of tools once for all commands of a step. In the last stage the language model's
 weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The work is shared by processes
 of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
-process of as many threads.
+process of as many threads. With jemalloc instead of the C library's allocator a step takes a fifth less
+(LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always,narenas:1,dirty_decay_ms:3000).
 
 With --device cuda one process trains, and --renderers processes make the batches; larger steps (--scale) suit
 it. This has not been run on a GPU yet.
