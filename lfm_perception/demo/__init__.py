@@ -4,7 +4,7 @@
 from pathlib import Path
 
 MODEL_DIR = Path(__file__).parent / "model"
-"""Where the packaged model lies: demo-vl-Q4_0.gguf, demo-vl-Q8_0.gguf, mmproj-demo-vl.gguf."""
+"""Where the packaged model lies: demo-vl-Q4_0.gguf, mmproj-demo-vl.gguf."""
 
 FRAME_ID = "demo_camera"
 """The `frame_id` of the demo world's images."""

@@ -34,7 +34,7 @@ from lfm_perception.evaluation.demo_questions import evaluate_questions, run_que
 from lfm_perception.provenance import sha256
 from lfm_perception.settings import QuestionSettings, Settings
 
-SHIPPED = ("Q4_0", "Q8_0", "mmproj")
+SHIPPED = ("Q4_0", "mmproj")
 LEAST_COSINE = 0.9999
 
 ABILITIES = (

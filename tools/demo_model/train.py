@@ -132,7 +132,7 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     shape = Shape()
     trainee = Trainee(shape, _tokenizer())
     if run.start:
-        files = Path(run.start) / "demo-vl-Q8_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
+        files = Path(run.start) / "demo-vl-Q4_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
         trainee.model.load_state_dict(grown(load_files(*files), shape).state_dict())
         with torch.no_grad():
             loosen(trainee.model.language.embedding.weight)
