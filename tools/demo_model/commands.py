@@ -32,7 +32,7 @@ INVENTED_WORDS = 0.25
 
 NAMING = ("set_labels", "add_alert", "remove_alert")
 """Tools whose arguments are copied words: the hardest ones, given three times as often."""
-REFUSED_SHARE = 5
+REFUSED_SHARE = 7
 """How often a request that no tool can carry out is given, where another tool is given once."""
 
 
@@ -47,7 +47,12 @@ def _nouns(rng: random.Random) -> list[str]:
     nouns: list[str] = _CONTENT["nouns"]
     names = [_invented(rng) if rng.random() < INVENTED else noun for noun in rng.sample(nouns, 20)]
     names = [rng.choice(_CONTENT["tool_words"]) if rng.random() < TOOL_WORDS else name for name in names]
-    return [f"{rng.choice(nouns)} {name}" if rng.random() < COMPOUND else name for name in names]
+    return [f"{_first_word(rng)} {name}" if rng.random() < COMPOUND else name for name in names]
+
+
+def _first_word(rng: random.Random) -> str:
+    """What may stand before a name: a property, another noun, or a word that the model has not met."""
+    return rng.choice((rng.choice(_CONTENT["properties"]), rng.choice(_CONTENT["nouns"]), _invented(rng)))
 
 
 def _invented(rng: random.Random) -> str:
