@@ -55,7 +55,7 @@ TOLERANCE_S, FPS, ASPECT = 0.5, 30.0, 0.75
 SEQUENCES = tuple((seed, 0.06 * (seed % 2)) for seed in range(301, 313))
 """Seeds, and how far the camera swings, in image widths."""
 
-CROWDED = 4
+CROWDED = 2
 """Number of sequences in which the objects hide each other."""
 
 DETECTIONS = ("simulated", "demo model")

@@ -66,7 +66,7 @@ RULES = {
   close:
     when: {label: person, near: {label: forklift, within: 0.2, hysteresis: 0.03}}
     for: 0.3
-    end_after: 0.5
+    end_after: 3  # who stands before the forklift is not always seen
   counts: {when: {count: {inside: left}, more_than: 1}, for: 0.3, end_after: 0.5}
 """,
     "answers": """
