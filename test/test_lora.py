@@ -19,7 +19,7 @@ from lfm_perception.questions import BBOX, FramePlan, detect
 from lfm_perception.settings import Settings
 
 LAYER = "blk.0.ffn_down.weight"
-INNER, WIDTH, RANK = 448, 192, 4
+INNER, WIDTH, RANK = 768, 192, 4
 """The sides of that weight in the demo model, and of the adapter."""
 
 

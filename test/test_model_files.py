@@ -146,7 +146,7 @@ NUMBERS = {
     "clip.vision.patch_size": (0, 1, 7, 17, 2**31),
     "clip.vision.embedding_length": (0, 1, 191, 2**31 - 1),
     "clip.vision.feed_forward_length": (0, 64, 513),
-    "clip.vision.block_count": (0, 6, 2**32 - 1),
+    "clip.vision.block_count": (0, 8, 2**32 - 1),
     "clip.vision.projection_dim": (0, 64, 2**32 - 1),
     "clip.vision.attention.head_count": (0, 7, 2**32 - 1),
     "clip.vision.projector.scale_factor": (0, 1, 3, 64, 2**32 - 1),
