@@ -210,8 +210,9 @@ def _rules(found: Any) -> Iterator[tuple[str, str]]:
     rows = {(row["scene"], row["rule"]): row for row in found["rows"] if row["detections"] == "demo model"}
     scenes = list(dict.fromkeys(scene for scene, _ in rows))
     heads = [f"{scene}: {each}" for scene in scenes for each in RULE_FIGURES]
-    yield "rules/sequences", str(len(found["inputs"]["sequences"]))
-    yield "rules/crowded", str(len(found["inputs"]["crowded_sequences"]))
+    counts = {kind: str(len(sequences)) for kind, sequences in found["inputs"]["sequences"].items()}
+    yield from (("rules/sequences", counts["doors"]), ("rules/walks", counts["walks"]))
+    yield "rules/crowded", counts["crowded"]
     yield (
         "rules/events",
         table(
