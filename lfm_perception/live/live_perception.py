@@ -183,7 +183,7 @@ class LivePerception(Generic[T]):
         except PerceptionError as error:
             self.refuse(question, str(error))
         else:
-            self._questions.add(Asked(asked, _Counting(self._callbacks, self._statistics)))
+            self._questions.add(Asked(asked, _Counting(self._callbacks, self._statistics), during=True))
 
     def offer(self, question: TypedQuestion, asker: Asker) -> bool:
         """Answers a question of another part of the program, if there is room for it; whether there is."""

@@ -41,10 +41,11 @@ class Asker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and who is told its answer."""
+    """A question, and who is told its answer; `during` an inference it may be asked about that frame, too."""
 
     question: TypedQuestion
     asker: Asker
+    during: bool = False
 
     def refuse(self, reason: str) -> None:
         self.asker.on_refusal(self.question.text, reason)
@@ -93,12 +94,14 @@ class QuestionQueue:
         Once there is one, it stays the same; it is refused if the block fails.
         """
         asked: Asked | None = None
+        begun = False
 
         def due() -> Asked | None:
-            nonlocal asked
+            nonlocal asked, begun
             with self._lock:
                 if asked is None and self._waiting and time.monotonic() >= self._next_s:
-                    asked = self._waiting.popleft()
+                    asked = self._waiting.popleft() if not begun or self._waiting[0].during else None
+                begun = True
             return asked
 
         try:
