@@ -18,9 +18,11 @@ from lfm_perception.decisions import Decision
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
 from lfm_perception.live import LatestWorker, LiveCallbacks, LivePerception
+from lfm_perception.live.questions import Asked, QuestionQueue
 from lfm_perception.questions import FramePlan, Question
 from lfm_perception.scene import Answer, Frame, Scene
 from lfm_perception.settings import Settings
+from lfm_perception.typed_questions import TypedQuestion
 from lfm_perception.vlm import Vlm
 
 PATIENCE_S = 60.0
@@ -327,6 +329,21 @@ def test_a_question_that_comes_during_an_inference_is_answered_about_its_frame(
         asked.set()
         recorder.wait(lambda: bool(recorder.answers))
         assert (recorder.answers[0].stamp_ns, len(recorder.scenes)) == (frames[0].stamp_ns, 1)
+
+
+def test_a_question_of_a_rule_is_never_about_a_frame_from_before_it() -> None:
+    queue, question = QuestionQueue(), TypedQuestion("Is there a person?", "yes_no")
+    of_rule, of_person = Asked(question, Recorder()), Asked(question, Recorder(), during=True)
+    with queue.turn() as due:
+        assert due() is None
+        assert queue.offer(of_rule)
+        assert due() is None
+    with queue.turn() as due:
+        assert due() is of_rule
+    with queue.turn() as due:
+        assert due() is None
+        queue.add(of_person)
+        assert due() is of_person
 
 
 def test_it_stops_during_an_inference_and_starts_again(vlm: Vlm, frames: list[Frame]) -> None:
