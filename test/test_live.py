@@ -97,6 +97,22 @@ def infer(live: LivePerception[Frame], recorder: Recorder, frame: Frame) -> Scen
     return recorder.scenes[-1]
 
 
+class Watched:
+    """The real model, which tells when it is asked about a frame, and waits."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self._vlm = vlm
+        self.begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._vlm, name)
+
+    def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
+        self.begun.set()
+        assert self.may_go_on.wait(PATIENCE_S)
+        return self._vlm.describe(frame, question, plan)
+
+
 def unexpected(given: object) -> None:
     raise AssertionError(given)
 
@@ -308,42 +324,62 @@ def test_questions_and_captions_are_answered_on_the_next_frame(vlm: Vlm, frames:
 def test_a_question_that_comes_during_an_inference_is_answered_about_its_frame(
     vlm: Vlm, frames: list[Frame]
 ) -> None:
-    begun = threading.Event()
-
-    class Watched:
-        """The real model, which tells when it is asked about a frame."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(vlm, name)
-
-        def describe(self, frame: Frame, question: Question, plan: FramePlan) -> Answer:
-            begun.set()
-            assert asked.wait(PATIENCE_S)
-            return vlm.describe(frame, question, plan)
-
-    asked = threading.Event()
-    with running(cast(Vlm, Watched())) as (live, recorder):
+    watched = Watched(vlm)
+    with running(cast(Vlm, watched)) as (live, recorder):
         live.submit(frames[0], frames[0].stamp_ns)
-        assert begun.wait(PATIENCE_S)
+        assert watched.begun.wait(PATIENCE_S)
         live.ask('{"question": "Is there a person?", "type": "yes_no"}')
-        asked.set()
+        watched.may_go_on.set()
         recorder.wait(lambda: bool(recorder.answers))
         assert (recorder.answers[0].stamp_ns, len(recorder.scenes)) == (frames[0].stamp_ns, 1)
 
 
-def test_a_question_of_a_rule_is_never_about_a_frame_from_before_it() -> None:
+def test_a_question_after_a_reset_is_not_about_a_frame_from_before_it(vlm: Vlm, frames: list[Frame]) -> None:
+    watched = Watched(vlm)
+    with running(cast(Vlm, watched)) as (live, recorder):
+        live.submit(frames[9], frames[9].stamp_ns)
+        assert watched.begun.wait(PATIENCE_S)
+        live.reset()
+        live.ask('{"question": "Is there a person?", "type": "yes_no"}')
+        watched.may_go_on.set()
+        infer(live, recorder, frames[0])
+        recorder.wait(lambda: bool(recorder.answers))
+        assert [each.stamp_ns for each in recorder.answers] == [frames[0].stamp_ns]
+
+
+def test_a_question_waits_for_the_first_frame_that_it_may_be_about_and_later_ones_do_not_wait_for_it() -> (
+    None
+):
     queue, question = QuestionQueue(), TypedQuestion("Is there a person?", "yes_no")
-    of_rule, of_person = Asked(question, Recorder()), Asked(question, Recorder(), during=True)
-    with queue.turn() as due:
-        assert due() is None
-        assert queue.offer(of_rule)
-        assert due() is None
-    with queue.turn() as due:
-        assert due() is of_rule
-    with queue.turn() as due:
+    of_event, of_person = Asked(question, Recorder(), since=2), Asked(question, Recorder())
+    with queue.turn(1) as due:
+        assert queue.offer(of_event)
         assert due() is None
         queue.add(of_person)
         assert due() is of_person
+    with queue.turn(2) as due:
+        assert due() is of_event
+
+
+def test_a_question_that_a_frame_causes_is_not_answered_about_the_one_that_is_decoded_meanwhile(
+    vlm: Vlm, frames: list[Frame]
+) -> None:
+    decoding, caused = threading.Event(), threading.Event()
+
+    def decode(frame: Frame, width: int | None) -> Frame:
+        if width is None:
+            decoding.set()
+            assert caused.wait(PATIENCE_S)
+        return frame
+
+    with running(vlm, decode=decode) as (live, recorder):
+        live.submit(frames[0], frames[0].stamp_ns)
+        assert decoding.wait(PATIENCE_S)
+        live.submit(frames[1], frames[1].stamp_ns)
+        assert live.offer(TypedQuestion("Is there a person?", "yes_no"), recorder)
+        caused.set()
+        recorder.wait(lambda: bool(recorder.answers))
+        assert recorder.answers[0].stamp_ns == frames[1].stamp_ns
 
 
 def test_it_stops_during_an_inference_and_starts_again(vlm: Vlm, frames: list[Frame]) -> None:

@@ -41,10 +41,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class QueuedFrame(Generic[T]):
-    """A frame before it is decoded; it was submitted at `submitted_s` on `time.monotonic`."""
+    """A frame before it is decoded; it was submitted at `submitted_s` on `time.monotonic`.
+
+    Frames are numbered in the order in which they were submitted, from 1.
+    """
 
     item: T
     submitted_s: float
+    number: int
 
 
 @dataclass(slots=True)
@@ -109,6 +113,8 @@ class LivePerception(Generic[T]):
         self._lock = threading.Lock()
         self._stamps = StampFilter()
         self._requests = _Requests()
+        self._newest = 0  # number of the newest frame
+        self._oldest = 1  # number of the first frame after the last reset
         self._questions = QuestionQueue()
         self._enabled = True
         self._level = DegradationLevel.NONE
@@ -148,6 +154,11 @@ class LivePerception(Generic[T]):
         with self._lock:
             rejection, restarted = self._stamps.check(stamp_ns)
             self._requests.reset |= restarted
+            if rejection is None:
+                self._newest += 1
+            if restarted:
+                self._oldest = self._newest
+            number = self._newest
             active = self._enabled and self._level is not DegradationLevel.PAUSED
             resetting = self._requests.reset
         if rejection is not None:
@@ -161,7 +172,7 @@ class LivePerception(Generic[T]):
             ego_motion.submit(item)
         if worker is None or not active:
             self._statistics.count(frames_skipped=1)
-        elif worker.submit(QueuedFrame(item, now_s)):
+        elif worker.submit(QueuedFrame(item, now_s, number)):
             self._statistics.count(frames_dropped=1)
         return tracks
 
@@ -183,11 +194,18 @@ class LivePerception(Generic[T]):
         except PerceptionError as error:
             self.refuse(question, str(error))
         else:
-            self._questions.add(Asked(asked, _Counting(self._callbacks, self._statistics), during=True))
+            with self._lock:
+                since = self._oldest
+            self._questions.add(Asked(asked, _Counting(self._callbacks, self._statistics), since))
 
     def offer(self, question: TypedQuestion, asker: Asker) -> bool:
-        """Answers a question of another part of the program, if there is room for it; whether there is."""
-        return self._questions.offer(Asked(question, _Counting(asker, self._statistics)))
+        """Answers a question of another part of the program, if there is room for it; whether there is.
+
+        It is answered about a frame that is at least as new as the last submitted one, which it is due to.
+        """
+        with self._lock:
+            since = max(self._oldest, self._newest)
+        return self._questions.offer(Asked(question, _Counting(asker, self._statistics), since))
 
     def refuse(self, question: str, reason: str) -> None:
         """Counts a question as refused and reports why."""
@@ -209,6 +227,7 @@ class LivePerception(Generic[T]):
         """Removes all tracks and the caption before the next inference."""
         with self._lock:
             self._requests.reset = True
+            self._oldest = self._newest + 1
             self._stamps.reset()
         self._discard_waiting()
 
@@ -276,7 +295,7 @@ class LivePerception(Generic[T]):
             self._ego_motion.wait_idle()
         self._apply_requests()
         frame = self._decode(queued.item, None)
-        with self._questions.turn() as due:
+        with self._questions.turn(queued.number) as due:
             if due() is None and not self._perception.should_infer(frame):
                 self._statistics.count(frames_skipped=1)
                 return

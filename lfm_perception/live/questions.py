@@ -41,11 +41,11 @@ class Asker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and who is told its answer; `during` an inference it may be asked about that frame, too."""
+    """A question, and who is told its answer; `since` is the number of the first frame it may be about."""
 
     question: TypedQuestion
     asker: Asker
-    during: bool = False
+    since: int = 0
 
     def refuse(self, reason: str) -> None:
         self.asker.on_refusal(self.question.text, reason)
@@ -88,20 +88,23 @@ class QuestionQueue:
             asked.refuse(reason)
 
     @contextmanager
-    def turn(self) -> Iterator[Callable[[], Asked | None]]:
+    def turn(self, number: int) -> Iterator[Callable[[], Asked | None]]:
         """A function that tells the question to answer about the frame in turn, None if there is none yet.
 
         Once there is one, it stays the same; it is refused if the block fails.
+
+        Args:
+            number: that of the frame; questions that may be about later ones only go on waiting.
         """
         asked: Asked | None = None
-        begun = False
 
         def due() -> Asked | None:
-            nonlocal asked, begun
+            nonlocal asked
             with self._lock:
-                if asked is None and self._waiting and time.monotonic() >= self._next_s:
-                    asked = self._waiting.popleft() if not begun or self._waiting[0].during else None
-                begun = True
+                if asked is None and time.monotonic() >= self._next_s:
+                    asked = next((each for each in self._waiting if each.since <= number), None)
+                    if asked is not None:
+                        self._waiting.remove(asked)
             return asked
 
         try:
