@@ -48,6 +48,8 @@ STRANGERS = (
     "ladder",
 )
 COLOURS = {"box": ("brown", "blue", "grey"), "forklift": ("yellow", "red", "orange", "blue", "green")}
+TRIES = 3
+"""Most attempts for each of the questions of a training scene."""
 SENTENCES = 0.12
 """Share of the questions that are answered with a sentence."""
 
@@ -77,7 +79,7 @@ class _Asked:
 
 
 _WEIGHTS = {
-    "several": 4.0, "count": 2.0, "side": 9.0, "which side": 3.0, "next": 16.0, "largest": 2.0,
+    "several": 4.0, "count": 2.0, "side": 9.0, "which side": 3.0, "next": 40.0, "largest": 2.0,
     "colour": 3.0, "helmet": 5.0, "helmet choice": 1.5,
 }  # fmt: skip
 """Frequencies relative to the other kinds: most scenes have no clear answer to some."""
@@ -118,10 +120,10 @@ def translated_question(
 
 
 def scene_questions(rng: random.Random, snapshot: Snapshot, count: int) -> list[SceneQuestion]:
-    """This many different questions in the wordings of the training."""
+    """So many different questions in the wordings of the training, fewer where few answers are clear."""
     found: dict[str, SceneQuestion] = {}
-    while len(found) < count:
-        if question := scene_question(rng, snapshot, held=False):
+    for _ in range(TRIES * count):  # else scenes of nothing would ask for most of the zeros and noes
+        if len(found) < count and (question := scene_question(rng, snapshot, held=False)):
             found.setdefault(question.text, question)
     return list(found.values())
 
