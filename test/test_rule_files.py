@@ -194,6 +194,33 @@ def test_a_topic_that_two_rules_would_set_belongs_to_the_first(action: str) -> N
     assert second.sentence == "a rule that it refers to cannot be used"
 
 
+def test_two_rules_that_set_a_parameter_back_at_their_end_collide_and_others_do_not() -> None:
+    when = "when: {label: a}, actions: {set_parameter: {name: speed, value: 1"
+    one, two = (f"  {name}: {{{when}, end: 0}}}}}}\n" for name in ("one", "two"))
+    lasting = f"  lasting: {{{when}}}}}}}\n"
+    other = f"  other: {{{when}, end: 0, node: wheels}}}}}}\n"
+    file = parse_rules("rules:\n" + one + two + lasting + other)
+    assert [rule.name for rule in file.rules] == ["one", "lasting", "other"]
+    assert "'speed' belongs to rule 'one'" in str(file.problems[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "  a: {when: {rule: b}, ACT}\n  b: {when: {rule: a}}\n",
+        "  a: {when: {label: a}, actions: {publish_bool: horn}}\n"
+        "  b: {when: {label: b}, actions: {publish_bool: horn, call_set_bool: lamp}}\n",
+        "  a: {when: {label: a}, actions: {publish_bool: horn}}\n"
+        "  b: {when: {label: b}, actions: {publish_bool: horn}}\n  c: {when: {rule: b}, ACT}\n",
+    ],
+    ids=["circle", "refused for another topic", "waits for a refused one"],
+)
+def test_a_rule_that_cannot_be_used_takes_no_topic_or_service_from_another(wrong: str) -> None:
+    acting = "actions: {call_set_bool: lamp}"
+    text = wrong.replace("ACT", acting) + f"  user: {{when: {{label: c}}, {acting}}}\n"
+    assert "user" in [rule.name for rule in parse_rules(f"rules:\n{text}").rules]
+
+
 def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -> None:
     text = "rules:\n  a: {when: {rule: b}}\n  b: {when: {rule: a}}\n  c: {when: {rule: a}}\n" + GOOD
     text += "  after: {when: {rule: good}}\n"

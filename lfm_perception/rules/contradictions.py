@@ -8,10 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from lfm_perception.errors import shown
-from lfm_perception.rules.schema import QUANTITIES, SIDES, Combined, Condition, Count, Objects, Range, Rule
+from lfm_perception.rules.schema import (
+    QUANTITIES,
+    SIDES,
+    Actions,
+    ActiveRule,
+    Combined,
+    Condition,
+    Count,
+    Objects,
+    ParameterChange,
+    Range,
+    Rule,
+    leaves,
+)
 
-LASTING = ("publish_bool", "call_set_bool")
-"""Actions that say whether an event of their rule is active: two rules with the same name undo each other."""
+LASTING = ("publish_bool", "call_set_bool", "set_parameter")
+"""Actions that are undone as the events of their rule end: two rules with the same name undo each other."""
 
 DIFFERENT_MOMENTS = "crosses, appears and disappears are different moments: give one"
 
@@ -28,19 +41,37 @@ def contradiction(parts: Sequence[Condition]) -> str:
 
 
 def shared_actions(rules: Iterable[Rule]) -> Iterator[tuple[str, str, str]]:
-    """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence."""
-    users: dict[tuple[str, str], str] = {}
+    """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence.
+
+    Such a rule, and one that refers to it, is not used: no action of a later rule collides with theirs.
+    """
+    users, unused = dict[tuple[str, str], str](), set[str]()
     for rule in rules:
-        for action in LASTING:
-            if name := getattr(rule.actions, action):
-                user = users.setdefault((action, name), rule.name)
-                if user != rule.name:
-                    yield (
-                        rule.name,
-                        action,
-                        f"{shown(name)} belongs to rule {shown(user)}: the end of one event would "
-                        "deny the other; combine their conditions with any",
-                    )
+        named = [(action, name) for action in LASTING if (name := _name(rule.actions, action))]
+        shared = next((each for each in named if each in users), None)
+        if shared is not None:
+            action, name = shared
+            or_else = ", or leave out end" if action == "set_parameter" else ""
+            yield (
+                rule.name,
+                action,
+                f"{shown(name)} belongs to rule {shown(users[shared])}: the end of one event would deny the "
+                f"other; combine their conditions with any{or_else}",
+            )
+        if shared is not None or any(
+            isinstance(each, ActiveRule) and each.rule in unused for each in leaves(rule.when)
+        ):
+            unused.add(rule.name)
+        else:
+            users.update(dict.fromkeys(named, rule.name))
+
+
+def _name(actions: Actions, action: str) -> str:
+    """What a lasting action sets; empty without it, and for a parameter that the end does not set back."""
+    value = getattr(actions, action)
+    if isinstance(value, ParameterChange):
+        return f"{value.node} {value.name}".strip() if value.end is not None else ""
+    return value or ""
 
 
 def _flat(parts: Iterable[Condition]) -> Iterator[Condition]:

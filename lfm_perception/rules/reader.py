@@ -99,8 +99,9 @@ class _Reader:
         }
         conditions = ConditionReader(self._known, usable, self._names("rules"), self._sides)
         rules = self._entries("rule", MAX_RULES, partial(self._rule, conditions))
-        self._refuse_shared_actions(rules)
         self._refuse_circles(rules)
+        self._refuse_shared_actions(rules)
+        self._refuse_circles(rules)  # those that refer to the rules refused last
         problems = sorted(self._problems, key=lambda problem: (problem.line, problem.column))
         places = tuple(zones.values()), tuple(lines.values())
         return RuleFile(*places, tuple(rules.values()), self._anchor, tuple(problems))
@@ -239,7 +240,7 @@ class _Reader:
         """Removes the rules whose actions would undo those of an earlier rule."""
         for name, action, sentence in list(shared_actions(rules.values())):
             self._add(f"rule {shown(name)}", WrongError(("rules", name, "actions", action), sentence))
-            rules.pop(name, None)
+            del rules[name]
 
     def _refuse_circles(self, rules: dict[str, Rule]) -> None:
         """Removes the rules that depend on themselves, and those whose triggers cannot be used."""
