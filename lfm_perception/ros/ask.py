@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from std_msgs.msg import String
 
@@ -13,7 +13,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.files import parse_json
 from lfm_perception.ros.executor import spinning_node
 from lfm_perception.ros.processes import wait_for
-from lfm_perception.ros.session import NOT_ANSWERED
+from lfm_perception.ros.session import NOT_ANSWERED, not_answered
 from lfm_perception.ros.topics import QUESTIONS, RESULT
 from lfm_perception.text import safe_text
 
@@ -39,7 +39,7 @@ class Asked(Protocol):
 def ask_node(name: str, question: Asked) -> str:
     """The answer of the node with this full name, as on its topic `answer`.
 
-    A sentence names no question: of several that are asked at once, the first answer is taken.
+    An answer in words names no question: of several that are asked at once, the first one is taken.
 
     Raises:
         PerceptionError: the node does not run, gives no answer, or says why it gives none.
@@ -73,16 +73,19 @@ def ask_node(name: str, question: Asked) -> str:
 
 def _answers(text: str, question: Asked) -> bool:
     """Whether a text on `answer` can be the answer to the question; others may ask too."""
-    asked = _question_of(text)
-    if question.type == "text":
-        return asked is None
-    return asked == question.text or text.startswith(NOT_ANSWERED)
+    if text.startswith(NOT_ANSWERED):
+        return text.startswith(tuple(not_answered(each) for each in ("", question.text, question.to_json())))
+    answer = _answer_in_json(text)
+    if question.type == "text" or answer is None:
+        return question.type == "text" and answer is None
+    asked = parse_json(question.to_json())
+    return all(answer.get(key) == asked.get(key) for key in ("question", "type", "track"))
 
 
-def _question_of(text: str) -> str | None:
-    """The question that an answer in JSON repeats; None for words, which a model may write as JSON too."""
+def _answer_in_json(text: str) -> dict[str, Any] | None:
+    """An answer in JSON, which repeats its question; None for words, which a model may write as JSON too."""
     with suppress(PerceptionError):
         entry = parse_json(text)
         if isinstance(entry, dict) and isinstance(entry.get("question"), str):
-            return str(entry["question"])
+            return entry
     return None

@@ -60,8 +60,10 @@ NOT_ANSWERED = "not answered"
 MAX_QUERY_LENGTH = 20_000
 """Maximum length of a message on `input_query`, characters: a question in JSON with 100 long options."""
 
-MAX_SHOWN = 100
-"""Maximum number of characters of a refused question that its refusal quotes."""
+
+def not_answered(question: str) -> str:
+    """The beginning of a message on `answer` that says why a question is not answered."""
+    return f"{NOT_ANSWERED} {shown(question)}: " if question else f"{NOT_ANSWERED}: "
 
 
 class Session:
@@ -357,8 +359,7 @@ class Session:
 
     def on_refusal(self, question: str, reason: str) -> None:
         """Answer a question with the reason why it is not answered."""
-        about = f" {shown(question[:MAX_SHOWN])}" if question else ""
-        text = sentence(f"{NOT_ANSWERED}{about}: {reason}")
+        text = sentence(f"{not_answered(question)}{reason}")
         self._publish_answer(text)
         self._warn("question", f"input_query: {text}")
 

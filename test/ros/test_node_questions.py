@@ -134,6 +134,22 @@ def test_words_that_look_like_json_are_an_answer_in_words() -> None:
         assert ask_node("/json/model", TypedQuestion("Count the boxes, as JSON")) == '{"boxes": 2}'
 
 
+def test_what_is_said_about_another_track_type_or_question_is_no_answer() -> None:
+    asked = TypedQuestion("Has it a lid?", "yes_no", track=5)
+    entry = {"question": asked.text, "type": "yes_no", "value": "no", "probability": 0.9, "track": 5}
+    others = [{**entry, "track": 3}, {**entry, "type": "choice", "value": "maybe"}]
+    refused = f"{NOT_ANSWERED} 'Is it open?': the inference was stopped"
+    with spinning_node("model", namespace="/others") as node:  # stands in for one that others ask too
+        publisher = node.create_publisher(String, "answer", RELIABLE)
+
+        def answer(question: String) -> None:
+            for text in (*map(json.dumps, others), refused, json.dumps(entry)):
+                publisher.publish(String(data=text))
+
+        node.create_subscription(String, "input_query", answer, RELIABLE)
+        assert json.loads(ask_node("/others/model", asked)) == entry
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
