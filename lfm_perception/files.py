@@ -333,7 +333,7 @@ def _check_size(events: Iterable[Any], max_nodes: int) -> None:
                 sizes[anchor] = 1
         if len(begun) > MAX_DEPTH or nodes > max_nodes:
             limit = f"{MAX_DEPTH} levels" if len(begun) > MAX_DEPTH else f"{max_nodes} values"
-            raise PerceptionError(f"not valid YAML: it has more than {limit}")
+            raise PerceptionError(f"this YAML is too large: it has more than {limit}")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -43,25 +43,26 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {attributes: }}", "27: attributes by name must be a mapping, got nothing"),
         ("{when: {crosses: dor}}", "25: there is no line 'dor'"),
         ("{when: {crosses: {line: door, to: up}}}", "42: expected one of left, right, both, got 'up'"),
-        ("{when: {score: {above: 2, below: 1}}}", "16: no score is in this range"),
+        ("{when: {score: {above: 2, below: 1}}}", "16: no score is above 2 and below 1"),
         ("{when: {speed: {hysteresis: 1}}}", "16: the range of speed needs `above` or `below`"),
         ("{when: {speed: {above: fast}}}", "31: expected a number, got 'fast'"),
         ("{when: {inside: dock, outside: dock}}", "39: inside and outside of 'dock' at once"),
         ("{when: {all: [{label: a}, {not: {label: a}}]}}", "34: a condition and its opposite: this is never"),
         ("{when: {any: [{label: a}]}}", "16: any takes a list of at least 2 conditions"),
         ("{when: {count: {label: a}}}", "9: a count needs more_than, fewer_than or exactly"),
-        ("{when: {count: {label: a}, more_than: 3, fewer_than: 4}}", "9: no number is more than 3"),
+        ("{when: {count: {label: a}, more_than: 3, fewer_than: 4}}", "9: no number is more than 3 and fewer"),
+        ("{when: {count: {label: a}, fewer_than: 0}}", "9: no number is fewer than 0"),
         ("{when: {count: {label: a}, exactly: 1.5}}", "44: exactly is a whole number, got 1.5"),
         ("{when: {count: {crosses: door}, exactly: 1}}", "16: moments cannot be counted"),
         ("{when: {distance: {below: 101}}}", "34: expected a number from 0 to 100, got 101"),
-        ("{when: {distance: {below: 0}}}", "16: no distance is in this range"),
-        ("{when: {distance: {above: 65.6}}}", "16: no distance is in this range"),
-        ("{when: {speed: {below: 0}}}", "16: no speed is in this range"),
-        ("{when: {size: {above: 0.1, hysteresis: 0.2}}}", "47: so large that no event ends"),
-        ("{when: {score: {below: 0.5, hysteresis: 0.6}}}", "48: so large that no event ends"),
-        ("{when: {distance: {above: 1, below: 9, hysteresis: 60}}}", "59: so large that no event ends"),
-        ("{when: {size: {above: 1}}}", "16: no size is in this range"),
-        ("{when: {count: {label: a}, more_than: 0, hysteresis: 1}}", "61: so large that no event ends"),
+        ("{when: {distance: {below: 0}}}", "16: no distance is below 0"),
+        ("{when: {distance: {above: 65.6}}}", "16: no distance is above 65.6"),
+        ("{when: {speed: {below: 0}}}", "16: no speed is below 0"),
+        ("{when: {size: {above: 0.1, hysteresis: 0.2}}}", "47: this hysteresis is so large"),
+        ("{when: {score: {below: 0.5, hysteresis: 0.6}}}", "48: this hysteresis is so large"),
+        ("{when: {distance: {above: 1, below: 9, hysteresis: 60}}}", "59: this hysteresis is so large"),
+        ("{when: {size: {above: 1}}}", "16: no size is above 1"),
+        ("{when: {count: {label: a}, more_than: 0, hysteresis: 1}}", "61: this hysteresis is so large"),
         ("{when: {distance: 2}}", "26: the range of distance must be a mapping, got 2"),
         ("{when: {near: {label: box}}}", "16: near takes `within`"),
         ("{when: {near: {label: box, within: 0}}}", "43: a distance of 0 is never undercut"),
@@ -69,7 +70,7 @@ def problem(rule: str, known: Known | None = None) -> str:
         ("{when: {crosses: door, appears: 1}}", "9: crosses, appears and disappears are different moments"),
         ("{when: {not: {crosses: door}}}", "9: true in every frame, not only where objects cross"),
         ("{when: {any: [{appears: 0}, {label: a}]}}", "9: true in every frame, not only where objects cross"),
-        ("{when: {rule: bad}}", "9: rules trigger each other in a circle: 'bad'"),
+        ("{when: {rule: bad}}", "9: a rule cannot refer to itself"),
         ("{when: {rule: best}}", "22: there is no rule 'best'"),
         ("{when: {label: person}, for: -1}", "37: expected a number from 0 to 86400, got -1"),
         ("{when: {label: person}, actions: {publish_bool: 'a b'}}", "56: publish_bool takes a ROS name"),
@@ -233,6 +234,20 @@ def test_rules_that_trigger_each_other_are_refused_with_those_that_need_them() -
     assert [rule.name for rule in file.rules] == ["good", "after"]
 
 
+def test_each_circle_of_rules_is_named_alone() -> None:
+    pairs = {"a": "b", "b": "a", "self": "self", "between": "a", "c": "d", "d": "c"}
+    text = "rules:\n" + "".join(f"  {name}: {{when: {{rule: {other}}}}}\n" for name, other in pairs.items())
+    text = text.replace("c: {when: {rule: d}}", "c: {when: {all: [{rule: d}, {rule: between}]}}")
+    assert [(each.about, each.sentence) for each in parse_rules(text).problems] == [
+        ("rule 'a'", "rules trigger each other in a circle: 'a', 'b'"),
+        ("rule 'b'", "rules trigger each other in a circle: 'a', 'b'"),
+        ("rule 'self'", "a rule cannot refer to itself"),
+        ("rule 'between'", "a rule that it refers to cannot be used"),
+        ("rule 'c'", "rules trigger each other in a circle: 'c', 'd'"),
+        ("rule 'd'", "rules trigger each other in a circle: 'c', 'd'"),
+    ]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_chain_of_rules_is_no_circle_and_is_lost_with_its_first_one(order: int) -> None:
     chain = [f"  r{index}: {{when: {{rule: r{index - 1}}}}}\n" for index in range(1, 40)]
@@ -263,7 +278,7 @@ def test_a_file_full_of_misspelt_names_does_not_look_for_the_nearest_of_each() -
         ("units: pixels", "pixels need the size of their image"),
         ("units: inches", "line 1, column 8, the file: expected one of normalized, pixels"),
         ("rules: 3", "rules must be a mapping from names, got 3"),
-        (many(10_000), "more than 30000 values"),
+        (many(10_000), "this YAML is too large: it has more than 30000 values"),
         (many(MAX_RULES + 1), "1001 rules, more than 1000"),
     ],
 )  # fmt: skip

@@ -145,7 +145,8 @@ class ConditionReader:
         elif low == -math.inf and high == math.inf:
             raise WrongError(path, "a count needs more_than, fewer_than or exactly")
         if high <= max(low + 1, 0):
-            raise WrongError(path, f"no number is more than {low:g} and fewer than {high:g}")
+            least = "" if low == -math.inf else f"more than {low:g} and "
+            raise WrongError(path, f"no number is {least}fewer than {high:g}")
         return Count(objects, _range(low, high, numbers.get("hysteresis", 0.0), path))
 
     def _objects(self, given: Mapping[str, Any], path: Steps) -> Objects:
@@ -230,7 +231,7 @@ class ConditionReader:
             raise WrongError(path, f"the range of {quantity} needs `above` or `below`")
         maximum = MAXIMA.get(str(quantity), math.inf)
         if high <= max(low, 0.0) or low >= maximum:
-            raise WrongError(path, f"no {quantity} is in this range: {shown(dict(given))}")
+            raise WrongError(path, f"no {quantity} is {_words(given)}")
         return _range(low, high, ends.get("hysteresis", 0.0), path, maximum)
 
     def _attributes(self, entry: object, path: Steps) -> tuple[tuple[str, str], ...]:
@@ -247,8 +248,13 @@ class ConditionReader:
         return tuple(pairs)
 
 
+def _words(given: Mapping[str, Any]) -> str:
+    """The ends of a range in words, as its file gives them."""
+    return " and ".join(f"{key} {shown(given[key])}" for key in ("above", "below") if key in given)
+
+
 def _range(low: float, high: float, hysteresis: float, path: Steps, maximum: float = math.inf) -> Range:
     """A range of values from 0 to a maximum. Raises WrongError where none of them ends an event."""
     if hysteresis > low and (high == math.inf or (hysteresis and high + hysteresis > maximum)):
-        raise WrongError((*path, "hysteresis"), "so large that no event ends: use less")
+        raise WrongError((*path, "hysteresis"), "this hysteresis is so large that no event ends: use less")
     return Range(low, high, hysteresis)

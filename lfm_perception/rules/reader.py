@@ -44,6 +44,8 @@ MAX_LEAVES = 32
 """Maximum number of conditions in a rule."""
 MAX_NAME, MAX_MESSAGE = 64, 200
 MAX_SECONDS = 86_400.0
+MAX_LISTED = 8
+"""Maximum number of rules of a circle that its problem names."""
 MAX_HINTS = 20
 """Maximum number of problems of a file that suggest the nearest known name: the search for it is slow."""
 
@@ -251,12 +253,19 @@ class _Reader:
         lost = needs.keys() - _resolved(needs)
         waiting = lost - _resolved({name: needs[name] & lost for name in lost})
         users = {name: {user for user in waiting if name in needs[user]} for name in waiting}
-        circular = waiting - _resolved(users)  # without those that only wait for a circle
-        circle = ", ".join(shown(name) for name in islice((n for n in needs if n in circular), 8))
+        circles = dict[str, Set[str]]()
+        for name in waiting:
+            if name not in circles:
+                circle = _reached(name, needs) & _reached(name, users)
+                circles |= dict.fromkeys(circle or {name}, circle)
         for name in (n for n in needs if n in lost):
+            circle = circles.get(name, set())
+            listed = ", ".join(shown(each) for each in islice((n for n in needs if n in circle), MAX_LISTED))
             sentence = (
-                f"rules trigger each other in a circle: {circle}"
-                if name in circular
+                f"rules trigger each other in a circle: {listed}"
+                if len(circle) > 1
+                else "a rule cannot refer to itself"
+                if circle
                 else "a rule that it refers to cannot be used"
             )
             self._add(f"rule {shown(name)}", WrongError(("rules", name, "when"), sentence))
@@ -281,3 +290,13 @@ def _resolved(needs: Mapping[str, Set[str]]) -> set[str]:
             if not waits_for[user]:
                 found.append(user)
     return set(found)
+
+
+def _reached(name: str, ways: Mapping[str, Set[str]]) -> Set[str]:
+    """The names that lead on from this one; itself among them where it is on a circle."""
+    found, left = set[str](), [name]
+    while left:
+        new = ways.get(left.pop(), set()) - found
+        found |= new
+        left += new
+    return found
