@@ -232,6 +232,18 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleDrawing:
+    """What the rules add to an annotated image: zones and lines, and the events of the moment in words."""
+
+    shapes: tuple[Shape, ...] = ()
+    events: tuple[str, ...] = ()
+
+
+NO_DRAWING = RuleDrawing()
+"""That of a perception without rules."""
+
+
+@dataclass(frozen=True, slots=True)
 class AttributeValue:
     """The value of an attribute of a track, its probability, and the stamp of the frame that showed it."""
 

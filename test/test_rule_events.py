@@ -86,7 +86,29 @@ def test_a_line_is_crossed_in_a_direction_between_its_ends(to: str, expected: Se
         for event in events(engine, 1 + index / 10, [*first, *second])
     ]
     assert found == expected
-    assert engine.shapes()[-1].text == "door: 1 left, 1 right"
+    assert engine.drawing().shapes[-1].text == "door: 1 left, 1 right"
+
+
+def test_events_are_drawn_while_they_are_active_and_moments_for_a_second() -> None:
+    engine = RuleEngine(
+        rules("""
+  in: {when: {label: person, inside: dock}, message: somebody is at the dock}
+  over: {when: {crosses: door}}
+""")
+    )
+    drawn = []
+    for at, x in ((0.0, 0.4), (0.5, 0.6), (1.4, 0.6), (1.6, 0.6), (1.7, 0.4)):
+        events(engine, 1 + at, [track(1, x)])
+        drawing = engine.drawing()
+        drawn.append((drawing.events, [shape.active for shape in drawing.shapes]))
+    inside, over = "somebody is at the dock: person #1", "over: person #1"
+    assert drawn == [
+        ((), [False] * 3),
+        ((inside, over), [True, False, True]),
+        ((inside, over), [True, False, True]),
+        ((inside,), [True, False, False]),
+        ((over,), [False, False, True]),
+    ]
 
 
 def test_counts_are_more_fewer_or_exactly_and_have_hysteresis() -> None:

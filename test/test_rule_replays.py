@@ -13,11 +13,13 @@ from pages import charts_of
 from rule_scenes import track
 
 from lfm_perception.cli import main
-from lfm_perception.media.overlay import Overlay, View
+from lfm_perception.colours import ACTIVE
+from lfm_perception.geometry import Box
+from lfm_perception.media.overlay import MAX_EVENTS, STRIP, Overlay, View
 from lfm_perception.media.sinks.events import events_section
 from lfm_perception.rules import RuleEngine, parse_rules
 from lfm_perception.rules.events import SCHEMA
-from lfm_perception.scene import Frame, Shape
+from lfm_perception.scene import Frame, Image, RuleDrawing, Shape, Track
 from lfm_perception.stamps import from_seconds
 
 FLOOR = "zones: {floor: [[0, 0], [1, 0], [1, 1], [0, 1]]}\n"
@@ -54,9 +56,11 @@ def test_a_video_is_replayed_with_zones_events_and_a_timeline(
 ) -> None:
     file, out = tmp_path / "rules.yaml", tmp_path / "out"
     wrong = "  bad: {when: {inside: nowhere}}\n  close: {when: {distance: {below: 2}}}\n"
-    file.write_text(RULES + wrong, encoding="utf-8")
+    calm = "  calm: {when: {label: person, speed: {above: 90}}}\n"
+    file.write_text(RULES + wrong + calm, encoding="utf-8")
     assert command("rules", "replay", "demo", "--rules", file, "--seconds", "0.3", "--out", out) == 0
-    said = capsys.readouterr().err
+    told, said = capsys.readouterr()
+    assert "events             1 empty; none of calm\n" in told
     assert "line 4, column 24, rule 'bad': there is no zone 'nowhere'" in said
     assert "rule 'close': the distance from the camera is known only to a node" in said
     written = json.loads((out / "events.json").read_text(encoding="utf-8"))
@@ -66,6 +70,7 @@ def test_a_video_is_replayed_with_zones_events_and_a_timeline(
     assert [each["state"] for each in rest] == ["end"], "the demo model saw nothing"
     assert "video" in charts_of(out / "index.html")["Events of the rules"]
     page = (out / "index.html").read_text(encoding="utf-8")
+    assert "Events: 1 empty; none of calm." in page
     assert "nobody &lt;b&gt;there&lt;/b&gt;" in page
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["settings"]["rules.file"] == str(
         file
@@ -101,12 +106,36 @@ def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_video() -> None:
     assert section.notes == ["Events: 2 in, 2 new."]
 
 
+CORNERS = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
+
+
+def drawn(drawing: RuleDrawing, *tracks: Track) -> Image:
+    frame = Frame(np.zeros((192, 256, 3), np.uint8), 0)
+    return Overlay(256, 192, panel="").draw(View(frame, 0.0, tracks, None, 0.0, drawing))
+
+
 def test_zones_are_drawn_in_another_colour_while_an_event_is_under_way() -> None:
-    frame = Frame(np.zeros((96, 128, 3), np.uint8), 0)
-    corners = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
+    idle, active = (
+        drawn(RuleDrawing((Shape(CORNERS, True, "", each),)))[144, 128].tolist() for each in (False, True)
+    )
+    assert active != idle != [0, 0, 0]
 
-    def drawn(*, active: bool) -> tuple[int, ...]:
-        view = View(frame, 0.0, (), None, 0.0, (Shape(corners, True, "", active),))
-        return tuple(Overlay(128, 96, panel="").draw(view)[72, 64].tolist())
 
-    assert drawn(active=True) != drawn(active=False) != (0, 0, 0)
+def test_events_of_the_moment_are_listed_at_the_top() -> None:
+    one, many = (drawn(RuleDrawing((), ("too close: person #1",) * count)) for count in (1, 9))
+    ground = (one == ACTIVE).all(axis=2)
+    assert ground[:12, :2].all()
+    assert not ground[30:].any()
+    rows = (many == ACTIVE).all(axis=2)[:, 0].sum() / ground[:, 0].sum()
+    assert rows == MAX_EVENTS
+
+
+def test_the_name_of_a_track_does_not_cover_the_count_of_a_zone() -> None:
+    zone = RuleDrawing((Shape(CORNERS, True, "dock: 3", False),))
+    box = Box(0.25, 0.26, 0.75, 0.9)
+    before, after = drawn(zone), drawn(zone, track(1, 0.5)._replace(box=box))
+    strip = (before == STRIP).all(axis=2)
+    top, left = np.argwhere(strip).min(axis=0)
+    below, right = np.argwhere(strip).max(axis=0) + 1
+    assert below - top > 8
+    assert (before[top:below, left:right] == after[top:below, left:right]).all()

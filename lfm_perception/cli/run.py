@@ -121,7 +121,7 @@ def run(
                         every=every, limits=limits, badge=model_name(chosen), on_progress=job.advance,
                         rules=engine, on_events=opinions.on_events if opinions else None,
                     )  # fmt: skip
-            figures = report.summary()
+            figures = report.summary() | ({"events_by_rule": engine.begun} if engine else {})
             if opinions:
                 job.begin("waiting for second opinions")
                 figures["second_opinion"] = opinions.summary(lambda: not job.signal)

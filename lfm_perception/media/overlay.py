@@ -5,7 +5,7 @@ Thick coloured boxes are tracks: one colour per id, an arrow to the centre half 
 object itself moves, and fading with the time since the last detection. Thin white boxes are detections
 without a track; on independent pictures, where nothing is tracked, they are thick, one colour per label.
 Corners in the badge's colour are those of the region that the last inference saw. Zones and lines of the
-rules are grey, and red while an event about them is active.
+rules are grey, and red while an event about them is active. The events of the moment are listed at the top.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from lfm_perception.colours import ACTIVE, IDLE, Colour, track_colour
 from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
 from lfm_perception.media.text import TextRenderer
 from lfm_perception.scene import (
+    NO_DRAWING,
     ZERO_VELOCITY,
     AttributeValue,
     Detection,
     Frame,
     Image,
+    RuleDrawing,
     Scene,
     Shape,
     Track,
@@ -52,6 +54,9 @@ ARROW_S = 0.5
 SAME_OBJECT = 0.5
 """IoU with a track from which on a detection is not drawn."""
 
+MAX_EVENTS = 4
+"""Maximum number of lines about events at the top of an image."""
+
 CORNER_SHARE = 0.15
 """Length of the lines at the corners of a region, as a share of its sides."""
 
@@ -67,7 +72,6 @@ class View:
     """The content of one annotated image: a frame, the tracks at its stamp and the latest scene.
 
     `seconds` counts from the start of the recording; `inference_s` is the time the scene's inference took.
-    `shapes` are the zones and lines of the rules.
     """
 
     frame: Frame
@@ -75,7 +79,7 @@ class View:
     tracks: Sequence[Track]
     scene: Scene | None
     inference_s: float
-    shapes: Sequence[Shape] = ()
+    rules: RuleDrawing = NO_DRAWING
 
     @property
     def since_inference_s(self) -> float | None:
@@ -120,12 +124,14 @@ class Overlay:
         canvas[place.top : place.top + place.height, place.left : place.left + place.width] = resized
         if view.scene is not None and view.scene.view is not None and view.scene.view.region != WHOLE:
             self._draw_region(canvas, place.pixels(view.scene.view.region))
-        for shape in view.shapes:
+        for shape in view.rules.shapes:
             self._draw_shape(canvas, place, shape)
         marks = _marks(view)
         for mark in marks:
             self._draw_outline(canvas, place, mark)
-        taken: list[_Chip] = []
+        taken = self._draw_events(canvas, view.rules.events)
+        for shape in view.rules.shapes:
+            self._draw_count(canvas, place, shape, taken)
         for mark in sorted(marks, key=lambda mark: mark.box.y1):
             self._draw_name(canvas, place, mark, taken)
         if self._panel == "strip":
@@ -149,16 +155,35 @@ class Overlay:
                 cv2.line(canvas, (x, y), (x, y + downward), BADGE, 2)
 
     def _draw_shape(self, canvas: Image, place: _Place, shape: Shape) -> None:
-        """Draw a zone or a line with its text, at its highest point."""
-        colour = ACTIVE if shape.active else IDLE
+        """Draw the outline of a zone, or a line."""
         points = np.array([place.point(*point) for point in shape.points], np.int32)
-        for thickness, ink in ((4, BLACK), (2, colour)):
+        for thickness, ink in ((4, BLACK), (2, ACTIVE if shape.active else IDLE)):
             cv2.polylines(canvas, [points], shape.closed, ink, thickness, cv2.LINE_AA)
-        (x, y), wide = points[points[:, 1].argmin()].tolist(), self._text.width(shape.text)
-        x, baseline = min(x, max(self.width - wide, 0)), max(y - self._size // 3, self._size)
-        corner = x + wide, baseline + self._size // 3
-        cv2.rectangle(canvas, (x, baseline - self._size), corner, STRIP, cv2.FILLED)
-        self._text.draw(canvas, shape.text, x, baseline, colour)
+
+    def _draw_count(self, canvas: Image, place: _Place, shape: Shape, taken: list[_Chip]) -> None:
+        """Draw the text of a zone or a line near its highest point, where it covers no other text."""
+        x, y = place.point(*min(shape.points, key=lambda point: point[1]))
+        wide = self._text.width(shape.text) + self._size // 2
+        chip = self._free_place([x, y, x, y], wide, round(self._size * 1.3), taken)
+        self._draw_chip(canvas, chip, shape.text, STRIP, ACTIVE if shape.active else IDLE)
+        taken.append(chip)
+
+    def _draw_events(self, canvas: Image, events: Sequence[str]) -> list[_Chip]:
+        """List the events at the top of the image; the places that this takes."""
+        shown, tall = list(events[:MAX_EVENTS]), round(self._size * 1.3)
+        if len(events) > MAX_EVENTS:
+            shown[-1] = f"{len(events) - MAX_EVENTS + 1} more events"
+        chips = []
+        for index, event in enumerate(shown):
+            text = self._wrapped(event, self.width - 2 * self._size, 1)[0]
+            wide = min(self._text.width(text) + self._size // 2, self.width)
+            chips.append(_Chip(0, index * tall, wide, tall))
+            self._draw_chip(canvas, chips[-1], text, ACTIVE, _ink(ACTIVE))
+        return chips
+
+    def _draw_chip(self, canvas: Image, chip: _Chip, text: str, ground: Colour, ink: Colour) -> None:
+        canvas[chip.y : chip.y + chip.height, chip.x : chip.x + chip.width] = ground
+        self._text.draw(canvas, text, chip.x + self._size // 4, chip.y + round(self._size * 0.98), ink)
 
     def _draw_outline(self, canvas: Image, place: _Place, mark: _Mark) -> None:
         x1, y1, x2, y2 = place.pixels(mark.box)

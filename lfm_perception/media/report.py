@@ -13,6 +13,9 @@ from lfm_perception.media.latency import STAGES, distribution, stage_times
 from lfm_perception.scene import Scene, Usage
 from lfm_perception.stamps import to_seconds
 
+MAX_SILENT = 10
+"""Maximum number of rules without an event that are listed."""
+
 
 class Report:
     """Gathers the figures of one run. The clock runs from `start`, else from construction, to `summary`."""
@@ -117,6 +120,8 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if not summary.get("pictures"):
         found.append(("tracks", counted(summary["tracks_by_label"]) or "none"))
+    if (events := summary.get("events_by_rule")) is not None:
+        found.append(("events", counted_events(events)))
     if opinions := summary.get("second_opinion"):
         refused = opinions["refused_camera"]
         why = "" if refused is None else f"; camera {shown(refused)} is not in second_opinion.cameras"
@@ -133,3 +138,12 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def counted(counts: Mapping[str, int]) -> str:
     """Counts by name as text: `2 person, 1 box`."""
     return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def counted_events(begun: Mapping[str, int]) -> str:
+    """Counts of events by rule as text, with the rules that had none: `2 loitering; none of crowded`."""
+    happened = {rule: count for rule, count in begun.items() if count}
+    silent = [rule for rule, count in begun.items() if not count]
+    more = f" and {len(silent) - MAX_SILENT} more" if len(silent) > MAX_SILENT else ""
+    rest = f"; none of {', '.join(silent[:MAX_SILENT])}{more}" if happened and silent else ""
+    return (counted(happened) or "none") + rest

@@ -14,7 +14,7 @@ from lfm_perception.media.report import Report
 from lfm_perception.media.sinks import AnnotatedFrame, Recording
 from lfm_perception.media.sources import Source
 from lfm_perception.perception import Perception
-from lfm_perception.scene import Frame, Scene
+from lfm_perception.scene import NO_DRAWING, Frame, Scene
 from lfm_perception.stamps import to_seconds
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def record(
         events = rules.update(frame.stamp_ns, tracks, aspect, scene) if rules else None
         if events and on_events:
             on_events(frame, events)
-        shapes = rules.shapes() if rules else ()
+        drawing = rules.drawing() if rules else NO_DRAWING
         seconds = to_seconds(frame.stamp_ns - first_ns)
-        image = overlay.draw(View(frame, seconds, tracks, scene, inference_s, shapes))
+        image = overlay.draw(View(frame, seconds, tracks, scene, inference_s, drawing))
         found = scene if inferred else None
         recording.write(AnnotatedFrame(index, frame, tracks, image, found, inference_s, events))
         report.add_frame(frame.stamp_ns)

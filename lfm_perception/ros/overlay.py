@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 
 from lfm_perception.live import LatestWorker
 from lfm_perception.ros import messages
-from lfm_perception.scene import Frame, Scene, Shape, Track
+from lfm_perception.scene import NO_DRAWING, Frame, RuleDrawing, Scene, Track
 from lfm_perception.stamps import to_seconds
 
 if TYPE_CHECKING:
@@ -20,16 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OverlayInput:
-    """A serialized image, the tracks at its stamp, the latest scene and the latency of its inference.
-
-    `shapes` are the zones and lines of the rules.
-    """
+    """A serialized image, the tracks at its stamp, the latest scene and the latency of its inference."""
 
     raw: bytes
     tracks: Sequence[Track]
     scene: Scene | None
     latency_s: float
-    shapes: Sequence[Shape] = ()
+    rules: RuleDrawing = NO_DRAWING
 
 
 class OverlayThread:
@@ -60,5 +57,5 @@ class OverlayThread:
             self._size = frame.width, frame.height
         self._first_stamp_ns = self._first_stamp_ns or frame.stamp_ns
         seconds = to_seconds(frame.stamp_ns - self._first_stamp_ns)
-        rgb = self._overlay.draw(View(frame, seconds, item.tracks, item.scene, item.latency_s, item.shapes))
+        rgb = self._overlay.draw(View(frame, seconds, item.tracks, item.scene, item.latency_s, item.rules))
         return messages.image(rgb, messages.header(frame.stamp_ns, frame.frame_id))

@@ -29,7 +29,7 @@ from lfm_perception.ros.rule_questions import RuleQuestions
 from lfm_perception.ros.topics import RULES
 from lfm_perception.rules import Event, Known, RuleEngine, RuleFile, read_rules
 from lfm_perception.rules.events import event_text, event_to_json, file_name
-from lfm_perception.scene import Frame, Scene, Shape, Track
+from lfm_perception.scene import NO_DRAWING, Frame, Scene, Track
 from lfm_perception.settings import Settings
 from lfm_perception.typed_questions import TypedQuestion
 
@@ -89,8 +89,8 @@ class RuleOutputs:
         self._look_s = 0.0
         self._problem, self._events, self._frame_id = "", 0, ""
         self._last_jumps = self._last_suppressed = self._last_lost = 0
-        self.shapes: tuple[Shape, ...] = ()
-        """The zones and lines as they are drawn."""
+        self.drawing = NO_DRAWING
+        """Zones, lines and events as they are drawn."""
         self._file = RuleFile()
         self._engine = RuleEngine(self._file)
         self._actions = self._new_actions(rules=(), settings=settings.rules)
@@ -127,7 +127,7 @@ class RuleOutputs:
                 self._frame_id = frame_id
                 aspect = size[1] / size[0] if all(size) else USUAL_ASPECT
                 events = self._engine.update(stamp_ns, tracks, aspect, scene)
-                self.shapes = self._engine.shapes()
+                self.drawing = self._engine.drawing()
                 self._publish(events, raw)
 
         self._worker.submit(evaluate)
@@ -213,7 +213,7 @@ class RuleOutputs:
         self._file, self._engine = file, RuleEngine(file, rules.max_rate)
         self._actions = self._new_actions(rules=file.rules, settings=rules)
         self._open_clips(rule.name for rule in file.rules if rule.actions.clip)
-        self.shapes = self._engine.shapes()
+        self.drawing = self._engine.drawing()
 
     def _open_clips(self, names: Iterable[str]) -> None:
         """Record events of the rules of these names, if that is allowed; what is under way is completed."""

@@ -39,7 +39,7 @@ from lfm_perception.ros.overlay import OverlayInput, OverlayThread
 from lfm_perception.ros.question_outputs import QuestionOutputs
 from lfm_perception.ros.topics import perception_subscriptions
 from lfm_perception.ros.unexpected import UnexpectedErrors
-from lfm_perception.scene import Frame, Scene, Shape, Track
+from lfm_perception.scene import NO_DRAWING, Frame, Scene, Shape, Track
 from lfm_perception.scene_json import scene_to_json
 from lfm_perception.settings import Settings
 from lfm_perception.stamps import STAMP_RESET_S, to_seconds
@@ -272,13 +272,13 @@ class Session:
         self._image_age_s = to_seconds(now_ns - image.stamp_ns) if now_ns else 0.0
         if image.width and image.height:
             self._size = image.width, image.height
-        shapes: tuple[Shape, ...] = ()
+        drawing = NO_DRAWING
         if (rules := self._rules) is not None:
             rules.submit(image.stamp_ns, image.frame_id, tracks, self._size, self._live.scene, raw)
-            shapes = rules.shapes
-        self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id), shapes)
+            drawing = rules.drawing
+        self._publish_tracks(tracks, messages.header(image.stamp_ns, image.frame_id), drawing.shapes)
         if self._outputs.wanted("debug_image"):
-            self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s, shapes))
+            self._overlay.submit(OverlayInput(raw, tracks, self._live.scene, self._live.latency_s, drawing))
 
     def _publish_tracks(self, tracks: Sequence[Track], header: Header, shapes: Sequence[Shape]) -> None:
         width, height = self._size

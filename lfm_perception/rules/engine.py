@@ -13,7 +13,7 @@ The state of a track is kept for a while after it is gone, so that it may come b
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from struct import pack
@@ -23,12 +23,13 @@ import numpy as np
 from lfm_perception.geometry import stack
 from lfm_perception.rules.answer_times import AnswerTimes, answer_ages_s
 from lfm_perception.rules.conditions import ROUNDING_S, Columns, Conditions, Observation
+from lfm_perception.rules.drawing import MOMENT_S, RuleDrawer
 from lfm_perception.rules.events import Event
 from lfm_perception.rules.places import Anchors, Bools, Floats, moved, true_places
-from lfm_perception.rules.schema import Count, Objects, RuleFile, leaves
-from lfm_perception.scene import AttributeValue, Scene, Shape, Track
+from lfm_perception.rules.schema import Objects, RuleFile, leaves
+from lfm_perception.scene import AttributeValue, RuleDrawing, Scene, Track
 from lfm_perception.settings import RulesSettings
-from lfm_perception.stamps import STAMP_RESET_S, to_seconds
+from lfm_perception.stamps import STAMP_RESET_S, from_seconds, to_seconds
 
 MAX_STEP_S = 5.0
 """Maximum time between two frames that counts towards a duration: neither a silent camera nor a forward jump
@@ -50,6 +51,9 @@ MAX_COLUMNS = 1000
 MAX_TRACKS = 20
 """Maximum number of tracks in an event."""
 
+MAX_MOMENTS = 20
+"""Maximum number of moments that are remembered to be drawn."""
+
 DEFAULT_RATE = RulesSettings().max_rate
 """Default of `rules.max_rate`: events of a rule that may begin per second."""
 
@@ -66,7 +70,7 @@ class RuleEngine:
     """
 
     def __init__(self, file: RuleFile, max_rate: float = DEFAULT_RATE) -> None:
-        self._file, self._max_rate = file, max_rate
+        self._file, self._max_rate, self._drawer = file, max_rate, RuleDrawer(file)
         rules = file.rules
         asked_s = [
             leaf.disappears or 0.0 for r in rules for leaf in leaves(r.when) if isinstance(leaf, Objects)
@@ -78,6 +82,8 @@ class RuleEngine:
         self._end_after_s = np.array([rule.end_after_s - ROUNDING_S for rule in rules]).reshape(-1, 1)
         self.suppressed = 0
         """Events that were not published, since the start."""
+        self.begun = dict.fromkeys((rule.name for rule in rules), 0)
+        """Events that have begun since the start, by rule."""
         self.clock_jumps = 0
         """Times that the stamps went back, or ahead by more than `MAX_STEP_S`, since the start."""
         self._forget()
@@ -96,6 +102,7 @@ class RuleEngine:
         self._labelled: tuple[list[str], int] | None = None
         self._since_s, self._last_true_s = np.full((2, *shape), -np.inf)
         self._open: dict[tuple[int, int], Event] = {}
+        self._moments = deque[Event](maxlen=MAX_MOMENTS)
         self._last_begin_s: dict[int, float] = {}
         self._unpublished = Counter[int]()
         self._may_begin = np.full(len(self._file.rules), max(self._max_rate, 1.0))
@@ -148,26 +155,13 @@ class RuleEngine:
         self._forget()
         return ended
 
-    def shapes(self) -> tuple[Shape, ...]:
-        """Zones with the number of objects inside, and lines with those that crossed, as they are drawn."""
-        used = {
-            name
-            for row, _ in self._open
-            for leaf in leaves(self._file.rules[row].when)
-            if isinstance(objects := leaf.objects if isinstance(leaf, Count) else leaf, Objects)
-            for name in objects.inside
-        }
+    def drawing(self) -> RuleDrawing:
+        """The zones with the number of objects inside, the lines with those that crossed, and the events."""
+        earliest_ns = (self._stamp_ns or 0) - from_seconds(MOMENT_S)
+        moments = [event for event in self._moments if event.stamp_ns > earliest_ns]
         inside = self._conditions.inside.sum(axis=1).tolist()
-        zones = [
-            Shape(zone.points, True, f"{zone.name}: {count}", zone.name in used)
-            for zone, count in zip(self._file.zones, inside, strict=True)
-        ]
-        totals = self._conditions.crossings.totals.tolist()
-        lines = [
-            Shape((line.start, line.end), False, f"{line.name}: {left} left, {right} right", False)
-            for line, (left, right) in zip(self._file.lines, totals, strict=True)
-        ]
-        return (*zones, *lines)
+        crossed = self._conditions.crossings.totals.tolist()
+        return self._drawer.draw(inside, crossed, [*self.active_events, *moments])
 
     # --- columns ---------------------------------------------------------------------------------------
 
@@ -370,7 +364,10 @@ class RuleEngine:
             values=values,
             suppressed=self._unpublished.pop(row, 0),
         )
-        if not rule.momentary:
+        self.begun[rule.name] += 1
+        if rule.momentary:
+            self._moments.append(event)
+        else:
             self._open[row, track_id] = event
         return event
 

@@ -29,7 +29,7 @@ def rules(folder: Path) -> Read:
         engine = RuleEngine(found)
         for second, tracks in enumerate(frames, start=1):
             engine.update(second * 10**9, tracks)
-        engine.shapes()
+        engine.drawing()
         if found.problems:
             raise PerceptionError(found.problems[0])
         return found

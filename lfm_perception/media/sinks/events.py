@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfm_perception.media.charts import Span, timeline
 from lfm_perception.media.page import Section
-from lfm_perception.media.report import counted
+from lfm_perception.media.report import counted_events
 from lfm_perception.media.sinks.base import AnnotatedFrame, Sink
 from lfm_perception.media.staging import write_json
 from lfm_perception.stamps import to_seconds
@@ -45,12 +45,15 @@ class EventsFile(Sink, file=EVENTS, optional=True, media="video"):
         write_json(self._path, {"source": summary.get("source"), "events": self._records})
 
 
-def events_section(events: Sequence[Event], first_ns: int, last_ns: int) -> Section:
+def events_section(
+    events: Sequence[Event], first_ns: int, last_ns: int, rules: Iterable[str] = ()
+) -> Section:
     """When the events of a video took place. Those that have not ended at its end last until then.
 
     Args:
         events: in the order of their frames.
         first_ns, last_ns: stamps of the video's first and last frames.
+        rules: names of all rules, for those without an event.
     """
     begun = [event for event in events if event.begins]
     end_ns = {event.event_id: event.stamp_ns for event in events}
@@ -68,7 +71,9 @@ def events_section(events: Sequence[Event], first_ns: int, last_ns: int) -> Sect
         values = ", ".join(f"{name} {_text(value)}" for name, value in event.values.items())
         rows.append((event.rule, f"{start_s:.2f}", duration, tracks, values, event.message))
     left = len(rows) - MAX_ROWS
-    notes = [f"Events: {counted(Counter(event.rule for event in begun)) or 'none'}."]
+    counts = Counter(event.rule for event in begun)
+    silent = {rule: 0 for rule in rules if rule not in counts}
+    notes = [f"Events: {counted_events({**counts, **silent})}."]
     if left > 0:
         notes.append(
             f"The table ends with the first {MAX_ROWS} of {len(rows)} events; events.json holds all."

@@ -70,7 +70,9 @@ class PageSink(Sink, file=PAGE):
             sections = [top, latency_section(self._inference_s, self._usages)]
             title = "Tracked objects"
             if self._events is not None:
-                sections.insert(1, events_section(self._events, self._first_ns or 0, self._last_ns))
+                rules = summary.get("events_by_rule", ())
+                first_ns = self._first_ns or 0
+                sections.insert(1, events_section(self._events, first_ns, self._last_ns, rules))
             if summary.get("pictures"):
                 title = "Detected objects"
                 sections.insert(1, Section("Pictures", pictures=self._pictures, large=True))
