@@ -382,6 +382,27 @@ def test_a_question_that_a_frame_causes_is_not_answered_about_the_one_that_is_de
         assert recorder.answers[0].stamp_ns == frames[1].stamp_ns
 
 
+def test_a_question_whose_asker_fails_with_the_answer_is_not_refused_too(
+    vlm: Vlm, frames: list[Frame]
+) -> None:
+    class Failing(Recorder):
+        """An asker with a bug, which no real one is known to have."""
+
+        def on_answer(self, decision: Decision) -> None:
+            super().on_answer(decision)
+            raise ValueError("a bug")
+
+    asker = Failing()
+    with running(vlm) as (live, recorder):
+        assert live.offer(TypedQuestion("Is there a person?", "yes_no"), asker)
+        infer(live, recorder, frames[0])
+        recorder.wait(lambda: bool(recorder.errors))
+        assert (len(asker.answers), asker.errors) == (1, [])
+        assert "a bug" in recorder.errors[0]
+        statistics = live.statistics()
+        assert (statistics.questions_answered, statistics.questions_refused) == (1, 0)
+
+
 def test_it_stops_during_an_inference_and_starts_again(vlm: Vlm, frames: list[Frame]) -> None:
     with running(vlm) as (live, recorder):
         for frame in frames[:3]:

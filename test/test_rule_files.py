@@ -153,7 +153,7 @@ def test_a_wrong_zone_costs_the_rules_that_use_it(zone: str, sentence: str) -> N
         ("{inside: dock}, {outside: dock}", "inside and outside of 'dock' at once"),
         ("{speed: {above: 1}}, {speed: {below: 0.5}}", "no speed is in all of these ranges"),
         ("{attributes: {hat: red}}, {attributes: {hat: blue}}", "no object has both values of 'hat'"),
-        ("{crosses: door}, {appears: 0}", "crosses, appears and disappears are different moments"),
+        ("{crosses: door}, {appears: 0}", "crosses, appears and disappears are different moments: this is"),
         ("{crosses: {line: door, to: left}}, {crosses: {line: door, to: right}}", "line 'door' is crossed"),
         ("{count: {label: a}, more_than: 4}, {count: {label: a}, fewer_than: 2}", "no number is in all of"),
         ("{label: a}, {all: [{inside: dock}, {label: b}]}", "no object has all of these labels: 'a', 'b'"),

@@ -324,7 +324,10 @@ class LivePerception(Generic[T]):
             return
         finally:
             self._questions.record_answer(time.monotonic() - began_s)
-        asked.asker.on_answer(decision)
+        try:
+            asked.asker.on_answer(decision)
+        except Exception as error:  # the question is answered: nobody is told that it is not
+            self._fail("answer", error)
 
     def _apply_requests(self) -> None:
         with self._lock:

@@ -171,7 +171,7 @@ class ConditionReader:
             if key in given
         }
         if len(moments) + bool(crosses) > 1:
-            raise WrongError(path, DIFFERENT_MOMENTS)
+            raise WrongError(path, f"{DIFFERENT_MOMENTS}: give one")
         return Objects(
             labels=labels,
             ranges=tuple((key, self._range(given[key], (*path, key))) for key in QUANTITIES if key in given),

@@ -26,7 +26,7 @@ from lfm_perception.rules.schema import (
 LASTING = ("publish_bool", "call_set_bool", "set_parameter")
 """Actions that are undone as the events of their rule end: two rules with the same name undo each other."""
 
-DIFFERENT_MOMENTS = "crosses, appears and disappears are different moments: give one"
+DIFFERENT_MOMENTS = "crosses, appears and disappears are different moments"
 
 
 def contradiction(parts: Sequence[Condition]) -> str:
