@@ -13,9 +13,10 @@ if one of its rule begins within 0.5 s, for an object of the same label; every o
 (`evaluation/tracking.py`), or those of the demo model.
 
 Rules about answers are measured with the demo model alone, through `Perception`, which asks it standing
-questions and attributes of tracks, about the inferred frames and as late.
+questions and attributes of tracks, about the inferred frames and as late: their own time is not counted.
 
-The seeds of `SEQUENCES` are held out: rules, scenes and settings are developed on others.
+The seeds of `SEQUENCES` are held out: rules, scenes and settings are developed on others, but for the
+`end_after` of `close`, which was raised after a run over these.
 """
 
 from __future__ import annotations
