@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import logging
@@ -53,6 +54,17 @@ def test_a_label_is_drawn_as_it_is_and_never_as_a_formula(label: str) -> None:
     ):
         assert label[:40] in texts(chart)
     assert label[:20] in texts(matrix("A", [[1, 0], [0, 2]], [label, "box"], names))
+
+
+def test_a_value_without_neighbours_is_a_dot() -> None:
+    nan = float("nan")
+
+    def marks(*values: float) -> int:
+        chart = lines("A", [Line([*map(float, range(len(values)))], values)], ("x", "y"))
+        return base64.b64decode(chart.source.partition(",")[2]).count(b"<use ")
+
+    assert marks(0.5, nan, 0.5, 0.5) == marks(0.5, 0.5, 0.5, 0.5) + 1
+    assert marks(nan, 0.5, nan, 0.5) == marks(0.5, 0.5, 0.5, 0.5) + 2
 
 
 def test_every_chart_names_its_axes_and_its_parts() -> None:

@@ -85,6 +85,19 @@ def test_a_recording_is_compared_with_a_baseline_on_a_page_with_a_plot_for_each_
     assert "brightness, sharpness, motion" in page
 
 
+def test_one_window_above_the_limit_is_no_drift_and_says_so(
+    command: Command, recordings: Path, tmp_path: Path
+) -> None:
+    worse, out = results(tmp_path / "worse", 1, score=0.5), tmp_path / "out"
+    lines = (worse / "scenes.jsonl").read_text().splitlines(keepends=True)
+    (worse / "scenes.jsonl").write_text("".join(lines[:205]))
+    shown = command("drift", "report", recordings / "baseline.json", worse, "--out", out, *WINDOW)
+    reason = "above the limit, but not at the ends of two blocks in a row"
+    (scores,) = (line for line in shown.out.splitlines() if line.startswith("scores"))
+    assert scores.endswith(f"no drift: {reason}")
+    assert f"{reason}: scores." in (out / "drift.html").read_text()
+
+
 def test_a_baseline_of_the_demo_world_has_all_quantities_and_says_when_it_is_too_short(
     command: Command, tmp_path: Path
 ) -> None:

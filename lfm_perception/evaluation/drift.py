@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from lfm_perception.stamps import to_seconds
 
 Stamped = Iterable[tuple[float, Samples]]
 """Samples of inferred frames, each with its stamp in seconds."""
+
+BRIEF = "above the limit, but not at the ends of two blocks in a row"
+"""Why a quantity has not drifted although its worst index is above its limit."""
 
 
 def inferred_samples(
@@ -110,12 +113,16 @@ class Course:
                 name,
                 f"worst PSI {entry['worst_psi']:.3f}",
                 f"limit {entry['limit']:.3f}",
-                "as in the baseline"
-                if entry["first_drifted_s"] is None
-                else f"drifted, first after {entry['first_drifted_s']:.0f} s",
+                _verdict(entry),
             )
             for name, entry in self.to_json()["quantities"].items()
         ]
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    if entry["first_drifted_s"] is not None:
+        return f"drifted, first after {entry['first_drifted_s']:.0f} s"
+    return f"no drift: {BRIEF}" if entry["worst_psi"] > entry["limit"] else "as in the baseline"
 
 
 def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
@@ -130,16 +137,21 @@ def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
         )
         for each in found
     ]  # fmt: skip
+    brief = ", ".join(
+        each.name for each in found if each.name not in drifted and (each.psi or 0.0) > each.limit
+    )
     missing = ", ".join(name for name in QUANTITIES if course.worst(name) is None)
     notes = [
         f"Drifted: {names}. The baseline is of {baseline.source}, over {baseline.seconds:.0f} s.",
+        *([f"No drift, for it was {BRIEF}: {brief}."] if brief else []),
         *([f"Not compared, without enough samples on both sides: {missing}."] if missing else []),
     ]
     heads = ("quantity", "description", "worst PSI", "limit", "samples", "remedy")
     yield Section("Drift", notes=notes, heads=heads, rows=rows, texts=True)
     for each in found:
         psi = [float("nan") if state.psi is None else state.psi for state in course.of_quantity(each.name)]
-        limit = Line(course.stamps_s, [each.limit] * len(psi), COLOURS[3], "limit", dashes=DASHES[1])
+        ends_s = [0.0, course.stamps_s[-1]]
+        limit = Line(ends_s, [each.limit] * 2, COLOURS[3], "limit", dashes=DASHES[1])
         over_time = lines(
             f"Stability index of {each.name}", [Line(course.stamps_s, psi, label="PSI"), limit],
             ("time (s)", "PSI"),

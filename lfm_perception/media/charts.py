@@ -8,6 +8,7 @@ and positions grow upwards. The colours are those of Okabe and Ito, which colour
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,10 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line through points; NaN breaks it. `marker` and `dashes` as in matplotlib.
+    """A line through points; NaN breaks it, and a point alone is a dot.
 
-    Without `label` it has no entry in the legend; `text` stands at its first point.
+    `marker` and `dashes` are as in matplotlib. Without `label` it has no entry in the legend;
+    `text` stands at its first point.
     """
 
     x: Sequence[float]
@@ -364,9 +366,18 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
             clip_on=not (line.marker and line.width),  # the last marker of a curve may lie on the edge
             label=safe_line(line.label, MAX_LABEL) or None,
         )
+        if not line.marker and (alone := _alone(line.y)):
+            x, y = ([values[index] for index in alone] for values in (line.x, line.y))
+            axes.plot(x, y, color=line.colour, marker="o", markersize=4, linestyle="none")
         if line.text:
             axes.text(line.x[0], line.y[0], line.text, color=line.colour, fontsize=8, clip_on=True)
     _name_axes(axes, axes_names)
+
+
+def _alone(values: Sequence[float]) -> list[int]:
+    """The places of values without a neighbour, through which no line leads."""
+    known = [False, *(not math.isnan(value) for value in values), False]
+    return [place for place in range(len(values)) if known[place : place + 3] == [False, True, False]]
 
 
 def _chart(title: str, wide: bool, height: float, draw: Callable[[Axes], None]) -> Chart:
