@@ -95,7 +95,7 @@ def test_one_window_above_the_limit_is_no_drift_and_says_so(
     reason = "above the limit, but not at the ends of two blocks in a row"
     (scores,) = (line for line in shown.out.splitlines() if line.startswith("scores"))
     assert scores.endswith(f"no drift: {reason}")
-    assert f"{reason}: scores." in (out / "drift.html").read_text()
+    assert f"{reason.capitalize()}, which is no drift: scores." in (out / "drift.html").read_text()
 
 
 def test_a_baseline_of_the_demo_world_has_all_quantities_and_says_when_it_is_too_short(

@@ -103,7 +103,9 @@ def info(path: File = None, settings: options.SettingsFile = None, set_: options
     with _opened(path, settings, set_) as store:
         found = store.info()
     rows = [("file", str(store.path)), ("size", f"{found.file_bytes / 1e6:.1f} MB")]
-    rows += [(f"entries: {kind}", str(count)) for kind, count in found.entries.items()]
+    rows += [(f"entries: {kind}", str(count)) for kind, count in found.entries.items()] or [
+        ("entries", "none")
+    ]
     for name, time_ns in (("oldest", found.oldest_ns), ("newest", found.newest_ns)):
         rows.append((name, "none" if time_ns is None else time_text(time_ns)))
     options.show_rows(rows)

@@ -143,7 +143,7 @@ def drift_sections(course: Course, baseline: Baseline) -> Iterator[Section]:
     missing = ", ".join(name for name in QUANTITIES if course.worst(name) is None)
     notes = [
         f"Drifted: {names}. The baseline is of {baseline.source}, over {baseline.seconds:.0f} s.",
-        *([f"No drift, for it was {BRIEF}: {brief}."] if brief else []),
+        *([f"{BRIEF.capitalize()}, which is no drift: {brief}."] if brief else []),
         *([f"Not compared, without enough samples on both sides: {missing}."] if missing else []),
     ]
     heads = ("quantity", "description", "worst PSI", "limit", "samples", "remedy")

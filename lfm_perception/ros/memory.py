@@ -71,9 +71,11 @@ class NodeMemory:
 
     def on_event(self, event: Event, frame_id: str) -> None:
         """Keep what is published of an event."""
-        labels = dict.fromkeys(track.label for track in event.tracks)
-        said = (event.answer or {}).get("value", "")
-        text = " ".join(part for part in (event.rule, event.state, said, event.message, *labels) if part)
+        labels = ", ".join(dict.fromkeys(track.label for track in event.tracks))
+        said = "; ".join(filter(None, ((event.answer or {}).get("value", ""), event.message)))
+        text = (
+            f"{event.rule} {event.state}" + (f": {said}" if said else "") + (f" ({labels})" if labels else "")
+        )
         record = event_text(event_to_json(event, frame_id))
         self._writer.put(Entry("event", text, event.stamp_ns, data=record))
 

@@ -93,7 +93,7 @@ def test_captions_counts_and_events_are_found_while_the_node_writes(keeping: Rob
     assert sum(counts["data"]["counts"].values()) > 0
     assert all(label in counts["text"] for label in counts["data"]["counts"])
     shown = command(folder, "search", "--since", "10m", "--thumbnails", str(folder / "thumbnails"))
-    assert " ago  event    crowded begin a zygomorphic crowd" in shown
+    assert " ago  event    crowded begin: a zygomorphic crowd" in shown
     assert next((folder / "thumbnails").iterdir()).read_bytes().startswith(b"\xff\xd8")
 
 
@@ -102,7 +102,7 @@ def test_questions_about_the_past_are_answered_without_an_image(keeping: Robot) 
     keeping.question("When did you last see a zygomorphic crowd?")
     said = keeping.wait(lambda: keeping.heard["answer"], "the answer")[0].data
     assert said.startswith("zygomorphic crowd: ")
-    assert "(event: crowded begin a zygomorphic crowd" in said
+    assert "(event: crowded begin: a zygomorphic crowd" in said
     keeping.question("When was the unicorn last seen?")
     keeping.wait(lambda: keeping.heard["answer"][1:], "the other answer")
     assert keeping.heard["answer"][1].data.startswith("unicorn: not in memory, which goes back ")
