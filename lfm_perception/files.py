@@ -261,7 +261,8 @@ def parse_yaml(text: str, max_nodes: int = MAX_NODES) -> Any:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = str(error.problem).partition(" with value")[0]
-        raise PerceptionError(f"not valid YAML{place}: {problem}") from error
+        hint = ": put a text with a question mark in quotes" if problem.endswith("got '?'") else ""
+        raise PerceptionError(f"not valid YAML{place}: {problem}{hint}") from error
     except Exception as error:  # an impossible date or tag surfaces as whatever the parser stumbles over
         raise PerceptionError(f"not valid YAML: {error or type(error).__name__}") from error
 

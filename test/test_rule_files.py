@@ -272,6 +272,7 @@ def test_a_file_full_of_misspelt_names_does_not_look_for_the_nearest_of_each() -
     [
         ("rules: [", "not valid YAML, line 1"),
         ("rules: {a: {when: {label: x}}, a: {when: {label: x}}}", "not valid YAML, line 1"),
+        ("rules: {a: {when: {label: x}, actions: {ask: Is it open?}}}", "question mark in quotes"),
         ("", "line 1, column 1, the file: a rule file must be a mapping, got nothing"),
         ("- a", "line 1, column 1, the file: a rule file must be a mapping"),
         ("rule: {}", "line 1, column 1, the file: a rule file has no key 'rule': did you mean 'rules'?"),
