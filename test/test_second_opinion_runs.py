@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -14,12 +16,17 @@ from opinions import reply
 
 from lfm_perception.cli import main
 from lfm_perception.demo.world import World
+from lfm_perception.media.latency import STAGES
+from lfm_perception.media.report import Report, rows
+from lfm_perception.media.sinks.report import opinions_section
 from lfm_perception.rules import parse_rules
 from lfm_perception.scene_json import SCHEMA
 
 ASKING = (
     "rules: {seen: {when: {count: {label: box}, more_than: 0}, actions: {second_opinion: 'Which number?'}}}"
 )
+
+ZERO = {"p50": 0.0, "p95": 0.0, "max": 0.0}
 
 
 def run(*words: str) -> int:
@@ -54,6 +61,9 @@ def test_a_run_asks_for_its_rules_and_waits_for_the_answers(tmp_path: Path) -> N
         "rule seen",
     )
     assert outcome["label"] == "box"
+    page = (out / "index.html").read_text(encoding="utf-8")
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", page[page.index("Second opinions") :])
+    assert cells[5:8] == [f"box #{outcome['track_id']}", "Which number?", "4711"]
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for line in (out / "scenes.jsonl").read_text(encoding="utf-8").splitlines():
         jsonschema.validate(json.loads(line), schema)
@@ -80,6 +90,26 @@ def test_pictures_have_no_tracks_to_ask_about(tmp_path: Path, capsys: pytest.Cap
     words = [word for value in values for word in ("--set", value)]
     assert run(str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), *words) == 1
     assert "second_opinion.allowed needs tracks: add --sequence" in capsys.readouterr().err
+
+
+def test_the_terminal_tells_of_dropped_crops_and_the_page_of_missing_answers() -> None:
+    outcome = {
+        "label": "box", "track_id": 7, "question": "Which?", "answer": "", "confidence": None,
+        "source": "ocr", "problem": "nobody answered within 30 s",
+    }  # fmt: skip
+    opinions: dict[str, Any] = {
+        "answered": 0, "asked": 1, "refused_camera": None, "dropped": {"second_opinion.rate is used up": 2},
+        "outcomes": [outcome] * 101,
+    }  # fmt: skip
+    summary = Report().summary() | {"second_opinion": opinions}
+    summary["latency_s"] = dict.fromkeys(("inference", *(f"detect.{each}" for each in STAGES)), ZERO)
+    summary["tokens"] = {f"detect.{each}": ZERO for each in ("image", "answer")}
+    assert dict(rows(summary))["second opinions"] == (
+        "0 of 1 crops; 2 dropped: second_opinion.rate is used up"
+    )
+    section = opinions_section(opinions["outcomes"])
+    assert section.rows == [("box #7", "Which?", "none: nobody answered within 30 s", "", "ocr")] * 100
+    assert section.notes == ["The first 100 of 101; summary.json holds all."]
 
 
 @pytest.mark.parametrize("value", ["7", "''", f"'{'x' * 1001}'", "true", "[a]"])

@@ -125,6 +125,7 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if opinions := summary.get("second_opinion"):
         refused = opinions["refused_camera"]
         why = "" if refused is None else f"; camera {shown(refused)} is not in second_opinion.cameras"
+        why += "".join(f"; {count} dropped: {reason}" for reason, count in opinions["dropped"].items())
         found.append(("second opinions", f"{opinions['answered']} of {opinions['asked']} crops{why}"))
     if summary["rejects"]:
         found.append(("objects rejected", counted(summary["rejects"])))

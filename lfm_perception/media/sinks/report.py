@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,6 +28,9 @@ PAGE = "index.html"
 
 MAX_EMBEDDED, THUMBNAIL = 300, 560
 """Maximum number of pictures inside the page, others being shown from their files; longer side, pixels."""
+
+MAX_OPINIONS = 100
+"""Maximum number of second opinions in the page."""
 
 
 class PageSink(Sink, file=PAGE):
@@ -73,10 +76,33 @@ class PageSink(Sink, file=PAGE):
                 rules = summary.get("events_by_rule", ())
                 first_ns = self._first_ns or 0
                 sections.insert(1, events_section(self._events, first_ns, self._last_ns, rules))
+            if outcomes := (summary.get("second_opinion") or {}).get("outcomes"):
+                sections.insert(-1, opinions_section(outcomes))
             if summary.get("pictures"):
                 title = "Detected objects"
                 sections.insert(1, Section("Pictures", pictures=self._pictures, large=True))
             write_report(self._path, title, sections, summary)
+
+
+def opinions_section(outcomes: Sequence[Mapping[str, Any]]) -> Section:
+    """What the adviser answered about the crops, by `opinion.schema.json`."""
+    left = len(outcomes) - MAX_OPINIONS
+    return Section(
+        "Second opinions",
+        notes=[f"The first {MAX_OPINIONS} of {len(outcomes)}; summary.json holds all."] if left > 0 else [],
+        heads=("track", "question", "answer", "confidence", "source"),
+        rows=[
+            (
+                f"{each['label']} #{each['track_id']}",
+                each["question"],
+                f"none: {each['problem']}" if each["problem"] else each["answer"],
+                "" if each["confidence"] is None else f"{each['confidence']:.2f}",
+                each["source"],
+            )
+            for each in outcomes[:MAX_OPINIONS]
+        ],
+        texts=True,
+    )
 
 
 def _objects(scene: Scene) -> str:
