@@ -45,6 +45,14 @@ settings.register_profile("everyday", deadline=None)
 settings.load_profile("everyday")
 
 
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp opens on import and never closes: after tests of rclpy, Python warns of it."""
+    from llama_cpp import _utils
+
+    _utils.outnull_file.close()
+    _utils.errnull_file.close()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_environment() -> Iterator[None]:
     """Restore the environment variables that commands in this process set, such as the discovery range."""
