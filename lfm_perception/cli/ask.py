@@ -26,7 +26,12 @@ def ask(
             "node, `node:/cam1/perception` by its name."
         ),
     ],
-    question: Annotated[str, typer.Argument(help="The question in words, or as JSON with its type.")],
+    question: Annotated[
+        str,
+        typer.Argument(
+            help="The question in words, or as JSON with its type; `memory` asks the node's memory."
+        ),
+    ],
     yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability.")] = False,
     choice: Annotated[str | None, typer.Option(help="Answer with one of these: `red,blue`.")] = None,
     number: Annotated[str | None, typer.Option(help="Answer with a number in this range: `0..10`.")] = None,
@@ -53,6 +58,12 @@ def ask(
     Without a type the answer is a sentence. With `--yes-no`, `--choice` or `--number` the model's probability
     of every allowed answer is read, and the likeliest is printed.
     """
+    if sum((yes_no, choice is not None, number is not None)) > 1:
+        raise typer.BadParameter("give one of --yes-no, --choice and --number")
+    if (yes_no or choice is not None or number is not None) and question.lstrip().startswith("{"):
+        raise typer.BadParameter(
+            "a question in JSON names its type itself: leave out --yes-no, --choice and --number"
+        )
     node = options.node_name(source)
     if node is not None:
         options.refuse_for_node(
@@ -66,9 +77,14 @@ def ask(
             }
         )
         options.require_ros()
+        from lfm_perception.memory import MemoryQuestion
         from lfm_perception.ros.ask import ask_node
 
-        asked = _typed(question, language or "", yes_no=yes_no, choice=choice, number=number)
+        asked: TypedQuestion | MemoryQuestion = (
+            _typed(question, language or "", yes_no=yes_no, choice=choice, number=number)
+            if (remembered := MemoryQuestion.parse(question)) is None or not remembered.as_json
+            else remembered
+        )
         if as_json and asked.type == "text":
             raise typer.BadParameter(
                 "a running node answers in words, without evidence: leave out --json, or name a type",
@@ -110,9 +126,10 @@ def ask(
 
 
 def _published(text: str) -> str:
-    """The value and the probability in an answer in JSON, as on the node's topic."""
+    """The value in an answer in JSON, as on the node's topic, and its probability if it has one."""
     answer = json.loads(text)
-    return f"{answer.get('answer', answer['value'])} ({answer['probability']:.0%})"
+    value = str(answer.get("answer", answer["value"]))
+    return f"{value} ({answer['probability']:.0%})" if "probability" in answer else value
 
 
 def _line(decision: Decision, name: str, *, as_json: bool) -> str:
@@ -129,12 +146,6 @@ def _typed(
     """The question with the type that the options give."""
     from lfm_perception.typed_questions import TypedQuestion
 
-    if sum((yes_no, choice is not None, number is not None)) > 1:
-        raise typer.BadParameter("give one of --yes-no, --choice and --number")
-    if (yes_no or choice is not None or number is not None) and question.lstrip().startswith("{"):
-        raise typer.BadParameter(
-            "a question in JSON names its type itself: leave out --yes-no, --choice and --number"
-        )
     if yes_no:
         return TypedQuestion(question, "yes_no", language=language)
     if choice is not None:

@@ -115,6 +115,18 @@ def test_questions_about_the_past_are_answered_without_an_image(keeping: Robot) 
     assert answer["value"].startswith("crowd: ")
 
 
+def test_the_command_line_asks_the_memory(keeping: Robot) -> None:
+    run = [sys.executable, "-c", "from lfm_perception.cli import main; main()", "ask", f"node:{keeping.name}"]
+    asked = '{"type": "memory", "question": "crowd", "kind": "event"}'
+
+    def said(*words: str) -> str:
+        return subprocess.run([*run, *words], capture_output=True, text=True, check=True, timeout=120).stdout
+
+    assert said(asked).startswith("crowd: ")
+    assert json.loads(said(asked, "--json"))["entries"][0]["kind"] == "event"
+    assert said("When did you last see a crowd?").startswith("crowd: ")
+
+
 def test_an_agent_searches_the_memory(keeping: Robot) -> None:
     pytest.importorskip("mcp", reason="the extra mcp is not installed")
     from mcp import Client
