@@ -249,6 +249,8 @@ def test_the_commands_search_delete_and_tell(tmp_path: Path, command: Command) -
     assert (found["text"], found["kind"], found["data"]) == ("forklift 0", "event", {})
     assert command("memory", "search", "unicorn", *options).out == "no entry is found\n"
     assert "entries: event  3\n" in command("memory", "info", *options).out
+    swapped = command("memory", "search", "--since", "10m", "--until", "2h", *options)
+    assert "since '10m' is after until '2h': nothing lies between them" in swapped.err
     deleted = command("memory", "delete", "--before", "1h", *options)
     assert deleted.out == f"1 entries are deleted from {path}\n"
     assert command("memory", "delete", "--all", *options).out.startswith("2 entries are deleted")

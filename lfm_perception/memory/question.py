@@ -49,13 +49,18 @@ class MemoryQuestion:
     as_json: bool = True
 
     def query(self, now_ns: int) -> Query:
-        """The search for it. Raises PerceptionError for a time or a kind that is none."""
+        """The search for it. Raises PerceptionError for a kind that is none, and times that leave no time."""
         if self.kind and self.kind not in KINDS:
             raise PerceptionError(
                 f"the kind of an entry is one of {', '.join(KINDS)}, got {shown(self.kind)}"
             )
         since = moment_ns(self.since, now_ns) if self.since else 0
         until = moment_ns(self.until, now_ns) if self.until else MAX_ID
+        if since > until:
+            raise PerceptionError(
+                f"since {shown(self.since)} is after until {shown(self.until)}: nothing lies between "
+                "them, swap the two"
+            )
         return Query(self.words, since, until, self.kind, MAX_ENTRIES if self.as_json else 1)
 
     def to_json(self) -> str:
