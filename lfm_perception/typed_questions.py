@@ -35,6 +35,9 @@ MAX_OPTION_TOKENS = 48
 MAX_NUMBER = 999
 """Largest number that can be asked for: up to here a number is one token in most vocabularies."""
 
+MAXIMUM = 10
+"""Largest number of a question that names none."""
+
 YES, NO = "yes", "no"
 """The answers to a yes/no question, in any language."""
 
@@ -60,7 +63,7 @@ class TypedQuestion:
     type: str = "text"
     options: tuple[str, ...] = ()
     minimum: int = 0
-    maximum: int = 10
+    maximum: int = MAXIMUM
     language: str = "en"
     track: int | None = None
     second_opinion: bool = False
@@ -166,12 +169,17 @@ class TypedQuestion:
         guessed = "choice" if options else "number" if has_range else "text"
         if has_range and entry.get("type", guessed) != "number":
             raise PerceptionError("only a question of type number has a 'minimum' and a 'maximum'")
+        if "maximum" not in entry and entry.get("minimum", 0) >= MAXIMUM:
+            raise PerceptionError(
+                f"a question with 'minimum' {entry['minimum']} needs a 'maximum' too, "
+                f"which is {MAXIMUM} by default"
+            )
         return cls(
             text=entry["question"],
             type=entry.get("type", guessed),
             options=options,
             minimum=entry.get("minimum", 0),
-            maximum=entry.get("maximum", max(10, entry.get("minimum", 0))),
+            maximum=entry.get("maximum", MAXIMUM),
             language=entry.get("language", language),
             track=entry.get("track"),
             second_opinion=entry.get("second_opinion", False),

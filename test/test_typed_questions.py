@@ -174,6 +174,10 @@ def test_a_question_comes_as_words_or_as_json(text: str, expected: TypedQuestion
         (json.dumps({"question": "?", "options": [str(n) for n in range(500)]}), "got 500"),
         (json.dumps({"question": "?", "options": ["a", "b" * 101]}), "longer than 100"),
         ('{"question": "?", "minimum": 5, "maximum": 2}', "its minimum below its maximum"),
+        (
+            '{"question": "?", "minimum": 20}',
+            "with 'minimum' 20 needs a 'maximum' too, which is 10 by default",
+        ),
         ('{"question": "?", "maximum": 1e3}', "must be a whole number"),
         ('{"question": "?", "maximum": true}', "must be a whole number"),
         ('{"question": "?", "maximum": 100000}', "within 0 to 999"),
