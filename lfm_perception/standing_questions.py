@@ -171,7 +171,8 @@ def _yes_no(asked: Mapping[str, Any]) -> bool:
 def _value(key: str, value: Any) -> str | float:
     if key in ("name", "answer", "about"):
         return ("no", "yes")[value] if isinstance(value, bool) else str(value)  # YAML reads yes as true
+    most = 1.0 if key in ("threshold", "hysteresis") else MAX_SECONDS
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and 0 <= value <= MAX_SECONDS):  # also refuses NaN
-        raise PerceptionError(f"{key!r} must be a number from 0 to {MAX_SECONDS:g}, got {shown(value)}")
+    if not (number and 0 <= value <= most):  # also refuses NaN
+        raise PerceptionError(f"{key!r} must be a number from 0 to {most:g}, got {shown(value)}")
     return float(value)
