@@ -195,6 +195,26 @@ def test_a_topic_that_two_rules_would_set_belongs_to_the_first(action: str) -> N
     assert second.sentence == "a rule that it refers to cannot be used"
 
 
+def test_a_short_and_a_full_name_are_one_where_the_node_is_known() -> None:
+    rules = "".join(
+        f"  {name}: {{when: {{label: {name}}}, actions: {{{action}}}}}\n"
+        for name, action in (
+            ("a", "publish_bool: lamp"),
+            ("b", "publish_bool: /dock/lamp"),
+            ("c", "publish_bool: /lamp"),
+            ("d", "set_parameter: {name: speed, value: 1, end: 2}"),
+            ("e", "set_parameter: {name: speed, value: 3, end: 2, node: /dock/eyes}"),
+            ("f", "set_parameter: {name: speed, value: 3, end: 2, node: other}"),
+        )
+    )
+    assert not parse_rules(f"rules:\n{rules}").problems
+    problems = parse_rules(f"rules:\n{rules}", Known(node="/dock/eyes")).problems
+    assert [(each.about, each.sentence.partition(":")[0]) for each in problems] == [
+        ("rule 'b'", "'/dock/lamp' belongs to rule 'a'"),
+        ("rule 'e'", "'/dock/eyes speed' belongs to rule 'd'"),
+    ]
+
+
 def test_two_rules_that_set_a_parameter_back_at_their_end_collide_and_others_do_not() -> None:
     when = "when: {label: a}, actions: {set_parameter: {name: speed, value: 1"
     one, two = (f"  {name}: {{{when}, end: 0}}}}}}\n" for name in ("one", "two"))

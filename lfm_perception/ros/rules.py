@@ -181,7 +181,8 @@ class RuleOutputs:
             return
         self._look_s = now_s + FILE_PERIOD_S
         settings = self._settings
-        path, known = user_path(settings.rules.file), Known.of(settings)
+        path, own_name = user_path(settings.rules.file), self._node.get_fully_qualified_name()
+        known = replace(Known.of(settings), node=own_name)
         if (seen := (*_identity(path), settings.rules, known)) == self._seen:
             return
         same_file, self._seen = seen[:-1] == self._seen[:-1], seen

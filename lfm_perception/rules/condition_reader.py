@@ -49,7 +49,8 @@ CONDITIONS = ("all", "any", "not", "count", "alert", "rule", *OBJECT_KEYS)
 class Known:
     """Names that rules may use beside those of their file, None: any; the language of their questions.
 
-    `depth`: whether distances from the camera are measured, None: they may be.
+    `depth`: whether distances from the camera are measured, None: they may be. `node`: full name of the node
+    whose topics and parameters actions name, empty: any.
     """
 
     labels: Collection[str] | None = None
@@ -57,6 +58,7 @@ class Known:
     alerts: Collection[str] | None = None
     language: str = "en"
     depth: bool | None = None
+    node: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Known:

@@ -40,14 +40,17 @@ def contradiction(parts: Sequence[Condition]) -> str:
     return next(chain(_of_objects(objects), _of_counts(counts)), "")
 
 
-def shared_actions(rules: Iterable[Rule]) -> Iterator[tuple[str, str, str]]:
+def shared_actions(rules: Iterable[Rule], node: str = "") -> Iterator[tuple[str, str, str]]:
     """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence.
 
     Such a rule, and one that refers to it, is not used: no action of a later rule collides with theirs.
+
+    Args:
+        node: full name of the node that acts; empty where it is not known, and relative names stay so.
     """
     users, unused = dict[tuple[str, str], str](), set[str]()
     for rule in rules:
-        named = [(action, name) for action in LASTING if (name := _name(rule.actions, action))]
+        named = [(action, name) for action in LASTING if (name := _name(rule.actions, action, node))]
         shared = next((each for each in named if each in users), None)
         if shared is not None:
             action, name = shared
@@ -66,12 +69,19 @@ def shared_actions(rules: Iterable[Rule]) -> Iterator[tuple[str, str, str]]:
             users.update(dict.fromkeys(named, rule.name))
 
 
-def _name(actions: Actions, action: str) -> str:
+def _name(actions: Actions, action: str, node: str) -> str:
     """What a lasting action sets; empty without it, and for a parameter that the end does not set back."""
     value = getattr(actions, action)
     if isinstance(value, ParameterChange):
-        return f"{value.node} {value.name}".strip() if value.end is not None else ""
-    return value or ""
+        return f"{_full_name(value.node, node)} {value.name}".strip() if value.end is not None else ""
+    return _full_name(value, node) if value else ""
+
+
+def _full_name(name: str, node: str) -> str:
+    """A name as a node resolves it, the node's own for none; as it is where the node is not known."""
+    if not name or not node or name.startswith("/"):
+        return name or node
+    return f"{node.rpartition('/')[0]}/{name}"
 
 
 def _flat(parts: Iterable[Condition]) -> Iterator[Condition]:
