@@ -16,7 +16,8 @@ from lfm_perception.cli import main
 from lfm_perception.colours import ACTIVE
 from lfm_perception.geometry import Box
 from lfm_perception.media.overlay import MAX_EVENTS, STRIP, Overlay, View
-from lfm_perception.media.sinks.events import events_section
+from lfm_perception.media.sinks.base import AnnotatedFrame
+from lfm_perception.media.sinks.events import EventsFile, events_section
 from lfm_perception.rules import RuleEngine, parse_rules
 from lfm_perception.rules.events import SCHEMA
 from lfm_perception.scene import Frame, Image, RuleDrawing, Shape, Track
@@ -68,6 +69,7 @@ def test_a_video_is_replayed_with_zones_events_and_a_timeline(
     jsonschema.validate(begin, json.loads(SCHEMA.read_text(encoding="utf-8")))
     assert (begin["rule"], begin["state"], begin["values"]) == ("empty", "begin", {"count": 0})
     assert [each["state"] for each in rest] == ["end"], "the demo model saw nothing"
+    assert written["open"] == []
     assert "video" in charts_of(out / "index.html")["Events of the rules"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "Events: 1 empty; none of calm." in page
@@ -87,7 +89,7 @@ def test_rules_need_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "none.yaml: cannot be read: no such file or directory" in capsys.readouterr().err
 
 
-def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_video() -> None:
+def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_video(tmp_path: Path) -> None:
     engine = RuleEngine(
         parse_rules(FLOOR + "rules: {in: {when: {inside: floor}}, new: {when: {appears: 0}}}")
     )
@@ -104,6 +106,12 @@ def test_an_event_that_has_not_ended_lasts_until_the_end_of_the_video() -> None:
         ("in", "1.00", "4.00", "person #2"), ("new", "1.00", "", "person #2"),
     ]  # fmt: skip
     assert section.notes == ["Events: 2 in, 2 new."]
+    file, frame = EventsFile(tmp_path / "events.json", 1.0), Frame(np.zeros((4, 4, 3), np.uint8), 0)
+    file.write(AnnotatedFrame(0, frame, (), frame.image, events=found))
+    file.finish({})
+    written = json.loads((tmp_path / "events.json").read_text(encoding="utf-8"))
+    (first, second) = (each["event_id"] for each in written["events"] if each["state"] == "begin")
+    assert written["open"] == [second] != [first]
 
 
 CORNERS = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))

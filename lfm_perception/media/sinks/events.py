@@ -28,7 +28,10 @@ MIN_SHARE = 0.003
 
 
 class EventsFile(Sink, file=EVENTS, optional=True, media="video"):
-    """The events in the order of their frames; the format is `lfm_perception/rules/events.schema.json`."""
+    """The events in the order of their frames; the format is `lfm_perception/rules/events.schema.json`.
+
+    `open` are the ids of those that have not ended at the end of the video.
+    """
 
     def __init__(self, path: Path, rate: float) -> None:
         super().__init__(path, rate)
@@ -42,7 +45,12 @@ class EventsFile(Sink, file=EVENTS, optional=True, media="video"):
             self._records += [event_to_json(event, frame_id) for event in annotated.events]
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        write_json(self._path, {"source": summary.get("source"), "events": self._records})
+        begun, ended = (
+            dict.fromkeys(record["event_id"] for record in self._records if record["state"] == state)
+            for state in ("begin", "end")
+        )
+        under_way = [event_id for event_id in begun if event_id not in ended]
+        write_json(self._path, {"source": summary.get("source"), "events": self._records, "open": under_way})
 
 
 def events_section(
