@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,10 @@ from lfm_perception.vlm import CancelledError, OnText, Vlm
 if TYPE_CHECKING:
     from lfm_perception.planning.fovea import Choice, Fovea
     from lfm_perception.second_opinion import SecondOpinion
+
+
+MAX_WITHOUT_ROOM = 10
+"""Number of frames whose budgets had no room for a question, one after the other, that is reported."""
 
 
 class Perception:
@@ -76,6 +81,7 @@ class Perception:
             from lfm_perception.planning.fovea import Fovea  # costs nothing while it is off
 
             self._fovea = Fovea(settings.fovea)
+        self._without_room = Counter[str]()
         self._schedule.reconfigure(settings.questions.alerts, settings.questions.duty_cycle)
         self._attributes.reconfigure(settings.attributes)
 
@@ -95,6 +101,11 @@ class Perception:
             self._fovea.reset()
         self._schedule.reset()
         self._attributes.reset()
+
+    @property
+    def questions_without_room(self) -> tuple[str, ...]:
+        """Names of standing questions and attributes for which the budgets of many frames had no room."""
+        return tuple(name for name, count in self._without_room.items() if count >= MAX_WITHOUT_ROOM)
 
     @property
     def plan(self) -> FramePlan | None:
@@ -265,9 +276,11 @@ class Perception:
             began_s = time.perf_counter()
             try:
                 answer = self._inferencer.follow_up(frame, asked.question.question, MAX_OPTION_TOKENS)
-                if answer is None:  # the budgets are used up
+                if answer is None:
+                    self._leave_out(asked.name)
                     self._schedule.defer(asked, stamp_s)
                     return
+                del self._without_room[asked.name]
                 shares = answer_probabilities(asked.question, answer, self._settings.questions)
             except CancelledError:
                 raise
@@ -277,6 +290,15 @@ class Perception:
                 self._schedule.spend(stamp_s, time.perf_counter() - began_s)
             else:
                 self._schedule.record(asked, shares, frame.stamp_ns, time.perf_counter() - began_s)
+
+    def _leave_out(self, name: str) -> None:
+        """Counts that the budgets of a frame had no room for a question, and reports one that finds none."""
+        self._without_room[name] += 1
+        if self._without_room[name] == MAX_WITHOUT_ROOM:
+            self.question_problem = (
+                f"question {name!r} had no room in the budgets of {MAX_WITHOUT_ROOM} frames: raise "
+                "budget.tokens or budget.latency"
+            )
 
     def _ask_attributes(self, frame: Frame, tracks: Sequence[Track]) -> None:
         """Asks the attributes of tracks that are due, on their crops, in what standing questions left."""
@@ -288,8 +310,10 @@ class Perception:
             question = attribute.question(track.label)
             try:
                 answer = self._inferencer.ask_region(frame, region, question.question, MAX_OPTION_TOKENS)
-                if answer is None:  # the budgets are used up
+                if answer is None:
+                    self._leave_out(attribute.name)
                     return
+                del self._without_room[attribute.name]
                 decided = answer_probabilities(question, answer, settings)
                 shares = dict(zip(attribute.values, decided.values(), strict=True))  # as they were written
                 likeliest = max(shares, key=lambda text: shares[text])

@@ -12,7 +12,7 @@ import pytest
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
 from lfm_perception.errors import PerceptionError
-from lfm_perception.perception import Perception
+from lfm_perception.perception import MAX_WITHOUT_ROOM, Perception
 from lfm_perception.planning.question_schedule import ONCE_S, QuestionSchedule
 from lfm_perception.scene_json import scene_from_json, scene_to_json
 from lfm_perception.settings import Settings
@@ -192,3 +192,23 @@ def test_a_question_without_room_in_the_budgets_is_asked_about_the_next_frame(vl
     first, second = map(perception.infer, frames)
     assert (first.caption_usage is not None, first.alerts) == (True, ())
     assert [alert.stamp_ns for alert in second.alerts] == [frames[1].stamp_ns]
+
+
+def test_a_question_that_never_has_room_is_reported_once_and_named_until_it_has(vlm: LlamaVlm) -> None:
+    entry = {"name": "forklift", "question": "Is there a forklift?", "period": 0}
+    settings = Settings().with_values(
+        {"image.max_tokens": 64, "questions.standing": [json.dumps(entry)], "questions.duty_cycle": 1.0}
+    )
+    tight = settings.with_values({"budget.latency": 0.005})
+    frames = [World(seed=4, width=256, height=256).snapshot(index).frame for index in range(20)]
+    perception, problems = Perception(tight, vlm, open_tracker(tight.tracker)), list[str]()
+    for frame in frames[: MAX_WITHOUT_ROOM + 3]:
+        perception.infer(frame)
+        problems.append(perception.question_problem)
+    assert perception.questions_without_room == ("forklift",)
+    (number,) = (index for index, problem in enumerate(problems) if problem)
+    assert number == MAX_WITHOUT_ROOM - 1
+    assert "'forklift' had no room in the budgets of 10 frames: raise budget.tokens" in problems[number]
+    perception.reconfigure(settings)
+    assert perception.infer(frames[-1]).alerts
+    assert not perception.questions_without_room

@@ -308,6 +308,7 @@ class LivePerception(Generic[T]):
             if not reset:  # else the clock was set back meanwhile: the scene belongs to the past
                 self._statistics.record_inference(scene, self.latency_s, now_s)
                 self._callbacks.on_scene(scene, frame)
+            self._statistics.questions_without_room = self._perception.questions_without_room
             if self._perception.question_problem:
                 self._statistics.count(standing_questions_failed=1)
                 self._report("question", self._perception.question_problem)

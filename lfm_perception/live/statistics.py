@@ -36,7 +36,8 @@ class LiveStatistics:
     inferences were not expected to meet `budget.latency`. `input_hz` is the rate of the frames that were not
     rejected, `lost_share` the estimated share of the camera's frames that did not arrive. Questions were
     answered or refused. `standing_questions_answered` counts the answers to standing questions and about
-    attributes of tracks, `standing_questions_failed` the frames with one that failed. `time_since_frame_s`
+    attributes of tracks, `standing_questions_failed` the frames with one that failed; the budgets of many
+    frames had no room for `questions_without_room`. `time_since_frame_s`
     and `inference_age_s` count from the last such frame and from the last inference, or from the start before
     the first. Latencies run from `submit` to the scene.
     Of `drafted_decisions` with a draft token, `accepted_decisions` were right (speculative decoding).
@@ -57,6 +58,7 @@ class LiveStatistics:
     latency_p95_s: float
     last_error: str
     last_view: str
+    questions_without_room: tuple[str, ...]
     frames_received: int = 0
     frames_inferred: int = 0
     frames_dropped: int = 0
@@ -87,6 +89,7 @@ class StatisticsRecorder:
         self._latencies_s = deque[float](maxlen=LATENCY_WINDOW)
         self._last_inference_s: float | None = None
         self.last_error = self._last_view = ""
+        self.questions_without_room: tuple[str, ...] = ()
         self.start()
 
     def start(self) -> None:
@@ -158,6 +161,7 @@ class StatisticsRecorder:
                 latency_p95_s=p95_s,
                 last_error=self.last_error,
                 last_view=self._last_view,
+                questions_without_room=self.questions_without_room,
                 frames_waiting=waiting,
                 **self._counts,
             )

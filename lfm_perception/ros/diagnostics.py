@@ -181,6 +181,9 @@ def _model_level(
     if camera_runs and live.inference_age_s > thresholds.inference_age_warn:
         age_s, limit_s = live.inference_age_s, thresholds.inference_age_warn
         return WARN, f"no inference for {age_s:.1f} s, longer than node.inference_age_warn {limit_s:g}"
+    if live.questions_without_room:
+        names = ", ".join(live.questions_without_room)
+        return WARN, f"budget.tokens and budget.latency leave no room for questions: {names}"
     if over_budget > 0:
         return WARN, f"{over_budget} frames exceed budget.latency at every image size: raise it"
     if truncated > 0:
@@ -202,6 +205,7 @@ def _model_values(now: NodeStatus) -> dict[str, object]:
         "questions refused": live.questions_refused,
         "standing questions answered": live.standing_questions_answered,
         "standing questions failed": live.standing_questions_failed,
+        "questions without room": ", ".join(live.questions_without_room) or "none",
         "answers over latency budget": live.over_latency_budget,
         **_by_reason("objects rejected", live.objects_rejected),
         **_by_reason("frames failed", live.frames_failed),

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from robot import Camera, Robot
@@ -52,6 +53,27 @@ def test_standing_questions_come_live_are_answered_and_go(running: Robot) -> Non
     assert running.set(**{"questions.standing": []}).successful
     topic = running.user.resolve_topic_name("decisions/there")
     running.wait(lambda: not running.user.get_publishers_info_by_topic(topic), "the end of the topic")
+
+
+def test_the_diagnostics_name_a_question_for_which_the_budgets_have_no_room(running: Robot) -> None:
+    camera = Camera()
+    changes = {"questions.standing": [BOTH[0]], "questions.duty_cycle": 1.0, "budget.latency": 0.005}
+    assert running.set(**changes).successful
+
+    def warned() -> bool:
+        running.show(camera.next())
+        status = running.diagnosis("model")
+        return (
+            status.level == DiagnosticStatus.WARN and "leave no room for questions: there" in status.message
+        )
+
+    running.wait(warned, "the warning")
+    assert running.set(**{**changes, "budget.latency": 0.0}).successful
+    running.show(camera.next())
+    running.wait(
+        lambda: running.diagnosis("model").level == DiagnosticStatus.OK, "a status without a warning"
+    )
+    assert running.set(**{"questions.standing": []}).successful
 
 
 def test_a_standing_question_that_cannot_be_asked_is_refused(running: Robot) -> None:
