@@ -159,6 +159,14 @@ def test_a_changed_file_is_read_again_and_its_old_events_end(acting: Robot, fold
     path.unlink()
     acting.show(camera.next(3))
     acting.wait(lambda: "no such file" in acting.diagnosis("rules").message, "the missing file")
+    lamp = acting.user.resolve_topic_name("lamp")
+    path.write_text(
+        f"rules: {{one: {{when: {{label: box}}, actions: {{publish_bool: lamp}}}}, "
+        f"two: {{when: {{label: cone}}, actions: {{publish_bool: {lamp}}}}}}}",
+        encoding="utf-8",
+    )
+    acting.show(camera.next(3))
+    acting.wait(lambda: f"{lamp!r} belongs to rule 'one'" in acting.diagnosis("rules").message, "one topic")
     path.write_text(ACTING, encoding="utf-8")
     acting.show(camera.next(3))
     acting.wait(lambda: acting.counted("rules", "rules") == 3, "the file that is back")
