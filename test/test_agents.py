@@ -70,6 +70,9 @@ def test_an_agent_looks_asks_and_changes_labels() -> None:
         wrong = await client.call_tool("ask", {"question": "Which?", "type": "choice", "options": ["a"]})
         assert wrong.is_error
         assert "a choice has 2 to 100 options" in wrong.content[0].text
+        many = await client.call_tool("ask", {"question": "How many boxes?", "minimum": 20})
+        assert many.is_error
+        assert "with 'minimum' 20 needs a 'maximum' too" in many.content[0].text
         refused = await client.call_tool("set_labels", {"labels": ["box", "box"]})
         assert refused.is_error
         assert "more than once" in refused.content[0].text
@@ -79,7 +82,7 @@ def test_an_agent_looks_asks_and_changes_labels() -> None:
         assert later["stamp"]["nanosec"] != first["stamp"]["nanosec"]
         assert {found["label"] for found in later["detections"]} <= {"person"}
         (tracks,) = (await client.call_tool("tracks")).content
-        assert json.loads(tracks.text) == later["objects"]
+        assert json.loads(tracks.text) == {"stamp": later["stamp"], "objects": later["objects"]}
 
     served(use, "demo", "--allow-changes")
 

@@ -30,7 +30,7 @@ class Eyes(Protocol):
         ...
 
     def scene(self) -> dict[str, Any]:
-        """The latest scene."""
+        """The latest scene, of a running node with its `age_s`."""
         ...
 
     def caption(self) -> str:

@@ -69,34 +69,44 @@ def make_server(
 
     @server.tool(annotations=READS, structured_output=False)
     def tracks() -> str:
-        """The tracked objects of the latest scene as JSON: label, box, track id, velocity, score, age."""
+        """The tracked objects of the latest scene as JSON: label, box, track id, velocity, score, age.
+
+        With the image's stamp and, of a running robot, the scene's age_s in seconds.
+        """
         with looking() as eyes:
-            return json.dumps(eyes.scene()["objects"], ensure_ascii=False)
+            scene = eyes.scene()
+            told = {key: scene[key] for key in ("age_s", "stamp", "objects") if key in scene}
+            return json.dumps(told, ensure_ascii=False)
 
     @server.tool(annotations=READS, structured_output=False)
     def caption() -> str:
-        """One sentence about the latest image."""
+        """One sentence about the latest image, of a running robot with its age."""
         with looking() as eyes:
             return eyes.caption()
 
     @server.tool(annotations=READS, structured_output=False)
     def ask(
         question: str,
-        type: Literal["text", "yes_no", "choice", "number"] = "text",  # noqa: A002 (the key in JSON)
+        type: Literal["text", "yes_no", "choice", "number"] | None = None,  # noqa: A002 (the key in JSON)
         options: list[str] | None = None,
-        minimum: int = 0,
-        maximum: int = 10,
-        language: str = "",
+        minimum: int | None = None,
+        maximum: int | None = None,
+        language: str | None = None,
         track: int | None = None,
     ) -> str:
         """Ask about the latest image. Every type but text is answered with probabilities, as JSON.
 
-        A choice has options, a number lies from minimum to maximum. Language is that of the answer, such as
-        de; by default that of the settings. With the id of a track, the question is about this object alone.
+        A choice has options, a number lies from minimum (0) to maximum (10). Language is that of the answer,
+        such as de; by default that of the settings. With the id of a track, the question is about this object
+        alone.
         """
+        given = {
+            "question": question, "type": type, "options": options, "minimum": minimum, "maximum": maximum,
+            "language": language, "track": track,
+        }  # fmt: skip
         with looking() as eyes:
-            asked = TypedQuestion(question, type, tuple(options or ()), minimum, maximum, language, track)
-            return eyes.ask(asked)
+            entry = {key: value for key, value in given.items() if value is not None}
+            return eyes.ask(TypedQuestion.from_mapping(entry, language=""))
 
     @server.tool(annotations=READS, structured_output=False)
     def snapshot(boxes: bool = False) -> Image:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 SCENE_S = 15.0
 """Timeout for a scene or an image of the node."""
 
+MAX_AGE_S = 5.0
+"""Maximum age of a scene that is told as the latest one; after that the next one is waited for."""
+
 
 class NodeEyes:
     """Eyes over the node with this full name. Made by `node_eyes`."""
@@ -36,7 +41,8 @@ class NodeEyes:
     def __init__(self, node: Node, name: str) -> None:
         self._node, self._name = node, name
         self._scene: dict[str, Any] = {}
-        self._arrived = threading.Event()
+        self._arrived_s = -math.inf
+        self._lock, self._arrived = threading.Lock(), threading.Event()
         node.create_subscription(String, "scene", self._on_scene, RESULT.profile())
 
     def look(self) -> dict[str, Any]:
@@ -50,15 +56,21 @@ class NodeEyes:
         return self._scene
 
     def scene(self) -> dict[str, Any]:
-        """See `Eyes.scene`."""
-        return self._scene or self.look()
+        """The latest scene, with the seconds since it arrived; the next one where that is too long ago.
+
+        Its stamp tells no age: it is the camera's, or that of a recording.
+        """
+        if time.monotonic() - self._arrived_s > MAX_AGE_S:
+            self.look()
+        with self._lock:
+            return {"age_s": round(time.monotonic() - self._arrived_s, 1), **self._scene}
 
     def caption(self) -> str:
-        """The node's latest caption."""
-        caption = self.scene().get("global_caption")
-        if not caption:
+        """The node's latest caption, with its age."""
+        scene = self.scene()
+        if not (caption := scene.get("global_caption")):
             raise PerceptionError(f"{self._name} has no caption yet: see caption.enabled, or ask a question")
-        return str(caption)
+        return f"{caption} ({scene['age_s'] + (scene.get('caption_age_s') or 0.0):.1f} s ago)"
 
     def ask(self, question: TypedQuestion) -> str:
         """See `Eyes.ask`."""
@@ -95,7 +107,8 @@ class NodeEyes:
         except PerceptionError:
             return  # another node's
         if isinstance(scene, dict) and isinstance(scene.get("objects"), list):
-            self._scene = scene
+            with self._lock:
+                self._scene, self._arrived_s = scene, time.monotonic()
             self._arrived.set()
 
     def _next(self, topic: str, qos: Qos) -> Any:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ from robot import Camera, Robot
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.memory import MemoryQuestion
+from lfm_perception.ros import eyes as eyes_module
 from lfm_perception.ros.eyes import node_eyes
 from lfm_perception.settings import Settings
 from lfm_perception.typed_questions import TypedQuestion
@@ -40,6 +43,25 @@ def sending(running: Robot) -> Iterator[None]:
         thread.join()
 
 
+def test_a_scene_has_its_age_and_an_old_one_is_not_told(
+    running: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with node_eyes(running.name) as eyes:
+        with sending(running):
+            eyes.look()
+        time.sleep(0.3)
+        seen = eyes.scene()
+        assert seen["age_s"] >= 0.3
+        monkeypatch.setattr(eyes_module, "MAX_AGE_S", 0.2)
+        with sending(running):
+            assert eyes.scene()["stamp"] != seen["stamp"]
+        monkeypatch.setattr(eyes_module, "SCENE_S", 0.2)
+        time.sleep(2.0)  # the last frame that was sent is inferred
+        for stale in (eyes.scene, eyes.caption):
+            with pytest.raises(PerceptionError, match="published no scene within"):
+                stale()
+
+
 def test_an_agent_sees_what_the_node_sees(running: Robot) -> None:
     with sending(running), node_eyes(running.name) as eyes:
         scene = eyes.look()
@@ -51,7 +73,7 @@ def test_an_agent_sees_what_the_node_sees(running: Robot) -> None:
             image = cv2.imdecode(data, cv2.IMREAD_COLOR)
             assert image is not None
             assert image.shape == (480, 640, 3)
-        assert len(eyes.caption().split()) > 3
+        assert re.fullmatch(r"(\S+ ){3,}\(\d+\.\d s ago\)", eyes.caption())
         eyes.set_labels(["person"])
         assert running.get("detect.labels") == ["person"]
         with pytest.raises(PerceptionError, match="more than once"):
