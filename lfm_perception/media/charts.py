@@ -8,7 +8,6 @@ and positions grow upwards. The colours are those of Okabe and Ito, which colour
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -366,18 +365,13 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
             clip_on=not (line.marker and line.width),  # the last marker of a curve may lie on the edge
             label=safe_line(line.label, MAX_LABEL) or None,
         )
-        if not line.marker and (alone := _alone(line.y)):
-            x, y = ([values[index] for index in alone] for values in (line.x, line.y))
-            axes.plot(x, y, color=line.colour, marker="o", markersize=4, linestyle="none")
+        if not line.marker:
+            known = np.isfinite([np.nan, *line.y, np.nan])
+            alone = known[1:-1] & ~known[:-2] & ~known[2:]  # no line leads through these points
+            axes.plot(np.array(line.x)[alone], np.array(line.y)[alone], "o", color=line.colour, markersize=4)
         if line.text:
             axes.text(line.x[0], line.y[0], line.text, color=line.colour, fontsize=8, clip_on=True)
     _name_axes(axes, axes_names)
-
-
-def _alone(values: Sequence[float]) -> list[int]:
-    """The places of values without a neighbour, through which no line leads."""
-    known = [False, *(not math.isnan(value) for value in values), False]
-    return [place for place in range(len(values)) if known[place : place + 3] == [False, True, False]]
 
 
 def _chart(title: str, wide: bool, height: float, draw: Callable[[Axes], None]) -> Chart:
