@@ -79,7 +79,7 @@ class _Asked:
 
 
 _WEIGHTS = {
-    "several": 4.0, "count": 2.0, "side": 9.0, "which side": 3.0, "next": 40.0, "largest": 2.0,
+    "several": 4.0, "count": 2.0, "side": 9.0, "which side": 3.0, "next": 16.0, "largest": 2.0,
     "colour": 3.0, "helmet": 5.0, "helmet choice": 1.5,
 }  # fmt: skip
 """Frequencies relative to the other kinds: most scenes have no clear answer to some."""

@@ -164,7 +164,7 @@ def _vision_losses(
             terms["centre_attribute"] = 0.5 * fn.cross_entropy(guess, attribute, ignore_index=-1)
         if (batch.centre_neighbour >= 0).any():
             sides = trainee.centre_neighbour(at).float().unflatten(-1, (2, -1))
-            terms["centre_neighbour"] = 2.0 * fn.cross_entropy(
+            terms["centre_neighbour"] = fn.cross_entropy(
                 sides.flatten(0, 1), batch.centre_neighbour.flatten(), ignore_index=-1
             )
         terms["centre_rank"] = fn.cross_entropy(trainee.centre_rank(at).float(), rank)

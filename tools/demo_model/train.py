@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument(
         "--lessons", type=float, default=1.0, help="share of the images with a request for boxes or a caption"
     )
-    parser.add_argument("--questions", type=int, default=12, help="typed questions about each image")
+    parser.add_argument("--questions", type=int, default=8, help="typed questions about each image")
     parser.add_argument("--commands", type=int, default=32, help="commands in every other step")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
