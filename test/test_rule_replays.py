@@ -147,3 +147,29 @@ def test_the_name_of_a_track_does_not_cover_the_count_of_a_zone() -> None:
     below, right = np.argwhere(strip).max(axis=0) + 1
     assert below - top > 8
     assert (before[top:below, left:right] == after[top:below, left:right]).all()
+
+
+@pytest.mark.parametrize("corner", [0.0, 0.02])
+def test_counts_of_zones_at_the_top_cover_neither_events_nor_each_other(corner: float) -> None:
+    points = ((corner, corner), (0.9, corner), (0.9, 0.9), (corner, 0.9))
+    zones = [Shape(points, True, f"{name}: 3", False) for name in ("dock", "gate", "yard")]
+    listed = ("too close: person #1",) * MAX_EVENTS
+    alone = drawn(RuleDrawing((), listed))
+    image = drawn(RuleDrawing(tuple(zones), listed))
+    places = (alone == ACTIVE).all(axis=2)
+    assert (image[places] == ACTIVE).all()
+    single = [(drawn(RuleDrawing((zone,))) == STRIP).all(axis=2).sum() for zone in zones]
+    assert (image == STRIP).all(axis=2).sum() == sum(single)
+
+
+def test_events_and_counts_that_are_too_long_keep_their_ends_on_the_image() -> None:
+    """The last letter is an em dash, whose ink is a bar that ends at most 4 pixels before its ground."""
+    name = "a_name_of_64_characters_" * 3
+    event, zone = f"{name}: person #1 \N{EM DASH}", Shape(CORNERS, True, f"{name}: \N{EM DASH}", False)
+    for drawing, ground in ((RuleDrawing((), (event,)), ACTIVE), (RuleDrawing((zone,)), STRIP)):
+        image = drawn(drawing)
+        columns = np.flatnonzero((image == ground).all(axis=2).any(axis=0))
+        assert 200 < columns[-1] - columns[0] < 256
+        place = image[:, columns[-1] - 12 : columns[-1] - 4]
+        bar = (place != ground).any(axis=2) & (place != 0).any(axis=2)
+        assert bar.all(axis=1).any()

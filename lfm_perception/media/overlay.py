@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lfm_perception.colours import ACTIVE, IDLE, Colour, track_colour
 from lfm_perception.geometry import WHOLE, Box, iou_matrix, stack
@@ -163,9 +164,10 @@ class Overlay:
     def _draw_count(self, canvas: Image, place: _Place, shape: Shape, taken: list[_Chip]) -> None:
         """Draw the text of a zone or a line near its highest point, where it covers no other text."""
         x, y = place.point(*min(shape.points, key=lambda point: point[1]))
-        wide = self._text.width(shape.text) + self._size // 2
+        text = self._text.fitted(shape.text, self.width - self._size // 2)
+        wide = self._text.width(text) + self._size // 2
         chip = self._free_place([x, y, x, y], wide, round(self._size * 1.3), taken)
-        self._draw_chip(canvas, chip, shape.text, STRIP, ACTIVE if shape.active else IDLE)
+        self._draw_chip(canvas, chip, text, STRIP, ACTIVE if shape.active else IDLE)
         taken.append(chip)
 
     def _draw_events(self, canvas: Image, events: Sequence[str]) -> list[_Chip]:
@@ -175,9 +177,8 @@ class Overlay:
             shown[-1] = f"{len(events) - MAX_EVENTS + 1} more events"
         chips = []
         for index, event in enumerate(shown):
-            text = self._wrapped(event, self.width - 2 * self._size, 1)[0]
-            wide = min(self._text.width(text) + self._size // 2, self.width)
-            chips.append(_Chip(0, index * tall, wide, tall))
+            text = self._text.fitted(event, self.width - self._size // 2)
+            chips.append(_Chip(0, index * tall, self._text.width(text) + self._size // 2, tall))
             self._draw_chip(canvas, chips[-1], text, ACTIVE, _ink(ACTIVE))
         return chips
 
@@ -217,13 +218,16 @@ class Overlay:
         x1, y1, x2, y2 = (round(side) for side in corners)
         lowest = max(self._frame[1] - tall, 0)
         rows = [y1 - tall, y1, y2, *range(y1 + tall, y2, tall), *range(y1 - 2 * tall, y1 - 6 * tall, -tall)]
+        rows += range(
+            y2 + tall, y2 + (MAX_EVENTS + 4) * tall, tall
+        )  # below the events, and a few counts there
         chips = [
             _Chip(min(max(x, 0), max(self.width - wide, 0)), y, wide, tall)
             for y in rows
             for x in (x1 - 1, x2 - wide)
             if 0 <= y <= lowest
         ] or [_Chip(min(max(x1 - 1, 0), max(self.width - wide, 0)), min(max(y1, 0), lowest), wide, tall)]
-        return min(chips, key=lambda chip: sum(chip.overlap(other) for other in taken))
+        return chips[int(_covered(chips, taken).argmin())]
 
     def _draw_caption(self, canvas: Image, view: View) -> None:
         margin = self._size // 2
@@ -309,11 +313,16 @@ class _Chip:
     width: int
     height: int
 
-    def overlap(self, other: _Chip) -> int:
-        """The common area in pixels."""
-        wide = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
-        tall = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
-        return max(wide, 0) * max(tall, 0)
+
+def _covered(chips: Sequence[_Chip], taken: Sequence[_Chip]) -> NDArray[np.int64]:
+    """The area of each chip that the taken ones cover, pixels."""
+    corners, others = (
+        np.array([(each.x, each.y, each.x + each.width, each.y + each.height) for each in found], np.int64)
+        for found in (chips, taken)
+    )
+    corners, others = corners.reshape(-1, 1, 4), others.reshape(1, -1, 4)
+    sides = np.minimum(corners[..., 2:], others[..., 2:]) - np.maximum(corners[..., :2], others[..., :2])
+    return np.asarray(sides.clip(min=0).prod(axis=2).sum(axis=1), np.int64)
 
 
 def _marks(view: View) -> list[_Mark]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ class TextRenderer:
     def width(self, text: str, *, bold: bool = False) -> int:
         """The advance width in pixels."""
         return _rendered(text, self.size, bold)[2]
+
+    def fitted(self, text: str, room: int) -> str:
+        """The text, or of one that is wider than so many pixels the beginning and the end."""
+        if self.width(text) <= room:
+            return text
+
+        def shortened(kept: int) -> str:
+            return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+        kept = bisect_right(range(len(text)), room, key=lambda kept: self.width(shortened(kept)))
+        return shortened(max(kept - 1, 0))
 
     def draw(
         self, canvas: Image, text: str, x: int, baseline: int, colour: Colour, *, bold: bool = False

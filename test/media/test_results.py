@@ -22,7 +22,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.geometry import Box
 from lfm_perception.media import images, sources
 from lfm_perception.media.bags import typestore
-from lfm_perception.media.overlay import Overlay, View, _Chip
+from lfm_perception.media.overlay import Overlay, View, _Chip, _covered
 from lfm_perception.media.page import Section, write_report
 from lfm_perception.media.sinks import AnnotatedFrame, open_recording
 from lfm_perception.media.sinks.bag import BAG
@@ -136,7 +136,7 @@ def test_names_of_objects_at_the_same_place_do_not_cover_each_other() -> None:
     for box in boxes:
         corners = box.in_pixels(640, 480).tolist()
         taken.append(overlay._free_place(corners, 140, 20, taken))
-    assert not any(a.overlap(b) for index, a in enumerate(taken) for b in taken[:index])
+    assert not any(_covered([each], taken[:index]).any() for index, each in enumerate(taken))
 
 
 def test_a_box_fades_with_the_age_of_its_prediction() -> None:
