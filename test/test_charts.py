@@ -67,6 +67,15 @@ def test_a_value_without_neighbours_is_a_dot() -> None:
     assert marks(nan, 0.5, nan, 0.5) == marks(0.5, 0.5, 0.5, 0.5) + 2
 
 
+def test_a_text_at_a_point_without_a_line_has_no_dot() -> None:
+    line = Line([0.0, 1.0], [0.4, 0.6])
+    dots = [
+        base64.b64decode(lines("A", drawn, ("x", "y")).source.partition(",")[2]).count(b"<use ")
+        for drawn in ([line], [line, Line([0.5], [0.5], text="", width=0.0)])
+    ]
+    assert dots[0] == dots[1]
+
+
 def test_every_chart_names_its_axes_and_its_parts() -> None:
     drawn = texts(stacked("A", {"encode": [1.0], "decode": [2.0]}, ["detect"], "mean time (ms)"))
     assert all(name in drawn for name in ("encode", "decode", "detect", "mean time (ms)", "3.000"))

@@ -66,7 +66,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line through points; NaN breaks it, and a point alone is a dot.
+    """A line through points; NaN breaks it, and a point alone is a dot. Without width, no line is drawn.
 
     `marker` and `dashes` are as in matplotlib. Without `label` it has no entry in the legend;
     `text` stands at its first point.
@@ -365,7 +365,7 @@ def _plot(axes: Axes, drawn: Sequence[Line], axes_names: tuple[str, str]) -> Non
             clip_on=not (line.marker and line.width),  # the last marker of a curve may lie on the edge
             label=safe_line(line.label, MAX_LABEL) or None,
         )
-        if not line.marker:
+        if line.width and not line.marker:
             known = np.isfinite([np.nan, *line.y, np.nan])
             alone = known[1:-1] & ~known[:-2] & ~known[2:]  # no line leads through these points
             axes.plot(np.array(line.x)[alone], np.array(line.y)[alone], "o", color=line.colour, markersize=4)
