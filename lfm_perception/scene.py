@@ -233,10 +233,14 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class RuleDrawing:
-    """What the rules add to an annotated image: zones and lines, and the events of the moment in words."""
+    """What the rules add to an annotated image: zones and lines, and the events of the moment in words.
+
+    The newest events come first; `more` is the number of those that are not listed.
+    """
 
     shapes: tuple[Shape, ...] = ()
     events: tuple[str, ...] = ()
+    more: int = 0
 
 
 NO_DRAWING = RuleDrawing()

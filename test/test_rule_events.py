@@ -14,6 +14,7 @@ import pytest
 from rule_scenes import events, happened, rules, track
 
 from lfm_perception.rules import RuleEngine, parse_rules
+from lfm_perception.rules.drawing import MAX_EVENTS
 from lfm_perception.rules.events import MAX_BYTES, SCHEMA, event_text, event_to_json
 from lfm_perception.rules.places import Anchors, Zones
 from lfm_perception.rules.schema import Zone
@@ -109,6 +110,17 @@ def test_events_are_drawn_while_they_are_active_and_moments_for_a_second() -> No
         ((inside,), [True, False, False]),
         ((over,), [False, False, True]),
     ]
+
+
+def test_the_newest_events_are_listed_before_those_that_last() -> None:
+    places = "\n".join(f"  in{index}: {{when: {{label: person, inside: dock}}}}" for index in range(5))
+    engine = RuleEngine(rules(f"\n{places}\n  over: {{when: {{crosses: door}}}}\n"))
+    for at, x in ((0.0, 0.4), (0.5, 0.6), (2.0, 0.6), (2.5, 0.4)):
+        events(engine, 1 + at, [track(1, x), track(2, 0.6)])
+    drawing = engine.drawing()
+    assert len(drawing.events) == MAX_EVENTS
+    assert drawing.events[0] == "over: person #1"
+    assert len(drawing.events) + drawing.more == 1 + len(engine.active_events) > 5
 
 
 def test_counts_are_more_fewer_or_exactly_and_have_hysteresis() -> None:

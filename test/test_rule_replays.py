@@ -15,10 +15,11 @@ from rule_scenes import track
 from lfm_perception.cli import main
 from lfm_perception.colours import ACTIVE
 from lfm_perception.geometry import Box
-from lfm_perception.media.overlay import MAX_EVENTS, STRIP, Overlay, View
+from lfm_perception.media.overlay import STRIP, Overlay, View
 from lfm_perception.media.sinks.base import AnnotatedFrame
 from lfm_perception.media.sinks.events import EventsFile, events_section
 from lfm_perception.rules import RuleEngine, parse_rules
+from lfm_perception.rules.drawing import MAX_EVENTS
 from lfm_perception.rules.events import SCHEMA
 from lfm_perception.scene import Frame, Image, RuleDrawing, Shape, Track
 from lfm_perception.stamps import from_seconds
@@ -130,12 +131,15 @@ def test_zones_are_drawn_in_another_colour_while_an_event_is_under_way() -> None
 
 
 def test_events_of_the_moment_are_listed_at_the_top() -> None:
-    one, many = (drawn(RuleDrawing((), ("too close: person #1",) * count)) for count in (1, 9))
+    one, many = (
+        drawn(RuleDrawing((), ("too close: person #1",) * count, more))
+        for count, more in ((1, 0), (MAX_EVENTS, 6))
+    )
     ground = (one == ACTIVE).all(axis=2)
     assert ground[:12, :2].all()
     assert not ground[30:].any()
     rows = (many == ACTIVE).all(axis=2)[:, 0].sum() / ground[:, 0].sum()
-    assert rows == MAX_EVENTS
+    assert rows == MAX_EVENTS + 1
 
 
 def test_the_name_of_a_track_does_not_cover_the_count_of_a_zone() -> None:
@@ -154,8 +158,8 @@ def test_counts_of_zones_at_the_top_cover_neither_events_nor_each_other(corner: 
     points = ((corner, corner), (0.9, corner), (0.9, 0.9), (corner, 0.9))
     zones = [Shape(points, True, f"{name}: 3", False) for name in ("dock", "gate", "yard")]
     listed = ("too close: person #1",) * MAX_EVENTS
-    alone = drawn(RuleDrawing((), listed))
-    image = drawn(RuleDrawing(tuple(zones), listed))
+    alone = drawn(RuleDrawing((), listed, 1))
+    image = drawn(RuleDrawing(tuple(zones), listed, 1))
     places = (alone == ACTIVE).all(axis=2)
     assert (image[places] == ACTIVE).all()
     single = [(drawn(RuleDrawing((zone,))) == STRIP).all(axis=2).sum() for zone in zones]

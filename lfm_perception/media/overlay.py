@@ -55,8 +55,8 @@ ARROW_S = 0.5
 SAME_OBJECT = 0.5
 """IoU with a track from which on a detection is not drawn."""
 
-MAX_EVENTS = 4
-"""Maximum number of lines about events at the top of an image."""
+MAX_BELOW = 8
+"""Number of rows below a box in which its text may stand: below the events, and a few other texts."""
 
 CORNER_SHARE = 0.15
 """Length of the lines at the corners of a region, as a share of its sides."""
@@ -130,7 +130,7 @@ class Overlay:
         marks = _marks(view)
         for mark in marks:
             self._draw_outline(canvas, place, mark)
-        taken = self._draw_events(canvas, view.rules.events)
+        taken = self._draw_events(canvas, view.rules)
         for shape in view.rules.shapes:
             self._draw_count(canvas, place, shape, taken)
         for mark in sorted(marks, key=lambda mark: mark.box.y1):
@@ -170,11 +170,11 @@ class Overlay:
         self._draw_chip(canvas, chip, text, STRIP, ACTIVE if shape.active else IDLE)
         taken.append(chip)
 
-    def _draw_events(self, canvas: Image, events: Sequence[str]) -> list[_Chip]:
+    def _draw_events(self, canvas: Image, rules: RuleDrawing) -> list[_Chip]:
         """List the events at the top of the image; the places that this takes."""
-        shown, tall = list(events[:MAX_EVENTS]), round(self._size * 1.3)
-        if len(events) > MAX_EVENTS:
-            shown[-1] = f"{len(events) - MAX_EVENTS + 1} more events"
+        shown, tall = list(rules.events), round(self._size * 1.3)
+        if rules.more:
+            shown.append(f"{rules.more} more event{'s' if rules.more > 1 else ''}")
         chips = []
         for index, event in enumerate(shown):
             text = self._text.fitted(event, self.width - self._size // 2)
@@ -218,9 +218,7 @@ class Overlay:
         x1, y1, x2, y2 = (round(side) for side in corners)
         lowest = max(self._frame[1] - tall, 0)
         rows = [y1 - tall, y1, y2, *range(y1 + tall, y2, tall), *range(y1 - 2 * tall, y1 - 6 * tall, -tall)]
-        rows += range(
-            y2 + tall, y2 + (MAX_EVENTS + 4) * tall, tall
-        )  # below the events, and a few counts there
+        rows += range(y2 + tall, y2 + MAX_BELOW * tall, tall)
         chips = [
             _Chip(min(max(x, 0), max(self.width - wide, 0)), y, wide, tall)
             for y in rows

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from heapq import nlargest
 
 from lfm_perception.rules.events import Event
 from lfm_perception.rules.schema import Condition, Count, Objects, RuleFile, leaves
@@ -11,6 +12,9 @@ from lfm_perception.scene import RuleDrawing, Shape
 
 MOMENT_S = 1.0
 """Time for which a moment, such as a crossing, stays in the annotated images."""
+
+MAX_EVENTS = 3
+"""Maximum number of events that are listed."""
 
 MAX_TRACKS = 2
 """Maximum number of tracks that the text of an event names."""
@@ -33,7 +37,8 @@ class RuleDrawer:
             crossed: number of objects that crossed each line, to its left and to its right.
             events: those that are shown: active ones, and moments of the last `MOMENT_S`.
         """
-        used = frozenset[tuple[str, str]]().union(*(self._places[event.rule] for event in events))
+        rules = {event.rule for event in events}
+        used = frozenset[tuple[str, str]]().union(*(self._places[rule] for rule in rules))
         zones = [
             Shape(zone.points, True, f"{zone.name}: {count}", ("zone", zone.name) in used)
             for zone, count in zip(self._file.zones, inside, strict=True)
@@ -45,7 +50,8 @@ class RuleDrawer:
             )
             for line, (left, right) in zip(self._file.lines, crossed, strict=True)
         ]  # fmt: skip
-        return RuleDrawing((*zones, *lines), tuple(map(_text, events)))
+        newest = nlargest(MAX_EVENTS, events, key=lambda event: event.begin_ns)
+        return RuleDrawing((*zones, *lines), tuple(map(_text, newest)), len(events) - len(newest))
 
 
 def _places(when: Condition) -> Iterator[tuple[str, str]]:
