@@ -195,6 +195,19 @@ def test_a_topic_that_two_rules_would_set_belongs_to_the_first(action: str) -> N
     assert second.sentence == "a rule that it refers to cannot be used"
 
 
+def test_a_rule_that_refers_to_a_later_one_that_is_not_used_takes_no_topic_from_another() -> None:
+    text = """
+rules:
+  early: {when: {rule: second}, actions: {publish_bool: lamp}}
+  first: {when: {label: a}, actions: {publish_bool: horn}}
+  second: {when: {label: b}, actions: {publish_bool: horn}}
+  late: {when: {label: a}, actions: {publish_bool: lamp}}
+"""
+    file = parse_rules(text)
+    assert [rule.name for rule in file.rules] == ["first", "late"]
+    assert [problem.about for problem in file.problems] == ["rule 'early'", "rule 'second'"]
+
+
 def test_a_short_and_a_full_name_are_one_where_the_node_is_known() -> None:
     rules = "".join(
         f"  {name}: {{when: {{label: {name}}}, actions: {{{action}}}}}\n"

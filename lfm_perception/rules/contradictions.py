@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import chain
 
 from lfm_perception.errors import shown
@@ -43,13 +44,14 @@ def contradiction(parts: Sequence[Condition]) -> str:
 def shared_actions(rules: Iterable[Rule], node: str = "") -> Iterator[tuple[str, str, str]]:
     """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence.
 
-    Such a rule, and one that refers to it, is not used: no action of a later rule collides with theirs.
+    Such a rule, and one that refers to it, is not used: no action of another rule collides with theirs.
 
     Args:
+        rules: in the order of their file; they refer to each other without circles.
         node: full name of the node that acts; empty where it is not known, and relative names stay so.
     """
     users, unused = dict[tuple[str, str], str](), set[str]()
-    for rule in rules:
+    for rule in _after_their_triggers(rules):
         named = [(action, name) for action in LASTING if (name := _name(rule.actions, action, node))]
         shared = next((each for each in named if each in users), None)
         if shared is not None:
@@ -61,12 +63,34 @@ def shared_actions(rules: Iterable[Rule], node: str = "") -> Iterator[tuple[str,
                 f"{shown(name)} belongs to rule {shown(users[shared])}: the end of one event would deny the "
                 f"other; combine their conditions with any{or_else}",
             )
-        if shared is not None or any(
-            isinstance(each, ActiveRule) and each.rule in unused for each in leaves(rule.when)
-        ):
+        if shared is not None or unused & _triggers(rule):
             unused.add(rule.name)
         else:
             users.update(dict.fromkeys(named, rule.name))
+
+
+def _after_their_triggers(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """The rules in their order, but each after those that it refers to."""
+    given = list(rules)
+    places = {rule.name: place for place, rule in enumerate(given)}
+    waits_for = [{places[name] for name in _triggers(rule) & places.keys()} for rule in given]
+    users: list[list[int]] = [[] for _ in given]
+    for place, triggers in enumerate(waits_for):
+        for trigger in triggers:
+            users[trigger].append(place)
+    ready = [place for place, triggers in enumerate(waits_for) if not triggers]  # sorted, thus a heap
+    while ready:
+        place = heappop(ready)
+        yield given[place]
+        for user in users[place]:
+            waits_for[user].remove(place)
+            if not waits_for[user]:
+                heappush(ready, user)
+
+
+def _triggers(rule: Rule) -> set[str]:
+    """Names of the rules that it refers to."""
+    return {each.rule for each in leaves(rule.when) if isinstance(each, ActiveRule)}
 
 
 def _name(actions: Actions, action: str, node: str) -> str:
