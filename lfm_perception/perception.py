@@ -292,13 +292,8 @@ class Perception:
                 self._schedule.record(asked, shares, frame.stamp_ns, time.perf_counter() - began_s)
 
     def _leave_out(self, name: str) -> None:
-        """Counts that the budgets of a frame had no room for a question, and reports one that finds none."""
+        """Counts that the budgets of a frame had no room for a question."""
         self._without_room[name] += 1
-        if self._without_room[name] == MAX_WITHOUT_ROOM:
-            self.question_problem = (
-                f"question {name!r} had no room in the budgets of {MAX_WITHOUT_ROOM} frames: raise "
-                "budget.tokens or budget.latency"
-            )
 
     def _ask_attributes(self, frame: Frame, tracks: Sequence[Track]) -> None:
         """Asks the attributes of tracks that are due, on their crops, in what standing questions left."""

@@ -191,7 +191,8 @@ def parsed_entry(parameter: str, text: str) -> Any:
     try:
         return parse_yaml(text)
     except PerceptionError as error:
-        raise PerceptionError(f"{parameter}: {shown(text)} is {error}; put the question in quotes") from error
+        advice = "" if str(error).endswith("in quotes") else "; put the question in quotes"
+        raise PerceptionError(f"{parameter}: {shown(text)} is {error}{advice}") from error
 
 
 QUESTION_KEYS = {

@@ -80,8 +80,9 @@ def running(
     vlm: Vlm,
     settings: Settings = SETTINGS,
     decode: Callable[[Frame, int | None], Frame] = lambda frame, width: frame,
+    recorder: Recorder | None = None,
 ) -> Iterator[tuple[LivePerception[Frame], Recorder]]:
-    recorder = Recorder()
+    recorder = recorder or Recorder()
     live = LivePerception(settings, vlm, decode, recorder)
     live.start()
     try:
@@ -398,9 +399,32 @@ def test_a_question_whose_asker_fails_with_the_answer_is_not_refused_too(
         infer(live, recorder, frames[0])
         recorder.wait(lambda: bool(recorder.errors))
         assert (len(asker.answers), asker.errors) == (1, [])
-        assert "a bug" in recorder.errors[0]
+        assert recorder.errors[0] == "answer: an unexpected error: ValueError('a bug')"
         statistics = live.statistics()
         assert (statistics.questions_answered, statistics.questions_refused) == (1, 0)
+
+
+def test_questions_without_room_are_told_once_each_and_have_not_failed(vlm: Vlm, frames: list[Frame]) -> None:
+    entries = [f"{{name: {name}, question: 'Is there a {name}?', period: 0}}" for name in ("person", "box")]
+    settings = SETTINGS.with_values(
+        {"questions.standing": entries, "questions.duty_cycle": 1.0, "budget.latency": 0.005}
+    )
+    kinds = list[str]()
+
+    class Listening(Recorder):
+        def on_error(self, kind: str, message: str) -> None:
+            kinds.append(kind)
+            super().on_error(kind, message)
+
+    recorder = Listening()
+    with running(vlm, settings, recorder=recorder) as (live, _):
+        for frame in frames[:25]:
+            infer(live, recorder, frame)
+        statistics = live.statistics()
+    assert sorted(statistics.questions_without_room) == ["box", "person"]
+    assert sorted(kinds) == ["no room for box", "no room for person"], "a log leaves out no kind for another"
+    assert "had no room in the budgets of 10 frames: raise budget.tokens" in recorder.errors[0]
+    assert statistics.standing_questions_failed == 0
 
 
 def test_it_stops_during_an_inference_and_starts_again(vlm: Vlm, frames: list[Frame]) -> None:

@@ -23,7 +23,7 @@ from lfm_perception.errors import PerceptionError
 from lfm_perception.live.latest_worker import LatestWorker
 from lfm_perception.live.questions import Asked, Asker, QuestionQueue
 from lfm_perception.live.statistics import LiveStatistics, StatisticsRecorder
-from lfm_perception.perception import Perception
+from lfm_perception.perception import MAX_WITHOUT_ROOM, Perception
 from lfm_perception.planning.thermal import DegradationLevel, degraded
 from lfm_perception.scene import Frame, Scene, Track
 from lfm_perception.settings import Settings
@@ -81,7 +81,7 @@ class LiveCallbacks(Asker, Protocol):
 
     def on_unexpected(self, where: str, error: Exception) -> None:
         """A bug cost a frame; perception goes on."""
-        self.on_error(type(error).__name__, f"{where}: a frame failed unexpectedly: {error!r}")
+        self.on_error(type(error).__name__, _unexpected(where, error))
 
 
 class LivePerception(Generic[T]):
@@ -287,7 +287,7 @@ class LivePerception(Generic[T]):
     def _fail(self, where: str, error: Exception) -> None:
         if where == "inference":
             self._statistics.record_failure(type(error).__name__)
-        self._statistics.last_error = f"{where}: a frame failed unexpectedly: {error!r}"
+        self._statistics.last_error = _unexpected(where, error)
         self._callbacks.on_unexpected(where, error)
 
     def _infer(self, queued: QueuedFrame[T]) -> None:
@@ -308,13 +308,24 @@ class LivePerception(Generic[T]):
             if not reset:  # else the clock was set back meanwhile: the scene belongs to the past
                 self._statistics.record_inference(scene, self.latency_s, now_s)
                 self._callbacks.on_scene(scene, frame)
-            self._statistics.questions_without_room = self._perception.questions_without_room
+            self._report_questions_without_room(self._perception.questions_without_room)
             if self._perception.question_problem:
                 self._statistics.count(standing_questions_failed=1)
                 self._report("question", self._perception.question_problem)
             # one that came during the inference need not wait for another
             if (asked := due()) is not None:
                 self._answer(asked, frame)
+
+    def _report_questions_without_room(self, names: tuple[str, ...]) -> None:
+        """Report each question for which there is no room any more, once."""
+        before, self._statistics.questions_without_room = self._statistics.questions_without_room, names
+        for name in names:
+            if name not in before:  # each is a reason of its own: it is told, whatever else is told just now
+                self._report(
+                    f"no room for {name}",
+                    f"question {name!r} had no room in the budgets of {MAX_WITHOUT_ROOM} frames: raise "
+                    "budget.tokens or budget.latency",
+                )
 
     def _answer(self, asked: Asked, frame: Frame) -> None:
         began_s = time.monotonic()
@@ -347,6 +358,10 @@ class LivePerception(Generic[T]):
     def _report(self, reason: str, message: str) -> None:
         self._statistics.last_error = message
         self._callbacks.on_error(reason, message)
+
+
+def _unexpected(where: str, error: Exception) -> str:
+    return f"{where}: an unexpected error: {error!r}"
 
 
 class _Counting(Asker):
