@@ -64,3 +64,16 @@ def test_text_over_the_edge_is_clipped(x: int, baseline: int) -> None:
 def test_text_without_ink_draws_nothing() -> None:
     assert not drawn("").any()
     assert not drawn("   ").any()
+
+
+@pytest.mark.parametrize("bold", [False, True])
+def test_a_text_that_is_too_wide_keeps_its_beginning_and_its_end(bold: bool) -> None:
+    text, renderer = "person with a long name of a label #123 90%", TextRenderer(12)
+    for room in (0, 40, 120, 200):
+        fitted = renderer.fitted(text, room, bold=bold)
+        before, _, after = fitted.partition("…")
+        assert text.startswith(before)
+        assert text.endswith(after)
+        assert renderer.width(fitted, bold=bold) <= room or fitted == "…"
+    assert fitted.endswith("#123 90%")
+    assert renderer.fitted(text, renderer.width(text, bold=bold), bold=bold) == text

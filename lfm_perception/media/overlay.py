@@ -203,14 +203,15 @@ class Overlay:
 
     def _draw_name(self, canvas: Image, place: _Place, mark: _Mark, taken: list[_Chip]) -> None:
         """Draw the text of a box where it covers no other text, if there is such a place near the box."""
-        wide = self._text.width(mark.text, bold=True) + self._size // 2
+        text = self._text.fitted(mark.text, self.width - self._size // 2, bold=True)
+        wide = self._text.width(text, bold=True) + self._size // 2
         chip = self._free_place(place.pixels(mark.box), wide, round(self._size * 1.3), taken)
         taken.append(chip)
         around = slice(chip.y, chip.y + chip.height), slice(chip.x, chip.x + chip.width)
         before = canvas[around].copy()
         canvas[around] = mark.colour
         baseline = chip.y + round(self._size * 0.98)
-        self._text.draw(canvas, mark.text, chip.x + self._size // 4, baseline, _ink(mark.colour), bold=True)
+        self._text.draw(canvas, text, chip.x + self._size // 4, baseline, _ink(mark.colour), bold=True)
         canvas[around] = _faded(before, canvas[around], mark.strength)
 
     def _free_place(self, corners: list[float], wide: int, tall: int, taken: Sequence[_Chip]) -> _Chip:

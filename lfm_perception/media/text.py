@@ -46,15 +46,18 @@ class TextRenderer:
         """The advance width in pixels."""
         return _rendered(text, self.size, bold)[2]
 
-    def fitted(self, text: str, room: int) -> str:
+    def fitted(self, text: str, room: int, *, bold: bool = False) -> str:
         """The text, or of one that is wider than so many pixels the beginning and the end."""
-        if self.width(text) <= room:
+        if self.width(text, bold=bold) <= room:
             return text
 
         def shortened(kept: int) -> str:
             return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
 
-        kept = bisect_right(range(len(text)), room, key=lambda kept: self.width(shortened(kept)))
+        def width(kept: int) -> int:
+            return self.width(shortened(kept), bold=bold)
+
+        kept = bisect_right(range(len(text)), room, key=width)
         return shortened(max(kept - 1, 0))
 
     def draw(

@@ -139,6 +139,17 @@ def test_names_of_objects_at_the_same_place_do_not_cover_each_other() -> None:
     assert not any(_covered([each], taken[:index]).any() for index, each in enumerate(taken))
 
 
+def test_the_name_of_a_box_that_is_wider_than_the_image_ends_on_it() -> None:
+    grey = Frame(np.full((480, 120, 3), 128, np.uint8), 12 * 10**9)
+    images = [
+        Overlay(120, 480, panel="").draw(View(grey, 0.0, [named], None, 0.0))
+        for number in (1, 2)
+        for named in [track(number, Box(0.1, 0.2, 0.9, 0.7))._replace(label="a label of many words " * 3)]
+    ]
+    inks = [(image == 0).all(axis=2) | (image == 255).all(axis=2) for image in images]
+    assert (inks[0] != inks[1]).any(), "the ids differ"
+
+
 def test_a_box_fades_with_the_age_of_its_prediction() -> None:
     box = Box(0.2, 0.3, 0.6, 0.7)
     strengths = [
