@@ -18,6 +18,7 @@ from demo_model.batches import IMAGE_TURN, Run, make_batch, scene, turns  # noqa
 from demo_model.export import load_checkpoint, load_files  # noqa: E402
 from demo_model.losses import Trainee, losses  # noqa: E402
 from demo_model.network import LanguageModel, Shape, grown  # noqa: E402
+from demo_model.release import average  # noqa: E402
 from demo_model.train import loosen, rendered, train  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
@@ -112,6 +113,16 @@ def test_files_tell_their_sizes_and_a_larger_network_computes_the_same(demo_mode
     assert torch.allclose(*read, atol=1e-4)
     unseen = [grew.language.layers[-1].down.weight, grew.tower.layers[-1].out.weight]
     assert not any(weight.any() for weight in unseen)
+
+
+def test_a_release_averages_a_training_with_what_it_began_from(demo_model: tuple[Path, Path]) -> None:
+    start, trained = load_files(*demo_model), load_files(*demo_model)
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight += 1.0
+    average(trained, start, share=0.25)
+    for weight, began in zip(trained.parameters(), start.parameters(), strict=True):
+        assert torch.allclose(weight, began + 0.25, atol=1e-5)
 
 
 def test_only_tokens_that_were_never_met_are_loosened() -> None:

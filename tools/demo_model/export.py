@@ -198,6 +198,11 @@ def write_all(model: VisionLanguageModel, folder: Path, name: str = "LFM2-VL dem
     return files
 
 
+def shipped(folder: Path) -> tuple[Path, Path]:
+    """The language model and the mmproj in a folder of files that ship."""
+    return folder / "demo-vl-Q4_0.gguf", folder / "mmproj-demo-vl.gguf"
+
+
 def load_files(text_model: Path, mmproj: Path) -> VisionLanguageModel:
     """The network with the sizes and weights of GGUF files, as far as their quantization kept them.
 

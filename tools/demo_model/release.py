@@ -3,6 +3,9 @@
 
     PYTHONPATH=tools python -m demo_model.release --checkpoint build/demo_model/checkpoint.pt
 
+A training that went on from files is averaged with them: weights between the two are better than both
+(Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+
 Refuses to write when llama.cpp does not compute what PyTorch does.
 """
 
@@ -23,7 +26,8 @@ import torch
 
 from demo_model import card
 from demo_model import tokenizer as vocabulary
-from demo_model.export import load_checkpoint, write_all
+from demo_model.export import load_checkpoint, load_files, shipped, write_all
+from demo_model.network import VisionLanguageModel, grown
 from demo_model.parity import SIZES, compare
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo import MODEL_DIR
@@ -44,10 +48,13 @@ ABILITIES = (
 )
 
 
-def release(checkpoint: Path, target: Path, scenes: int) -> None:
+def release(checkpoint: Path, target: Path, scenes: int, share: float) -> None:
     """Export, compare, measure, and write everything to `target`, the results to benchmarks/results/."""
     model = load_checkpoint(checkpoint)
     saved = torch.load(checkpoint, weights_only=False, map_location="cpu")
+    if saved["run"]["start"]:
+        start = load_files(*shipped(Path(saved["run"]["start"])))
+        average(model, grown(start, model.shape), share)
     with tempfile.TemporaryDirectory() as folder:
         files = write_all(model, Path(folder))
         tokenizer = vocabulary.build()
@@ -87,6 +94,14 @@ def release(checkpoint: Path, target: Path, scenes: int) -> None:
         (target / "SHA256SUMS").write_text("".join(f"{sums[kind]}  {files[kind].name}\n" for kind in SHIPPED))
         card.RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         (target / card.CARD.name).write_text(card.text(results))
+
+
+def average(model: VisionLanguageModel, start: VisionLanguageModel, share: float) -> None:
+    """Make the weights of `model` this share of themselves, and for the rest those of `start`."""
+    weights = start.state_dict()
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            weight.lerp_(weights[name], 1.0 - share)
 
 
 def measure(text_model: Path, mmproj: Path, scenes: int) -> dict[str, Any]:
@@ -133,9 +148,12 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--target", type=Path, default=MODEL_DIR)
+    parser.add_argument(
+        "--share", type=float, default=0.65, help="share of the trained weights in the average with the start"
+    )
     parser.add_argument("--scenes", type=int, default=200, help="fresh scenes in each trial")
     arguments = parser.parse_args()
-    release(arguments.checkpoint, arguments.target, arguments.scenes)
+    release(arguments.checkpoint, arguments.target, arguments.scenes, arguments.share)
 
 
 if __name__ == "__main__":

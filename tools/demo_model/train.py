@@ -45,7 +45,7 @@ from torch import distributed, multiprocessing, nn
 
 from demo_model import tokenizer as vocabulary
 from demo_model.batches import Batch, Run, make_batch
-from demo_model.export import load_files
+from demo_model.export import load_files, shipped
 from demo_model.losses import Trainee, losses
 from demo_model.network import Shape, grown
 from demo_model.optimizers import optimizers, rounded
@@ -132,8 +132,8 @@ def _train(rank: int, run: Run, out: Path, meeting: str) -> None:
     shape = Shape()
     trainee = Trainee(shape, _tokenizer())
     if run.start:
-        files = Path(run.start) / "demo-vl-Q4_0.gguf", Path(run.start) / "mmproj-demo-vl.gguf"
-        trainee.model.load_state_dict(grown(load_files(*files), shape).state_dict())
+        start = load_files(*shipped(Path(run.start)))
+        trainee.model.load_state_dict(grown(start, shape).state_dict())
         with torch.no_grad():
             loosen(trainee.model.language.embedding.weight)
     trainee.to(run.device)
