@@ -84,7 +84,7 @@ def release(checkpoint: Path, target: Path, scenes: int, share: float) -> None:
                 files[kind].name: {"bytes": files[kind].stat().st_size, "sha256": sums[kind]}
                 for kind in SHIPPED
             },
-            "history": history(saved),
+            "history": history(saved, share),
             "quantizations": quantizations,
             "questions": [asdict(report) for report in questions],
             "commands": [asdict(report) for report in commands],
@@ -120,20 +120,22 @@ def _settings(text_model: Path, mmproj: Path) -> Settings:
 
 _MADE = """\
 `PYTHONPATH=tools python -m demo_model.train --out build/demo_model {options}` and then
-`PYTHONPATH=tools python -m demo_model.release`, which writes this file; `make model` runs both.
+`PYTHONPATH=tools python -m demo_model.release{averaged}`, which writes this file; `make model` runs both.
 {steps} steps in {minutes:.0f} minutes on {processes} CPU cores shared with other work ({versions}).
 """
 
 
-def history(saved: Mapping[str, Any]) -> list[str]:
+def history(saved: Mapping[str, Any], share: float) -> list[str]:
     """How the model came to be, a text for each training: one that went on from files follows theirs."""
     run = saved["run"]
     libraries = ("torch", "numpy", "opencv-python-headless", "tokenizers", "gguf", "llama-cpp-python")
     machine = [platform.machine(), f"Python {platform.python_version()}"]
     names = ("steps", "seed", "scale", "lessons", "questions", "commands", "peak")
     begin = ["--from lfm_perception/demo/model"] if run["start"] else []
+    averaged = f" --share {share:g}" if run["start"] else ""
     made = _MADE.format(
         options=" ".join([f"--{'rate' if key == 'peak' else key} {run[key]}" for key in names] + begin),
+        averaged=averaged,
         steps=saved["step"],
         minutes=saved["seconds"] / 60,
         processes=run["processes"],
