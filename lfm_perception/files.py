@@ -332,9 +332,10 @@ def _check_size(events: Iterable[Any], max_nodes: int) -> None:
             nodes += 1
             if anchor:
                 sizes[anchor] = 1
-        if len(begun) > MAX_DEPTH or nodes > max_nodes:
-            limit = f"{MAX_DEPTH} levels" if len(begun) > MAX_DEPTH else f"{max_nodes} values"
-            raise PerceptionError(f"this YAML is too large: it has more than {limit}")
+        if len(begun) > MAX_DEPTH:
+            raise PerceptionError(f"this YAML is too deep: it has more than {MAX_DEPTH} levels")
+        if nodes > max_nodes:
+            raise PerceptionError(f"this YAML is too large: it has more than {max_nodes} values")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -297,7 +297,7 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path, text: str) -> 
             "image: {max_tokens: 2026-01-01}",
             "image.max_tokens must be a whole number from 1 to 1024 tokens, got ",
         ),
-        ("[" * 2000, "not valid YAML"),
+        ("[" * 2000, "this YAML is too deep: it has more than 40 levels"),
         ("image: {max_tokens: 2026-13-45}", "not valid YAML: "),
         ("image: {max_tokens: \x07}", "not valid YAML: "),
         ("image: {splitting: !!bool x}", "not valid YAML: "),

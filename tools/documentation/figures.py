@@ -258,6 +258,7 @@ def _second_opinion(found: Any) -> Iterator[tuple[str, str]]:
     yield "second-opinion/characters", f"{100.0 * reading['characters_right']:.1f}"
     yield "second-opinion/of", str(reading["characters"])
     yield "second-opinion/numbers", f"{reading['numbers_right']} of {reading['numbers']}"
+    yield "second-opinion/vain", f"{reading['in_vain']} of {reading['asked']}"
     yield "second-opinion/sequences", str(found["inputs"]["sequences"])
 
 
