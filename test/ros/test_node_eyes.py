@@ -49,7 +49,9 @@ def test_a_scene_has_its_age_and_an_old_one_is_not_told(
     with node_eyes(running.name) as eyes:
         with sending(running):
             eyes.look()
+        end_s = time.monotonic() + 30.0
         while (seen := eyes.scene())["age_s"] < 0.3:  # until the last frame that was sent is inferred
+            assert time.monotonic() < end_s, "the age of a scene does not grow"
             time.sleep(0.05)
         monkeypatch.setattr(eyes_module, "MAX_AGE_S", 0.2)
         with sending(running):
