@@ -98,6 +98,20 @@ def test_one_window_above_the_limit_is_no_drift_and_says_so(
     assert f"{reason.capitalize()}, which is no drift: scores." in (out / "drift.html").read_text()
 
 
+def test_an_earlier_report_is_replaced_only_with_force(
+    command: Command, recordings: Path, tmp_path: Path
+) -> None:
+    words = ("drift", "report", recordings / "baseline.json", recordings / "usual", "--out", tmp_path)
+    (tmp_path / "drift.html").write_text("mine")
+    refused = command(*words, *WINDOW)
+    assert refused.code == 1
+    assert f"{tmp_path} holds the results of an earlier run: add --force to replace them" in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["drift.html"]
+    assert (tmp_path / "drift.html").read_text() == "mine"
+    assert command(*words, *WINDOW, "--force").code == 0
+    assert "Stability index of scores" in charts_of(tmp_path / "drift.html")
+
+
 def test_a_baseline_of_the_demo_world_has_all_quantities_and_says_when_it_is_too_short(
     command: Command, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def report(
     every: Every = None,
     topic: options.Topic = None,
     rate: options.Rate = None,
+    force: options.Force = False,
     seed: options.Seed = 0,
 ) -> None:
     """Compare a source with a baseline: `drift.json`, and `drift.html` with a chart for each quantity."""
@@ -113,6 +114,7 @@ def report(
     from lfm_perception.evaluation.drift import Course, drift_sections
     from lfm_perception.evaluation.reports import provenance, write_results
 
+    options.check_new(out, ("drift.json", "drift.html"), force=force)
     options.check_folder(out)
     chosen = options.load_settings(settings, set_, labels=labels, seed=seed)
     expected = read_baseline(baseline)

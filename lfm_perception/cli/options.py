@@ -43,6 +43,7 @@ Source = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
 OptionalOut = Annotated[Path | None, typer.Option(help="Folder for the results; created if missing.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")]
 Frames = Annotated[int | None, typer.Option(min=1, help="Maximum number of frames to read.")]
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Maximum duration, in seconds of the source's own time.")
@@ -215,11 +216,9 @@ def default_out(source: str) -> Path:
     return Path("out", re.sub(r"[^\w.-]+", "_", name).strip("._") or "images")
 
 
-def check_new(out: Path, *, force: bool) -> None:
-    """Refuse to replace the results of an earlier run, unless that is wanted."""
-    from lfm_perception.media.sinks import RESULTS
-
-    if not force and any((out / name).exists() for name in RESULTS):
+def check_new(out: Path, results: Iterable[str], *, force: bool) -> None:
+    """Refuse to replace the results of an earlier run, files of these names, unless that is wanted."""
+    if not force and any((out / name).exists() for name in results):
         raise PerceptionError(
             f"{out} holds the results of an earlier run: add --force to replace them, or --out"
         )

@@ -73,7 +73,7 @@ def replay(
     labels: options.Labels = None,
     seconds: options.Seconds = None,
     topic: options.Topic = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
+    force: options.Force = False,
     seed: options.Seed = 0,
 ) -> None:
     """Run a video through perception and rules: its events, a page with their timeline, an overlay video.

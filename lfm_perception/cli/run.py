@@ -48,7 +48,7 @@ def run(
     sequence: Annotated[
         bool, typer.Option("--sequence", help="The images are the frames of one video: track their objects.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier run.")] = False,
+    force: options.Force = False,
     seed: options.Seed = 0,
     rules: Annotated[
         Path | None,
@@ -69,7 +69,7 @@ def run(
     from lfm_perception.evaluation.reports import provenance
     from lfm_perception.media.report import Report, rows
     from lfm_perception.media.run import record
-    from lfm_perception.media.sinks import open_recording
+    from lfm_perception.media.sinks import RESULTS, open_recording
     from lfm_perception.media.sinks.bag import BAG
     from lfm_perception.media.sinks.events import EVENTS
     from lfm_perception.media.sinks.report import PAGE
@@ -83,7 +83,7 @@ def run(
     out = out or options.default_out(source)
     if source != DEMO:
         options.check_apart(source, out)
-    options.check_new(out, force=force)
+    options.check_new(out, RESULTS, force=force)
     limits = options.limits(source, frames, seconds)
     with (
         running() as job,
