@@ -195,6 +195,38 @@ def test_a_topic_that_two_rules_would_set_belongs_to_the_first(action: str) -> N
     assert second.sentence == "a rule that it refers to cannot be used"
 
 
+@pytest.mark.parametrize(
+    ("sort", "first", "second"),
+    [
+        ("topic", "publish_bool", "publish_text"),
+        ("topic", "publish_text", "publish_bool"),
+        ("service", "call_trigger", "call_set_bool"),
+        ("service", "call_set_bool", "call_trigger"),
+    ],
+)
+def test_a_topic_or_a_service_has_one_type(sort: str, first: str, second: str) -> None:
+    one, two = (
+        f"  {name}: {{when: {{label: a}}, actions: {{{action}: {topic}}}}}\n"
+        for name, action, topic in (("one", first, "dock/lamp"), ("two", second, "/dock/lamp"))
+    )
+    file = parse_rules("rules:\n" + one + two + GOOD, Known(node="/perception"))
+    assert [rule.name for rule in file.rules] == ["one", "good"]
+    (problem,) = file.problems
+    assert str(problem).startswith("line 3, column")
+    assert problem.sentence == (
+        f"the {sort} '/dock/lamp' cannot have two types, {first} of rule 'one' and {second} of rule 'two': "
+        "give one of them another name"
+    )
+
+
+def test_one_rule_gives_a_topic_one_type_and_a_service_of_the_same_name_is_another_thing() -> None:
+    both = "{when: {label: a}, actions: {publish_bool: lamp, publish_text: lamp}}"
+    assert "publish_bool of rule 'bad' and publish_text of rule 'bad'" in problem(both)
+    shared = "actions: {publish_text: lamp, call_trigger: lamp}"
+    rules = "".join(f"  {name}: {{when: {{label: a}}, {shared}}}\n" for name in ("a", "b"))
+    assert not parse_rules("rules:\n" + rules).problems
+
+
 def test_a_rule_that_refers_to_a_later_one_that_is_not_used_takes_no_topic_from_another() -> None:
     text = """
 rules:

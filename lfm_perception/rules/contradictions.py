@@ -24,6 +24,13 @@ from lfm_perception.rules.schema import (
     leaves,
 )
 
+SORTS = {
+    **dict.fromkeys(("publish_bool", "publish_text"), "topic"),
+    **dict.fromkeys(("call_trigger", "call_set_bool"), "service"),
+    "set_parameter": "parameter",
+}
+"""What an action names. A topic or a service has one type: no two different actions can have the same."""
+
 LASTING = ("publish_bool", "call_set_bool", "set_parameter")
 """Actions that are undone as the events of their rule end: two rules with the same name undo each other."""
 
@@ -42,31 +49,51 @@ def contradiction(parts: Sequence[Condition]) -> str:
 
 
 def shared_actions(rules: Iterable[Rule], node: str = "") -> Iterator[tuple[str, str, str]]:
-    """Rules whose lasting action has the name of an earlier rule's: rule, action, and sentence.
+    """Rules with an action whose name belongs to another one, of an earlier rule or their own.
 
-    Such a rule, and one that refers to it, is not used: no action of another rule collides with theirs.
+    Yields rule, action, and sentence.
+
+    Lasting actions do not share a name, nor do actions of different types. Such a rule, and one that refers
+    to it, is not used: no action of another rule collides with theirs.
 
     Args:
         rules: in the order of their file; they refer to each other without circles.
         node: full name of the node that acts; empty where it is not known, and relative names stay so.
     """
-    users, unused = dict[tuple[str, str], str](), set[str]()
+    users, unused = dict[tuple[str, str], tuple[str, str]](), set[str]()
     for rule in _after_their_triggers(rules):
-        named = [(action, name) for action in LASTING if (name := _name(rule.actions, action, node))]
-        shared = next((each for each in named if each in users), None)
-        if shared is not None:
-            action, name = shared
-            or_else = ", or leave out end" if action == "set_parameter" else ""
-            yield (
-                rule.name,
-                action,
-                f"{shown(name)} belongs to rule {shown(users[shared])}: the end of one event would deny the "
-                f"other; combine their conditions with any{or_else}",
-            )
-        if shared is not None or unused & _triggers(rule):
+        own, problem = dict[tuple[str, str], tuple[str, str]](), ""
+        for action, sort in SORTS.items():
+            if not (name := _name(rule.actions, action, node)):
+                continue
+            user, other = users.get((sort, name)) or own.get((sort, name), ("", action))
+            problem = _collision(sort, name, (user, other), (rule.name, action)) if user else ""
+            if problem:
+                yield rule.name, action, problem
+                break
+            own[sort, name] = rule.name, action
+        if problem or unused & _triggers(rule):
             unused.add(rule.name)
         else:
-            users.update(dict.fromkeys(named, rule.name))
+            for named, user_action in own.items():
+                users.setdefault(named, user_action)
+
+
+def _collision(sort: str, name: str, first: tuple[str, str], second: tuple[str, str]) -> str:
+    """Why two actions, of a rule each, cannot have the same name; empty where they can."""
+    (user, other), (rule, action) = first, second
+    if other != action:
+        return (
+            f"the {sort} {shown(name)} cannot have two types, {other} of rule {shown(user)} and {action} of "
+            f"rule {shown(rule)}: give one of them another name"
+        )
+    if action not in LASTING:
+        return ""
+    or_else = ", or leave out end" if sort == "parameter" else ""
+    return (
+        f"{shown(name)} belongs to rule {shown(user)}: the end of one event would deny the other; combine "
+        f"their conditions with any{or_else}"
+    )
 
 
 def _after_their_triggers(rules: Iterable[Rule]) -> Iterator[Rule]:
@@ -94,7 +121,7 @@ def _triggers(rule: Rule) -> set[str]:
 
 
 def _name(actions: Actions, action: str, node: str) -> str:
-    """What a lasting action sets; empty without it, and for a parameter that the end does not set back."""
+    """What an action names; empty without it, and for a parameter that the end does not set back."""
     value = getattr(actions, action)
     if isinstance(value, ParameterChange):
         return f"{_full_name(value.node, node)} {value.name}".strip() if value.end is not None else ""

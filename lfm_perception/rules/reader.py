@@ -239,7 +239,7 @@ class _Reader:
     # --- references ------------------------------------------------------------------------------------
 
     def _refuse_shared_actions(self, rules: dict[str, Rule]) -> None:
-        """Removes the rules whose actions would undo those of an earlier rule."""
+        """Removes the rules whose actions collide with those of an earlier rule."""
         for name, action, sentence in list(shared_actions(rules.values(), self._known.node)):
             self._add(f"rule {shown(name)}", WrongError(("rules", name, "actions", action), sentence))
             del rules[name]
