@@ -151,6 +151,8 @@ def test_a_wrong_zone_costs_the_rules_that_use_it(zone: str, sentence: str) -> N
     [
         ("{label: a}, {label: [b, c]}", "no object has all of these labels: 'a', 'b'"),
         ("{inside: dock}, {outside: dock}", "inside and outside of 'dock' at once"),
+        ("{inside: dock}, {inside: pit}", "no object is inside of both 'dock' and 'pit', which lie apart"),
+        ("{inside: pit}, {all: [{inside: dock}, {label: a}]}", "no object is inside of both 'pit'"),
         ("{speed: {above: 1}}, {speed: {below: 0.5}}", "no speed is in all of these ranges"),
         ("{attributes: {hat: red}}, {attributes: {hat: blue}}", "no object has both values of 'hat'"),
         ("{crosses: door}, {appears: 0}", "crosses, appears and disappears are different moments: this is"),
@@ -170,6 +172,9 @@ def test_conditions_that_never_hold_together_are_refused(parts: str, sentence: s
     [
         "{all: [{label: [a, b]}, {label: [b, c]}, {not: {label: a}}]}",
         "{all: [{inside: [dock, pit]}, {outside: dock}]}",
+        "{all: [{inside: [dock, pit]}, {inside: dock}]}",
+        "{all: [{inside: dock}, {count: {inside: pit}, more_than: 0}]}",
+        "{any: [{inside: dock}, {inside: pit}]}",
         "{all: [{speed: {above: 0.5, hysteresis: 0.2}}, {speed: {below: 0.5}}]}",
         "{all: [{count: {label: a}, more_than: 4}, {count: {label: b}, fewer_than: 2}]}",
         "{all: [{count: {label: a}, more_than: 2}, {count: {label: a}, fewer_than: 4}]}",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from rule_scenes import RATE_HZ, happened, rules, track
 
+from lfm_perception.rules import parse_rules
 from lfm_perception.scene import Track, Velocity
 
 FAST = "  fast: {when: {speed: {above: 0.2}}}\n"
@@ -84,3 +85,39 @@ def test_a_duration_counts_from_the_frame_of_the_answer_that_made_the_condition_
     assert happened(file, answered) == [("fast", "begin", 1.3, 1)]
     predicted = [[track(1, 0.6 if i >= 5 else 0.4, missed=each)] for i, each in enumerate(missed)]
     assert happened(file, predicted) == [("in", "begin", 1.0, 1)], "predicted, without an answer"
+
+
+def both(one: str, other: str) -> str:
+    """A file with two zones and a rule about objects that are in both."""
+    return (
+        f"zones:\n  one: {one}\n  other: {other}\n"
+        "rules:\n  both: {when: {all: [{inside: one}, {inside: other}]}}\n"
+    )
+
+
+LEFT = "[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]"
+NARROW = "[[0.5, 0], [0.6, 0], [0.6, 1], [0.5, 1]]"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (LEFT, "[[0.5, 0], [1, 0], [1, 1], [0.5, 1]]", True),
+        (LEFT, "[[0.4, 0], [1, 0], [1, 1], [0.4, 1]]", False),
+        (LEFT, NARROW, False),
+        (LEFT, "[[0.7, 0], [0.8, 0], [0.8, 1], [0.7, 1]]", True),
+        (LEFT, "[[0.2, 0.4], [0.3, 0.4], [0.3, 0.6]]", False),
+        ("[[0, 0], [0.9, 0], [0, 0.9]]", "[[1, 1], [1, 0.1], [0.1, 1]]", True),
+        # the foot may be in the lower zone while the centre is in the upper one
+        ("[[0, 0.6], [1, 0.6], [1, 1]]", "{points: [[0, 0.4], [1, 0], [1, 0.4]], anchor: centre}", False),
+    ],
+)
+def test_zones_lie_apart_where_no_object_can_be_in_both(one: str, other: str, *, apart: bool) -> None:
+    for text in (both(one, other), both(other, one)):
+        assert bool(parse_rules(text).problems) == apart
+
+
+def test_an_uncertain_object_may_be_in_two_zones_that_only_touch() -> None:
+    walk = [[track(1, x, std=0.1)] for x in (0.3, 0.55, 0.9)]
+    found = happened(parse_rules(both(LEFT, NARROW)), walk)
+    assert [each[:2] for each in found] == [("both", "begin"), ("both", "end")]

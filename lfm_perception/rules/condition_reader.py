@@ -6,10 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lfm_perception.errors import shown
 from lfm_perception.rules.contradictions import DIFFERENT_MOMENTS, contradiction
+from lfm_perception.rules.places import lie_apart
 from lfm_perception.rules.reading import (
     Steps,
     WrongError,
@@ -28,9 +30,11 @@ from lfm_perception.rules.schema import (
     Combined,
     Condition,
     Count,
+    Line,
     Near,
     Objects,
     Range,
+    Zone,
 )
 from lfm_perception.settings import Settings
 
@@ -77,7 +81,7 @@ class ConditionReader:
 
     Args:
         known: names from outside the file.
-        places: names of the file's zones and lines, under `zone` and `line`, and whether each can be used.
+        zones, lines: those of the file by name; None: one that cannot be used.
         rules: names of the file's rules.
         sides: width and height of the image that lengths are pixels of; None where they are normalized.
     """
@@ -85,11 +89,13 @@ class ConditionReader:
     def __init__(
         self,
         known: Known,
-        places: Mapping[str, Mapping[str, bool]],
+        zones: Mapping[str, Zone | None],
+        lines: Mapping[str, Line | None],
         rules: Collection[str],
         sides: tuple[float, float] | None,
     ) -> None:
-        self._known, self._places, self._rules, self._sides = known, places, rules, sides
+        self._known, self._zones, self._lines, self._rules, self._sides = known, zones, lines, rules, sides
+        self._apart = cache(self._lie_apart)
 
     def read(self, entry: object, path: Steps, depth: int = 1) -> Condition:
         if not isinstance(entry, Mapping) or not entry:
@@ -123,7 +129,7 @@ class ConditionReader:
             if isinstance(part, Combined) and part.kind == "not" and part.parts[0] in parts:
                 truth = "never" if kind == "all" else "always"
                 raise WrongError((*path, index), f"a condition and its opposite: this is {truth} true")
-        if kind == "all" and (reason := contradiction(parts)):
+        if kind == "all" and (reason := contradiction(parts, self._apart)):
             raise WrongError(path, f"{reason}: this is never true")
         return Combined(kind, parts)
 
@@ -188,18 +194,15 @@ class ConditionReader:
 
     def _zone_names(self, given: Mapping[str, Any], key: str, path: Steps) -> tuple[str, ...]:
         names = as_names(given[key], (*path, key)) if key in given else ()
-        return tuple(self._place(name, (*path, key), "zone") for name in names)
+        return tuple(_place(self._zones, name, (*path, key), "zone") for name in names)
 
-    def _place(self, name: object, path: Steps, kind: str) -> str:
-        """The name of a zone or a line that exists and can be used."""
-        places = self._places[kind]
-        if not places[found := as_name(name, path, places, kind)]:
-            raise WrongError(path, f"the {kind} {shown(found)} has a problem of its own, see there")
-        return found
+    def _lie_apart(self, first: str, second: str) -> bool:
+        one, other = self._zones[first], self._zones[second]
+        return one is not None and other is not None and lie_apart(one, other)
 
     def _crossing(self, entry: object, path: Steps) -> tuple[str, str]:
         given = as_mapping(entry, path, ("line", "to"), "a crossing") if isinstance(entry, Mapping) else {}
-        name = self._place(given.get("line") if given else entry, path, "line")
+        name = _place(self._lines, given.get("line") if given else entry, path, "line")
         return name, as_choice(given.get("to", "both"), (*path, "to"), (*SIDES, "both"))
 
     def _near(self, entry: object, path: Steps) -> Near:
@@ -248,6 +251,14 @@ class ConditionReader:
             values = None if known is None else known[name]
             pairs.append((name, as_name(value, (*path, name), values, "value")))
         return tuple(pairs)
+
+
+def _place(places: Mapping[str, Zone | Line | None], name: object, path: Steps, kind: str) -> str:
+    """The name of a zone or a line that exists and can be used."""
+    found = as_name(name, path, places, kind)
+    if places[found] is None:
+        raise WrongError(path, f"the {kind} {shown(found)} has a problem of its own, see there")
+    return found
 
 
 def _words(given: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from itertools import chain
+from itertools import chain, combinations, product
 
 from lfm_perception.errors import shown
 from lfm_perception.rules.schema import (
@@ -37,15 +37,18 @@ LASTING = ("publish_bool", "call_set_bool", "set_parameter")
 DIFFERENT_MOMENTS = "crosses, appears and disappears are different moments"
 
 
-def contradiction(parts: Sequence[Condition]) -> str:
+def contradiction(parts: Sequence[Condition], apart: Callable[[str, str], bool]) -> str:
     """Why these conditions never hold together, in a sentence; empty where they may.
 
     Conditions below `any` and `not` are not looked into.
+
+    Args:
+        apart: whether no object can be inside of both zones of these names.
     """
     flat = [*_flat(parts)]
     objects = [each for each in flat if isinstance(each, Objects)]
     counts = [each for each in flat if isinstance(each, Count)]
-    return next(chain(_of_objects(objects), _of_counts(counts)), "")
+    return next(chain(_of_objects(objects), _of_zones(objects, apart), _of_counts(counts)), "")
 
 
 def shared_actions(rules: Iterable[Rule], node: str = "") -> Iterator[tuple[str, str, str]]:
@@ -169,6 +172,13 @@ def _of_objects(objects: Sequence[Objects]) -> Iterator[str]:
     yield from (
         f"line {shown(line)} is crossed to one side at a time" for line in sides if {*SIDES} <= sides[line]
     )
+
+
+def _of_zones(objects: Sequence[Objects], apart: Callable[[str, str], bool]) -> Iterator[str]:
+    """Zones that no single object can be inside of at once."""
+    for one, other in combinations([each.inside for each in objects if each.inside], 2):
+        if all(apart(*pair) for pair in product(one, other)):
+            yield f"no object is inside of both {shown(one[0])} and {shown(other[0])}, which lie apart"
 
 
 def _moment(objects: Objects) -> str:

@@ -75,7 +75,7 @@ class Zones:
                 np.min(zone.points, axis=0),
                 np.max(zone.points, axis=0),
             )
-        self._max_margin = np.array([area(z.points) / _perimeter(z.points) for z in zones])
+        self._max_margin = np.array([_max_margin(zone) for zone in zones])
 
     def distances(self, anchors: Anchors) -> tuple[NDArray[np.intp], Floats, Floats]:
         """The signed distances of tracks to the zones that they are near, and their uncertainty.
@@ -171,6 +171,22 @@ def moved(state: NDArray[T], source: NDArray[np.intp], fresh: float) -> NDArray[
     return found
 
 
+def lie_apart(first: Zone, second: Zone) -> bool:
+    """Whether no object can be inside of both zones: a line along an edge of one of them separates them.
+
+    An object stays inside of a zone up to its margin beyond the edge, and gets inside of another one only
+    by its margin there: the gap must not be less than the difference of the two. Zones with different
+    anchors, and those that interlock, are not said to lie apart.
+    """
+    edges = np.array([*_edges(first.points), *_edges(second.points)])
+    normals = (edges[:, 2:] - edges[:, :2]) @ np.array([[0.0, 1.0], [-1.0, 0.0]])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    one, other = (normals @ np.transpose(zone.points) for zone in (first, second))
+    gaps = np.maximum(one.min(axis=1) - other.max(axis=1), other.min(axis=1) - one.max(axis=1))
+    needed = abs(_max_margin(first) - _max_margin(second))
+    return first.anchor == second.anchor and bool(gaps.max() >= needed)
+
+
 def area(points: Sequence[Point]) -> float:
     """Area of a polygon, normalized."""
     return abs(sum(ax * by - bx * ay for ax, ay, bx, by in _edges(points))) / 2.0
@@ -200,6 +216,11 @@ def _cross(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
 
 def _edges(points: Sequence[Point]) -> list[tuple[float, float, float, float]]:
     return [(*begin, *end) for begin, end in zip(points, [*points[1:], points[0]], strict=True)]
+
+
+def _max_margin(zone: Zone) -> float:
+    """Largest uncertainty of an anchor that counts at the edges of a zone."""
+    return area(zone.points) / _perimeter(zone.points)
 
 
 def _perimeter(points: Sequence[Point]) -> float:

@@ -95,11 +95,13 @@ class _Reader:
     def read(self) -> RuleFile:
         zones = self._entries("zone", MAX_ZONES, self._zone)
         lines = self._entries("line", MAX_LINES, self._line)
-        usable = {
-            kind: {name: name in found for name in self._names(f"{kind}s")}
-            for kind, found in (("zone", zones), ("line", lines))
-        }
-        conditions = ConditionReader(self._known, usable, self._names("rules"), self._sides)
+        conditions = ConditionReader(
+            self._known,
+            {name: zones.get(name) for name in self._names("zones")},
+            {name: lines.get(name) for name in self._names("lines")},
+            self._names("rules"),
+            self._sides,
+        )
         rules = self._entries("rule", MAX_RULES, partial(self._rule, conditions))
         self._refuse_circles(rules)
         self._refuse_shared_actions(rules)
