@@ -108,6 +108,18 @@ def test_an_answer_in_words_has_no_json_and_a_question_in_json_no_other_type(
         assert reason in err
 
 
+@pytest.mark.parametrize(
+    "question", ['{"type": "memory", "question": "Tür"}', "When did you last see a forklift?"]
+)
+def test_a_question_to_the_memory_has_no_language(
+    question: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, lines, err = said(capsys, "node", question, "--language", "de")
+    assert (code, lines) == (2, [])
+    assert "in any language: leave out --language" in err
+
+
 def test_a_question_survives_its_json() -> None:
     for question in (
         TypedQuestion("Open?", "yes_no"),

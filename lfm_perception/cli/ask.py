@@ -80,11 +80,17 @@ def ask(
         from lfm_perception.memory import MemoryQuestion
         from lfm_perception.ros.ask import ask_node
 
+        remembered = MemoryQuestion.parse(question)
         asked: TypedQuestion | MemoryQuestion = (
             _typed(question, language or "", yes_no=yes_no, choice=choice, number=number)
-            if (remembered := MemoryQuestion.parse(question)) is None or not remembered.as_json
+            if remembered is None or not remembered.as_json
             else remembered
         )
+        if remembered is not None and asked.type in ("text", "memory") and language:
+            raise typer.BadParameter(
+                "the memory is asked for the words that it kept, in any language: leave out --language",
+                param_hint=options.NODE,
+            )
         if as_json and asked.type == "text":
             raise typer.BadParameter(
                 "a running node answers in words, without evidence: leave out --json, or name a type",
