@@ -23,7 +23,7 @@ from sqlcipher3 import dbapi2
 
 from lfm_perception.errors import PerceptionError
 from lfm_perception.memory import MemoryQuestion, MemoryStore, MemoryWriter, writer
-from lfm_perception.memory.question import age_text, moment_ns
+from lfm_perception.memory.question import age_text, ago_text, moment_ns
 from lfm_perception.settings import MemorySettings
 from lfm_perception.stamps import NANOSECONDS as S
 
@@ -140,7 +140,7 @@ def test_questions_are_answered_from_the_memory(tmp_path: Path, monkeypatch: pyt
             done.clear()
             opened.ask(question, lambda said: note(answers, said), lambda _, why: note(refusals, why))
             assert done.wait(60)
-    assert answers[0].startswith("forklift: 0 s ago, at 20")
+    assert answers[0].startswith("forklift: now, at 20")
     assert answers[0].endswith("(caption: A forklift near the door)")
     assert refusals == ["there is no word in '?': give words to search for"]
 
@@ -215,6 +215,7 @@ def test_times_ages_and_questions_in_words() -> None:
     assert [age_text(seconds * S) for seconds in (-5, 59, 125, 7300, 100_000)] == [
         "0 s", "59 s", "2 min 5 s", "2 h 1 min", "1 d 3 h",
     ]  # fmt: skip
+    assert [ago_text(ns) for ns in (-S, 0, S - 1, S)] == ["now", "now", "now", "1 s ago"]
     asked = {text: MemoryQuestion.parse(text) for text in ("when was the red box last seen", "what?", "{")}
     assert [question and question.words for question in asked.values()] == ["red box", None, None]
     about = MemoryQuestion("door", "door", "10m", kind="event")

@@ -55,7 +55,7 @@ def search(
     from dataclasses import replace
 
     from lfm_perception.memory import MemoryQuestion
-    from lfm_perception.memory.question import age_text, entry_to_json, time_text
+    from lfm_perception.memory.question import ago_text, entry_to_json, time_text
 
     now_ns = time.time_ns()
     query = MemoryQuestion(words, words, since, until, kind).query(now_ns)
@@ -67,7 +67,7 @@ def search(
         if as_json:
             print(json.dumps(entry_to_json(entry, now_ns), ensure_ascii=False))
         else:
-            age = f"{age_text(now_ns - entry.kept_ns)} ago"
+            age = ago_text(now_ns - entry.kept_ns)
             options.tell(f"{time_text(entry.kept_ns)}  {age:>15}  {entry.kind:7}  {entry.text}")
         if thumbnails is not None and entry.thumbnail:
             (thumbnails / f"{entry.kept_ns}.jpg").write_bytes(entry.thumbnail)

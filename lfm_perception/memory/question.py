@@ -103,8 +103,8 @@ class MemoryQuestion:
 
     def _words(self, entry: Entry | None, oldest_ns: int | None, now_ns: int) -> str:
         if entry is not None:
-            age, when = age_text(now_ns - entry.kept_ns), time_text(entry.kept_ns)
-            return f"{self.words}: {age} ago, at {when} ({entry.kind}: {entry.text})"
+            age, when = ago_text(now_ns - entry.kept_ns), time_text(entry.kept_ns)
+            return f"{self.words}: {age}, at {when} ({entry.kind}: {entry.text})"
         if oldest_ns is None:
             return f"{self.words}: not in memory, which is empty"
         return f"{self.words}: not in memory, which goes back {age_text(now_ns - oldest_ns)}"
@@ -160,6 +160,12 @@ def time_text(time_ns: int) -> str:
         return datetime.fromtimestamp(to_seconds(time_ns)).astimezone().isoformat(" ", "seconds")
     except (ValueError, OverflowError, OSError):  # from a file
         return f"{time_ns} ns"
+
+
+def ago_text(age_ns: int) -> str:
+    """How long ago something of this age was: `2 min 5 s ago`, or `now` in its first second."""
+    age = age_text(age_ns)
+    return "now" if age == age_text(0) else f"{age} ago"
 
 
 def age_text(age_ns: int) -> str:
