@@ -166,6 +166,24 @@ def test_counts_of_zones_at_the_top_cover_neither_events_nor_each_other(corner: 
     assert (image == STRIP).all(axis=2).sum() == sum(single)
 
 
+@pytest.mark.parametrize("panel", ["", "line"])
+@pytest.mark.parametrize("top", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("height", [12, 24, 36, 48, 60, 72, 84, 96])
+def test_in_a_low_image_neither_counts_nor_figures_cover_events(height: int, top: float, panel: str) -> None:
+    frame = Frame(np.zeros((height, 256, 3), np.uint8), 0)
+    points = ((0.0, top), (0.9, top), (0.9, 1.0), (0.0, 1.0))
+    zones = tuple(Shape(points, True, f"{name}: 3", False) for name in ("dock", "gate", "yard"))
+    listed = ("too close: person #1",) * MAX_EVENTS
+    alone, image = (
+        Overlay(256, height, panel=panel).draw(View(frame, 0.0, (), None, 0.0, drawing))
+        for drawing in (RuleDrawing((), listed, 1), RuleDrawing(zones, listed, 1))
+    )
+    places = (alone == ACTIVE).all(axis=2)
+    room = height - 24 if panel else height
+    assert places[:, 0].sum() == 16 * min(max(room, 0) // 16, MAX_EVENTS + 1)
+    assert (image[places] == ACTIVE).all()
+
+
 def test_events_and_counts_that_are_too_long_keep_their_ends_on_the_image() -> None:
     """The last letter is an em dash, whose ink is a bar that ends at most 4 pixels before its ground."""
     name = "a_name_of_64_characters_" * 3

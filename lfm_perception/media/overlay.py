@@ -111,6 +111,7 @@ class Overlay:
             self.width = width
         self._size = round(10 + self.width / 128)
         self._line = round(self._size * 1.5)
+        self._band = self._line + self._size // 2 if panel == "line" else 0
         strip = 3 * self._line + self._size if panel == "strip" else 0
         self.height = _even(height * scale + strip) if strip else height
         self._text = TextRenderer(self._size)
@@ -162,21 +163,22 @@ class Overlay:
             cv2.polylines(canvas, [points], shape.closed, ink, thickness, cv2.LINE_AA)
 
     def _draw_count(self, canvas: Image, place: _Place, shape: Shape, taken: list[_Chip]) -> None:
-        """Draw the text of a zone or a line near its highest point, where it covers no other text."""
+        """Draw the text of a zone or a line near its highest point, if it covers no other text."""
         x, y = place.point(*min(shape.points, key=lambda point: point[1]))
         text = self._text.fitted(shape.text, self.width - self._size // 2)
         wide = self._text.width(text) + self._size // 2
         chip = self._free_place([x, y, x, y], wide, round(self._size * 1.3), taken)
-        self._draw_chip(canvas, chip, text, STRIP, ACTIVE if shape.active else IDLE)
-        taken.append(chip)
+        if not _covered([chip], taken).any():
+            self._draw_chip(canvas, chip, text, STRIP, ACTIVE if shape.active else IDLE)
+            taken.append(chip)
 
     def _draw_events(self, canvas: Image, rules: RuleDrawing) -> list[_Chip]:
-        """List the events at the top of the image; the places that this takes."""
+        """List the events at the top of the frame, as far as it has room; the places that this takes."""
         shown, tall = list(rules.events), round(self._size * 1.3)
         if rules.more:
             shown.append(f"{rules.more} more event{'s' if rules.more > 1 else ''}")
         chips = []
-        for index, event in enumerate(shown):
+        for index, event in enumerate(shown[: max(self._frame[1] - self._band, 0) // tall]):
             text = self._text.fitted(event, self.width - self._size // 2)
             chips.append(_Chip(0, index * tall, self._text.width(text) + self._size // 2, tall))
             self._draw_chip(canvas, chips[-1], text, ACTIVE, _ink(ACTIVE))
@@ -240,8 +242,8 @@ class Overlay:
         margin = self._size // 2
         room = self.width - 2 * margin
         baseline = self.height - round(0.7 * self._size)
-        if self._panel == "line":
-            band = canvas[-self._line - margin :]
+        if self._band:
+            band = canvas[-self._band :]
             band[:] = _faded(band, np.full_like(band, STRIP), LINE_STRENGTH)
         if self._badge:
             wide = self._text.width(self._badge) + 2 * margin
