@@ -27,7 +27,7 @@ from lfm_perception.typed_questions import TypedQuestion
 
 def asked_about(settings: object, *tracks: Track) -> list[int]:
     policy = Policy(chosen(folder="x", **settings).second_opinion)  # type: ignore[arg-type]
-    return [track.track_id for track, _ in policy.doubtful(tracks, 640, 480)]
+    return [track.track_id for track, _, obstacle in policy.doubtful(tracks, 640, 480) if not obstacle]
 
 
 # --- policy -----------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from opinions import CAMERA, box_track, chosen, opened, reply, shown, wait
+from opinions import CAMERA, box_track, chosen, opened, reply, scene_of, shown, wait
 
 from lfm_perception.decisions import Decision
 from lfm_perception.errors import PerceptionError
+from lfm_perception.geometry import Box
 from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.second_opinion import Outcome, Request, SecondOpinion
@@ -45,6 +46,32 @@ def test_an_image_is_decoded_only_where_consent_and_rate_allow_the_question(tmp_
         dropped = second.counts().dropped
     assert dropped["second_opinion.rate is used up"] == 17
     assert dropped["the camera does not consent"] == 20
+
+
+def test_a_track_that_its_crop_cannot_show_is_counted_with_the_reason_until_it_is_asked_about(
+    tmp_path: Path,
+) -> None:
+    cut_off, small = (
+        box_track(track_id, box=box)
+        for track_id, box in ((1, Box(0.0, 0.4, 0.2, 0.7)), (2, Box(0.8, 0.1, 0.83, 0.4)))
+    )
+    pair = [box_track(track_id, box=Box(x, 0.4, x + 0.15, 0.7)) for track_id, x in ((3, 0.4), (4, 0.551))]
+    with opened(chosen(folder=str(tmp_path))) as (second, _):
+        for stamp_ns in (1, 2):
+            frame = shown(stamp_ns)
+            second.consider(frame, scene_of(frame, cut_off, small, *pair))
+        assert second.counts().not_shown == {
+            "the image's edge cuts them off": 1,
+            "they are smaller than 24 pixels": 1,
+            "another object is in their crop": 2,
+        }
+        frame = shown(3)
+        second.consider(frame, scene_of(frame, cut_off, pair[0]))
+        wait(lambda: second.counts().asked == 1)
+        assert second.counts().not_shown["another object is in their crop"] == 1
+        frame = shown(4, frame_id="rear")
+        second.consider(frame, scene_of(frame, box_track(5, box=cut_off.box)))
+        assert second.counts().not_shown["the image's edge cuts them off"] == 1, "a camera without consent"
 
 
 def test_a_question_whose_image_cannot_be_decoded_does_not_count_as_asked(tmp_path: Path, vlm: Vlm) -> None:

@@ -88,6 +88,7 @@ class OpinionOutputs:
             "answers": counts.answered,
             "crops waiting": counts.queued,
             **{f"crops dropped: {reason}": count for reason, count in counts.dropped.items()},
+            **{f"tracks not asked about: {reason}": count for reason, count in counts.not_shown.items()},
             **{f"failed: {kind}": count for kind, count in counts.failed.items()},
             "last failure": counts.problem,
         }

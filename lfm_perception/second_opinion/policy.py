@@ -48,12 +48,13 @@ class Policy:
         cameras = self._settings.cameras
         return self._settings.allowed and (ANY_CAMERA in cameras or frame_id in cameras)
 
-    def doubtful(self, tracks: Sequence[Track], width: int, height: int) -> Iterator[tuple[Track, str]]:
-        """Tracks of a low confidence that their crop can show, the lowest first, each with the reason.
+    def doubtful(self, tracks: Sequence[Track], width: int, height: int) -> Iterator[tuple[Track, str, str]]:
+        """Tracks of a low confidence in a frame of `width` x `height` pixels, the lowest first.
 
-        Those were detected in this frame of `width` x `height` pixels and are not small. Neither its edge nor
-        a nearer object, one that stands lower in the image, hides a part of them, and their crop shows no
-        other object of their label, whose text or state might be taken for theirs.
+        Yields each track that was detected in this frame, the reason to ask about it, and the obstacle, empty
+        where its crop can show it: it is not small, neither the image's edge nor a nearer object, one that
+        stands lower in the image, hides a part of it, and the crop shows no other object of its label, whose
+        text or state might be taken for its own.
         """
         boxes, labels = stack(track.box for track in tracks), np.array([track.label for track in tracks])
         crops = stack(surroundings(track.box, MARGIN) for track in tracks)
@@ -64,9 +65,14 @@ class Policy:
         small = ((boxes[:, 2:] - boxes[:, :2]) * (width, height)).min(axis=1) < MIN_SIDE
         for index in np.argsort([track.score for track in tracks]):
             track, limit = tracks[index], self._limits.get(tracks[index].label, 0.0)
-            clear = not (at_edge[index] or small[index] or shared[index] > MAX_SHARED)
-            if (track.score < limit or limit == 1.0) and clear and track.time_since_update_s == 0.0:
-                yield track, f"confidence {track.score:.2f}, asked below {limit:g}"
+            if (track.score < limit or limit == 1.0) and track.time_since_update_s == 0.0:
+                obstacle = (
+                    "the image's edge cuts them off" if at_edge[index]
+                    else f"they are smaller than {MIN_SIDE:g} pixels" if small[index]
+                    else "another object is in their crop" if shared[index] > MAX_SHARED
+                    else ""
+                )  # fmt: skip
+                yield track, f"confidence {track.score:.2f}, asked below {limit:g}", obstacle
 
     def was_asked(self, track_id: int, question: str, now_s: float) -> bool:
         """Whether this was asked less than `repeat` ago."""

@@ -35,7 +35,7 @@ MAX_QUEUED = 8
 """Maximum number of crops that wait for the adviser; a further one replaces the oldest."""
 
 MAX_OPINIONS = 500
-"""Maximum number of tracks of which the latest opinion is kept."""
+"""Maximum number of tracks of which the latest opinion, or why none is asked for, is kept."""
 
 MAX_ANSWER = 2000
 """Maximum length of an answer, characters."""
@@ -54,8 +54,10 @@ POLL_S = 0.2
 class Counts:
     """Since the start: crops handed over with their bytes, answers; crops dropped and failures by reason.
 
-    `queued` crops wait for the adviser. `problem` is the last failure in a sentence, and `refused_camera` the
-    frame id of the last camera without consent that was to be asked about, None where there is none.
+    `not_shown` are tracks of a low confidence that are not asked about, as their crop cannot show them, by
+    reason. `queued` crops wait for the adviser. `problem` is the last failure in a sentence, and
+    `refused_camera` the frame id of the last camera without consent that was to be asked about, None where
+    there is none.
     """
 
     asked: int
@@ -63,6 +65,7 @@ class Counts:
     answered: int
     queued: int
     dropped: Mapping[str, int]
+    not_shown: Mapping[str, int]
     failed: Mapping[str, int]
     problem: str
     refused_camera: str | None
@@ -99,6 +102,7 @@ class SecondOpinion:
         self._opinions: dict[int, Opinion] = {}
         self._asked = self._bytes = self._answered = 0
         self._dropped, self._failed = Counter[str](), Counter[str]()
+        self._not_shown: dict[int, str] = {}
         self._problem = ""
         self._refused_camera: str | None = None
         self._busy = self._closing = False
@@ -119,6 +123,7 @@ class SecondOpinion:
                 self._answered,
                 len(self._queue),
                 dict(self._dropped),
+                dict(Counter(self._not_shown.values())),
                 dict(self._failed),
                 self._problem,
                 self._refused_camera,
@@ -131,11 +136,17 @@ class SecondOpinion:
         """
         question, now_s = self._settings.question, time.monotonic()
         with self._changed:
-            doubtful = [
-                (track, reason)
-                for track, reason in self._policy.doubtful(scene.tracks, frame.width, frame.height)
-                if not self._policy.was_asked(track.track_id, question, now_s)
-            ]
+            doubtful = []
+            for track, reason, obstacle in self._policy.doubtful(scene.tracks, frame.width, frame.height):
+                if self._policy.was_asked(track.track_id, question, now_s):
+                    continue
+                self._not_shown.pop(track.track_id, None)
+                if not obstacle:
+                    doubtful.append((track, reason))
+                elif self._policy.consents(frame.frame_id):
+                    self._not_shown[track.track_id] = obstacle
+            while len(self._not_shown) > MAX_OPINIONS:
+                del self._not_shown[next(iter(self._not_shown))]
             room = MAX_QUEUED - len(self._queue) if doubtful and self._consents(frame.frame_id) else 0
         for track, reason in doubtful[:room]:
             if self.ask(frame, track, question, reason):
