@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lfm_perception.backends.llama_vlm import LlamaVlm
 from lfm_perception.demo.world import World
-from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, StopRequest
+from lfm_perception.engine.kv_cache import MAX_BATCH_TOKENS, Logits, StopRequest
+from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
 from lfm_perception.image_plan import ImagePlan
 from lfm_perception.questions import BBOX, BBOX_2D, CAPTION, Dialect, FramePlan, ask, detect
@@ -101,6 +102,29 @@ def test_batches_give_the_logits_of_token_by_token_decoding(vlm: LlamaVlm) -> No
 
     vlm._thread.submit(check).result()
     vlm._thread.submit(engine.kv_cache.set_threads, engine.threads.threads).result()
+
+
+def test_a_batch_that_was_split_can_be_rolled_back_to_the_prompt(
+    vocabulary: Vocabulary, vlm: LlamaVlm
+) -> None:
+    """As for branches of long options: the second batch is too long with the end of the prompt."""
+    cache = vlm._engine.kv_cache
+    rng = np.random.default_rng(0)
+    prefix, end, *paths = (
+        rng.integers(500, len(vocabulary.pieces), n).tolist() for n in (20, 49, 14, 16, 18)
+    )
+
+    def logits(paths: list[list[int]]) -> Logits:
+        cache.abort_on(StopRequest())
+        cache.clear()
+        cache.prefill([tuple(prefix)], end, cache_end=False)
+        for path in paths:
+            rows = cache.decode(0, path, [-1, len(path) - 1] if path is paths[0] else [len(path) - 1])
+            assert rows
+        return rows[-1].copy()
+
+    rolled_back, fresh = (vlm._thread.submit(logits, each).result() for each in (paths, paths[2:]))
+    assert np.array_equal(rolled_back, fresh)
 
 
 def test_an_empty_answer_needs_one_call_after_the_prompt(vlm: LlamaVlm) -> None:

@@ -259,6 +259,9 @@ class KvCache:
         rejected = last.end - batch.start
         if rejected <= 0:
             return batch
+        if batch.start < last.start:  # `last` was split, and its first part is kept nowhere
+            self.restore(self._prefix[-1][1])
+            return batch if batch.start < 0 else batch.after(self._prompt_end)
         if rejected <= MAX_ROLLBACK and batch.start > last.start:
             self._truncate(self._length - rejected)
             return batch
