@@ -144,4 +144,23 @@ def scripted_answer(
     return decode(grammar, model, Sampler(GREEDY), limit, draft), model
 
 
+def sequential_answer(grammar: Grammar, model: FakeModel, sampler: Sampler, limit: int) -> tuple[str, int]:
+    """Text and number of tokens by plain decoding: one after the other, without drafts or batches.
+
+    The text ends with the token that exceeds the limit.
+    """
+    tokens: list[int] = []
+    encoded, state = b"", grammar.start
+    while state.allowed_tokens.size:
+        token = int(state.allowed_tokens[0])
+        if state.allowed_tokens.size > 1:
+            token, _ = sampler.sample(model.after(tokens), state.allowed_tokens)
+        state = state.next_state(token)
+        encoded += grammar.vocabulary.pieces[token]
+        if len(tokens) + 1 + state.tokens_to_end > limit:
+            break
+        tokens.append(token)
+    return encoded.decode(errors="ignore"), len(tokens)
+
+
 THREE = [("person", Box(0.1, 0.2, 0.3, 0.4)), ("box", Box(0.5, 0.5, 0.75, 1.0)), ("box 2", Box(0, 0, 1, 1))]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from fake_models import (
     ANYTHING,
     GREEDY,
@@ -19,6 +20,7 @@ from fake_models import (
     cost,
     decode,
     random_answer,
+    sequential_answer,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,11 +34,14 @@ from lfm_perception.engine.kv_cache import MAX_EXACT_OUTPUTS, Logits
 from lfm_perception.engine.speculative import Speculator
 from lfm_perception.engine.vocabulary import Vocabulary
 from lfm_perception.geometry import Box
-from lfm_perception.questions import BBOX, Draft
+from lfm_perception.questions import BBOX, BBOX_2D, Dialect, Draft
 
 SIDES = st.lists(st.integers(0, 1000).map(lambda side: side / 1000), min_size=2, max_size=2).map(sorted)
 BOXES = st.tuples(SIDES, SIDES).map(lambda spans: Box(spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
 DRAFTS = st.lists(st.tuples(st.sampled_from((*LABELS, "dragon")), BOXES), max_size=5).map(tuple)
+UNWRITABLE = "dragon" * 40
+"""No closed label, and longer than an open one may be."""
+LONG_DRAFTS = st.lists(st.tuples(st.sampled_from((*LABELS, UNWRITABLE)), BOXES), max_size=50).map(tuple)
 
 
 @PER_GRAMMAR
@@ -45,6 +50,25 @@ def test_any_draft_gives_the_answer_that_none_gives(
     grammar: Grammar, seed: int, limit: int, draft: Draft
 ) -> None:
     assert random_answer(grammar, seed, limit, draft) == random_answer(grammar, seed, limit)
+
+
+@PER_GRAMMAR
+@given(
+    seed=st.integers(0, 10**6), limit=st.integers(1, 200), draft=st.none() | DRAFTS | LONG_DRAFTS,
+    temperature=st.sampled_from((0.0, 0.7)), prompt_tokens=st.sampled_from((1, 16, 70)),
+)  # fmt: skip
+def test_any_draft_gives_the_tokens_of_sequential_decoding(
+    grammar: Grammar, seed: int, limit: int, draft: Draft | None, temperature: float, prompt_tokens: int
+) -> None:
+    vocabulary = grammar.vocabulary
+    model = RandomModel(vocabulary, seed, [vocabulary.tokenize(text)[0] for text in ('[{"', "},", "]},")])
+    sampling = replace(ANYTHING, seed=seed, temperature=temperature)
+    text, count = sequential_answer(grammar, model, Sampler(sampling), limit)
+    speculator = Speculator(grammar, cost)
+    decoded = decode_boxes(speculator, prompt_tokens, model, Sampler(sampling), limit, draft)
+    assert decoded.token_count == count
+    assert text.startswith(decoded.text[:-1])
+    assert decoded.truncated or decoded.text == text
 
 
 def test_near_ties_of_a_large_batch_are_decoded_again(vocabulary: Vocabulary) -> None:
@@ -101,6 +125,37 @@ def test_a_right_draft_saves_most_decode_calls(vocabulary: Vocabulary) -> None:
     assert [calls(right, wrong) for _ in range(20)][-1] <= none + 3
 
 
+def test_objects_that_no_answer_can_hold_are_left_out_of_a_draft(grammar: Grammar) -> None:
+    right, unwritable = tuple(THREE), (UNWRITABLE, Box(0.1, 0.1, 0.2, 0.2))
+
+    def calls(draft: Draft | None) -> list[int]:
+        speculator = Speculator(grammar, lambda tokens: 1.0)
+        models = [ScriptedModel(grammar.vocabulary, grammar.dialect.answer(THREE)) for _ in range(8)]
+        for model in models:
+            decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, draft)
+        return [model.calls for model in models]
+
+    assert calls((unwritable, *right)) == calls((*right, unwritable)) == calls(right)
+    assert calls((unwritable,) * 3) == calls(None)
+
+
+@pytest.mark.parametrize("dialect", [BBOX, BBOX_2D], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("label", ["コーン", "traffic cone"])
+def test_a_right_draft_of_long_labels_saves_most_decode_calls(
+    vocabulary: Vocabulary, dialect: Dialect, label: str
+) -> None:
+    """Characters of several tokens, and open labels at the end of an object, are drafted as all else."""
+    assert len(vocabulary.tokenize(label)) > 1
+    drafted = tuple((label, box) for _, box in THREE)
+    speculator = Speculator(Grammar(vocabulary, dialect, None), lambda tokens: 1.0)
+    calls = []
+    for _ in range(8):
+        model = ScriptedModel(vocabulary, dialect.answer(drafted))
+        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, drafted)
+        calls.append(model.calls)
+    assert calls[-1] <= 3
+
+
 def test_logits_behind_a_rejection_correct_the_draft(vocabulary: Vocabulary) -> None:
     class Independent(ScriptedModel):
         """Prefers the same token at a place whatever comes before it, as the sides of a box nearly are."""
@@ -140,3 +195,6 @@ def test_logits_that_are_probably_not_needed_are_not_computed_where_they_cost(vo
         return count
 
     assert outputs(0.005) < outputs(0.0)
+    model = Counting(vocabulary, BBOX.answer(THREE))
+    decode_boxes(Speculator(grammar, cost, 1.0), 0, model, Sampler(GREEDY), 1000, wrong)
+    assert model.outputs == model.calls  # those after the last token of a batch count too

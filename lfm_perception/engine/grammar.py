@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -111,7 +111,7 @@ class Grammar:
         """
         state = self.start
         for token in self.vocabulary.tokenize(self.dialect.answer(objects)):
-            if token not in state.allowed_tokens:
+            if token not in state.transitions and token not in state.allowed_tokens:  # a dict is faster
                 return
             yield state, token
             state = state.next_state(token)
@@ -247,9 +247,10 @@ class _LabelState(State):
     ) -> None:
         super().__init__()
         self.transitions = exits
-        self._names = names
+        self._partial = names.partial
         self._allowed = allowed
         self._onward = onward
+        self._inside = cache(lambda partial: _PartialCharacter(names, partial, onward))
 
     @cached_property
     def allowed_tokens(self) -> NDArray[np.intp]:
@@ -258,8 +259,8 @@ class _LabelState(State):
     def next_state(self, token: int) -> State:
         if token in self.transitions:
             return self.transitions[token]
-        partial = self._names.partial.get(token)
-        return _PartialCharacter(self._names, partial, self._onward) if partial else self._onward
+        partial = self._partial.get(token)
+        return self._inside(partial) if partial else self._onward
 
     def successors(self) -> Iterable[State]:
         return (*self.transitions.values(), self._onward)
@@ -270,9 +271,9 @@ class _PartialCharacter(State):
 
     def __init__(self, names: NameTokens, partial: bytes, onward: State) -> None:
         super().__init__()
-        self._names = names
         self._onward = onward
         self._partial = names.continuations(partial)
+        self._inside = cache(lambda partial: _PartialCharacter(names, partial, onward))
         self.tokens_to_end = 1 + onward.tokens_to_end
 
     @cached_property
@@ -281,4 +282,4 @@ class _PartialCharacter(State):
 
     def next_state(self, token: int) -> State:
         partial = self._partial[token]
-        return _PartialCharacter(self._names, partial, self._onward) if partial else self._onward
+        return self._inside(partial) if partial else self._onward

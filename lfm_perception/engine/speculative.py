@@ -87,17 +87,17 @@ class Speculator:
         self._cost_per_token = 0.0  # expected seconds in the last proposed batch
         names = grammar.labels or ("object", "area")
         one, other = (names[0], Box(0.1, 0.2, 0.3, 0.4)), (names[-1], Box(0.5, 0.6, 0.7, 0.8))
-        path, second = self._path(one), self._path(other)
+        path, second = self._path(one) or {}, self._path(other) or {}
         self._common_path = {state: token for state, token in path.items() if second.get(state) == token}
         """Draft tokens without a draft: those in which all objects agree."""
-        self._first_object, self._empty = _fork(grammar, [one], [])
-        self._next_object, self._close = _fork(grammar, [one, one], [one])
+        self._first_object, _, self._empty = _fork(grammar, [one], [])
+        _, self._another, self._close = _fork(grammar, [one, one], [one])
 
     def start(self, draft: Draft | None) -> DraftState:
-        """The state of a draft at the beginning of an answer."""
+        """The state of a draft at the beginning of an answer, without objects that no answer can hold."""
         self._verified.clear()
-        paths = None if draft is None else tuple(self._path(found) for found in draft)
-        return DraftState(paths, (0.0,) * len(draft or ()))
+        paths = tuple(path for found in draft or () if (path := self._path(found)))
+        return DraftState(None if draft is None or (draft and not paths) else paths, (0.0,) * len(paths))
 
     def draft(self, state: State, draft: DraftState) -> _Candidate | None:
         """The likeliest draft token in a state, None where there is none."""
@@ -118,16 +118,23 @@ class Speculator:
             return self._common_path.get(state)
         if state is self._first_object and not draft.paths:
             return self._empty
-        if state is self._next_object and len(draft.paths) < 2:
+        token = (draft.current or self._common_path).get(state)
+        if token == self._another and self._may_end_object(state) and len(draft.paths) < 2:
             return self._close
-        return (draft.current or self._common_path).get(state)
+        return token
+
+    def _may_end_object(self, state: State) -> bool:
+        """Whether an object may end here; where its label comes last, an open label may also go on."""
+        return self._another in state.transitions and self._close in state.transitions
 
     def advance(self, state: State, token: int, draft: DraftState) -> DraftState:
         """The state of the draft after a token."""
         draft = draft.past_correction(state)
         if not draft.paths:
             return draft
-        return draft.without_current() if state is self._next_object else draft.after(state, token)
+        if token in state.transitions and self._may_end_object(state):
+            return draft.without_current()
+        return draft.after(state, token)
 
     def verify(self, state: State, token: int, draft: DraftState) -> bool | None:
         """Learn from a decision. Returns: whether the draft token is accepted, None where there was none."""
@@ -209,11 +216,14 @@ class Speculator:
             share = min(max((self._cost_per_token * tokens - least) / (most - least), 0.0), 1.0)
             _observe(self._solo_shares, key, share, 1.0)
 
-    def _path(self, found: tuple[str, Box]) -> TokenPath:
+    def _path(self, found: tuple[str, Box]) -> TokenPath | None:
+        """The path of an object, as the first and as a further one; None where no answer can hold it."""
         path: dict[State, int] = {}
-        for state, token in self.grammar.path([found, found]):  # as the first object, and as a further one
+        end = self.grammar.start
+        for state, token in self.grammar.path([found, found]):
             path.setdefault(state, token)
-        return path
+            end = state.next_state(token)
+        return None if end.allowed_tokens.size else path
 
 
 def _best_proposal(
@@ -247,6 +257,8 @@ def _best_proposal(
                 rollback += rejections.popleft()[1]
             value = saved + probability * (run.deferred_s[-1] - run.deferred_s[length - count])
             gain = value - rollback - (batch_cost(begin + count) - batch_cost(known))
+            if count == length:
+                gain -= (1.0 - probability) * output_cost
             if gain > best_gain:
                 best = len(tokens) + count, len(decisions) + (count == length)
                 best_gain, best_accepted = gain, accepted + probability * count
@@ -333,7 +345,7 @@ def _forced(state: State, token: int) -> tuple[list[int], State]:
 
 def _fork(
     grammar: Grammar, longer: Sequence[tuple[str, Box]], shorter: Sequence[tuple[str, Box]]
-) -> tuple[State, int]:
-    """The state in which two answers diverge, and the token of the shorter one there."""
+) -> tuple[State, int, int]:
+    """The state in which two answers diverge, and the tokens of the longer and of the shorter one there."""
     pairs = zip(grammar.path(longer), grammar.path(shorter), strict=False)
-    return next((state, token) for (_, other), (state, token) in pairs if token != other)
+    return next((state, other, token) for (_, other), (state, token) in pairs if token != other)
