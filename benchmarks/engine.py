@@ -7,8 +7,9 @@
 `naive` is plain llama.cpp: prefill of the whole prompt for every frame, then decoding token by token. The
 other rows add the engine's optimizations one at a time: prefix cache, forced tokens in one batch, speculative
 decoding. `all` is the engine as it runs, with drafts that are right, half right (two sides of each box are
-wrong), wrong or absent. Every round measures every row once, on a frame of its own, and all rows of a round
-give the same answer. Yes/no questions are asked alone, and about a frame that was read: one, and ten others.
+wrong), wrong in all coordinates, wrong in the labels too, or absent. Every round measures every row once, on
+a frame of its own, and all rows of a round give the same answer. Yes/no questions are asked alone, and about
+a frame that was read: one, and ten others.
 The weights are random (`true_shape`), so the answer is dictated: logits are computed
 and sampled as always, then the dictated token is taken.
 
@@ -126,21 +127,32 @@ class Bench:
         self.sampling = SamplingSettings()
         costs = self.engine.latency.batch_cost, self.engine.latency.output_cost
         self.speculators = {name: Speculator(self.grammar, *costs) for name in DRAFTS}
-        self.text_speculators = {name: TextSpeculator(*costs) for name in ("alone", "new", "as last")}
+        self.text_speculators = {
+            name: TextSpeculator(*costs) for name in ("alone", "new", "two words", "as last")
+        }
         self.no_drafts = Speculator(self.grammar, float)  # where all tokens cost alike, no draft pays
 
     def prompt(self, frame: Frame, image: ImagePlan, prompt: Prompt, *, text_first: bool = False) -> Prompted:
         self.engine.begin(StopRequest())
-        encode = self.vocabulary.encode
-        if text_first:
-            before = encode((BOS, TURN_START, "user\n", prompt.user, IMAGE_START))
-            after = encode((IMAGE_END, TURN_END, "\n", TURN_START, "assistant\n"))
-        else:
-            chat = apply_chat_template(prompt)
-            before, after = encode(chat.before), encode(chat.after)
+        before, after = self.text_parts(prompt, text_first=text_first)
         embeddings = self.engine.encode(frame, image)
         assert embeddings is not None
         return [tuple(before), embeddings[0]], after
+
+    def text_parts(self, prompt: Prompt, *, text_first: bool) -> tuple[list[int], list[int]]:
+        """The tokens before and after the image."""
+        encode = self.vocabulary.encode
+        if text_first:
+            before = encode((BOS, TURN_START, "user\n", prompt.user, IMAGE_START))
+            return before, encode((IMAGE_END, TURN_END, "\n", TURN_START, "assistant\n"))
+        chat = apply_chat_template(prompt)
+        return encode(chat.before), encode(chat.after)
+
+    def cache_prefix(self, prompt: Prompt, *, text_first: bool = False) -> None:
+        """Prefill the text before the image, as the frame before would have left it. Not timed."""
+        self.engine.begin(StopRequest())
+        before, after = self.text_parts(prompt, text_first=text_first)
+        self.cache.prefill([tuple(before)], after)
 
     def naive(self, parts: list[PromptPart], end: Sequence[int], answer: Draft) -> int:
         self.cache.clear()
@@ -207,6 +219,7 @@ class Bench:
 
         frame = next(frames)
         self.time(rows["naive"], lambda: self.naive(*self.prompt(frame, image, question), answer))
+        self.cache_prefix(question)
         frame = next(frames)
         self.time(
             rows["prefix cached"], lambda: self.prefix_cached(*self.prompt(frame, image, question), answer)
@@ -215,9 +228,14 @@ class Bench:
         boxes("all, no draft", self.speculators["no draft"], None)
         text("caption alone", next(frames), self.text_speculators["alone"])
         boxes("all, half right draft", self.speculators["half right"], _half(answer))
+        moved = tuple((label, box) for (label, _), (_, box) in zip(answer, other, strict=True))
+        boxes("all, wrong coordinates", self.speculators["wrong coordinates"], moved)
         frame = boxes("all, wrong draft", self.speculators["wrong"], other)
         self.text_speculators["new"].remember(before)
         text("caption, same frame", frame, self.text_speculators["new"])
+        like = [*caption[:5], before[5], *caption[6:12], before[12], *caption[13:]]
+        self.text_speculators["two words"].remember(like)
+        text("caption, same frame, two words changed", frame, self.text_speculators["two words"])
         self.text_speculators["as last"].remember(caption)
         frame = boxes("all, right draft", self.speculators["right"], answer)
         text("caption, same frame, as the last", frame, self.text_speculators["as last"])
@@ -234,15 +252,17 @@ class Bench:
         decide("yes/no, same frame", frame, questions[:1])
         decide("10 x yes/no, same frame", frame, questions[1:])
         decide("yes/no alone", next(frames), questions[:1])
+        self.cache_prefix(question, text_first=True)
         boxes("text first, no draft", self.speculators["no draft"], None, text_first=True)
         boxes("text first, right draft", self.speculators["right"], answer, text_first=True)
 
 
-DRAFTS = ("no draft", "right", "half right", "wrong")
+DRAFTS = ("no draft", "right", "half right", "wrong coordinates", "wrong")
 ROWS = (
     "naive", "prefix cached", "forced tokens", "all, no draft",
-    "all, right draft", "all, half right draft", "all, wrong draft", "text first, no draft",
-    "text first, right draft", "caption alone", "caption, same frame", "caption, same frame, as the last",
+    "all, right draft", "all, half right draft", "all, wrong coordinates", "all, wrong draft",
+    "text first, no draft", "text first, right draft", "caption alone", "caption, same frame",
+    "caption, same frame, two words changed", "caption, same frame, as the last",
     "yes/no alone", "yes/no, same frame", "10 x yes/no, same frame",
 )  # fmt: skip
 
