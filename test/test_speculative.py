@@ -120,7 +120,7 @@ def test_a_batch_that_was_split_can_be_rolled_back_to_the_prompt(
         cache.prefill([tuple(prefix)], end, cache_end=False)
         for path in paths:
             rows = cache.decode(0, path, [-1, len(path) - 1] if path is paths[0] else [len(path) - 1])
-            assert rows
+        assert rows
         return rows[-1].copy()
 
     rolled_back, fresh = (vlm._thread.submit(logits, each).result() for each in (paths, paths[2:]))
