@@ -56,11 +56,14 @@ SENTENCES = 0.12
 
 @dataclass(frozen=True, slots=True)
 class SceneQuestion:
-    """A question of one of the KINDS about a scene, and the true answer."""
+    """A question of one of the KINDS about a scene, and the true answer; `beside` is the object whose
+    neighbour is asked for.
+    """
 
     kind: str
     question: TypedQuestion
     answer: str
+    beside: TrueObject | None = None
 
     @property
     def text(self) -> str:
@@ -70,12 +73,15 @@ class SceneQuestion:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A question before its wording: `slots` of the wordings, and the answer as an option and a sentence."""
+    """A question before its wording: `slots` of the wordings, the answer as an option and a sentence, and
+    the object whose neighbour is asked for.
+    """
 
     slots: dict[str, str]
     options: tuple[str, ...]
     answer: str
     sentence: str
+    beside: TrueObject | None = None
 
 
 _WEIGHTS = {
@@ -102,8 +108,8 @@ def scene_question(
     if rng.random() < 0.2:
         text = rng.choice(_CONTENT["openings"]) + text
     if rng.random() < sentences:
-        return SceneQuestion(kind, TypedQuestion(text), asked.sentence)
-    return SceneQuestion(kind, _typed(text, asked.options), asked.answer)
+        return SceneQuestion(kind, TypedQuestion(text), asked.sentence, asked.beside)
+    return SceneQuestion(kind, _typed(text, asked.options), asked.answer, asked.beside)
 
 
 def translated_question(
@@ -267,7 +273,7 @@ def _next(rng: random.Random, snapshot: Snapshot) -> _Asked | None:
     others = rng.sample([label for label in LABELS if label != a], rng.randint(1, 4))
     options = _shuffled(rng, (true, NOTHING, *others))
     sentence = "Nothing." if true == NOTHING else f"A {true}."
-    return _Asked({"a": a, "side": side}, options, true, sentence)
+    return _Asked({"a": a, "side": side}, options, true, sentence, single[a])
 
 
 def _extreme(rng: random.Random, snapshot: Snapshot) -> _Asked | None:

@@ -60,7 +60,8 @@ class Run:
 class Turns:
     """User turns with their answers, each after the beginning of its text: token ids (N, T), and for each
     place the token that it predicts, -100 outside the answers; shortest first. `start` (N) is the number of
-    the beginning that a turn goes on from, `order` the number of the turn among those that were given.
+    the beginning that a turn goes on from, `order` the number of the turn among those that were given, and
+    `look` (N) the place in its beginning of what it names, -1 where nothing says which that is.
     """
 
     ids: Tensor
@@ -68,6 +69,7 @@ class Turns:
     lengths: list[int]
     start: Tensor
     order: list[int]
+    look: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +133,19 @@ def make_batch(tokenizer: Tokenizer, run: Run, step: int, progress: float, rank:
     asked = max(1, round(run.lessons * count))
     first = sorted(lessons[:asked], key=lambda pair: len(pair[1].answer) + 2 * len(pair[1].prompt.system))
     snapshots = [snapshot for snapshot, _ in (*first, *lessons[asked:])]
-    typed = [
-        (row, question.text, question.answer)
-        for row, snapshot in enumerate(snapshots)
-        for question in scene_questions(rng, snapshot, run.questions)
-    ]
+    typed, look, first_token = [], [], len(start_of_image(tokenizer))
+    for row, snapshot in enumerate(snapshots):
+        cells = {index: cell for cell, index in _centre_cells(snapshot, width // 32, height // 32).items()}
+        for question in scene_questions(rng, snapshot, run.questions):
+            typed.append((row, question.text, question.answer))
+            cell = cells.get(snapshot.objects.index(question.beside)) if question.beside else None
+            look.append(-1 if cell is None else first_token + cell)
     said = [trained_command(rng) for _ in range(run.commands // run.processes * (step % 2))]
     return collate(
         tokenizer,
         snapshots,
         [each for _, each in first],
-        turns(tokenizer, IMAGE_TURN, typed),
+        turns(tokenizer, IMAGE_TURN, typed, look),
         start_of_commands(tokenizer),
         turns(tokenizer, TEXT_TURN, [(0, each.text, each.answer) for each in said]),
     )
@@ -200,8 +204,10 @@ TEXT_TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 """A user's turn after an image, and one after a system turn, up to the answer."""
 
 
-def turns(tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[int, str, str]]) -> Turns:
-    """Numbers of beginnings, texts of users and answers as tensors."""
+def turns(
+    tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[int, str, str]], look: Sequence[int] = ()
+) -> Turns:
+    """Numbers of beginnings, texts of users and answers as tensors; `look` as in Turns, or empty."""
     encoded = [
         (_ids(tokenizer, template.format(text)), [*_ids(tokenizer, answer), vocabulary.IM_END])
         for _, text, answer in pairs
@@ -215,7 +221,8 @@ def turns(tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[int, str, s
         ids[row, : lengths[row]] = torch.tensor(turn + answer)
         targets[row, len(turn) - 1 : lengths[row] - 1] = torch.tensor(answer)
     start = torch.tensor([pairs[index][0] for index in order], dtype=torch.long)
-    return Turns(ids, targets, lengths, start, order)
+    looked = torch.tensor([look[index] if look else -1 for index in order], dtype=torch.long)
+    return Turns(ids, targets, lengths, start, order, looked)
 
 
 def start_of_commands(tokenizer: Tokenizer) -> Tensor:

@@ -101,7 +101,9 @@ class ShortConvolution(nn.Module):
         self.kernel = nn.Parameter(torch.randn(shape.hidden, shape.conv_length) * shape.conv_length**-0.5)
         self.out = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, _: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
+    def forward(
+        self, x: Tensor, _: tuple[Tensor, Tensor], before: Memory, seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, Memory]:
         gate_in, gate_out, value = self.inner(x).chunk(3, dim=-1)
         gated = gate_in * value
         length = self.kernel.shape[1]
@@ -121,7 +123,9 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(shape.head_size, shape.norm_eps)
         self.key_norm = nn.RMSNorm(shape.head_size, shape.norm_eps)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory, seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, Memory]:
         query = _rotate(self.query_norm(_heads(self.query(x), self.heads).float()), rotation)
         key = _rotate(self.key_norm(_heads(self.key(x), self.kv_heads).float()), rotation)
         value = _heads(self.value(x), self.kv_heads)
@@ -131,7 +135,7 @@ class Attention(nn.Module):
             key, value = torch.cat((before[0], key), 2), torch.cat((before[1], value), 2)
         length, whole = x.shape[1], key.shape[2]
         future = torch.ones(length, whole, dtype=torch.bool).triu(1 + whole - length)
-        attended = _attend(query.to(value.dtype), key, value, future)
+        attended = _attend(query.to(value.dtype), key, value, future, seen)
         return self.out(attended.transpose(1, 2).flatten(2)), (key, value)
 
 
@@ -145,8 +149,10 @@ class Layer(nn.Module):
         self.up = nn.Linear(shape.hidden, shape.feed_forward, bias=False)
         self.down = nn.Linear(shape.feed_forward, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory) -> tuple[Tensor, Memory]:
-        mixed, memory = self.operator(self.operator_norm(x), rotation, before)
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], before: Memory, seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, Memory]:
+        mixed, memory = self.operator(self.operator_norm(x), rotation, before, seen)
         x = x + mixed
         normed = self.feed_forward_norm(x)
         return x + self.down(fn.silu(self.gate(normed)) * self.up(normed)), memory
@@ -172,14 +178,24 @@ class LanguageModel(nn.Module):
         """What the layers keep of beginnings of texts, embeddings (B, S, hidden)."""
         return self._read(x, 0, [()] * len(self.layers))[1]
 
-    def after(self, memories: Sequence[Memory], start: Tensor, place: int, x: Tensor) -> Tensor:
+    def after(
+        self,
+        memories: Sequence[Memory],
+        start: Tensor,
+        place: int,
+        x: Tensor,
+        seen: list[Tensor] | None = None,
+    ) -> Tensor:
         """Hidden states of embeddings (N, T, hidden), each of which goes on at `place` from one of the
-        beginnings, whose number stands in `start` (N).
+        beginnings, whose number stands in `start` (N). `seen` receives the weights (N, heads, T, place + T)
+        of each attention layer.
         """
         chosen = [tuple(part[start] for part in memory) for memory in memories]
-        return self._read(x, place, chosen)[0]
+        return self._read(x, place, chosen, seen)[0]
 
-    def _read(self, x: Tensor, place: int, memories: Sequence[Memory]) -> tuple[Tensor, list[Memory]]:
+    def _read(
+        self, x: Tensor, place: int, memories: Sequence[Memory], seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Memory]]:
         """Hidden states and memories of a text that begins at `place`."""
         half = self.shape.head_size // 2
         frequency = self.shape.rope_base ** (-torch.arange(half, dtype=torch.float32) / half)
@@ -188,7 +204,7 @@ class LanguageModel(nn.Module):
         rotation = (angle.cos(), angle.sin())
         kept = []
         for layer, before in zip(self.layers, memories, strict=True):
-            x, memory = layer(x, rotation, before)
+            x, memory = layer(x, rotation, before, seen)
             kept.append(memory)
         return self.norm(x), kept
 
@@ -249,12 +265,21 @@ def patchify(images: Tensor) -> Tensor:
     return patches.permute(0, 1, 3, 2, 4, 5).flatten(3)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None = None) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hidden: Tensor | None = None,
+    seen: list[Tensor] | None = None,
+) -> Tensor:
     """Softmax attention, written out: in bfloat16 on a CPU it trains faster than the fused kernels."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
-    return scores.softmax(-1).to(value.dtype) @ value
+    weights = scores.softmax(-1)
+    if seen is not None:
+        seen.append(weights)
+    return weights.to(value.dtype) @ value
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
