@@ -115,7 +115,7 @@ def _by_tool(said: list[Command], hits: list[list[bool]]) -> Figures:
 
 def _answers(model: VisionLanguageModel, start: Tensor, asked: Turns) -> list[tuple[Tensor, Tensor]]:
     """Logits and tokens of each answer, in the order in which the turns were given."""
-    hidden, targets, _ = read_answers(model, start, asked)
+    hidden, targets, _ = read_answers(model, model.language.remember(start), start.shape[1], asked)
     lengths = (asked.targets >= 0).sum(1).tolist()
     parts = zip(model.logits(hidden).split(lengths), targets.split(lengths), strict=True)
     return [part for _, part in sorted(zip(asked.order, parts, strict=True), key=lambda pair: pair[0])]

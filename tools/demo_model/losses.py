@@ -13,7 +13,7 @@ from torch.nn import functional as fn
 
 from demo_model import tokenizer as vocabulary
 from demo_model.batches import ATTRIBUTES, RANKS, Batch, Turns, start_of_image
-from demo_model.network import Shape, VisionLanguageModel
+from demo_model.network import Memory, Shape, VisionLanguageModel
 from lfm_perception.demo.bodies import LABELS
 
 BINS = 1000
@@ -26,9 +26,10 @@ GROUPS = {"cpu": 8, "cuda": 2}
 """Most groups in which texts of like length are read, by device: more save padding; a GPU waits at each."""
 
 LOOKING = ((1, 4), (2, 3))
-"""Numbers of attention layers and heads that are taught to look, before the answer, at the object whose neighbour
-is asked for (after L. Liu et al., "Neural Machine Translation with Supervised Attention", 2016). Left to
-themselves, they look at all objects: in crowded scenes the one that the question names got 2% of the weight."""
+"""Numbers of attention layers and heads that are taught to look, before the answer, at the object whose
+neighbour is asked for (after L. Liu et al., "Neural Machine Translation with Supervised Attention", 2016),
+and to find its neighbours there. Left to themselves, they look at all objects: where the answer was wrong,
+the one that the question names got 2% of the weight."""
 LOOK = 0.5
 
 SMALL = 0.03
@@ -51,6 +52,9 @@ class Trainee(nn.Module):
         self.centre_attribute = nn.Linear(shape.hidden, len(ATTRIBUTES))
         self.centre_neighbour = nn.Linear(shape.hidden, 2 * (1 + len(LABELS)))
         self.opening_head = nn.Linear(shape.hidden, len(LABELS) + 4)
+        self.look_neighbour = nn.ModuleList(
+            nn.Linear(shape.head_size, 2 * (1 + len(LABELS))) for _ in LOOKING
+        )
         ids = [[tokenizer.token_to_id(form.format(n)) for n in range(BINS)] for form in ("{:03d}", "{}")]
         self.register_buffer("tables", torch.tensor(ids), persistent=False)
         self.register_buffer("image_start", torch.tensor(start_of_image(tokenizer)), persistent=False)
@@ -108,20 +112,45 @@ def losses(
         if len(batch.questions.ids):
             start = trainee.model.language.embedding(trainee.image_start)
             seen = torch.cat((start[None].expand(len(tokens), -1, -1).to(tokens.dtype), tokens), 1)
-            terms["questions"], missed = _answer_losses(trainee.model, seen, batch.questions)
+            memories = trainee.model.language.remember(seen)
+            terms["questions"], missed = _answer_losses(
+                trainee.model, memories, seen.shape[1], batch.questions
+            )
             if len(missed):
                 terms["look"] = LOOK * missed.mean()
+            if (batch.centre_neighbour >= 0).any():
+                terms["look_neighbour"] = _neighbour_loss(trainee, memories, batch)
         if len(batch.commands.ids):
             tools = trainee.model.language.embedding(batch.tools)
-            terms["commands"] = 0.5 * _answer_losses(trainee.model, tools, batch.commands)[0]
+            memories = trainee.model.language.remember(tools)
+            terms["commands"] = (
+                0.5 * _answer_losses(trainee.model, memories, tools.shape[1], batch.commands)[0]
+            )
     return terms
 
 
-def _answer_losses(model: VisionLanguageModel, start: Tensor, turns: Turns) -> tuple[Tensor, Tensor]:
-    """Cross entropy per answer of turns that go on from `start` (B, S, hidden), which is read once, and those
-    of the weights with which they look at what they name.
+def _neighbour_loss(trainee: Trainee, memories: Sequence[Memory], batch: Batch) -> Tensor:
+    """Of the values that the heads of LOOKING find at each object: its neighbours must be told by them."""
+    row, cell, _ = batch.centres.T
+    values = [
+        memory[1] for memory, kind in zip(memories, trainee.model.shape.layers, strict=True) if kind == "a"
+    ]
+    loss = torch.zeros(())
+    for (layer, head), told in zip(LOOKING, trainee.look_neighbour, strict=True):
+        sides = told(values[layer][row, head, len(trainee.image_start) + cell]).float().unflatten(-1, (2, -1))
+        loss = loss + fn.cross_entropy(
+            sides.flatten(0, 1), batch.centre_neighbour.flatten(), ignore_index=-1
+        ) / len(LOOKING)
+    return loss
+
+
+def _answer_losses(
+    model: VisionLanguageModel, memories: Sequence[Memory], place: int, turns: Turns
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy per answer of turns that go on at `place` from beginnings that were read, and those of
+    the weights with which they look at what they name.
     """
-    hidden, targets, looks = read_answers(model, start, turns)
+    hidden, targets, looks = read_answers(model, memories, place, turns)
     logits = model.logits(hidden)
     total = logits.logsumexp(-1)
     chosen = logits.gather(1, targets[:, None])[:, 0]
@@ -130,7 +159,7 @@ def _answer_losses(model: VisionLanguageModel, start: Tensor, turns: Turns) -> t
 
 
 def read_answers(
-    model: VisionLanguageModel, start: Tensor, turns: Turns
+    model: VisionLanguageModel, memories: Sequence[Memory], place: int, turns: Turns
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states (M, hidden) that predict the answers' tokens, these (M), turn by turn, and the weights
     (K, LOOKING) that the last place of a question gives to what it names.
@@ -138,14 +167,13 @@ def read_answers(
     Turns of like length are read together.
     """
     size = max(16, -(-len(turns.ids) // GROUPS[turns.ids.device.type]))
-    memories = model.language.remember(start)
     states, tokens, looks = [], [], []
     for first in range(0, len(turns.ids), size):
         rows = slice(first, first + size)
         length = max(turns.lengths[rows])
         embedded = model.language.embedding(turns.ids[rows, :length])
         seen: list[Tensor] = []
-        hidden = model.language.after(memories, turns.start[rows], start.shape[1], embedded, seen)
+        hidden = model.language.after(memories, turns.start[rows], place, embedded, seen)
         targets = turns.targets[rows, :length]
         last, look = (targets >= 0).int().argmax(1), turns.look[rows]
         (asked,) = torch.where(look >= 0)

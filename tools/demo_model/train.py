@@ -5,9 +5,10 @@
 
 Every scene and question is new and follows from the seed and the step. What makes it learn within
 hours on a CPU: auxiliary losses that are dropped afterwards (class and box at every patch; objectness,
-class, rank and coordinates at the image token of each object's centre; class and box at the opening of
-each object in the answer), Muon for the matrices, coordinates started as Fourier codes and trained
-with soft targets, and a stage of vision alone at the beginning. An image is read once for all of its typed
+class, rank, neighbours and coordinates at the image token of each object's centre; class and box at the
+opening of each object in the answer; where two heads of the attention look when a neighbour is asked for,
+and what they find there), Muon for the matrices, coordinates started as Fourier codes and trained with soft
+targets, and a stage of vision alone at the beginning. An image is read once for all of its typed
 questions, a list of tools once for all commands of a step. In the last stage the language model's
 weights pass through 4-bit rounding, so that the Q4_0 file loses nothing. The work is shared by processes
 of one thread each, which average their gradients: with matrices this small, that is twice as fast as one
