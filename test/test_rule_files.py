@@ -167,6 +167,12 @@ def test_conditions_that_never_hold_together_are_refused(parts: str, sentence: s
     assert said.endswith("this is never true")
 
 
+def test_a_rule_of_too_many_conditions_is_refused_before_they_are_compared() -> None:
+    """Comparing the zones of hundreds took 20 s."""
+    parts = ", ".join(["{inside: dock}", "{inside: pit}"] * 17)
+    assert "more than 32 conditions: make several" in problem(f"{{when: {{all: [{parts}]}}}}")
+
+
 @pytest.mark.parametrize(
     "condition",
     [

@@ -35,11 +35,14 @@ from lfm_perception.rules.schema import (
     Objects,
     Range,
     Zone,
+    leaves,
 )
 from lfm_perception.settings import Settings
 
 MAX_DEPTH = 6
 """Maximum depth of nested `all`, `any` and `not`."""
+MAX_LEAVES = 32
+"""Maximum number of conditions in a rule."""
 
 COUNT_KEYS = ("count", "more_than", "fewer_than", "exactly", "hysteresis")
 OBJECT_KEYS = (
@@ -125,6 +128,7 @@ class ConditionReader:
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) < 2:
             raise WrongError(path, f"{kind} takes a list of at least 2 conditions, got {shown(entry)}")
         parts = tuple(self.read(each, (*path, index), depth + 1) for index, each in enumerate(entry))
+        check_leaves(Combined(kind, parts), path)  # before they are compared with each other
         for index, part in enumerate(parts):
             if isinstance(part, Combined) and part.kind == "not" and part.parts[0] in parts:
                 truth = "never" if kind == "all" else "always"
@@ -251,6 +255,12 @@ class ConditionReader:
             values = None if known is None else known[name]
             pairs.append((name, as_name(value, (*path, name), values, "value")))
         return tuple(pairs)
+
+
+def check_leaves(condition: Condition, path: Steps) -> None:
+    """Raises WrongError where a condition is combined of more than a rule may have."""
+    if len(leaves(condition)) > MAX_LEAVES:
+        raise WrongError(path, f"more than {MAX_LEAVES} conditions: make several rules")
 
 
 def _place(places: Mapping[str, Zone | Line | None], name: object, path: Steps, kind: str) -> str:

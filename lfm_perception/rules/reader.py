@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from lfm_perception.errors import PerceptionError, shown
 from lfm_perception.files import YamlPlaces, parse_yaml, read_text
 from lfm_perception.rules.action_reader import read_actions
-from lfm_perception.rules.condition_reader import ConditionReader, Known
+from lfm_perception.rules.condition_reader import ConditionReader, Known, check_leaves
 from lfm_perception.rules.contradictions import shared_actions
 from lfm_perception.rules.places import area, crossing_edges
 from lfm_perception.rules.reading import Steps, WrongError, as_choice, as_mapping, as_number
@@ -40,8 +40,6 @@ from lfm_perception.text import is_safe
 MAX_RULES, MAX_ZONES, MAX_LINES = 1000, 200, 200
 MAX_POINTS, MIN_AREA, MIN_LENGTH = 50, 1e-5, 1e-3
 """Maximum number of corners of a zone, its minimum area, and the minimum length of a line, normalized."""
-MAX_LEAVES = 32
-"""Maximum number of conditions in a rule."""
 MAX_NAME, MAX_MESSAGE = 64, 200
 MAX_SECONDS = 86_400.0
 MAX_LISTED = 8
@@ -204,8 +202,7 @@ class _Reader:
         if "when" not in given:
             raise WrongError(path, "a rule needs `when`, its condition")
         when = certain(conditions.read(given["when"], (*path, "when")))
-        if len(leaves(when)) > MAX_LEAVES:
-            raise WrongError((*path, "when"), f"more than {MAX_LEAVES} conditions: make several rules")
+        check_leaves(when, (*path, "when"))
         seconds = {
             key: as_number(given.get(key, 0.0), (*path, key), 0.0, MAX_SECONDS)
             for key in ("for", "end_after", "cooldown")
