@@ -156,6 +156,19 @@ def test_a_right_draft_of_long_labels_saves_most_decode_calls(
     assert calls[-1] <= 3
 
 
+def test_a_draft_follows_a_label_past_another_one_that_it_begins_with(vocabulary: Vocabulary) -> None:
+    """Where labels come last, the object may end after the shorter one, but goes on."""
+    grammar = Grammar(vocabulary, BBOX_2D, ("person", "person sitting", "person sitting down"))
+    drafted = tuple((label, box) for label, (_, box) in zip(grammar.labels or (), THREE, strict=True))[::-1]
+    speculator = Speculator(grammar, lambda tokens: 1.0)
+    calls = []
+    for _ in range(8):
+        model = ScriptedModel(vocabulary, BBOX_2D.answer(drafted))
+        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, drafted)
+        calls.append(model.calls)
+    assert calls[-1] <= 3
+
+
 def test_logits_behind_a_rejection_correct_the_draft(vocabulary: Vocabulary) -> None:
     class Independent(ScriptedModel):
         """Prefers the same token at a place whatever comes before it, as the sides of a box nearly are."""

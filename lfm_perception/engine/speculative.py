@@ -132,7 +132,7 @@ class Speculator:
         draft = draft.past_correction(state)
         if not draft.paths:
             return draft
-        if token in state.transitions and self._may_end_object(state):
+        if token in (self._another, self._close) and self._may_end_object(state):
             return draft.without_current()
         return draft.after(state, token)
 
