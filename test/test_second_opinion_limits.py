@@ -18,6 +18,7 @@ from lfm_perception.live import LiveCallbacks, LivePerception
 from lfm_perception.scene import Frame, Scene
 from lfm_perception.second_opinion import Outcome, Request, SecondOpinion
 from lfm_perception.second_opinion.advisers.review import PREFIX, ReviewFolder
+from lfm_perception.second_opinion.service import MAX_OPINIONS
 from lfm_perception.vlm import Vlm
 
 
@@ -72,6 +73,19 @@ def test_a_track_that_its_crop_cannot_show_is_counted_with_the_reason_until_it_i
         frame = shown(4, frame_id="rear")
         second.consider(frame, scene_of(frame, box_track(5, box=cut_off.box)))
         assert second.counts().not_shown["the image's edge cuts them off"] == 1, "a camera without consent"
+
+
+def test_all_tracks_that_no_crop_can_show_are_counted_though_only_the_latest_are_remembered(
+    tmp_path: Path,
+) -> None:
+    count = MAX_OPINIONS + 30
+    with opened(chosen(folder=str(tmp_path))) as (second, _):
+        for number in range(1, count + 1):
+            frame = shown(number)
+            seen = [box_track(each, box=Box(0.0, 0.4, 0.2, 0.7)) for each in (number, number + 1)]
+            second.consider(frame, scene_of(frame, *seen[: 1 + (number < count)]))
+        assert second.counts().not_shown == {"the image's edge cuts them off": count}
+        assert len(second._not_shown) == MAX_OPINIONS
 
 
 def test_a_question_whose_image_cannot_be_decoded_does_not_count_as_asked(tmp_path: Path, vlm: Vlm) -> None:

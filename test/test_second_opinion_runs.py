@@ -99,7 +99,8 @@ def test_the_terminal_tells_of_dropped_crops_and_the_page_of_missing_answers() -
     }  # fmt: skip
     opinions: dict[str, Any] = {
         "answered": 0, "asked": 1, "refused_camera": None, "dropped": {"second_opinion.rate is used up": 2},
-        "not_shown": {"another object is in their crop": 3}, "outcomes": [outcome] * 101,
+        "not_shown": {"another object is in their crop": 3, "the image's edge cuts them off": 1},
+        "outcomes": [outcome] * 101,
     }  # fmt: skip
     summary = Report().summary() | {"second_opinion": opinions}
     summary["latency_s"] = dict.fromkeys(("inference", *(f"detect.{each}" for each in STAGES)), ZERO)
@@ -107,6 +108,7 @@ def test_the_terminal_tells_of_dropped_crops_and_the_page_of_missing_answers() -
     assert dict(rows(summary))["second opinions"] == (
         "0 of 1 crops; 2 dropped: second_opinion.rate is used up"
         "; 3 tracks not asked about: another object is in their crop"
+        "; 1 track not asked about: the image's edge cuts them off"
     )
     section = opinions_section(opinions["outcomes"])
     assert section.rows == [("box #7", "Which?", "none: nobody answered within 30 s", "", "ocr")] * 100

@@ -127,7 +127,8 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         why = "" if refused is None else f"; camera {shown(refused)} is not in second_opinion.cameras"
         why += "".join(f"; {count} dropped: {reason}" for reason, count in opinions["dropped"].items())
         why += "".join(
-            f"; {count} tracks not asked about: {reason}" for reason, count in opinions["not_shown"].items()
+            f"; {count} track{'s' if count > 1 else ''} not asked about: {reason}"
+            for reason, count in opinions["not_shown"].items()
         )
         found.append(("second opinions", f"{opinions['answered']} of {opinions['asked']} crops{why}"))
     if summary["rejects"]:

@@ -102,7 +102,7 @@ class SecondOpinion:
         self._opinions: dict[int, Opinion] = {}
         self._asked = self._bytes = self._answered = 0
         self._dropped, self._failed = Counter[str](), Counter[str]()
-        self._not_shown: dict[int, str] = {}
+        self._not_shown, self._not_shown_before = dict[int, str](), Counter[str]()
         self._problem = ""
         self._refused_camera: str | None = None
         self._busy = self._closing = False
@@ -123,7 +123,7 @@ class SecondOpinion:
                 self._answered,
                 len(self._queue),
                 dict(self._dropped),
-                dict(Counter(self._not_shown.values())),
+                dict(self._not_shown_before + Counter(self._not_shown.values())),
                 dict(self._failed),
                 self._problem,
                 self._refused_camera,
@@ -146,7 +146,7 @@ class SecondOpinion:
                 elif self._policy.consents(frame.frame_id):
                     self._not_shown[track.track_id] = obstacle
             while len(self._not_shown) > MAX_OPINIONS:
-                del self._not_shown[next(iter(self._not_shown))]
+                self._not_shown_before[self._not_shown.pop(next(iter(self._not_shown)))] += 1
             room = MAX_QUEUED - len(self._queue) if doubtful and self._consents(frame.frame_id) else 0
         for track, reason in doubtful[:room]:
             if self.ask(frame, track, question, reason):
