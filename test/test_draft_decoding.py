@@ -139,6 +139,16 @@ def test_objects_that_no_answer_can_hold_are_left_out_of_a_draft(grammar: Gramma
     assert calls((unwritable,) * 3) == calls(None)
 
 
+def calls_with_a_right_draft(grammar: Grammar, objects: Draft) -> int:
+    """Decode calls of an answer once the speculator has seen seven others, where all batches cost alike."""
+    speculator, calls = Speculator(grammar, lambda tokens: 1.0), 0
+    for _ in range(8):
+        model = ScriptedModel(grammar.vocabulary, grammar.dialect.answer(objects))
+        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, objects)
+        calls = model.calls
+    return calls
+
+
 @pytest.mark.parametrize("dialect", [BBOX, BBOX_2D], ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("label", ["コーン", "traffic cone"])
 def test_a_right_draft_of_long_labels_saves_most_decode_calls(
@@ -147,26 +157,14 @@ def test_a_right_draft_of_long_labels_saves_most_decode_calls(
     """Characters of several tokens, and open labels at the end of an object, are drafted as all else."""
     assert len(vocabulary.tokenize(label)) > 1
     drafted = tuple((label, box) for _, box in THREE)
-    speculator = Speculator(Grammar(vocabulary, dialect, None), lambda tokens: 1.0)
-    calls = []
-    for _ in range(8):
-        model = ScriptedModel(vocabulary, dialect.answer(drafted))
-        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, drafted)
-        calls.append(model.calls)
-    assert calls[-1] <= 3
+    assert calls_with_a_right_draft(Grammar(vocabulary, dialect, None), drafted) <= 3
 
 
 def test_a_draft_follows_a_label_past_another_one_that_it_begins_with(vocabulary: Vocabulary) -> None:
     """Where labels come last, the object may end after the shorter one, but goes on."""
     grammar = Grammar(vocabulary, BBOX_2D, ("person", "person sitting", "person sitting down"))
     drafted = tuple((label, box) for label, (_, box) in zip(grammar.labels or (), THREE, strict=True))[::-1]
-    speculator = Speculator(grammar, lambda tokens: 1.0)
-    calls = []
-    for _ in range(8):
-        model = ScriptedModel(vocabulary, BBOX_2D.answer(drafted))
-        decode_boxes(speculator, 0, model, Sampler(GREEDY), 1000, drafted)
-        calls.append(model.calls)
-    assert calls[-1] <= 3
+    assert calls_with_a_right_draft(grammar, drafted) <= 3
 
 
 def test_logits_behind_a_rejection_correct_the_draft(vocabulary: Vocabulary) -> None:
