@@ -109,9 +109,10 @@ def test_an_answer_in_words_has_no_json_and_a_question_in_json_no_other_type(
 
 
 @pytest.mark.parametrize(
-    "question", ['{"type": "memory", "question": "Tür"}', "When did you last see a forklift?"]
+    "question",
+    ['{"type": "memory", "question": "Tür"}', "When did you last see a forklift?", "What is there?"],
 )
-def test_a_question_to_the_memory_has_no_language(
+def test_a_question_in_words_to_a_node_has_no_language(
     question: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

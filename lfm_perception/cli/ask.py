@@ -86,9 +86,10 @@ def ask(
             if remembered is None or not remembered.as_json
             else remembered
         )
-        if remembered is not None and asked.type in ("text", "memory") and language:
+        if language and asked.type in ("text", "memory"):
             raise typer.BadParameter(
-                "the memory is asked for the words that it kept, in any language: leave out --language",
+                "a running node takes a question in words, or to its memory, in any language: leave out "
+                "--language, or name a type",
                 param_hint=options.NODE,
             )
         if as_json and asked.type == "text":
